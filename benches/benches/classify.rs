@@ -1,4 +1,4 @@
-//! What an answer means: the ordinary one, an error with its body, and a word that is not known.
+//! Classification of an answer: an ordinary one, an error with its body, and an unknown reason.
 
 use std::hint::black_box;
 

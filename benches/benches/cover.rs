@@ -1,4 +1,4 @@
-//! Region to cells: the work is proportional to the rim.
+//! Cover of a region by cells: the work is proportional to the rim.
 
 use clarion_coordinator::cover::{CellBudget, cover};
 use clarion_proto::region::{LatLng, Region};

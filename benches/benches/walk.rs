@@ -1,4 +1,4 @@
-//! Finding whom to push to: all of a partition, few of it, and those who are left after a takeover.
+//! The walk: over all devices of a partition, over few of them, and over the rest after a takeover.
 
 #![allow(missing_docs)] // made by criterion's macros
 

@@ -1,4 +1,4 @@
-//! What a device weighs: the growth of a process that holds partitions only, fed by `apply`.
+//! The memory of a device: the growth of a process that holds only partitions, filled by `apply`.
 //!
 //! `weigh apns|fcm|half [devices]` prints resident bytes for each registered device: loaded; after
 //! everybody has moved; after a tenth was removed and another tenth came, spread over thirty days

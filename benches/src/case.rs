@@ -1,4 +1,4 @@
-//! What is sent, and to whom.
+//! The kinds of pushes that a benchmark sends, and their target.
 
 use clap::ValueEnum;
 use clarion_shard::outcome::Platform;
@@ -10,7 +10,7 @@ pub enum Case {
     ApnsIndexed,
     /// APNs, `authorization` written out in each request.
     ApnsLiteral,
-    /// FCM.
+    /// FCM, with the token in the body.
     Fcm,
 }
 
@@ -25,7 +25,7 @@ impl Case {
         }
     }
 
-    /// Whose protocol.
+    /// Platform whose protocol the case uses.
     #[must_use]
     pub fn platform(self) -> Platform {
         match self {

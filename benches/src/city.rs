@@ -1,4 +1,4 @@
-//! A city full of devices and an alert for all of them, as a core is told of them.
+//! A city of devices and an alert for all of them, as commands to a core.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,7 +50,7 @@ const BATCH: u64 = 8_192;
 pub struct City {
     /// Whose phones they have.
     pub case: Case,
-    /// How many.
+    /// Number of devices in the city.
     pub devices: u64,
     /// Of the core that holds them.
     pub partitions: u16,

@@ -1,4 +1,4 @@
-//! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it
+//! Seeded fixtures for the benchmarks. Each benchmark in `benches/` is named after the step that it
 //! measures.
 
 pub mod case;

@@ -1,4 +1,4 @@
-//! Bodies of answers, of both platforms, and what is made of them.
+//! Fuzz target: bodies of answers of both platforms, and their classification.
 
 use std::time::Duration;
 

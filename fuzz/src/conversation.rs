@@ -1,4 +1,4 @@
-//! A whole conversation: requests, and whatever a peer says in between, right or wrong, in pieces.
+//! Fuzz target: a whole conversation of requests and arbitrary frames of a peer, cut into pieces.
 //!
 //! What must hold (the promises of `lane/connection.rs`): each ticket that was taken has exactly
 //! one event; nothing comes after the end; what is held and written is bounded; how the bytes were

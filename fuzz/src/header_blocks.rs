@@ -1,4 +1,4 @@
-//! Header blocks, against another library's decoder.
+//! Fuzz target: header blocks, compared with the decoder of another library.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! Whatever reads what a gateway says, attacked with inputs that nobody meant.
+//! Fuzz targets for all code that reads data from gateways.
 //!
 //! Each target is a function of bytes that panics on a finding. Two things run them:
 //! `tests/short.rs`, the corpus and some thousand mutations of it, on any toolchain and in seconds,
@@ -15,7 +15,7 @@ pub mod input;
 pub mod mutate;
 pub mod waits;
 
-/// One target.
+/// One fuzz target and its name.
 pub struct Target {
     /// Also of its file under `corpus`.
     pub name: &'static str,

@@ -1,4 +1,4 @@
-//! Inputs made from others, for the run without guidance.
+//! Mutations of inputs, for the run without coverage guidance.
 
 use rand::RngExt as _;
 use rand_pcg::Pcg64Mcg;

@@ -1,4 +1,4 @@
-//! `retry-after` and `date`.
+//! Fuzz target: the headers `retry-after` and `date`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The command line of loadgen, and the processes that it is besides.
+//! The command line of loadgen, and the processes of a cluster that the same binary runs as.
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
@@ -15,15 +15,16 @@ use crate::{
     show::Show,
 };
 
-/// Runs whole alerts against a real cluster on this machine and judges them device by device.
+/// Run complete alerts against a real cluster on this machine and check the result for every
+/// device.
 ///
-/// Without arguments: `run`. A run starts a coordinator, shard nodes and a gateway emulator as
-/// processes of their own, registers a seeded population, submits the scenario's alert, and holds
-/// the gateway's record against a brute-force computation of who should have been reached. It
-/// prints a summary, writes report.json and report.html, and ends everything it started.
+/// Without arguments: `run`. A run starts a coordinator, shard nodes and gateway emulators as
+/// processes, registers a population drawn from a seed, submits the scenario's alert, and compares
+/// the gateways' record with a brute-force computation of the devices to be reached. It prints a
+/// summary, writes report.json and report.html, and ends every process that it started.
 ///
-/// Exit code 0: everything expected was found. 1: an expectation failed. 2: the run could not be
-/// carried out.
+/// Exit code 0: every expectation held. 1: an expectation failed. 2: the run could not be carried
+/// out.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, max_term_width = 120, after_help = probe::HELP)]
 struct Arguments {
@@ -35,9 +36,9 @@ struct Arguments {
 enum Command {
     /// Run a scenario
     Run(RunArguments),
-    /// List the scenarios that are built in
+    /// List the built-in scenarios
     List,
-    // Its own documentation is its help.
+    // The help is in the documentation of the type.
     Gateway(clarion_emulator::Arguments),
     // As above.
     Keys(keys::command::Arguments),
@@ -45,50 +46,58 @@ enum Command {
 
 /// Run a scenario.
 ///
-/// Exact expectations (nobody missed, nobody twice, …) and bounds on memory fail a run on any
-/// machine. Rates and times are printed beside their targets and fail it only with --strict,
-/// because a busy machine is no defect.
+/// A failed exact expectation (no device missed, none reached twice, …) or memory limit fails the
+/// run on any machine. Rates and times are printed beside their targets and fail the run only with
+/// --strict, because a busy machine is not a defect.
 #[derive(Debug, Parser)]
 struct RunArguments {
-    /// Name of a scenario (see `list`), or path of a .toml file of the same form
+    /// Name of a built-in scenario (see `list`), or path of a .toml file of the same form
     #[arg(default_value = "city")]
     scenario: String,
-    /// Devices of the population [default: the scenario's]
+    /// Number of devices in the population; run time and memory grow with it [default: the
+    /// scenario's]
     #[arg(long)]
     devices: Option<u64>,
-    /// Shard nodes [default: the scenario's]
+    /// Number of shard nodes, 1 to 64 [default: the scenario's]
     #[arg(long)]
     nodes: Option<u32>,
-    /// Decides everything that is drawn: places, tokens, motion [default: the scenario's]
+    /// Seed from which everything random is drawn: places, tokens, motion [default: the scenario's]
     #[arg(long)]
     seed: Option<u64>,
-    /// Threads of each node that walk and send [default: the machine's processors shared among the
-    /// nodes, at least 1]
+    /// Number of threads of each node that walk partitions and send pushes [default: the number of
+    /// available CPUs divided by the number of nodes, at least 1]
     #[arg(long)]
     cores: Option<usize>,
-    /// Folder for report.json, report.html, the logs of all processes, and the gateway's record
+    /// Folder for report.json, report.html, the logs of all processes and the gateways' record
     #[arg(long, value_name = "DIR", default_value = "target/loadgen")]
     report: PathBuf,
-    /// Rates and times fail the run, too
+    /// Fail the run also if a rate or time misses its target
     #[arg(long)]
     strict: bool,
-    /// Of a series such as `faults`: only this case; more than once for several
+    /// Run only this case of a series such as `faults`; repeat the option for several cases
+    /// [default: all cases]
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// Of a series: how long the trouble of each case acts [default: the scenario's]
+    /// Duration of the trouble in each case of a series, seconds, more than 0 and at most 3600
+    /// [default: the scenario's]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
-    /// Coordinator of a cluster that runs already, http://HOST:PORT, instead of starting one; needs
-    /// --gateway
+    /// Use the running cluster of this coordinator, http://HOST:PORT, instead of starting one;
+    /// requires --gateway
     #[arg(long, value_name = "URL", requires = "gateways", conflicts_with_all = ["nodes", "cores"])]
     cluster: Option<String>,
-    /// Control port of that cluster's emulated gateway for a platform (see `gateway --help`); once
-    /// for each
-    #[arg(long = "gateway", value_name = "PLATFORM=HOST:PORT", value_parser = gateway, requires = "cluster")]
+    /// Control port of that cluster's gateway emulator for a platform (see `gateway --help`); repeat
+    /// the option for each platform
+    #[arg(
+        long = "gateway",
+        value_name = "PLATFORM=HOST:PORT",
+        value_parser = gateway,
+        requires = "cluster"
+    )]
     gateways: Vec<(Platform, String)>,
 }
 
-/// `apns=gateway:7690`
+/// Parses a gateway's address, for example `apns=gateway:7690`.
 fn gateway(text: &str) -> Result<(Platform, String), String> {
     let (platform, address) = text.split_once('=').ok_or("must be PLATFORM=HOST:PORT")?;
     Ok((Platform::from_str(platform, false)?, address.to_owned()))
@@ -122,7 +131,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// One of the processes of a cluster: hidden, started by `cluster`.
+/// Runs one process of a cluster: a hidden subcommand, started by `cluster`.
 fn child(parent: u32, args: Vec<OsString>) -> ExitCode {
     if let Err(e) = end_with_parent(parent) {
         eprintln!("error: {e}");
@@ -134,7 +143,7 @@ fn child(parent: u32, args: Vec<OsString>) -> ExitCode {
         Some("shard") => clarion_shard::main(args),
         Some("gateway") => clarion_emulator::main(args),
         _ => {
-            eprintln!("error: no such process");
+            eprintln!("error: --child-of: must be followed by coordinator, shard or gateway");
             ExitCode::FAILURE
         }
     }
@@ -236,13 +245,13 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
     println!("  {}", options.dir.join(names::REPORT).display());
-    // What a browser can be given as it is.
+    // A URL that a browser opens as it is.
     let page = options.dir.join(names::PAGE);
-    println!("  to look at: file://{}", page.canonicalize().unwrap_or(page).display());
+    println!("  open in a browser: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
 }
 
-/// What was asked of a series.
+/// Applies the options that select cases of a series.
 fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), ScenarioError> {
     let name = scenario.name.clone();
     let invalid = |field: &str, problem: String| ScenarioError::Invalid {
@@ -252,7 +261,8 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
     };
     if let Some(spec) = &mut scenario.restarts {
         if arguments.cluster.is_some() || arguments.seconds.is_some() {
-            let problem = "restarts have their own clusters and times".to_owned();
+            let problem =
+                "must be absent: restarts start their own clusters and have fixed times".to_owned();
             return Err(invalid("--cluster, --seconds", problem));
         }
         return spec.choose(&arguments.cases).map_err(|problem| invalid("--case", problem));
@@ -260,7 +270,8 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
     match &mut scenario.series {
         Some(_) if arguments.cluster.is_some() => Err(invalid(
             "--cluster",
-            "a series measures the memory of nodes that it has started itself".to_owned(),
+            "must be absent: a series measures the memory of nodes that it starts itself"
+                .to_owned(),
         )),
         Some(series) => {
             series.seconds = arguments.seconds.unwrap_or(series.seconds);
@@ -268,13 +279,13 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
         }
         None if !arguments.cases.is_empty() || arguments.seconds.is_some() => Err(invalid(
             "--case, --seconds",
-            "this scenario is one alert, not a series of cases".to_owned(),
+            "must be absent: this scenario is one alert, not a series of cases".to_owned(),
         )),
         None => Ok(()),
     }
 }
 
-/// The command line of a run with everything said that decides what is drawn.
+/// The command line that repeats a run, with every option that affects random draws.
 fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String {
     let mut command = format!(
         "cargo run --release -- run {name} --devices {} --seed {}",

@@ -1,12 +1,12 @@
-//! The real processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
+//! The processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
 //!
-//! Each is this very program, started again with a hidden subcommand, so that one build makes all
-//! of them and each has its own memory and processor time to be accounted for. Ports are the
-//! system's choice. Nodes and coordinator have to know each other's address before either is up:
-//! the ports by which they call each other are claimed first.
+//! Each is this program, started again with a hidden subcommand, so that one build provides all of
+//! them and each has its own memory and CPU time to be accounted for. The system chooses ports.
+//! Nodes and coordinator need each other's address before either is up: the ports by which they
+//! call each other are claimed first.
 //!
-//! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this
-//! program is killed.
+//! No process outlives a run: children are asked to end, then killed; they end by themselves if
+//! this program is killed.
 
 pub mod accounting;
 pub mod emulator;
@@ -39,40 +39,40 @@ use orders::OrderError;
 use ports::Port;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 
-/// How often the processes are looked at.
+/// Interval between two checks of the processes.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// What is started.
+/// What a cluster consists of and where its files go.
 #[derive(Debug, Clone)]
 pub struct ClusterPlan {
-    /// This program.
+    /// Path of this program, which also runs as the emulator.
     pub program: PathBuf,
-    /// Where logs, keys and configurations go.
+    /// Folder for logs, keys and configurations.
     pub dir: PathBuf,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
-    /// Of those, the ones that are started later, if at all.
+    /// Numbers of the nodes that a scenario starts later, if at all.
     pub nodes_later: Vec<u32>,
-    /// Of all nodes, the first that the coordinator is told of; none: all.
+    /// Number of nodes, from the first, that the coordinator knows; none: all.
     pub nodes_told: Option<u32>,
     /// Threads of each that walk and send.
     pub cores_per_node: usize,
-    /// The gateways' part.
+    /// Plan of the gateway emulators.
     pub gateway: emulator::GatewayPlan,
-    /// What the coordinator is told of the FCM lane.
+    /// Configuration of the FCM lane in the coordinator.
     pub fcm: FcmSpec,
     /// After which a request counts as unanswered; none: the coordinator's default.
     pub request_deadline_ms: Option<u32>,
     /// Lanes write `authorization` out in each request.
     pub authorization_literal: bool,
-    /// For each process.
+    /// Time limit for the start of each process.
     pub start_deadline: Duration,
 }
 
 /// A cluster that runs already.
 #[derive(Debug, Clone)]
 pub struct Elsewhere {
-    /// `http://host:port` of the coordinator.
+    /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
     /// host:port of the emulators' control ports.
     pub gateways: BTreeMap<Platform, String>,
@@ -92,28 +92,28 @@ impl Elsewhere {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    /// `http://host:port` of the coordinator.
+    /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
-    /// Talk to the emulators.
+    /// The gateway emulators, for orders.
     pub emulators: Vec<Emulator>,
     /// Memory of all processes over time.
     pub memory: MemoryLog,
     processes: Vec<Process>,
-    /// None of a cluster that somebody else runs.
+    /// The nodes; none for a cluster that was not started by this run.
     nodes: Option<Nodes>,
 }
 
-/// What it takes to start a node again.
+/// Arguments to start a node again.
 #[derive(Debug)]
 struct Nodes {
     plan: ClusterPlan,
     coordinator: Port,
     feed: Port,
-    /// Of a second coordinator.
+    /// Port of a second coordinator.
     second: Port,
     served: Vec<Served>,
     key: SigningKey,
-    /// Of each node, for all of its processes.
+    /// Ports of each node, the same for all of its processes.
     ports: Vec<Port>,
     orders: mpsc::Receiver<NodeOrder>,
     to: mpsc::Sender<NodeOrder>,
@@ -124,26 +124,26 @@ struct Nodes {
 pub struct Started<'a> {
     /// The cluster it belongs to.
     pub cluster: Option<&'a str>,
-    /// A node's name.
+    /// Name of the node, if it changes.
     pub name: Option<&'a str>,
-    /// A coordinator's partitions.
+    /// Number of partitions of the coordinator, if it changes.
     pub partitions: Option<u16>,
-    /// The first nodes, which are all that a coordinator is told of.
+    /// Number of nodes, from the first, that the coordinator knows.
     pub nodes: Option<u32>,
 }
 
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
 #[derive(Debug)]
 pub struct NodeOrder {
-    /// What is done to the node.
+    /// Whether the node is killed or started.
     pub action: NodeAction,
-    /// Which node.
+    /// Number of the node, counted from 0.
     pub node: u32,
-    /// Told once it is done.
+    /// Signals that the action is done.
     pub done: oneshot::Sender<()>,
 }
 
-/// Why there is no cluster.
+/// Why a cluster could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// A key, a certificate or a configuration could not be made.
@@ -151,7 +151,7 @@ pub enum ClusterError {
     Prepare {
         /// The key, certificate or configuration.
         what: String,
-        /// What went wrong with it.
+        /// Error of that step.
         problem: String,
     },
     /// A key could not be made.
@@ -219,7 +219,7 @@ impl Cluster {
         })
     }
 
-    /// Where logs and records go; of a cluster that somebody else runs, here.
+    /// Folder for logs and records, also with a cluster that runs elsewhere.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.nodes.as_ref().map_or(Path::new("."), |nodes| &nodes.plan.dir)
@@ -231,7 +231,7 @@ impl Cluster {
         self.announced(name)?.health.as_deref()
     }
 
-    /// What a process said of itself; none: it is not there.
+    /// Addresses that a process announced; none: it does not run.
     #[must_use]
     pub fn announced(&self, name: &str) -> Option<&Announcement> {
         self.processes.iter().find(|p| p.name == name)?.announced.as_ref()
@@ -277,10 +277,10 @@ impl Cluster {
         Some(self.processes.swap_remove(at))
     }
 
-    /// Takes part in a cluster that somebody else runs: none of its processes is watched or ended.
+    /// Connects to a cluster that runs elsewhere: none of its processes is watched or ended.
     ///
     /// # Errors
-    /// An emulator does not answer, or there is none for a platform.
+    /// An emulator does not answer, or a platform has no emulator.
     pub async fn attach(
         there: &Elsewhere,
         plan: &emulator::GatewayPlan,
@@ -304,14 +304,14 @@ impl Cluster {
         })
     }
 
-    /// What can be accounted for.
+    /// Processes whose CPU time and memory can be read.
     #[must_use]
     pub fn watched(&self) -> Vec<Watched> {
         let watch = |p: &Process| Watched { role: p.role, name: p.name.clone(), pid: p.pid };
         self.processes.iter().map(watch).collect()
     }
 
-    /// Where to send orders for nodes; none if they are somebody else's.
+    /// Sender for orders on nodes; none if the nodes run elsewhere.
     #[must_use]
     pub fn node_orders(&self) -> Option<mpsc::Sender<NodeOrder>> {
         self.nodes.as_ref().map(|nodes| nodes.to.clone())
@@ -445,7 +445,7 @@ async fn start(
     Ok((process, announcement))
 }
 
-/// Starts a child; it is told whose child it is, so that it can end with it.
+/// Starts a child, with the id of its parent, so that the child can end with it.
 async fn start_with_pipes(
     plan: &ClusterPlan,
     role: Role,

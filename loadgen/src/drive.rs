@@ -1,4 +1,4 @@
-//! The caller of the cluster: everything that a real one would do, over the public API.
+//! The client of the cluster: does everything that a real caller would do, over the public API.
 
 pub mod alert;
 pub mod load;
@@ -13,16 +13,16 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::place::Place;
 
-/// Why driving failed.
+/// Why a call of the cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
     /// The cluster refused a call.
     #[error("the coordinator answered {}: {}", .0.code(), .0.message())]
     Status(Box<tonic::Status>),
-    /// It could not be reached.
+    /// The coordinator could not be reached.
     #[error("cannot reach the coordinator: {0}")]
     Transport(#[from] tonic::transport::Error),
-    /// No progress.
+    /// The server sent nothing for this long.
     #[error("{0}: no answer for {1:?}")]
     Stalled(&'static str, Duration),
     /// A stream ended before its time.
@@ -31,26 +31,26 @@ pub enum DriveError {
     /// A device of the population was refused.
     #[error("the registry refused a device: {field}: {problem}")]
     ItemRefused {
-        /// The field at fault.
+        /// Name of the invalid field.
         field: String,
-        /// What the registry says of it.
+        /// Problem with the field, as the registry described it.
         problem: String,
     },
     /// An answer that the contract does not allow.
-    #[error("the coordinator broke the contract: {0}")]
+    #[error("the coordinator violated its API: {0}")]
     Broken(String),
     /// A deadline of the scenario passed.
     #[error("{what} took longer than {seconds} s: {state}")]
     Late {
-        /// What was waited for.
+        /// The condition that was waited for.
         what: &'static str,
-        /// How long.
+        /// Time limit, seconds.
         seconds: u64,
-        /// How far it was.
+        /// Progress when the time was over.
         state: String,
     },
     /// A defect of this program.
-    #[error("defect: {0}")]
+    #[error("defect in the load generator: {0}")]
     Defect(String),
 }
 

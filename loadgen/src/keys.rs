@@ -1,4 +1,5 @@
-//! Keys that both sides of a run know: a key for APNs' provider tokens, and FCM's service account.
+//! Keys shared by both sides of a run: the key for APNs' provider tokens, and FCM's service
+//! account.
 
 pub mod command;
 
@@ -40,11 +41,11 @@ impl KeyError {
 pub struct SigningKey {
     /// As Apple hands it out: PKCS#8 in PEM.
     pub private: PathBuf,
-    /// For the gateway that checks it: SubjectPublicKeyInfo in PEM.
+    /// Public key file for the gateway: SubjectPublicKeyInfo in PEM.
     pub public: PathBuf,
-    /// Ten characters, as Apple's.
+    /// Id of the key, ten characters as at Apple.
     pub key_id: &'static str,
-    /// Ten characters, as Apple's.
+    /// Id of the team, ten characters as at Apple.
     pub team_id: &'static str,
 }
 

@@ -1,6 +1,7 @@
-//! Load and judgement: seeded populations, scenarios, clusters to play them on, and the verdict.
+//! Load generator and verdict: seeded populations, scenarios, clusters to run them on, and the
+//! check of every device.
 //!
-//! The gateways are emulated by a crate of their own, `clarion_emulator`.
+//! The crate `clarion_emulator` emulates the gateways.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:

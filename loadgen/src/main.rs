@@ -1,4 +1,4 @@
-//! See `clarion_loadgen::cli`.
+//! The program `loadgen`: see `clarion_loadgen::cli`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Names that several parts must spell alike: processes, what the coordinator's configuration and
-//! the API call gateways, and the files of a run.
+//! Names that several parts must spell alike: processes, the names of gateways in the coordinator's
+//! configuration and the API, and the files of a run.
 
 use clarion_emulator::Platform;
 
@@ -32,7 +32,7 @@ pub fn emulator(platform: Platform) -> String {
     format!("gateway-{}", platform.as_str())
 }
 
-/// Names the file of an emulator's record; `part` tells the alerts of one run apart.
+/// Name of the file of an emulator's record; `part` distinguishes the alerts of one run.
 #[must_use]
 pub fn record(platform: Platform, part: &str) -> String {
     format!("{}{part}-record.bin", emulator(platform))

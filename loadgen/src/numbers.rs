@@ -1,4 +1,4 @@
-//! Numbers in words: separators, places and units, the same wherever a person reads them.
+//! Numbers as text for people: separators, decimal places and units.
 
 /// A count with separators: `1,234,567`.
 #[must_use]
@@ -37,7 +37,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// A limit as a scenario has it: every place of it, whole numbers with separators.
+/// A limit as the scenario has it: all decimal places, whole numbers with separators.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a whole number below 2^53
 pub fn exact(value: f64) -> String {
@@ -85,7 +85,7 @@ pub fn bytes(value: u64) -> String {
     }
 }
 
-/// A number with so many places, and separators before them.
+/// A number with this many decimal places, and separators in the integer part.
 #[must_use]
 pub fn decimal(value: f64, places: usize) -> String {
     if !value.is_finite() {

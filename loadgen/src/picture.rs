@@ -1,11 +1,11 @@
 //! `report.html`: one page that shows a run to people.
 //!
-//! A figure in `report.json` proves something to a program; whoever decides whether to trust the
-//! engine wants to see the wave go out. So every run leaves a page: what happened in a sentence,
-//! the map of its cells coloured by time, how fast, how late, how orderly, at what cost, and what
-//! was expected. It stands alone: no script, no font, no image is loaded from anywhere, it opens
-//! from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than
-//! twenty devices in a place.
+//! A figure in `report.json` proves something to a program; a person who decides whether to trust
+//! the engine wants to see the wave. So every run writes a page: a sentence that says what
+//! happened, the map of its cells coloured by time, the rate, the delays, the order, the cost, and
+//! the expectations. The page is self-contained: it loads no script, font or image, opens from a
+//! disk or a mail, in light and dark mode, on a phone. It shows no place with fewer than twenty
+//! devices.
 //!
 //! [`figures`] and [`maps`] gather what is shown from the samples of the verdict and a [`case`], in
 //! bounded memory ([`shares`]); [`tiles`] keeps small audiences private; [`projection`] lays the
@@ -43,17 +43,17 @@ use text::Escaped;
 
 const STYLE: &str = include_str!("picture/style.css");
 
-/// One page.
+/// A page with the result of one run.
 pub struct Picture<'a> {
-    /// What was played.
+    /// Scenario of the run.
     pub scenario: &'a Scenario,
-    /// What came of it.
+    /// Report of the run.
     pub report: &'a Report,
-    /// What is drawn.
+    /// Data of the drawings.
     pub figures: &'a Figures,
     /// Whether targets counted.
     pub strict: bool,
-    /// How to run the same again.
+    /// Command line that repeats the run.
     pub command: &'a str,
 }
 
@@ -79,7 +79,8 @@ impl Picture<'_> {
                 "<meta name=\"color-scheme\" content=\"light dark\">\n",
                 // A page without an icon of its own makes a browser ask for one.
                 "<link rel=\"icon\" href=\"data:,\">\n<title>{} {}: Clarion</title>\n",
-                "<style>\n{}\n:root{{{}}}\n@media (prefers-color-scheme: dark){{:root{{{}}}}}\n{}\n</style>\n</head>\n<body>"
+                "<style>\n{}\n:root{{{}}}\n@media (prefers-color-scheme: \
+                 dark){{:root{{{}}}}}\n{}\n</style>\n</head>\n<body>"
             ),
             Escaped(&report.scenario),
             verdict,
@@ -99,32 +100,34 @@ impl Picture<'_> {
             self.maps(out)?;
         }
         self.nearest(out)?;
-        let about = "What the cluster says of itself beside what the gateway saw.";
+        let about = "The cluster's report beside the gateways' record.";
         figure(out, "outcomes", "Outcomes", about, |out| {
             tables::outcomes(out, report)?;
             tables::platforms(out, report)
         })?;
         writeln!(out, r#"</div><div class="column">"#)?;
-        let about = "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.";
+        let about = "Acceptances in each interval, by the gateways' record; the line is the share of phones reached so far.";
         figure(out, "rate", "Pushes per second", about, |out| {
             self.platforms(out)?;
             charts::rate(out, figures)
         })?;
         let about = "From the acknowledgement of the alert to the acceptance of each phone's push. To the right, each factor of \
-                     ten in what is left has the same width.";
-        figure(out, "latency", "How long it took", about, |out| charts::latency(out, figures))?;
-        let about = "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.";
-        figure(out, "checks", "What was expected", about, |out| {
+                     ten in the remaining share has the same width.";
+        figure(out, "latency", "Time to acceptance", about, |out| charts::latency(out, figures))?;
+        let about = "Targets are rates and times; a missed target fails a run only with --strict, because a busy machine is not a defect.";
+        figure(out, "checks", "Expectations", about, |out| {
             tables::checks(out, &report.checks, self.strict)
         })?;
-        let about = "User and system time over the wave; memory as the kernel counts it.";
+        let about = "User and system time during the wave; resident memory.";
         figure(out, "cost", "Cost", about, |out| tables::cost(out, report))?;
         if let Some(motion) = &report.motion {
-            let about = "The same alert over still devices, the same changes without an alert, and both together.";
+            let about = "The same alert without motion, the same changes without an alert, and both together.";
             figure(out, "motion", "In motion", about, |out| tables::motion(out, motion))?;
         }
         writeln!(out, "</div>")?;
-        figure(out, "repeat", "To repeat it", "", |out| tables::repeat(out, report, self.command))?;
+        figure(out, "repeat", "Repeat this run", "", |out| {
+            tables::repeat(out, report, self.command)
+        })?;
         writeln!(out, "</main>\n</body>\n</html>")
     }
 
@@ -138,7 +141,7 @@ impl Picture<'_> {
             maps[0].resolution,
             tiles::SHOWN_MIN
         );
-        figure(out, "map", "Where and when", &about, |out| {
+        figure(out, "map", "Map of the wave", &about, |out| {
             writeln!(out, r#"<div class="maps">"#)?;
             for map in maps {
                 writeln!(out, "<div>")?;
@@ -163,12 +166,12 @@ impl Picture<'_> {
         map::legend(out, map)?;
         let called_off = self.scenario.cancel.is_some();
         let keys = [
-            (called_off && map.has_missed(), "none", "not reached before it was called off"),
+            (called_off && map.has_missed(), "none", "not reached before the cancellation"),
             (!called_off && map.has_few(), "none", "too few to be shown"),
             (
                 !called_off && map.has_missed() || map.has_unknown(),
                 "failed",
-                "somebody missed or left without an answer",
+                "a phone missed or without an answer",
             ),
         ];
         for (_, class, what) in keys.into_iter().filter(|(shown, ..)| *shown) {
@@ -187,7 +190,7 @@ impl Picture<'_> {
             {
                 writeln!(
                     out,
-                    r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,
+                    r#"<p class="note">{}: {} of pairs from different bands were out of order; 99 % of pushes were at most {} behind the front.</p>"#,
                     charts::name(*platform),
                     per_cent(p.order.disorder),
                     meters(p.order.behind_p99_meters)
@@ -197,7 +200,7 @@ impl Picture<'_> {
         })
     }
 
-    /// Whose colour is which, where there is more than one.
+    /// Writes the colours of the platforms, if there is more than one.
     fn platforms(&self, out: &mut String) -> fmt::Result {
         if self.figures.platforms.len() < 2 {
             return Ok(());

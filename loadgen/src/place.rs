@@ -1,7 +1,7 @@
-//! A point on the earth, and the few steps on a sphere that placing devices needs.
+//! A point on the earth, and the operations on a sphere that placing devices needs.
 //!
-//! Placing may stand on a sphere: wherever a device ends up *is* its exact place. Judging may not:
-//! distances of the verdict are geodesics on WGS-84, see `verdict::geometry`.
+//! Placing may use a sphere: the place that results *is* the device's exact place. The verdict may
+//! not: its distances are geodesics on WGS-84, see `verdict::geometry`.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 /// Mean radius of the earth, metres (IUGG R1).
 pub const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
-/// A point on WGS-84, degrees. Its `Debug` does not tell where: a device's exact place never
+/// A point on WGS-84, degrees. `Debug` does not print the place: a device's exact place never
 /// reaches a log.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// -90 to 90.
+    /// Latitude, -90 to 90 degrees.
     pub latitude: f64,
-    /// -180 to 180.
+    /// Longitude, -180 to 180 degrees.
     pub longitude: f64,
 }
 

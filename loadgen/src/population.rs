@@ -1,10 +1,10 @@
-//! Devices by number: a pure function of seed and index, never held whole.
+//! Devices by number: a pure function of seed and index, never stored as a whole.
 //!
-//! A run of a million devices needs them three times: to register them, to tell whose token the
-//! gateway saw, and to judge who was inside. Keeping them would cost more memory than the cluster
-//! under test, so each is made again when it is asked for, from `(seed, index)` alone. Places come
-//! from [`Area`]s with shares; within a town, density falls off exponentially with the distance
-//! from its centre.
+//! A run of a million devices needs them three times: to register them, to find the device of each
+//! token that the gateway saw, and to judge which devices were inside. Storing them would cost more
+//! memory than the cluster under test, so each device is computed again when needed, from `(seed,
+//! index)` alone. Places come from [`Area`]s with shares; within a town, density falls off
+//! exponentially with the distance from its centre.
 //!
 //! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may
 //! differ in the last bit, the rounded place does not, but for ties that no run meets.
@@ -28,7 +28,7 @@ pub struct PopulationSpec {
     /// Apps; devices are shared evenly among them.
     #[serde(default = "default_apps")]
     pub apps: Vec<AppSpec>,
-    /// Where devices are. Shares are relative to their sum.
+    /// Areas of the devices. Shares are relative to their sum.
     pub areas: Vec<Area>,
 }
 
@@ -36,64 +36,64 @@ fn default_apps() -> Vec<AppSpec> {
     vec![AppSpec { name: "guardian".to_owned(), platform: Platform::Apns }]
 }
 
-/// An app.
+/// An app of the population and its platform.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppSpec {
-    /// Without `apps/`.
+    /// Id of the app: its resource name without `apps/`.
     pub name: String,
-    /// Whose tokens its devices have.
+    /// Platform that issued the tokens of the app's devices.
     #[serde(default)]
     pub platform: Platform,
 }
 
-/// Where a share of the devices is.
+/// An area with a share of the devices.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Area {
     /// Around the cities of the table, by their people.
     Cities {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
         /// Only those within `within_meters` of this place; absent: all.
         #[serde(default)]
         near: Option<Place>,
-        /// See `near`.
+        /// Radius around `near`, metres; given together with `near`.
         #[serde(default)]
         within_meters: Option<f64>,
     },
     /// Around one place that is not in the table.
     Town {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the town.
         center: Place,
         /// Density falls off as exp(-distance / scale).
         scale_meters: f64,
     },
     /// Evenly over a disc: the countryside.
     Disc {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the disc.
         center: Place,
-        /// Its size.
+        /// Radius of the disc, metres.
         radius_meters: f64,
     },
     /// Evenly over a narrow ring: devices where a region ends, where mistakes are.
     Ring {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the ring.
         center: Place,
-        /// To the middle of the ring.
+        /// Distance from the centre to the middle of the ring, metres.
         radius_meters: f64,
-        /// Its whole width.
+        /// Whole width of the ring, metres.
         width_meters: f64,
     },
 }
 
-/// Why a population cannot be made.
+/// Why a population cannot be generated.
 #[derive(Debug, thiserror::Error)]
 #[error("population.{field}: {problem}")]
 pub struct PopulationError {
@@ -101,23 +101,23 @@ pub struct PopulationError {
     problem: String,
 }
 
-/// One device.
+/// One device of a population, drawn from the seed.
 pub struct Device {
-    /// Its number in the population.
+    /// Number of the device in the population, from 0.
     pub index: u64,
-    /// A UUID, version 4.
+    /// Id of the device, a UUID version 4.
     pub id: [u8; 16],
-    /// Where it is at the start.
+    /// Place of the device at the start.
     pub place: Place,
-    /// What the gateway knows it by.
+    /// Token by which the gateway knows the device.
     pub token: TokenBytes,
-    /// BCP 47.
+    /// Locale of the device, BCP 47.
     pub locale: &'static str,
-    /// Audience segments.
+    /// Audience segments to which the device belongs.
     pub segments: &'static [&'static str],
     /// Index into [`Population::apps`].
     pub app: usize,
-    /// That of its app.
+    /// Platform of the device's app.
     pub platform: Platform,
 }
 
@@ -150,11 +150,11 @@ const DOMAIN_IDENTITY: u64 = 1;
 const DOMAIN_PLACE: u64 = 2;
 const DOMAIN_TOKEN: u64 = 3;
 const DOMAIN_LATER_TOKEN: u64 = 4;
-/// For plans made over a population, such as motion.
+/// Domain of draws for plans over a population, such as motion.
 pub const DOMAIN_PLAN: u64 = 16;
 
-/// Farther out than this many scales nobody lives: e^-12 of the density, some 8 of a million
-/// devices.
+/// Radius of a town in scales: farther out lives no device; e^-12 of the density, some 8 of a
+/// million devices.
 const TOWN_SCALES_MAX: f64 = 12.0;
 
 const FOREIGN_LOCALES: &[&str] = &["en", "en-US", "zh-Hans-CN", "zh-Hant-TW", "ja-JP", "fr-FR", ""];
@@ -175,7 +175,7 @@ impl Population {
     /// If a share or size is not a positive number, or no place is left.
     pub fn new(spec: &PopulationSpec, seed: u64, count: u64) -> Result<Self, PopulationError> {
         if spec.apps.is_empty() {
-            return Err(error("apps", "needs at least one"));
+            return Err(error("apps", "must have at least one"));
         }
         if let Some((n, app)) = spec
             .apps
@@ -185,7 +185,7 @@ impl Population {
         {
             return Err(error(
                 &format!("apps[{n}].name"),
-                format!("{} is the name of another app", app.name),
+                format!("must be unique; another app is named {}", app.name),
             ));
         }
         let mut weighted: Vec<(f64, Spot)> = Vec::new();
@@ -194,12 +194,12 @@ impl Population {
             area.spots(&mut weighted)
                 .map_err(|(field, problem)| error(&format!("areas[{n}].{field}"), problem))?;
             if weighted.len() == before {
-                return Err(error(&format!("areas[{n}]"), "has no city in reach"));
+                return Err(error(&format!("areas[{n}]"), "must have a city in reach"));
             }
         }
         let total: f64 = weighted.iter().map(|(w, _)| w).sum();
         if weighted.is_empty() || !(total.is_finite() && total > 0.0) {
-            return Err(error("areas", "needs at least one with a share above 0"));
+            return Err(error("areas", "must have at least one with a share greater than 0"));
         }
         let mut sum = 0.0;
         for (weight, _) in &mut weighted {
@@ -209,7 +209,7 @@ impl Population {
         Ok(Self { seed, count, apps: spec.apps.clone(), spots: weighted })
     }
 
-    /// How many devices.
+    /// Number of devices.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -221,13 +221,13 @@ impl Population {
         self.seed
     }
 
-    /// Its apps.
+    /// Apps of the population, in the scenario's order.
     #[must_use]
     pub fn apps(&self) -> &[AppSpec] {
         &self.apps
     }
 
-    /// The platforms of its apps, each once.
+    /// Platforms of the apps, each once.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
         Platform::ALL.into_iter().filter(|p| self.apps.iter().any(|a| a.platform == *p)).collect()
@@ -238,7 +238,7 @@ impl Population {
         (0..self.count).map(|i| self.device(i))
     }
 
-    /// One device.
+    /// The device with this number, drawn anew at each call.
     #[must_use]
     pub fn device(&self, index: u64) -> Device {
         let mut draws = Draws::new(self.seed, DOMAIN_IDENTITY, index);
@@ -259,13 +259,13 @@ impl Population {
         Device { index, id, place, token, locale, segments, app, platform }
     }
 
-    /// Where a device is at the start.
+    /// Place of a device at the start.
     #[must_use]
     pub fn home(&self, index: u64) -> Place {
         self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index)).0
     }
 
-    /// The token that a device of a platform has after so many changes of it.
+    /// Token of a device of a platform after this many changes.
     #[must_use]
     pub fn token(&self, index: u64, platform: Platform, generation: u16) -> TokenBytes {
         let draws = match generation {
@@ -368,7 +368,7 @@ fn positive(field: &'static str, value: f64) -> Result<f64, (&'static str, Strin
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {
-        Err((field, format!("must be above 0, is {value}")))
+        Err((field, format!("must be greater than 0; got {value}")))
     }
 }
 
@@ -376,7 +376,7 @@ fn valid(center: Place) -> Result<Place, (&'static str, String)> {
     if center.is_valid() {
         Ok(center)
     } else {
-        Err(("center", "is not a place on earth".to_owned()))
+        Err(("center", "must be a latitude of -90 to 90 and a longitude of -180 to 180".to_owned()))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a run found out: `report.json` for programs, a table for people, and whether it passed.
+//! The results of a run: `report.json` for programs, a table for people, and whether the run
+//! passed.
 
 pub mod arithmetic;
 pub mod check;
@@ -27,18 +28,18 @@ pub use motion::Motion;
 /// `cluster::accounting`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Everything drawn comes from it.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// Devices of the population.
+    /// Number of devices in the population.
     pub devices: u64,
-    /// The coordinator of a cluster that ran already; none if the run started its own. Then nothing
-    /// is known of what its processes cost.
+    /// Address of the coordinator of a cluster that ran already; none if the run started its own.
+    /// CPU time and memory of a foreign cluster's processes are unknown.
     pub cluster: Option<String>,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
-    /// The region, in words.
+    /// The region, as text for people.
     pub region: String,
     /// Whether every check that counts held.
     pub passed: bool,
@@ -61,125 +62,125 @@ pub struct Report {
     /// Those who watched it, if there were any but this program.
     pub watchers: Option<Watchers>,
 
-    /// Acceptances a second, from the first to the last.
+    /// Acceptances per second, between the first and the last.
     pub rate_per_second: f64,
-    /// Times.
+    /// Times of the run's steps, seconds.
     pub seconds: Seconds,
-    /// User and system time of all processes of a role over the wave, per accepted push.
+    /// User and system time of all processes of a role during the wave, per accepted push.
     pub cpu_us_per_push: ByRole,
-    /// Bytes from client to gateway over the wave, TLS and all, per request.
+    /// Bytes from client to gateway during the wave, including TLS and TCP, per request.
     pub bytes_per_push: f64,
-    /// Memory.
+    /// Resident memory at the end of the wave, bytes.
     pub rss_bytes: Rss,
-    /// Growth of all shard nodes while the devices were loaded, per device.
+    /// Memory growth of all shard nodes while the devices were loaded, per device.
     pub bytes_per_device: f64,
-    /// Growth of the worst shard node over its steady state during a fault.
+    /// Memory growth of the worst shard node over its steady state during a fault.
     pub shard_growth_bytes: Option<u64>,
     /// Each platform by itself.
     pub platforms: BTreeMap<Platform, ByPlatform>,
 
-    /// What was expected, and what was measured.
+    /// Every expectation with the measured value.
     pub checks: Vec<Check>,
-    /// For each kind of failure some devices by number, of this seed.
+    /// Numbers of some affected devices, by kind of failure; they are valid for this seed.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
-    /// The machine, for comparisons.
+    /// The machine on which the run took place, for comparisons.
     pub machine: Machine,
 }
 
-/// What the cluster reports of the wave.
+/// Counts that the cluster reports of the wave.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Reported {
-    /// Handed to a lane.
+    /// Devices handed to a lane.
     pub handed: u64,
-    /// Taken by the gateway.
+    /// Devices whose push the gateway accepted.
     pub accepted: u64,
-    /// Token dead.
+    /// Devices whose token the gateway reported as dead.
     pub dead: u64,
-    /// Refused for good.
+    /// Devices whose push the gateway refused for good.
     pub refused: u64,
-    /// Sent, never answered.
+    /// Devices whose push was sent and never answered.
     pub unknown: u64,
-    /// Not sent before the end.
+    /// Devices without a request before the alert ended.
     pub expired: u64,
-    /// Requests without an answer.
+    /// Requests that the gateway never answered.
     pub unanswered_requests: u64,
-    /// Requests put off by the gateway.
+    /// Requests that the gateway put off and Clarion repeated.
     pub retried_requests: u64,
-    /// |accepted - recorded| + |dead - recorded|.
+    /// Difference to the gateways' record: |accepted - recorded| + |dead - recorded|.
     pub disagreement: u64,
 }
 
-/// A cancellation.
+/// The result of a cancellation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Cancel {
-    /// Call to acknowledgement.
+    /// Time from the call to its acknowledgement, seconds.
     pub seconds: f64,
     /// Requests recorded after the acknowledgement.
     pub requests_after: u64,
-    /// Of those, later than the grace.
+    /// Requests recorded later than the grace period after the acknowledgement.
     pub late_after_cancel: u64,
-    /// The last request, seconds after the acknowledgement; negative: before.
+    /// Time of the last request, seconds after the acknowledgement; negative: before it.
     pub last_request_seconds: f64,
-    /// Accepted devices as a share of those in the region.
+    /// Accepted devices as a share of the devices in the region.
     pub reached_share: f64,
 }
 
 /// A node that was killed or started.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeChanged {
-    /// When it had happened, seconds from the acknowledgement.
+    /// Time of the change, seconds after the acknowledgement of the alert.
     pub seconds: f64,
-    /// What, in words.
+    /// The change, as text for people.
     pub what: String,
 }
 
-/// Those who watched.
+/// Clients that watched the alert, apart from this program.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Watchers {
-    /// All.
+    /// Number of all watchers.
     pub watchers: u64,
-    /// Of those, how many read one message a second.
+    /// Number of watchers that read one message a second.
     pub slow: u64,
-    /// Messages to all of them.
+    /// Messages sent to all watchers.
     pub messages: u64,
-    /// Whose last message was not the last state.
+    /// Watchers whose last message was not the alert's final state.
     pub stale: u64,
-    /// Of the coordinator, from before the alert to its most while it was watched.
+    /// Growth of the coordinator's memory from before the alert to its peak while watched, bytes.
     pub coordinator_growth_bytes: u64,
 }
 
-/// Times in seconds; those of the wave from the acknowledgement of `CreateAlert`.
+/// Times in seconds; those of the wave count from the acknowledgement of `CreateAlert`.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Seconds {
-    /// Start of all processes.
+    /// Starting all processes.
     pub start: f64,
-    /// Writing all devices until all are visible.
+    /// Writing all devices until all of them are visible.
     pub load: f64,
-    /// Call to acknowledgement of `CreateAlert`.
+    /// Time from the call of `CreateAlert` to its acknowledgement.
     pub create: f64,
-    /// First acceptance.
+    /// Time of the first acceptance.
     pub first_push: f64,
-    /// Half of them.
+    /// Time at which half of the acceptances had arrived.
     pub p50: f64,
-    /// 99 %.
+    /// Time at which 99 % of the acceptances had arrived.
     pub p99: f64,
-    /// The last acceptance.
+    /// Time of the last acceptance.
     pub last_push: f64,
-    /// The alert reported as ended.
+    /// Time at which the cluster reported the alert as ended.
     pub ended: f64,
-    /// Judging.
+    /// Duration of the judgement after the wave.
     pub verdict: f64,
-    /// Everything, from the start of the program.
+    /// Duration of the whole run, from the start of the program.
     pub total: f64,
 }
 
-/// One platform of a wave; the words are those of [`Report`].
+/// The result for one platform; fields have the same meaning as in [`Report`].
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByPlatform {
-    /// The judgement of its devices, as fields of its own.
+    /// Result of the verdict for its devices, as fields of this object.
     #[serde(flatten)]
     pub counts: PlatformCount,
-    /// Requests, whatever became of them.
+    /// Number of requests, whatever their result.
     pub requests: u64,
     /// Requests answered with 429.
     pub throttled: u64,
@@ -197,49 +198,49 @@ pub struct ByPlatform {
     pub first_push_seconds: f64,
     /// Last acceptance, seconds from the acknowledgement.
     pub last_push_seconds: f64,
-    /// Nearest first.
+    /// How well the wave kept the order from near to far.
     pub order: Order,
 }
 
-/// One figure by role.
+/// One figure for each role of processes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByRole {
-    /// All shard nodes.
+    /// Sum over all shard nodes.
     pub shard: f64,
-    /// The coordinator.
+    /// Value of the coordinator.
     pub coordinator: f64,
-    /// All gateway emulators.
+    /// Sum over all gateway emulators.
     pub emulator: f64,
 }
 
 /// Resident memory at the end of the wave, bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Rss {
-    /// All shard nodes together; none if they are not this run's own.
+    /// Sum over all shard nodes; none if the run did not start them.
     pub shard: Option<u64>,
-    /// The coordinator; none if it is not this run's own.
+    /// Memory of the coordinator; none if the run did not start it.
     pub coordinator: Option<u64>,
-    /// The highest of each process.
+    /// Peak of each process, by name.
     pub peaks: BTreeMap<String, u64>,
 }
 
-/// Where it ran.
+/// The machine on which the run took place.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// What its processor calls itself.
+    /// Model name of the processor, from `/proc/cpuinfo`.
     pub processor: String,
-    /// Processors.
+    /// Number of available processors.
     pub cores: usize,
-    /// All of its memory.
+    /// Total memory, bytes, from `/proc/meminfo`.
     pub memory_bytes: u64,
-    /// Load average over a minute at the start: what else ran.
+    /// Load average over one minute at the start: shows what else ran.
     pub load_average: f64,
-    /// Built with optimisation or not.
+    /// Whether the program was built with optimisation.
     pub optimised: bool,
 }
 
 impl Machine {
-    /// This one, now.
+    /// The machine that runs this program, now.
     #[must_use]
     pub fn here() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -266,8 +267,8 @@ impl Machine {
 }
 
 impl Report {
-    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that
-    /// between two of them there is no order to be kept.
+    /// Order of the platform that kept it worst. Lanes do not wait for each other, so there is no
+    /// order between two platforms.
     #[must_use]
     pub fn worst_order(&self) -> Order {
         let orders = self.platforms.values().map(|p| p.order);

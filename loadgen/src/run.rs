@@ -1,8 +1,8 @@
 //! One run of a scenario, from the first process to the report.
 //!
-//! The steps stand in order in [`run`]. Beside them run two watchers: one over the processes,
-//! because a run whose coordinator died must end with its last words and not with a deadline; and
-//! one for SIGTERM and Ctrl-C. Whatever ends first, every process is ended.
+//! [`run`] has the steps in order. Two watchers run beside them: one over the processes, because a
+//! run whose coordinator died must end with the coordinator's last log lines and not with a
+//! deadline; and one for SIGTERM and Ctrl-C. Whichever ends first, every process is ended.
 
 pub mod assess;
 pub mod motion;
@@ -35,16 +35,16 @@ use motion::Moving;
 use scene::Scene;
 use wave::Observed;
 
-/// What the command line adds to a scenario.
+/// Options of the command line in addition to the scenario.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where report, its picture, logs and record go.
+    /// Folder for the report, its page, logs and records.
     pub dir: PathBuf,
     /// This program, which the children are.
     pub program: PathBuf,
     /// Threads of each node that walk and send.
     pub cores_per_node: usize,
-    /// Targets count, too.
+    /// Whether missed targets fail the run.
     pub strict: bool,
     /// A cluster to take part in, instead of starting one.
     pub elsewhere: Option<Elsewhere>,
@@ -52,7 +52,7 @@ pub struct Options {
     pub command: String,
 }
 
-/// Why there is no report.
+/// Why a run has no report.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The population of the scenario cannot be made.
@@ -73,7 +73,7 @@ pub enum RunError {
     /// The emulator's record cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// A file or `/proc`.
+    /// A file or `/proc` could not be read or written.
     #[error("{what}: {source}")]
     Io {
         /// The file, or the part of the system.
@@ -82,9 +82,9 @@ pub enum RunError {
         source: io::Error,
     },
     /// The processes did not end as they should.
-    #[error("did not end in order when asked to: {0}")]
+    #[error("processes did not shut down gracefully: {0}")]
     Stop(String),
-    /// Somebody asked this program to end.
+    /// A signal asked this program to end.
     #[error("ended by {0}")]
     Interrupted(&'static str),
 }
@@ -118,7 +118,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
-    show.begin("stop", "every process");
+    show.begin("stop", "all processes");
     let peaks = cluster.memory.peaks();
     let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
     let (observed, moving) = observed?;
@@ -127,7 +127,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         return Err(RunError::Stop(unruly.join(", ")));
     }
 
-    show.begin("judge", &format!("{} devices, one by one", scenario.devices));
+    show.begin("judge", &format!("{} devices, each by itself", scenario.devices));
     let (mut report, figures) = assess::assess(scenario, &population, &observed, moving.as_ref())?;
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
@@ -142,7 +142,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     Ok(report)
 }
 
-/// Plays the scenario; tells beside it what was seen of its parts, if it is one in motion.
+/// Runs the scenario; returns also the observations of its parts, for a run in motion.
 async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError> {
     let channel = scene.connect().await?;
     create_apps(channel.clone(), scene.population).await?;
@@ -156,7 +156,7 @@ async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError>
     }
 }
 
-/// What a run has before its cluster.
+/// State of a run before its cluster.
 struct Stage {
     begun: Time,
     signals: Signals,

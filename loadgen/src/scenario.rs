@@ -1,8 +1,8 @@
-//! A scenario: what a run is made of and what must come of it, as data.
+//! A scenario as data: the parts of a run and its expectations.
 //!
-//! The named ones are TOML files built into the program; any other file of the same form can be
-//! run. Everything is checked when it is read: a run that takes a minute must not end with a typing
-//! error.
+//! The named scenarios are TOML files built into the program; any other file of the same form can
+//! be run. Every value is checked when the file is read: a run of a minute must not end with a
+//! typing error.
 
 mod check;
 pub mod expect;
@@ -26,28 +26,28 @@ pub use nodes::{NodeAction, NodeChange};
 pub use restarts::RestartsSpec;
 pub use series::{CaseSpec, SeriesSpec};
 
-/// One scenario.
+/// A scenario: population, cluster, alert, faults and expectations.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What it is called in reports.
+    /// Name of the scenario in reports.
     pub name: String,
-    /// One line for `loadgen list`.
+    /// Description in one line, for `loadgen list`.
     pub description: String,
-    /// Decides everything that is drawn.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// How many there are.
+    /// Number of devices in the population.
     pub devices: u64,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
     /// Bounds of the run's own waits.
     #[serde(default)]
     pub deadlines: Deadlines,
-    /// Where the devices are.
+    /// Population of devices.
     pub population: PopulationSpec,
-    /// What is submitted.
+    /// The submitted alert.
     pub alert: AlertSpec,
-    /// What the emulator does to the cluster.
+    /// Behaviour of the gateway emulators.
     #[serde(default)]
     pub gateway: GatewaySpec,
     /// Stop the alert in the middle.
@@ -68,7 +68,7 @@ pub struct Scenario {
     /// Processes that end and come back, and an alert after each.
     #[serde(default)]
     pub restarts: Option<RestartsSpec>,
-    /// What must come of it.
+    /// Expectations of the result.
     #[serde(default)]
     pub expect: Expectations,
 }
@@ -77,11 +77,11 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deadlines {
-    /// Processes up and announced.
+    /// Time limit for the start of all processes, seconds.
     pub start_s: u64,
-    /// All devices written and visible.
+    /// Time limit for writing all devices until they are visible, seconds.
     pub load_s: u64,
-    /// From the submission to the last outcome.
+    /// Time limit from the submission to the last outcome, seconds.
     pub wave_s: u64,
     /// Every process ended after it was asked to.
     pub stop_s: u64,
@@ -93,7 +93,7 @@ impl Default for Deadlines {
     }
 }
 
-/// The alert.
+/// The alert that the run submits.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertSpec {
@@ -105,7 +105,7 @@ pub struct AlertSpec {
     /// 0: as fast as it goes.
     #[serde(default)]
     pub max_rate_per_second: u32,
-    /// How long it lives.
+    /// Active time of the alert, seconds.
     #[serde(default = "default_active_s")]
     pub active_s: u64,
 }
@@ -114,21 +114,21 @@ fn default_active_s() -> u64 {
     3_600
 }
 
-/// A region whose inside the verdict can work out for itself.
+/// A region whose inside the verdict can compute by itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RegionSpec {
     /// All points within a geodesic distance.
     Circle {
-        /// Its middle.
+        /// Centre of the circle.
         center: Place,
-        /// Geodesic, WGS-84.
+        /// Geodesic radius on WGS-84, metres.
         radius_meters: f64,
     },
     /// Straight edges in longitude and latitude; rings closed or not (they are closed on
     /// submission).
     Polygon {
-        /// The outer ring.
+        /// Outer ring of the polygon.
         outer: Vec<Place>,
         /// Rings that do not belong to it.
         #[serde(default)]
@@ -137,7 +137,7 @@ pub enum RegionSpec {
 }
 
 impl RegionSpec {
-    /// From where "nearest" is counted if the scenario does not say.
+    /// Centre of the region, used as the place last seen if the scenario does not set it.
     #[must_use]
     pub fn center(&self) -> Option<Place> {
         match self {
@@ -147,7 +147,7 @@ impl RegionSpec {
     }
 }
 
-/// What the emulated gateway is like.
+/// Behaviour of the emulated gateways.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GatewaySpec {
@@ -160,26 +160,26 @@ pub struct GatewaySpec {
     pub authorization_literal: bool,
     /// How far the gateways are. Absent: so near that only their own time counts.
     pub distance: DistanceSpec,
-    /// A time of trouble.
+    /// A fault during the wave.
     pub fault: Option<FaultSpec>,
-    /// What only FCM has.
+    /// Settings of FCM only.
     pub fcm: FcmSpec,
     /// After which a request counts as unanswered, milliseconds; absent: the coordinator's default.
     pub request_deadline_ms: Option<u32>,
 }
 
-/// How far each gateway is.
+/// Distance to each gateway.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistanceSpec {
-    /// Apple's.
+    /// Distance to the gateway of APNs.
     pub apns: LineSpec,
-    /// Google's.
+    /// Distance to the gateway of FCM.
     pub fcm: LineSpec,
 }
 
 impl DistanceSpec {
-    /// Of the gateway of a platform.
+    /// Distance to the gateway of a platform.
     #[must_use]
     pub fn of(&self, platform: Platform) -> LineSpec {
         match platform {
@@ -208,81 +208,81 @@ pub struct LineSpec {
     pub streams_max: Option<u32>,
 }
 
-/// FCM's part of the gateway, and of the coordinator's idea of it.
+/// Settings of FCM's emulator, and of the coordinator for it.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FcmSpec {
-    /// Messages in any 60 s: the emulator refuses more, and the coordinator is told. Absent: the
-    /// emulator grants what nobody can use, and the coordinator knows of no quota.
+    /// Messages in any 60 s: the emulator refuses more, and the coordinator knows the quota.
+    /// Absent: the emulator grants more than can be used, and the coordinator knows no quota.
     pub quota_per_minute: Option<u32>,
     /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the
     /// coordinator's default.
     pub backoff_min_ms: Option<u32>,
 }
 
-/// A time of trouble.
+/// A fault with its start and duration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultSpec {
-    /// Answers take so many times longer.
+    /// Answers take longer by a factor.
     Slow {
-        /// Whose; absent: all of them.
+        /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
-        /// How many times.
+        /// Factor by which answers slow down.
         factor: u32,
-        /// When it begins, after the first push.
+        /// Start of the fault after the first push, milliseconds.
         after_ms: u64,
-        /// How long it lasts.
+        /// Duration of the fault, milliseconds.
         for_ms: u64,
     },
     /// No answers at all: requests are read and never answered.
     Silent {
-        /// Whose; absent: all of them.
+        /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
-        /// When it begins, after the first push.
+        /// Start of the fault after the first push, milliseconds.
         after_ms: u64,
-        /// How long it lasts.
+        /// Duration of the fault, milliseconds.
         for_ms: u64,
     },
     /// A share of the requests is answered with 503.
     Failing {
-        /// Whose; absent: all of them.
+        /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
         /// Which share of the requests, 0 to 1.
         share: f64,
-        /// They reach the phones in spite of the answer.
+        /// Whether the pushes reach the devices in spite of the answer.
         #[serde(default)]
         delivered: bool,
-        /// FCM: what `Retry-After` says, seconds.
+        /// Value of `Retry-After`, seconds; FCM only.
         #[serde(default)]
         retry_after_s: Option<u32>,
-        /// When it begins, after the first push.
+        /// Start of the fault after the first push, milliseconds.
         after_ms: u64,
-        /// How long it lasts.
+        /// Duration of the fault, milliseconds.
         for_ms: u64,
     },
     /// Anything that the emulator can be ordered to do wrong ([`Faults`]), alone or mixed.
     Scripted {
-        /// Whose; absent: all of them.
+        /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
-        /// What it is, in a few words.
+        /// Short description of the fault.
         label: String,
-        /// The order. What holds without trouble (latency, late credits) holds with it, unless it
-        /// says otherwise.
+        /// Faults as in an order to the emulator. The usual conditions (latency, late credits) hold
+        /// too, unless the order changes them.
         faults: Box<Faults>,
-        /// When it begins, after the first push.
+        /// Start of the fault after the first push, milliseconds.
         after_ms: u64,
-        /// How long until all of it is taken back.
+        /// Time until all of the order is taken back, milliseconds.
         for_ms: u64,
     },
 }
 
 impl FaultSpec {
-    /// When it begins, after the first push.
+    /// Start of the fault after the first push, milliseconds.
     #[must_use]
     pub fn after_ms(&self) -> u64 {
         match self {
@@ -293,7 +293,7 @@ impl FaultSpec {
         }
     }
 
-    /// How long it lasts.
+    /// Duration of the fault, milliseconds.
     #[must_use]
     pub fn for_ms(&self) -> u64 {
         match self {
@@ -304,7 +304,7 @@ impl FaultSpec {
         }
     }
 
-    /// Whose it is; none: of all gateways.
+    /// Platform of the affected gateway; none: all.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
         match self {
@@ -340,24 +340,24 @@ pub struct MotionSpec {
     /// Changes sent to the registry a second: places of commuters and trains, tokens,
     /// installations, removals, mutes.
     pub changes_per_second: u32,
-    /// How long the cluster stands idle at first, so that what it costs by itself is known.
+    /// Time for which the cluster is idle at first, so that its own cost is known, milliseconds.
     pub idle_ms: u64,
     /// A change acknowledged less than this before may not have been seen by the wave.
     pub settle_ms: u64,
 }
 
-/// Many who watch the alert.
+/// Clients that watch the alert.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchersSpec {
-    /// How many.
+    /// Number of watchers.
     pub count: u32,
-    /// Which share of them reads one message a second, 0 to 1.
+    /// Share of watchers that read one message a second, 0 to 1.
     pub slow_share: f64,
 }
 
 impl WatchersSpec {
-    /// How many are slow.
+    /// Number of slow watchers.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a u32
     pub fn slow(self) -> u32 {
@@ -380,11 +380,11 @@ pub enum ScenarioError {
     /// A value is out of bounds.
     #[error("scenario {scenario}: {field}: {problem}")]
     Invalid {
-        /// Which scenario.
+        /// Name of the scenario.
         scenario: String,
-        /// Which value.
+        /// Path of the invalid field, with dots.
         field: String,
-        /// What is wrong with it.
+        /// Why the value is not valid.
         problem: String,
     },
 }
@@ -423,14 +423,14 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The named ones.
+    /// The built-in scenarios.
     pub fn named() -> impl Iterator<Item = (&'static str, Self)> {
         NAMED.iter().map(|(name, text)| {
             (*name, Self::parse(name, text).expect("tested: every named scenario is valid"))
         })
     }
 
-    /// From where "nearest" is counted.
+    /// Place last seen, from which distances are measured.
     #[must_use]
     pub fn last_seen(&self) -> Place {
         self.alert

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: bars in a terminal, plain lines elsewhere. All on
+//! Progress of a run for people: bars in a terminal, plain lines elsewhere. Everything goes to
 //! standard error, so that standard output holds only the summary.
 
 use std::{
@@ -18,31 +18,31 @@ use crate::numbers::thousands;
 /// How often a bar is drawn at most.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Shows one run.
+/// Progress display of one run.
 #[derive(Debug)]
 pub struct Show {
     bars: Option<MultiProgress>,
 }
 
-/// Something that grows to a known end.
+/// Progress of one step towards a known total.
 #[derive(Debug, Clone)]
 pub struct Bar {
     label: &'static str,
     unit: &'static str,
     count: u64,
     drawn: Option<ProgressBar>,
-    /// The position where nothing is drawn.
+    /// Current position, also when no bar is drawn.
     position: Arc<AtomicU64>,
 }
 
 impl Show {
-    /// Bars if standard error is a terminal.
+    /// A display with bars if standard error is a terminal, otherwise with lines.
     #[must_use]
     pub fn new() -> Self {
         Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
-    /// Says what begins now.
+    /// Prints the name of the step that begins.
     pub fn begin(&self, label: &str, what: &str) {
         let line = format!("{label:>7}  {what}");
         match &self.bars {
@@ -57,10 +57,13 @@ impl Show {
     pub fn bar(&self, label: &'static str, count: u64, unit: &'static str) -> Bar {
         let drawn = self.bars.as_ref().map(|bars| {
             let style = ProgressStyle::with_template(&format!(
-                "{{prefix:>7}}  {{wide_bar:.cyan/dim}} {{human_pos:>10}} / {{human_len}} {unit}  {{rate:>9}}/s  {{elapsed}}"
+                "{{prefix:>7}}  {{wide_bar:.cyan/dim}} {{human_pos:>10}} / {{human_len}} {unit}  \
+                 {{rate:>9}}/s  {{elapsed}}"
             ));
             let bar = bars.add(ProgressBar::new(count));
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", whole_rate));
+            bar.set_style(
+                style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", whole_rate),
+            );
             bar.set_prefix(label);
             bar.enable_steady_tick(REDRAW);
             bar
@@ -85,7 +88,7 @@ impl Default for Show {
 }
 
 impl Bar {
-    /// Goes on by so many.
+    /// Advances the position.
     pub fn inc(&self, more: u64) {
         let position = self.position.fetch_add(more, Ordering::Relaxed) + more;
         if let Some(bar) = &self.drawn {
@@ -93,7 +96,7 @@ impl Bar {
         }
     }
 
-    /// Goes to a position.
+    /// Sets the position.
     pub fn set(&self, position: u64) {
         self.position.store(position, Ordering::Relaxed);
         if let Some(bar) = &self.drawn {
@@ -101,13 +104,13 @@ impl Bar {
         }
     }
 
-    /// Where it is.
+    /// Current position, from 0 to the total.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// It stays as it is.
+    /// Ends the step; the bar stays visible.
     pub fn finish(&self) {
         match &self.drawn {
             Some(bar) => bar.abandon(),

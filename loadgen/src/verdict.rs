@@ -1,9 +1,9 @@
-//! The judgement: the gateway's own record against the truth, device by device.
+//! The verdict: compares the gateways' record with the truth, device by device.
 //!
-//! Nothing of the cluster is asked for who was inside or who was sent to. Every device is made
-//! again from the seed, its exact place is held against the region by an independent geodesic, and
-//! its token against what the gateway recorded. That is quadratic in nothing and costs some two
-//! microseconds a device, so there is no reason to sample.
+//! The verdict never asks the cluster which devices were inside or received a push. Every device is
+//! computed again from the seed; its exact place is compared with the region by an independent
+//! geodesic, and its token with the gateways' record. The cost is linear, some two microseconds a
+//! device, so there is no reason to sample.
 
 pub mod cells;
 pub mod counts;
@@ -34,7 +34,8 @@ use ledger::{Fate, Ledger, Push, Tally};
 use pace::Due;
 use sample::{Sample, Spot};
 
-/// Farther outside than this nobody may be reached: the overshoot that the contract allows a cover.
+/// Largest distance outside the region at which a device may be reached: the overshoot that the
+/// contract allows a cover.
 pub const OUTSIDE_METERS: f64 = 500.0;
 /// No cell of resolution 9 that touches the region reaches farther out than this; beyond it the
 /// flat cover is not asked.
@@ -42,19 +43,19 @@ const COVER_REACH_METERS: f64 = 1_000.0;
 /// Devices named in the report for each kind of failure.
 const EXAMPLES_MAX: usize = 10;
 
-/// Everything to be judged.
+/// Input of the verdict.
 pub struct Case<'a> {
-    /// Who there is.
+    /// The devices of the run.
     pub population: &'a Population,
-    /// Who should have been reached.
+    /// Region of the devices that should have been reached.
     pub region: &'a Region,
-    /// From where "nearest" is counted.
+    /// Place last seen, from which distances are measured.
     pub last_seen: Place,
-    /// What the gateway saw.
+    /// Requests that the gateways recorded.
     pub ledger: &'a Ledger,
-    /// What was told of devices meanwhile.
+    /// Changes of devices that the registry acknowledged during the run.
     pub history: &'a History,
-    /// When the alert was submitted.
+    /// Submission of the alert, nanoseconds of `CLOCK_MONOTONIC`.
     pub begun_ns: u64,
     /// When the wave had ended; later changes do not matter.
     pub end_ns: u64,
@@ -62,30 +63,29 @@ pub struct Case<'a> {
     pub settle_ns: u64,
     /// Outer limits of the bands, ascending.
     pub edges: &'a [f64],
-    /// How finely the judgement tells places apart, for the picture; no finer than
-    /// [`sample::FINEST`].
+    /// Resolution of places in the picture; at most [`sample::FINEST`].
     pub resolution: Resolution,
 }
 
-/// What came of it.
+/// Result of the verdict.
 #[derive(Debug, Clone, Default)]
 pub struct Judgement {
-    /// Devices and requests.
+    /// Counts of devices and requests.
     pub counts: Counts,
     /// Devices that changed during the wave.
     pub movers: u64,
-    /// Of those, how many were inside at the end.
+    /// Devices that changed and were inside at the end.
     pub movers_inside: u64,
-    /// Of those who came in behind the frontier and stayed: from the acknowledgement of the change
-    /// to the acceptance, nanoseconds, ascending.
+    /// Times of the devices that entered behind the frontier and stayed: from the acknowledgement
+    /// of the change to the acceptance, nanoseconds, ascending.
     pub entered_ns: Vec<u64>,
     /// First acceptance of each device and since when it had been due, in the order of time.
     pub due: Vec<Due>,
-    /// The same by platform.
+    /// The same counts by platform.
     pub platforms: BTreeMap<Platform, PlatformCount>,
     /// First acceptance of each device.
     pub samples: Vec<Sample>,
-    /// Who was addressed where, by first place: as many entries as spots of the region.
+    /// Addressed devices by first place: as many entries as spots of the region.
     pub spots: BTreeMap<Spot, SpotCount>,
     /// For each failure some devices by number, to look at: `population.device(n)` with the seed of
     /// the run.
@@ -137,23 +137,23 @@ fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> (Judg
 
 /// One device as the judgement sees it.
 struct Life {
-    /// How it stood.
+    /// States of the device over time.
     stretches: Vec<Stretch>,
     /// Requests to any of its tokens, oldest first.
     pushes: Vec<Push>,
-    /// Which token each of them was for.
+    /// Number of the token of each request.
     generations: Vec<u16>,
 }
 
-/// What is to be said of an acceptance.
+/// Judgement of an acceptance.
 enum Welcome {
-    /// The device stood so.
+    /// The device was in this state, and addressed.
     In(usize),
-    /// It was inside, with another token.
+    /// The device was inside, with another token.
     Stale,
-    /// It was not inside.
+    /// The device was not inside.
     Outside,
-    /// It was removed or muted.
+    /// The device was removed or muted.
     Unwanted,
 }
 
@@ -180,7 +180,8 @@ impl Life {
         self.stretches.iter().any(|s| s.moved && during(s))
     }
 
-    /// Exactly inside and to be told from a while before the end until the end.
+    /// Whether the device was exactly inside and addressable from some time before the end until
+    /// the end.
     fn inside_at_end(&self, case: &Case<'_>) -> bool {
         let settled_ns = case.end_ns.saturating_sub(case.settle_ns);
         let mut last = self.stretches.iter().filter(|s| s.possible(settled_ns, case.end_ns, 0));
@@ -204,7 +205,7 @@ impl Life {
         found
     }
 
-    /// Since when a device that stands so has been due; 0: it was inside before all motion.
+    /// Time since which a device in this state has been due; 0: it was inside before all motion.
     fn due_since_ns(&self, case: &Case<'_>, stretch: usize) -> u64 {
         let inside = |s: &&Stretch| s.outside_meters(case.region) <= OUTSIDE_METERS;
         let first = self.stretches[..=stretch].iter().rev().take_while(inside).last();
@@ -263,7 +264,7 @@ impl Judgement {
         }
     }
 
-    /// Looks at each acceptance; tells where the device was at the first.
+    /// Judges each acceptance; returns the place of the device at the first one.
     fn welcomes(&mut self, case: &Case<'_>, device: &Device, life: &Life) -> Option<Place> {
         let mut told_at = None;
         let (mut outside, mut stale, mut unwanted) = (false, false, false);

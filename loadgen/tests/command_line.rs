@@ -54,7 +54,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
     for (arguments, words) in [
         (vec!["run", "nowhere"], "no scenario `nowhere`"),
         (vec!["run", "/nowhere.toml"], "cannot read scenario /nowhere.toml"),
-        (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64, is 0"),
+        (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64; got 0"),
         (
             vec!["run", "city", "--case", "goaway"],
             "this scenario is one alert, not a series of cases",
@@ -65,7 +65,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         ),
         (
             vec!["run", "faults", "--nodes", "1", "--seconds", "0"],
-            "series.seconds: must be above 0",
+            "series.seconds: must be greater than 0",
         ),
         (
             vec!["run", "pole", "--cluster", "http://127.0.0.1:1", "--gateway", "fcm=127.0.0.1:1"],

@@ -1,8 +1,8 @@
-//! Connections from one process of the cluster to another: their settings, in one place.
+//! Settings of the gRPC connections between processes of the cluster.
 //!
-//! A process that is gone without a word must be noticed where nobody has anything to say either,
-//! so idle connections are asked as well. One stream carries nearly all, so the connection's window
-//! is the stream's.
+//! A client must notice a peer that has vanished even if it has nothing to send, so idle
+//! connections are pinged as well. One stream carries nearly all data, so the window of the
+//! connection equals the window of a stream.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use tonic::transport::{Endpoint, Error};
 /// What a connection waits for and how much it lets come in.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelLimits {
-    /// For TCP and HTTP/2.
+    /// Time limit for connecting: TCP and HTTP/2 together.
     pub connect_within: Duration,
     /// What the other side may send before it hears from us.
     pub window_bytes: u32,

@@ -1,10 +1,12 @@
-//! File descriptors: the work's own are set aside before any listener may accept.
+//! File descriptors: reserves the descriptors that the process itself needs before a listener may
+//! accept.
 //!
-//! A process that has no descriptor left cannot connect to a gateway, and a lane stands still because somebody holds idle
-//! connections to a port. So at the start the limit is raised to what the system allows, and shared out: first what the
-//! process needs by itself, then at least half of the rest for the connections that it makes, and what is left for those that
-//! it accepts. Listeners keep to their share ([`crate::listener::Limits::connections_max`]), so nothing needs to be counted
-//! later. Where the shares are too small to serve anybody, the process does not start.
+//! A process without a free descriptor cannot connect to a gateway, and its lanes stop because a
+//! client holds idle connections to a port. So at startup the process raises its limit to the
+//! system's maximum and divides it: first the descriptors that the process needs for itself, then
+//! at least half of the rest for outgoing connections, and what is left for accepted connections.
+//! Listeners keep to their part ([`crate::listener::Limits::connections_max`]), so nothing needs to
+//! be counted later. If the parts are too small to serve anyone, the process does not start.
 
 use std::io;
 
@@ -12,33 +14,33 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::listener::leaving_max;
 
-/// A listener's connections.
+/// Range of connections that a listener asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
-    /// For the error.
+    /// Name of the listener, for the error message.
     pub name: &'static str,
-    /// Below this it serves nobody while somebody holds the others.
+    /// Least number of connections: with fewer, idle clients could keep all others out.
     pub min: usize,
     /// Above this it accepts no more anyway.
     pub max: usize,
 }
 
-/// The limit is too low.
+/// The limit of file descriptors is too low for the process to start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "file descriptors: the limit is {limit}, at least {needed} are needed ({own} for the process, {connects} for the \
      connections that it makes, {accepts} for those that it accepts); raise it (ulimit -n, LimitNOFILE)"
 )]
 pub struct Shortage {
-    /// Of this process.
+    /// Highest number of open file descriptors that the system allows this process.
     pub limit: usize,
-    /// Would do.
+    /// Least limit under which the process can start.
     pub needed: usize,
-    /// Standard streams, event queues, files.
+    /// Descriptors that the process itself needs: standard streams, event queues, files.
     pub own: usize,
-    /// Lanes, sessions, feeds.
+    /// Descriptors for outgoing connections: lanes, sessions, feeds.
     pub connects: usize,
-    /// Of all listeners.
+    /// Descriptors for accepted connections of all listeners.
     pub accepts: usize,
 }
 
@@ -88,7 +90,7 @@ fn descriptors(connections: usize) -> usize {
     1 + connections + leaving_max(connections)
 }
 
-/// The most connections that so many descriptors hold.
+/// Highest number of connections that `held` descriptors allow.
 fn connections(held: usize, wanted: &Wanted) -> usize {
     (wanted.min..=wanted.max.max(wanted.min))
         .rev()

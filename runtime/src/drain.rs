@@ -1,4 +1,5 @@
-//! Stopping in order: a signal sets a token, everybody who works holds it, and the end has a deadline.
+//! Graceful shutdown: a signal cancels a token that all tasks hold, and the shutdown has a
+//! deadline.
 
 use std::{future::Future, io, time::Duration};
 
@@ -26,7 +27,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the first of them and tells its name.
+    /// Waits for the first signal and returns its name.
     pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -52,7 +53,7 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Nothing tracked yet.
+    /// A drain without tracked tasks.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,8 +1,10 @@
-//! `grpc.health.v1` on a port of its own, in plaintext: Kubernetes' gRPC probes speak no TLS.
+//! The health service: `grpc.health.v1` on a port of its own, in plaintext, because Kubernetes'
+//! gRPC probes do not speak TLS.
 //!
-//! A probe is a new connection, a question and an answer, every few seconds. Whoever reaches the port can hold connections and
-//! watch; so when all places are taken the newcomer gets the place of the connection that has asked nothing for the longest,
-//! also if that one watches: a watcher comes again, but a probe that is refused is a restart. See [`crate::listener`].
+//! A probe opens a new connection, sends a request and reads the response, every few seconds. Any
+//! client that reaches the port can hold connections and watch. So when all places are taken, a new
+//! connection replaces the connection that has sent no request for the longest time, even one with
+//! a watch: a watcher reconnects, but a refused probe means a restart. See [`crate::listener`].
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -14,11 +16,11 @@ use crate::listener::{self, Budget, Limits, Method, WhenBusy};
 
 /// Connections at a time: a kubelet, a few people, a monitoring that watches.
 pub const CONNECTIONS_MAX: usize = 64;
-/// Fewer than this serve no probe while somebody holds the others.
+/// Least number of connections: with fewer, idle clients could keep all probes out.
 pub const CONNECTIONS_MIN: usize = 4;
-/// Streams of one connection.
+/// Highest number of streams on one connection.
 const STREAMS_MAX: u32 = 8;
-/// A question is the name of a service.
+/// Longest request, bytes: a request contains the name of a service.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
 /// The bounds of a health port: at most 18 MiB, `64 × (40 + 4) KiB + 512 × (9 + 4 + 16 + 1) KiB`.
@@ -79,14 +81,14 @@ impl HealthPort {
         Ok(Self { listener, address, limits: limits() })
     }
 
-    /// Serves at most so many connections at a time.
+    /// Sets the highest number of connections at a time.
     #[must_use]
     pub fn with_connections_max(mut self, connections_max: usize) -> Self {
         self.limits = self.limits.with_connections_max(connections_max);
         self
     }
 
-    /// Where it listens.
+    /// Address on which the service listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,12 +1,13 @@
-//! The crypto provider of `jsonwebtoken`: ring, and for ES256 signatures p256.
+//! The crypto provider for `jsonwebtoken`: ring, and p256 for ES256 signatures.
 //!
-//! The crate's own providers are aws-lc-rs, which would be a second TLS provider in the tree, and RustCrypto,
-//! whose RSA has a known timing weakness (RUSTSEC-2023-0071). Its interface for a third is small; ES256 is what
-//! APNs asks for, RS256 what Google's token endpoint does.
+//! The crate's own providers are aws-lc-rs, which would be a second TLS provider in the dependency
+//! tree, and RustCrypto, whose RSA has a known timing weakness (RUSTSEC-2023-0071). The interface
+//! for a third provider is small; APNs requires ES256, Google's token endpoint RS256.
 //!
-//! ES256 is signed as RFC 6979 says: the same key and text give the same signature. So a process that starts
-//! again makes the token that it made before, which matters to APNs: it answers 429
-//! (`TooManyProviderTokenUpdates`) to whoever changes tokens too often. ring draws a random number for each.
+//! ES256 signatures follow RFC 6979: the same key and text give the same signature. So a restarted
+//! process creates the same token as before, which matters to APNs: it answers 429
+//! (`TooManyProviderTokenUpdates`) to a client that changes tokens too often. ring draws a random
+//! number for each signature.
 
 use std::sync::Once;
 

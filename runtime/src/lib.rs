@@ -1,4 +1,4 @@
-//! What every binary needs around its work, so that start and stop look the same in all of them.
+//! Startup, shutdown, listeners, logs and health: what every binary of Clarion shares.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:

@@ -1,9 +1,10 @@
-//! Lines for standard error that no reader can hold up.
+//! Writer of log lines to standard error that never blocks a caller.
 //!
-//! Standard error is often a pipe, and a pipe whose reader has stopped takes 64 KiB and then blocks whoever writes: a log line
-//! would freeze a thread that sends pushes. So lines go into a queue of at most [`BYTES_MAX`], a thread of its own writes
-//! them, and a line that finds the queue full is dropped and counted. As soon as writing works again, one line tells how
-//! many there were. What is said right before the end waits for the queue to be written, for [`FLUSH_WITHIN`] at most.
+//! Standard error is often a pipe. A pipe whose reader has stopped takes 64 KiB and then blocks
+//! every writer: a log line would freeze a thread that sends pushes. So lines go into a queue of at
+//! most [`BYTES_MAX`] bytes, a separate thread writes them, and a line that finds the queue full is
+//! dropped and counted. As soon as writing works again, one line reports the number of dropped
+//! lines. At exit, the process waits up to [`FLUSH_WITHIN`] for the queue to be written.
 
 use std::{
     collections::VecDeque,
@@ -14,9 +15,9 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-/// Lines that are not written yet, all together; some 5,000 of them.
+/// Longest queue of unwritten lines, bytes; some 5,000 lines.
 pub const BYTES_MAX: usize = 1 << 20;
-/// For the last lines to be written at the end of the process.
+/// Time limit for writing the last lines at the end of the process.
 pub const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
 /// A queue of lines and the thread that writes them. Clones share it.
@@ -37,7 +38,7 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     writing: bool,
-    /// Dropped since the last line that told it.
+    /// Lines dropped since the last line that reported dropped lines.
     untold: u64,
     dropped: u64,
 }
@@ -50,7 +51,7 @@ impl Queue {
 }
 
 impl Lines {
-    /// Of the process: standard error.
+    /// The writer of this process to standard error.
     #[must_use]
     pub fn stderr() -> &'static Self {
         static STDERR: OnceLock<Lines> = OnceLock::new();
@@ -131,7 +132,7 @@ impl Shared {
     }
 }
 
-/// One event of the log is one call.
+/// Each write is one complete event of the log.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line.to_vec());
@@ -143,8 +144,8 @@ impl Write for Lines {
     }
 }
 
-/// Says why the process ends, on standard error, and sees to it that it gets out before this returns; a reader that has
-/// stopped holds the end up by [`FLUSH_WITHIN`] and no longer.
+/// Prints to standard error why the process ends, and waits until the line is written, for
+/// [`FLUSH_WITHIN`] at most.
 pub fn last_words(words: impl std::fmt::Display) {
     let lines = Lines::stderr();
     // What waits already is less urgent than this, but a queue that is full will not be read in time either.
@@ -152,7 +153,7 @@ pub fn last_words(words: impl std::fmt::Display) {
     lines.flush(FLUSH_WITHIN);
 }
 
-/// Lets a panic say what it has to in the same way: a process that aborts on panic must not hang in its last line.
+/// Makes panics use the same writer: a process that aborts on panic must not hang in its last line.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

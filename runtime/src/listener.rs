@@ -1,8 +1,9 @@
-//! One listener for every gRPC port: what a peer may take of it, and the arithmetic of the worst case.
+//! The listener of every gRPC port: limits for each peer, and the arithmetic of the worst case.
 //!
-//! A peer chooses how many connections it opens, how many streams it opens on each, how large its messages are, how slowly it
-//! writes and whether it reads. Each of these has a bound in [`Limits`], and each port has limits of its own, so that nothing
-//! that happens on one port takes anything from another:
+//! A peer chooses how many connections it opens, how many streams it opens on each, how large its
+//! messages are, how slowly it writes and whether it reads. Each of these has a bound in
+//! [`Limits`], and each port has limits of its own, so that load on one port takes nothing from
+//! another port:
 //!
 //! | What a peer can do | What bounds it |
 //! |---|---|
@@ -20,8 +21,9 @@
 //! | send what nobody reads yet | `stream_window_bytes`, `connection_window_bytes` |
 //! | not read an answer (zero window, full socket) | `send_buffer_bytes` a stream; [`ANSWER_TAKEN_WITHIN`] |
 //!
-//! The HTTP/2 server is hyper's, driven here and not by tonic's `Server`, which can neither bound a stream's send buffer nor
-//! say goodbye to an idle connection. What is served is a tonic service as it is.
+//! The HTTP/2 server is hyper's, driven here and not by tonic's `Server`, which can neither bound
+//! the send buffer of a stream nor send GOAWAY to an idle connection. The service itself is an
+//! ordinary tonic service.
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -53,23 +55,26 @@ pub mod places;
 pub const RESETS_PENDING_MAX: usize = 32;
 /// Streams that the server had to reset for the peer's faults; one more ends the connection.
 pub const RESETS_LOCAL_MAX: usize = 256;
-/// From a ping to its answer.
+/// Longest time from a ping to its answer.
 pub const PONG_WITHIN: Duration = Duration::from_secs(10);
-/// From the beginning of an answer that is no stream of events to its last byte's being with the transport. Who does not read
-/// for so long loses the connection.
+/// Longest time from the start of a response that is not a stream of events to its last byte in the
+/// transport. A client that does not read for this long loses the connection.
 pub const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// From GOAWAY to the end of a connection that was idle.
+/// Longest time from GOAWAY to the close of a connection that was idle.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
-/// After an error of `accept`, such as no descriptors left: asking again at once would take a core for nothing.
+/// Pause after an error of `accept`, such as no free descriptors: retrying at once would use a core
+/// for nothing.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What one hyper connection takes: 16 KiB to write, 16 KiB to read (a frame), 4 KiB for each HPACK table, a task. Measured by
 /// the attack test: 25 KB.
 const CONNECTION_BYTES: usize = 40 << 10;
-/// What one open stream takes beside its buffers: h2's entry, the task, the method's future. 100,000 of them took 878 MB.
+/// Memory of one open stream apart from its buffers: h2's entry, the task, the method's future.
+/// 100,000 of them took 878 MB.
 const STREAM_BYTES: usize = 9 << 10;
 
-/// Connections that were told to leave and have not yet, beside so many that stay: accepting pauses while there are more.
+/// Number of connections that are closing, beside `connections` that stay: accepting pauses while
+/// there are more.
 pub(crate) fn leaving_max(connections: usize) -> usize {
     (connections / 4).clamp(1, 16)
 }
@@ -79,9 +84,9 @@ pub(crate) fn leaving_max(connections: usize) -> usize {
 pub struct Limits {
     /// For log lines: `api`, `feed`, `health`, `session`.
     pub name: &'static str,
-    /// Connections at a time.
+    /// Highest number of connections at a time.
     pub connections_max: usize,
-    /// Connections from one IPv4 address, or from one /64 of IPv6, at a time.
+    /// Highest number of connections at a time from one IPv4 address, or from one /64 of IPv6.
     pub connections_per_peer_max: usize,
     /// Whether a connection with open streams may have to leave for a new one.
     pub when_busy: WhenBusy,
@@ -89,9 +94,10 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Streams open on all connections together, by the services' own bounds; for the arithmetic only.
     pub streams_max: usize,
-    /// Requests on one connection whose answer has not begun; see [`Peer::requests`].
+    /// Highest number of requests on one connection whose response has not begun; see
+    /// [`Peer::requests`].
     pub requests_per_connection_max: usize,
-    /// Of one head, decoded.
+    /// Longest decoded header list, bytes.
     pub header_list_bytes_max: u32,
     /// What may be under way on a stream and unread by its method.
     pub stream_window_bytes: u32,
@@ -99,19 +105,20 @@ pub struct Limits {
     pub connection_window_bytes: u32,
     /// Streams whose method may stop reading while the peer writes on.
     pub streams_unread_max: usize,
-    /// Encoded and not yet taken by the peer's window or socket, of one stream.
+    /// Highest number of bytes of one stream that are encoded and not yet taken by the peer's
+    /// window or socket.
     pub send_buffer_bytes: usize,
     /// Messages that are being received or worked on, all streams together.
     pub messages: Budget,
-    /// From accept to the preface and the head of a SETTINGS frame.
+    /// Time limit from accept to the preface and the head of a SETTINGS frame.
     pub hello_deadline: Duration,
-    /// From a request's head to the beginning of its answer.
+    /// Time limit from a request's head to the beginning of its response.
     pub request_deadline: Duration,
-    /// Without an open stream.
+    /// Time without an open stream after which the connection is closed.
     pub idle_deadline: Duration,
-    /// Between two pings.
+    /// Interval between two pings.
     pub keep_alive_every: Duration,
-    /// How a method, by its path, uses its stream; [`Method::Answer`] of what is not known.
+    /// Use of the stream by a method, by its path; [`Method::Answer`] for an unknown method.
     pub method: fn(path: &str) -> Method,
 }
 
@@ -126,7 +133,8 @@ impl Limits {
         connections + streams + unread + self.messages.bytes_max()
     }
 
-    /// Fewer connections, where the process has descriptors for no more; the share of one peer shrinks with them.
+    /// Limits the number of connections to the available descriptors; the share of one peer shrinks
+    /// with it.
     #[must_use]
     pub fn with_connections_max(mut self, connections_max: usize) -> Self {
         let share = self.connections_per_peer_max * connections_max / self.connections_max.max(1);
@@ -269,7 +277,7 @@ impl<S: Served> Server<S> {
     }
 }
 
-/// What a listener complains of, so that a flood does not become a flood of log lines.
+/// Limits for the listener's log lines: a flood of connections must not flood the log.
 #[derive(Debug, Default)]
 struct Trouble {
     crowded: Repeated,
@@ -279,13 +287,13 @@ struct Trouble {
 impl Trouble {
     fn crowded(&mut self, listener: &str, reason: &'static str, peer: SocketAddr, now: Duration) {
         if let Some(times) = self.crowded.note(reason, now) {
-            tracing::warn!(listener, reason, %peer, times, "listener has no free place");
+            tracing::warn!(listener, reason, %peer, times, "listener is full; connection closed");
         }
     }
 
     fn not_accepted(&mut self, listener: &str, error: &io::Error, now: Duration) {
         if let Some(times) = self.accept.note(&error.to_string(), now) {
-            tracing::warn!(listener, %error, times, "connection cannot be accepted; trying again");
+            tracing::warn!(listener, %error, times, "accepting a connection failed; retrying");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Peers: for whom a limit counts, and what one of them may take of it.
+//! Limits that count per peer, and the part of a limit that one peer may use.
 //!
 //! Until callers have identities, a peer is the address that a connection comes from ([`PeerKey`]).
-//! Every limit that callers share has a total and a share: whatever one peer does, others find
-//! room.
+//! Every shared limit has a total and a share for each peer, so that one peer cannot lock out the
+//! others.
 //!
 //! - [`shares`]: places that are had or refused at once. A peer may hold at most as many as it
 //!   leaves free: alone half of them, beside a peer with half a quarter of all, and so on. Two
@@ -11,8 +11,8 @@
 //! - [`turns`]: work that waits for its turn. Peers are served one after another, however much one
 //!   of them asks for.
 //!
-//! What this cannot do: callers behind one proxy are one peer, and whoever has many addresses is
-//! many.
+//! Limitation: all callers behind one proxy count as one peer, and a caller with many addresses
+//! counts as many peers.
 
 use std::{
     fmt,
@@ -23,15 +23,16 @@ pub mod rates;
 pub mod shares;
 pub mod turns;
 
-/// Whoever has this address. Of IPv6 the network of 64 bits: one host may use all addresses in it.
+/// Identity of a peer: its IPv4 address, or the network of 64 bits of its IPv6 address, because one
+/// host may use all addresses in that network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey(IpAddr);
 
 impl PeerKey {
-    /// Requests that came by no connection, as in tests of a service alone.
+    /// Key of requests without a connection, as in tests of a service alone.
     pub const NONE: Self = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
-    /// The peer at an address.
+    /// Key of the peer at an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {

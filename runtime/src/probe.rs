@@ -1,7 +1,9 @@
-//! `probe`: asks a process for its health from beside it, where an image holds no shell and no other program.
+//! The subcommand `probe`: checks the health of a process from inside its container.
 //!
-//! Every binary has it as a subcommand: `coordinator probe 7401`. It speaks `grpc.health.v1` in plaintext, as Kubernetes' own gRPC
-//! probes do, and serves where those do not: Docker's HEALTHCHECK, a Kubernetes older than 1.24, a person with `kubectl exec`.
+//! Every binary has the subcommand: `coordinator probe 7401`. It is for images without a shell or
+//! another program. It speaks `grpc.health.v1` in plaintext, as Kubernetes' own gRPC probes do, and
+//! serves where those are not available: Docker's HEALTHCHECK, a Kubernetes older than 1.24, a
+//! person with `kubectl exec`.
 
 use std::{error::Error, ffi::OsString, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -14,30 +16,37 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-/// The subcommand's name.
+/// Name of the subcommand on the command line.
 pub const NAME: &str = "probe";
-/// What `--help` of a binary says about it, as a paragraph of its own.
-pub const HELP: &str = "`probe PORT` as the only arguments asks a running process for its health (grpc.health.v1): exit code 0 if it \
-serves, 1 if not; see `probe --help`.";
+/// Paragraph about the subcommand in the `--help` of every binary.
+pub const HELP: &str = "`probe PORT` checks the health of a running process (grpc.health.v1) and exits with 0 if the \
+process serves, 1 if not; see `probe --help`.";
 
-/// Asks a health port of Clarion (grpc.health.v1, plaintext) whether its process serves.
+/// Check the health of a Clarion process through its health port (grpc.health.v1, plaintext).
 ///
-/// Prints one line. Exit code 0: it serves. 1: it does not, or gave no answer in time. 2: the command line is wrong.
+/// Prints one line. Exit code 0: the process serves. 1: it does not serve, or did not answer before
+/// the deadline. 2: the command line is wrong.
 #[derive(Debug, Parser)]
 #[command(name = NAME, max_term_width = 120)]
 struct Arguments {
-    /// Health port on this machine's loopback, or ADDRESS:PORT
+    /// Health port on the loopback interface, or ADDRESS:PORT
     #[arg(value_name = "PORT|ADDRESS", value_parser = address)]
     address: SocketAddr,
-    /// Service to ask for, such as clarion.shard.v1.ShardService (readiness); empty: the process (liveness)
+    /// Service to check, such as clarion.shard.v1.ShardService (readiness); empty: the process itself
+    /// (liveness)
     #[arg(long, default_value = "")]
     service: String,
-    /// For connecting and the answer together
-    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    /// Time limit for the connection and the answer together, milliseconds, 1 to 60000
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(1..=60_000)
+    )]
     deadline_ms: u64,
 }
 
-/// Runs the subcommand if the first argument behind the program's name asks for it.
+/// Runs the subcommand if it is the first argument after the program's name.
 pub fn requested(args: &[OsString]) -> Option<ExitCode> {
     let (_, rest) = args.split_first()?;
     rest.first().filter(|first| *first == NAME)?;
@@ -72,27 +81,27 @@ fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What stands in the way of "it serves".
+/// Why a process does not serve.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Sick {
-    /// The process answers, and says that it does not serve.
+    /// The process answers with a status other than SERVING.
     #[error("{0}")]
     Status(&'static str),
-    /// The process knows no service of that name.
-    #[error("SERVICE_UNKNOWN: it serves no {0}")]
+    /// The process has no service of that name.
+    #[error("SERVICE_UNKNOWN: the process does not serve {0}")]
     UnknownService(String),
-    /// Nobody answered within the deadline.
+    /// No answer arrived within the deadline.
     #[error("no answer within {} ms", .0.as_millis())]
     Deadline(Duration),
-    /// Nobody listens, or somebody who speaks another protocol.
+    /// No process listens at the address, or the process speaks another protocol.
     #[error("{0}")]
     Unreachable(String),
 }
 
-/// Asks once, with a connection of its own.
+/// Sends one health request over a new connection.
 ///
 /// # Errors
-/// Whatever is not SERVING within `deadline`.
+/// Any result other than SERVING within `deadline`.
 pub async fn check(address: SocketAddr, service: &str, deadline: Duration) -> Result<(), Sick> {
     tokio::time::timeout(deadline, ask(address, service))
         .await
@@ -118,15 +127,16 @@ async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
     }
 }
 
-/// A bare port is one of this machine: probes run beside what they probe.
+/// Parses an address; a bare port means the loopback interface, because probes run on the machine
+/// of the process.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse::<u16>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let address =
         port.or_else(|_| text.parse()).map_err(|_| "must be a port or ADDRESS:PORT".to_owned())?;
-    if address.port() == 0 { Err("the port must not be 0".to_owned()) } else { Ok(address) }
+    if address.port() == 0 { Err("port: must not be 0".to_owned()) } else { Ok(address) }
 }
 
-/// tonic's own words are `transport error`; what happened stands in the causes.
+/// Joins the causes of an error: tonic's own text is only `transport error`.
 fn with_causes(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {

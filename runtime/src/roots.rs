@@ -1,4 +1,4 @@
-//! Whom a TLS client trusts: a private CA where one is configured, else the public roots.
+//! Trust anchors of TLS clients: a private CA if one is configured, otherwise the public root CAs.
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 /// A CA file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// Not PEM.
-    #[error("not a PEM file of certificates: {0}")]
+    /// The file is not in PEM format, or has no certificate blocks.
+    #[error("must be a PEM file of certificates: {0}")]
     Pem(String),
-    /// PEM without a certificate in it.
-    #[error("holds no certificate")]
+    /// The file is PEM without a certificate.
+    #[error("must contain a certificate")]
     Empty,
     /// A certificate that cannot be a trust anchor.
-    #[error("certificate {index} cannot be trusted: {problem}")]
+    #[error("certificate {index}: cannot be a trust anchor: {problem}")]
     Certificate {
-        /// From 0.
+        /// Position of the certificate in the file, counted from 0.
         index: usize,
-        /// rustls' words.
+        /// The error that rustls returned.
         problem: rustls::Error,
     },
 }
 
-/// The roots of a private CA in PEM, or the public ones where `pem` is empty.
+/// The roots of a private CA in PEM, or the public root CAs if `pem` is empty.
 ///
 /// # Errors
-/// What is wrong with the PEM.
+/// The reason why the PEM cannot be used.
 pub fn roots(pem: &str) -> Result<Arc<RootCertStore>, RootsError> {
     let mut store = RootCertStore::empty();
     if pem.trim().is_empty() {

@@ -1,7 +1,9 @@
-//! Log lines on standard error, which nobody need read ([`crate::lines`]); traces over OTLP where an endpoint is given.
+//! Log lines on standard error ([`crate::lines`]), and traces over OTLP if an endpoint is
+//! configured.
 //!
-//! - `CLARION_LOG` filters (`info` unless set; `clarion_shard=debug,info` and so on).
-//! - `OTEL_EXPORTER_OTLP_ENDPOINT` turns traces on; the other `OTEL_…` variables mean what OpenTelemetry says.
+//! - `CLARION_LOG` filters log lines (default: `info`; example: `clarion_shard=debug,info`).
+//! - `OTEL_EXPORTER_OTLP_ENDPOINT` enables traces; the other `OTEL_…` variables have the meaning that
+//!   OpenTelemetry defines.
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
@@ -16,13 +18,13 @@ pub struct Guard {
     provider: Option<SdkTracerProvider>,
 }
 
-/// Telemetry that cannot start.
+/// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `CLARION_LOG` is not a filter.
+    /// `CLARION_LOG` is not a valid filter.
     #[error("CLARION_LOG: {0}")]
     Filter(String),
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` cannot be used.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` is not usable.
     #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
     Exporter(String),
 }
@@ -55,7 +57,8 @@ pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
     Ok(Guard { provider })
 }
 
-/// Makes a span part of the trace that a caller is in, if it said so (`traceparent`, W3C Trace Context).
+/// Makes a span part of the caller's trace, if the request carries one (`traceparent`, W3C Trace
+/// Context).
 pub fn continue_trace(span: &tracing::Span, metadata: &tonic::metadata::MetadataMap) {
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
     let caller = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Incoming(metadata)));

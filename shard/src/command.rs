@@ -1,8 +1,8 @@
-//! What the control plane of a node says to its cores, and what they say back.
+//! Commands from a node's control plane to its cores, and the events that cores return.
 //!
-//! The control plane (tokio) decodes and checks; a core (one thread) owns partitions, waves and
-//! lanes. Between them are two bounded queues for each core, and nothing shared but immutable data
-//! behind an `Arc`.
+//! The control plane (tokio) decodes and checks messages; a core (one thread) owns partitions,
+//! waves and lanes. Two bounded queues for each core connect them; they share nothing but immutable
+//! data behind an `Arc`.
 
 mod count;
 mod counts;
@@ -41,27 +41,27 @@ pub enum Command {
     /// Changes what this core owns. Waves let go of partitions that are dropped, and walk those
     /// that are rebuilt from the start, without the devices that were handed.
     Own(Owns),
-    /// One batch of one log, only the records of this core's partitions. A batch without any is
-    /// sent too: it moves the position of the log, which `WaveSpec::shards` wait for.
+    /// One batch of one log, with only the records of this core's partitions. A batch without
+    /// records is sent too: it advances the position of the log, which `WaveSpec::shards` wait for.
     Apply {
         /// The log that the batch belongs to.
         log: LogId,
-        /// Dense from 1 within a log.
+        /// Position of the batch, dense from 1 within a log.
         position: Position,
-        /// The only clock of `apply`.
+        /// Append time of the batch: the only clock of `apply`.
         appended: UnixMillis,
-        /// Each record with its partition.
+        /// Records, each with its partition.
         records: Vec<(PartitionId, Record)>,
     },
-    /// Makes or replaces a lane end.
+    /// Creates or replaces the lane's end on this core.
     Lane(Arc<LaneSpec>),
-    /// A new value of `authorization`.
+    /// Sets a new provider token for a lane.
     ProviderToken {
         /// The lane that the token is for.
         lane: LaneId,
         /// The new value; it is never printed.
         authorization: Authorization,
-        /// Which key signed the token.
+        /// Number of the key that signed the token.
         signer: u64,
     },
     /// Takes up a wave, or another plan of it: partitions that the plan does not name are let go
@@ -78,8 +78,7 @@ pub enum Command {
         /// The partition to walk.
         shard: ShardSpec,
     },
-    /// Bands below this number may be walked for one lane: all cores of the node have walked those
-    /// before for it.
+    /// Opens bands of a wave on one lane: all cores of the node have walked the bands below.
     OpenBands {
         /// The wave that the command is about.
         wave: WaveId,
@@ -101,32 +100,32 @@ pub enum Command {
     Slice {
         /// The lane that the command is about.
         lane: LaneId,
-        /// On the node's clock.
+        /// End of the slice, on the node's clock.
         until: Time,
         /// This core's part; `None`: the lane has no quota.
         rate: Option<Rate>,
     },
-    /// This core's part of the lane's connections, until another one comes.
+    /// Sets this core's part of the lane's connections, until the next such command.
     Connections {
         /// The lane that the command is about.
         lane: LaneId,
         /// How many; surplus connections close with GOAWAY.
         connections: usize,
-        /// Of a core that has none: through whose it sends.
+        /// Core whose connections a core without any uses.
         host: Option<usize>,
     },
-    /// Write nothing more of this wave; answer with [`Event::Stopped`].
+    /// Stops a wave: nothing more is written; the core answers with [`Event::Stopped`].
     Cancel {
         /// The wave that the command is about.
         wave: WaveId,
-        /// The highest seen is obeyed.
+        /// Epoch of the cancel: the highest epoch seen is in force.
         epoch: Epoch,
     },
     /// The wave has ended everywhere: a last report with `ended`, then its state may go.
     End(WaveId),
-    /// Count who would be reached.
+    /// Counts the devices that an alert would reach.
     Count(Arc<CountSpec>),
-    /// The first report of a new session is complete: forget what was reported.
+    /// Makes the next report complete, because a new session knows no earlier report.
     ReportAll,
     /// Close connections in order (GOAWAY, `close_notify`) and end the thread.
     Shutdown,

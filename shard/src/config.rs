@@ -1,9 +1,9 @@
-//! What a node must be told at its start: where to listen, who it is, whom to follow.
+//! Configuration of a shard node: addresses to listen on, its name, and the coordinators.
 //!
-//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag
-//! beats the environment, the environment beats the file, the file beats the default. Gateways,
-//! credentials, limits and ownership are not here: they come from the coordinator by session, so
-//! that a node is the same wherever it runs.
+//! Every value can be set by flag, environment variable (`CLARION_SHARD_…`) or file (`--config`,
+//! TOML). A flag overrides the environment, which overrides the file, which overrides the default.
+//! Gateways, credentials, limits and ownership are not configured here: the coordinator sends them
+//! in its session, so that a node has the same configuration everywhere.
 
 use std::{
     ffi::OsString,
@@ -18,34 +18,34 @@ use serde::Deserialize;
 
 use crate::{feed::coordinators::ASK_AGAIN, node::NodeConfig};
 
-/// More threads than any machine of today has; a larger number is a mistake.
+/// Highest number of cores: more than any machine has, so a larger number is a mistake.
 const CORES_MAX: usize = 1_024;
-/// Also the longest label of DNS, which a pod's name is.
+/// Longest name of a node, bytes: the longest DNS label, because the name of a pod is a label.
 const NAME_BYTES_MAX: usize = 63;
 
-/// Where coordinators call, unless told otherwise.
+/// Default address for sessions of coordinators.
 const LISTEN: SocketAddr = loopback(7500);
-/// Where health is served, unless told otherwise.
+/// Default address of the health service.
 const HEALTH_LISTEN: SocketAddr = loopback(7501);
-/// Whose feed is followed, unless told otherwise: a coordinator on the same machine.
+/// Default feed address: a coordinator on the same machine.
 const COORDINATOR: SocketAddr = loopback(7402);
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What the node needs of it.
+    /// Configuration of the node itself.
     pub node: NodeConfig,
     /// Whether to print a JSON line with the bound addresses on standard output.
     pub announce: bool,
 }
 
-/// What ends the program before it has begun.
+/// Why the program ends before the node starts.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// `--help` or `--version`: not a failure.
     #[error("{0}")]
     Answered(String),
-    /// A flag or a variable of the environment.
+    /// A flag or an environment variable is invalid.
     #[error("{0}")]
     Arguments(String),
     /// The file cannot be read or understood.
@@ -56,7 +56,7 @@ pub enum ConfigError {
         /// What is wrong with it, in one line.
         problem: String,
     },
-    /// A value that cannot be taken.
+    /// A value is outside its limits.
     #[error("{option}: {problem}")]
     Value {
         /// Name of the option.
@@ -66,16 +66,17 @@ pub enum ConfigError {
     },
 }
 
-/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the
-/// pushes.
+/// Run a shard node of Clarion, which holds devices in memory and sends pushes to them, nearest
+/// first.
 ///
-/// Gateways and limits come from the coordinator. A flag beats the environment, the environment
-/// beats the file. Log lines go to standard error, filtered by CLARION_LOG;
-/// OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
+/// The coordinator sends gateways and limits. A flag overrides the environment, which overrides the
+/// file. CLARION_LOG filters log lines, which go to standard error; OTEL_EXPORTER_OTLP_ENDPOINT
+/// enables traces. SIGTERM or Ctrl-C starts a graceful shutdown.
 #[derive(Debug, Parser)]
 #[command(name = "shard", version, max_term_width = 120, after_help = clarion_runtime::probe::HELP)]
 struct Arguments {
-    /// TOML file with any of the options below, names with underscores (`health_listen = "…"`)
+    /// TOML file with any of the options below, in names with underscores (`health_listen = "…"`)
+    /// [default: no file]
     #[arg(long, value_name = "FILE", env = "CLARION_SHARD_CONFIG")]
     config: Option<PathBuf>,
 
@@ -85,7 +86,7 @@ struct Arguments {
         value_name = "ADDRESS",
         env = "CLARION_SHARD_LISTEN",
         help = format!(
-            "Where coordinators call; port 0 lets the system choose [default: {LISTEN}]"
+            "Address for sessions of coordinators; port 0: any free port [default: {LISTEN}]"
         )
     )]
     listen: Option<SocketAddr>,
@@ -95,7 +96,7 @@ struct Arguments {
         value_name = "ADDRESS",
         env = "CLARION_SHARD_HEALTH_LISTEN",
         help = format!(
-            "Where grpc.health.v1 is served, without TLS; port 0 lets the system choose \
+            "Address of grpc.health.v1, in plaintext; port 0: any free port \
              [default: {HEALTH_LISTEN}]"
         )
     )]
@@ -112,7 +113,8 @@ struct Arguments {
     )]
     cluster: Option<String>,
 
-    /// Name of the node, stable over restarts [default: the host's name]
+    /// Name of the node, unique in the cluster and stable across restarts, 1 to 63 visible ASCII
+    /// characters [default: the host's name]
     #[arg(long, env = "CLARION_SHARD_NAME")]
     name: Option<String>,
 
@@ -122,18 +124,19 @@ struct Arguments {
         env = "CLARION_SHARD_COORDINATORS",
         value_delimiter = ',',
         help = format!(
-            "Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all \
-             of its addresses and is asked again every {} s [default: {COORDINATOR}]",
+            "Feed addresses of coordinators (their --feed-listen), as host:port; a DNS name means \
+             all of its addresses and is resolved again every {} s [default: {COORDINATOR}]",
             ASK_AGAIN.as_secs()
         )
     )]
     coordinators: Option<Vec<String>>,
 
-    /// Threads that walk and send [default: the number of available CPUs]
+    /// Number of threads that walk partitions and send pushes, 1 to 1024 [default: the number of
+    /// available CPUs]
     #[arg(long, env = "CLARION_SHARD_CORES")]
     cores: Option<usize>,
 
-    /// Print one JSON line with the bound addresses on standard output
+    /// Print one JSON line with the bound addresses on standard output [default: false]
     #[arg(
         long,
         env = "CLARION_SHARD_ANNOUNCE",
@@ -193,14 +196,14 @@ impl Config {
 fn check(node: &NodeConfig) -> Result<(), ConfigError> {
     let wrong = |option, problem| Err(ConfigError::Value { option, problem });
     if !(1..=CORES_MAX).contains(&node.cores) {
-        return wrong("cores", format!("must be 1 to {CORES_MAX}, is {}", node.cores));
+        return wrong("cores", format!("must be 1 to {CORES_MAX}; got {}", node.cores));
     }
     if !(1..=NAME_BYTES_MAX).contains(&node.name.len())
         || !node.name.bytes().all(|b| b.is_ascii_graphic())
     {
         return wrong(
             "name",
-            format!("must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}", node.name),
+            format!("must be 1 to {NAME_BYTES_MAX} visible ASCII characters; got {:?}", node.name),
         );
     }
     if node.coordinators.is_empty() {
@@ -212,7 +215,7 @@ fn check(node: &NodeConfig) -> Result<(), ConfigError> {
             .filter(|(host, _)| !host.is_empty())
             .and_then(|(_, p)| p.parse().ok());
         if port.is_none_or(|p: u16| p == 0) {
-            return wrong("coordinators", format!("must be host:port, is {address:?}"));
+            return wrong("coordinators", format!("must be host:port; got {address:?}"));
         }
     }
     Ok(())
@@ -289,7 +292,8 @@ mod tests {
     #[test]
     fn a_flag_beats_the_file_and_the_file_the_default() {
         let file = file(
-            "listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \"b:2\"]\ncores = 3\n",
+            "listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \
+             \"b:2\"]\ncores = 3\n",
         );
         let config =
             load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"])
@@ -307,7 +311,7 @@ mod tests {
         let broken = file("cores = 2\nlisten = nonsense\n");
         let of = |f: &tempfile::NamedTempFile| f.path().to_str().unwrap().to_owned();
         for (args, part) in [
-            (vec!["--cores", "0"], "cores: must be 1 to 1024, is 0"),
+            (vec!["--cores", "0"], "cores: must be 1 to 1024; got 0"),
             (vec!["--cores", "many"], "--cores"),
             (vec!["--nothing"], "--nothing"),
             (vec!["--name", ""], "name"),

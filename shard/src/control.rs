@@ -1,21 +1,21 @@
-//! The control plane of a node: what a coordinator says becomes commands to the cores, what the
-//! cores say becomes messages to the coordinator.
+//! The control plane of a node: turns the coordinator's messages into commands to the cores, and
+//! the cores' events into messages to the coordinator.
 //!
-//! A coordinator may vanish in the middle of an alert, come back, or be followed by another one;
-//! the cores must not notice more than that leave to send runs out. So nothing here hangs on a
-//! session: ownership, lanes, waves and totals belong to the node, a session is a reader and a
-//! speaker that comes and goes. A session starts complete in both directions: the coordinator says
-//! all that holds (what is known already is taken without effect: no connection is closed, no walk
-//! begins again), the node tells all that happened.
+//! A coordinator may vanish in the middle of an alert, come back, or be replaced by another
+//! process. The cores must notice only that their leave to send expires. So no state depends on a
+//! session: ownership, lanes, waves and totals belong to the node, and a session only reads and
+//! writes messages. A session starts complete in both directions: the coordinator sends everything
+//! that is in force (terms that the node knows already have no effect: no connection closes, no
+//! walk starts again), and the node reports everything that has happened.
 //!
 //! It is a state machine without I/O and clock. Inputs are method calls with the time; commands
-//! come out of [`Control::poll`] in the order in which they are to be carried out. Messages are
-//! *pulled* by whoever has room for one ([`Control::next_message`]): what is not pulled is not
-//! queued but merged, so a coordinator that reads slowly gets fewer and larger reports, and memory
-//! stays bounded without a queue to tune.
+//! come out of [`Control::poll`] in the order in which the driver must carry them out. Messages are
+//! *pulled* by a caller that has room for one ([`Control::next_message`]): messages that are not
+//! pulled are merged, not queued. So a coordinator that reads slowly gets fewer and larger reports,
+//! and memory stays bounded without a queue to tune.
 //!
 //! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes,
-//! [`REFUSALS_MAX`] refusals, 32 counts. Commands are made by inputs only, a few for each input and
+//! [`REFUSALS_MAX`] refusals, 32 counts. Only inputs create commands, a few for each input and
 //! core: the driver stops reading messages while its cores are behind.
 
 pub mod assembly;
@@ -41,6 +41,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
+use clarion_runtime::repeated::Repeated;
 use tracing::warn;
 
 use self::{
@@ -60,26 +61,26 @@ use crate::{
     lane::news::News,
 };
 
-/// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the
-/// number is told.
+/// Highest number of pending refusals, and of pending cancels of unknown waves; further refusals
+/// are only counted.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Who the node is, for its whole life.
+/// Identity of the node, constant while it runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Stable over restarts.
+    /// Name of the node, stable across restarts.
     pub node: String,
-    /// Of this start.
+    /// Id of this start of the process.
     pub boot: BootId,
-    /// Its coordinators' too.
+    /// Name of the cluster, which its coordinators share.
     pub cluster: ClusterName,
-    /// Of the program.
+    /// Version of the program.
     pub version: &'static str,
-    /// At least 1.
+    /// Number of cores, at least 1.
     pub cores: usize,
 }
 
-/// What the feed tells.
+/// Notes of the feed to the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedNote {
     /// The cores have been handed all that the logs held when the stream was opened.
@@ -91,7 +92,7 @@ pub enum FeedNote {
     /// A log no longer holds what the node would have to apply next. A rebuild does not help: the
     /// beginning of the log is gone.
     Trimmed,
-    /// The log is shorter than what was applied of it: it has lost some of it.
+    /// The log is shorter than the applied part of it: the coordinator has lost records.
     OtherLog,
 }
 
@@ -117,6 +118,8 @@ pub struct Control {
     feed: FeedState,
     draining: bool,
     outputs: VecDeque<Output>,
+    /// Limits the log lines about refused messages.
+    refusal_log: Repeated,
 }
 
 /// What is owed to the present session.
@@ -135,10 +138,10 @@ struct Session {
 enum Farewell {
     #[default]
     Stays,
-    /// Leaving is to be told, after everything else.
+    /// The node must report that it leaves, after all other messages.
     Due,
     Told,
-    /// The coordinator has applied everything.
+    /// The coordinator has confirmed that it applied everything.
     Left,
 }
 
@@ -152,8 +155,8 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// A node that owns nothing and knows nobody. `rss_bytes` reads the resident memory of the
-    /// process.
+    /// A node without partitions and without a coordinator. `rss_bytes` reads the resident memory
+    /// of the process.
     #[must_use]
     pub fn new(identity: Identity, rss_bytes: impl Fn() -> u64 + Send + 'static) -> Self {
         let cores = identity.cores;
@@ -173,6 +176,7 @@ impl Control {
             feed: FeedState::Loading,
             draining: false,
             outputs: VecDeque::new(),
+            refusal_log: Repeated::default(),
             identity,
         }
     }
@@ -214,16 +218,18 @@ impl Control {
         self.counts.forget();
     }
 
-    /// A message of the present session, or why it is none.
+    /// Handles a message of the open session, or the reason why it was rejected.
     pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
         if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
             let Rejected { about, cause, problem: reason } = &rejected;
-            warn!(?about, ?cause, %reason, "message refused");
+            if let Some(times) = self.refusal_log.note(&reason.to_string(), now.since(Time(0))) {
+                warn!(?about, ?cause, %reason, times, "message from coordinator refused");
+            }
             self.refuse(rejected);
         }
     }
 
-    /// What a core says.
+    /// Handles an event of a core.
     pub fn event(&mut self, core: usize, event: Event) {
         let listening = self.session.is_some();
         match event {
@@ -240,7 +246,7 @@ impl Control {
         }
     }
 
-    /// What the feed says.
+    /// Handles a note of the feed.
     pub fn feed(&mut self, note: FeedNote) {
         self.feed = match note {
             FeedNote::CaughtUp => FeedState::CaughtUp,
@@ -259,7 +265,8 @@ impl Control {
         }
     }
 
-    /// Takes up no more waves, tells the cores to close; reports go on while they do.
+    /// Starts the drain: accepts no more waves and shuts down the cores; reports continue
+    /// meanwhile.
     pub fn drain(&mut self) {
         if !std::mem::replace(&mut self.draining, true) {
             self.outputs.push_back(Output::Unfollow);
@@ -267,12 +274,12 @@ impl Control {
         }
     }
 
-    /// Everything has been told, and no core will say anything more: the coordinator is to confirm
-    /// it.
+    /// Requests the coordinator's confirmation: all reports were sent, and no core will report
+    /// again.
     pub fn leave(&mut self) {
         match self.waves.untold() {
             0 => {}
-            waves => warn!(waves, "drain ends with reports that no coordinator has read"),
+            waves => warn!(waves, "drain ended with reports that no coordinator has read"),
         }
         if let Some(session) = &mut self.session {
             session.farewell = Farewell::Due;
@@ -293,12 +300,12 @@ impl Control {
         }
     }
 
-    /// The next thing to do.
+    /// The next output to carry out.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`Control::expire`] has work next.
+    /// Time of the next call to [`Control::expire`] that has work.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at]
@@ -307,7 +314,7 @@ impl Control {
             .min()
     }
 
-    /// Lets go of what nobody waits for any more.
+    /// Drops state that has expired.
     pub fn expire(&mut self, now: Time) {
         self.waves.sweep(self.session.is_some(), now);
         self.counts.expire(now);
@@ -315,8 +322,8 @@ impl Control {
         self.undirected_at = self.undirected_at.filter(|at| *at > now);
     }
 
-    /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or
-    /// nothing is new.
+    /// Time at which a message can be pulled; [`Time::default`]: at once. `None`: no session is
+    /// open, or there is no news.
     #[must_use]
     pub fn message_due(&self, now: Time) -> Option<Time> {
         let session = self.session.as_ref()?;
@@ -456,7 +463,7 @@ impl Control {
     }
 }
 
-/// Nothing was ever written of it here, and nothing will be.
+/// The answer to a cancel of a wave of which this node never wrote anything.
 fn never_written(wave: WaveId) -> wire::Stopped {
     wire::Stopped { wave: wave.0, last_write_ago_us: None, written_after_cancel: 0 }
 }

@@ -1,17 +1,18 @@
-//! What one core does: its lanes pull from its waves. No clock, no socket: times and bytes come in,
-//! bytes and wishes go out.
+//! One core: its lanes pull pushes from its waves. No clock and no socket: times and bytes come in,
+//! bytes and I/O requests go out.
 //!
 //! A core owns partitions, the waves over them, and its end of each lane with its connections. A
-//! driver (a thread with sockets, or a simulator) calls, again and again and in this order:
-//! [`Core::command`] for what the control plane says, [`Core::receive`] for what sockets brought,
-//! [`Core::letter`] for what other cores say, [`Core::turn`], [`Core::transmit`] and
+//! driver (a thread with sockets, or a simulator) calls these methods in a loop, in this order:
+//! [`Core::command`] for commands of the control plane, [`Core::receive`] for bytes from sockets,
+//! [`Core::letter`] for letters from other cores, [`Core::turn`], [`Core::transmit`] and
 //! [`Core::written`] for each connection, [`Core::poll_io`], [`Core::poll_event`] and
 //! [`Core::poll_letter`]; then it waits for the earliest of sockets, commands and
 //! [`Core::deadline`].
 //!
-//! **Everything is pulled.** A device leaves its page only when a connection can take it now and
-//! its socket has taken all before; a report is built only when the control plane has room for one.
-//! So a slow gateway or a slow control plane makes this core wait, never grow:
+//! **Everything is pulled.** A device leaves its page only when a connection can take its push now
+//! and the connection's socket has taken all bytes before; a report is built only when the control
+//! plane has room for one. So a slow gateway or a slow control plane makes this core wait, but
+//! never grow:
 //!
 //! ```text
 //! memory that a wave needs = handed bits + open pushes + counts
@@ -90,15 +91,15 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a core that has shut down waits for the control plane to take its last reports.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What a core has to know of the node around it.
+/// Facts about the node that a core needs.
 #[derive(Debug, Clone, Copy)]
 pub struct CoreConfig {
-    /// The node has no other core: this one opens bands by itself. Otherwise the control plane
-    /// does, when all cores have walked the former.
+    /// Whether the node has no other core: then this core opens bands by itself. Otherwise the
+    /// control plane opens a band when all cores have walked the one before.
     pub single: bool,
-    /// Cores of the node, for its share of what is limited per node.
+    /// Number of cores of the node, for the core's share of limits per node.
     pub cores: usize,
-    /// Of its jitter.
+    /// Seed of the core's jitter.
     pub seed: u64,
 }
 
@@ -108,9 +109,9 @@ pub enum IoRequest {
     /// Open a connection to the lane's endpoint, TLS with ALPN `h2`; then [`Core::connected`] or
     /// [`Core::disconnected`].
     Connect {
-        /// Its name from now on.
+        /// Id of the new connection.
         connection: ConnectionId,
-        /// Where to and how.
+        /// Address and limits of the connection.
         lane: Arc<LaneSpec>,
     },
     /// Close a connection, whatever its state; the core has forgotten it.
@@ -123,7 +124,7 @@ pub enum IoRequest {
     },
 }
 
-/// One core.
+/// The state of one core: its partitions, lanes and waves.
 #[derive(Debug)]
 pub struct Core {
     config: CoreConfig,
@@ -131,42 +132,42 @@ pub struct Core {
     partitions: Partitions,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
-    /// The lane that is asked first, another one each turn: a walk that looks for few among many
-    /// takes all of a turn's steps, and must not take them from the same lane each time.
+    /// The lane that is served first, a different one each turn: a walk that looks for few devices
+    /// among many uses all steps of a turn, and must not use them for the same lane each time.
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
     buffers: Buffers,
     /// Cores whose runs go through connections of this one.
     guests: Guests,
-    /// To other cores.
+    /// Letters to other cores, with the number of the receiver.
     letters: VecDeque<(usize, Letter)>,
-    /// Room for the token of the push in hand.
+    /// Buffer for the token of the current push.
     token: Box<TokenBuffer>,
-    /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two
+    /// Tickets of one connection that [`Core::accepted`] is about to handle; empty between two
     /// calls.
     accepted: Vec<u64>,
-    /// Of the answers that are being taken.
+    /// The batch of answers in progress.
     batch: Batch,
     templates: TemplateIds,
     counts: VecDeque<CountRun>,
     counted: VecDeque<CountRun>,
     io: VecDeque<IoRequest>,
-    /// Cancelled before they were known.
+    /// Waves that were cancelled before this core knew them.
     unknown_cancelled: BTreeSet<WaveId>,
-    /// Of those, which are still to be confirmed.
+    /// Those of them whose cancel is not yet confirmed.
     cancelled_unknown: VecDeque<WaveId>,
     held_at: Option<Time>,
     shutdown: Option<Time>,
-    /// Of the last turn.
+    /// Time of the last turn.
     now: Time,
     /// The last turn left something that it could have gone on with.
     more: bool,
 }
 
-/// Answers that came together. Acceptances are taken before all others, so the order of both is
-/// lost: where there is a success among them, no row of refusals ([`crate::lane::evidence`]) may
-/// grow by the others.
+/// Answers that arrived together. Acceptances are handled before all others, so the order between
+/// them is lost: if a batch contains a success, no row of refusals ([`crate::lane::evidence`]) may
+/// grow by its other answers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Batch {
     pub(crate) number: u64,
@@ -174,33 +175,33 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// The next one.
+    /// Starts the next batch.
     fn begin(&mut self, has_success: bool) {
         self.number = self.number.wrapping_add(1);
         self.has_success = has_success;
     }
 }
 
-/// One lane of this core.
+/// One lane on this core.
 #[derive(Debug)]
 pub(crate) struct LaneSlot {
     pub(crate) end: LaneEnd,
-    /// Its connections, by slot.
+    /// Connections of the lane, by slot.
     pub(crate) links: Vec<u32>,
-    /// Whose connections it uses if it has none.
+    /// Core whose connections the lane uses if it has none.
     host: Option<usize>,
     /// Requests for which its connections are to have room: promised to guests.
     reserved: usize,
     next_link: usize,
-    /// (wave slot, outlet of the wave) that pull through it.
+    /// Waves that pull through this lane: (wave slot, outlet of the wave).
     outlets: Vec<(u16, u16)>,
-    /// Whose turn it is, and how many it may still send in it.
+    /// Outlet whose turn it is, and the number of requests it may still send in this turn.
     next_outlet: usize,
     run_left: usize,
 }
 
 impl Core {
-    /// A core that owns nothing yet.
+    /// A core without partitions, lanes and waves.
     #[must_use]
     pub fn new(config: CoreConfig) -> Self {
         Self {
@@ -299,9 +300,9 @@ impl Core {
             .min()
     }
 
-    /// Whether [`crate::command::Command::Shutdown`] has been carried out, and the control plane
-    /// has been told of it all: without the last reports the next process would push once more to
-    /// those that were answered since the last but one.
+    /// Whether [`crate::command::Command::Shutdown`] has been carried out and the control plane has
+    /// received all reports: without the last reports, the next process would push again to devices
+    /// answered since the report before.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         let untold = || {
@@ -311,8 +312,8 @@ impl Core {
             && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
     }
 
-    /// Whether nothing is sent or heard any more: a report that is made now is the last of its
-    /// wave.
+    /// Whether nothing is sent or received any more: a report that is built now is the last one of
+    /// its wave.
     fn is_closed(&self) -> bool {
         let idle = || {
             self.links.iter().all(|slot| slot.link.is_none())
@@ -322,13 +323,13 @@ impl Core {
         self.shutdown.is_some_and(|by| self.now >= by || idle())
     }
 
-    /// Whether [`crate::command::Command::Apply`] may be given.
+    /// Whether the core can take the next [`crate::command::Command::Apply`].
     #[must_use]
     pub fn feed_ready(&self) -> bool {
         self.partitions.is_free()
     }
 
-    /// Applies some records of the batch held. True: there are more.
+    /// Applies some records of the pending batch. True: there are more.
     fn apply(&mut self) -> bool {
         let Self { partitions, waves, .. } = self;
         let busy = waves.iter().flatten().any(WaveRun::has_work);
@@ -342,7 +343,7 @@ impl Core {
         !partitions.is_free()
     }
 
-    /// Waves whose time is over, and the rest of their walks.
+    /// Expires waves whose time is over, and the rest of their walks.
     fn expire_waves(&mut self, now: Time, steps: &mut Steps) {
         for wave in 0..self.waves.len() {
             let Some(run) = self.waves[wave].as_mut() else { continue };

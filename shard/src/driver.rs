@@ -1,12 +1,12 @@
-//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a
-//! clock.
+//! The driver: one thread for each core, with its sockets, TLS and timers. Only here does the
+//! sending side of a node read a clock.
 //!
-//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come
-//! in and events go out over bounded queues. Batches of the feed have a queue of their own: one of
-//! ten thousand records takes some milliseconds to apply, and a cancel must not stand behind it.
+//! A thread owns its core, its sockets and its poller; cores share no data while they send.
+//! Commands come in and events go out over bounded queues. Batches of the feed have a queue of
+//! their own: a batch of ten thousand records takes some milliseconds to apply, and a cancel must
+//! not wait behind it.
 //!
-//! A thread that panics takes the process with it: half a node that goes on sending is worse than
-//! none.
+//! A thread that panics ends the process: half a node that continues to send is worse than none.
 
 mod addresses;
 mod mail;
@@ -32,9 +32,9 @@ use resolve::Resolver;
 pub use resolve::{Names, System};
 use thread::{CoreThread, WAKE};
 
-/// Commands waiting for one core, batches of the feed aside.
+/// Longest queue of commands for one core, batches of the feed excluded.
 const COMMANDS_MAX: usize = 256;
-/// Batches of the feed waiting for one core.
+/// Longest queue of batches of the feed for one core.
 const BATCHES_MAX: usize = 4;
 /// Events waiting for the control plane, from one core.
 const EVENTS_MAX: usize = 64;
@@ -46,24 +46,24 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts at zero, now.
+    /// A clock that starts at zero now.
     #[must_use]
     #[allow(clippy::disallowed_methods)] // the clock that others are handed times from
     pub fn start() -> Self {
         Self { origin: Instant::now() }
     }
 
-    /// What time it is.
+    /// Time since the clock started.
     #[must_use]
     pub fn now(&self) -> Time {
         Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }
 
-/// A core's thread, from outside.
+/// Handle of a core's thread.
 #[derive(Debug)]
 pub struct CoreHandle {
-    /// To the core.
+    /// Sender of commands to the core.
     pub commands: CommandSender,
     /// From the core. Dropped or full, the core goes on; its reports merge meanwhile.
     pub events: mpsc::Receiver<Event>,
@@ -79,13 +79,13 @@ pub struct CommandSender {
     waker: Arc<Waker>,
 }
 
-/// A command that was not taken.
+/// Why a command was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TrySendError {
     /// The queue is full: wait, or try again. Here is the command.
-    #[error("the core is behind")]
+    #[error("the core's command queue is full; retry")]
     Full(Box<Command>),
-    /// See [`Closed`].
+    /// The core's thread has ended: see [`Closed`].
     #[error(transparent)]
     Gone(#[from] Closed),
 }
@@ -150,10 +150,10 @@ pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
     spawn_with(cores, clock, &names)
 }
 
-/// As [`spawn`], with another idea of what names stand for.
+/// Starts the cores like [`spawn`], with another name resolution.
 ///
 /// # Errors
-/// As [`spawn`].
+/// The same as those of [`spawn`].
 pub fn spawn_with(
     cores: usize,
     clock: Clock,
@@ -205,7 +205,8 @@ fn spawn_core(
     Ok(CoreHandle { commands: CommandSender { control, feed, waker }, events, join })
 }
 
-/// A core's jitter has to differ between nodes, or those who fail together come back together.
+/// Seed of a core's jitter: it must differ between nodes, or nodes that fail together reconnect
+/// together.
 #[allow(clippy::disallowed_methods)] // a driver draws the seed that a core is handed
 fn seed() -> u64 {
     rand::Rng::next_u64(&mut rand::rng())

@@ -1,27 +1,25 @@
-//! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be
-//! sent now.
+//! One core's end of a lane: the gateway's condition, as its answers show it, and what may be sent
+//! now.
 //!
-//! Several kinds of trouble look alike to a single request and want different answers:
+//! Several kinds of trouble look alike to a single request and need different reactions:
 //!
 //! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones
-//!   concerns that request. A full row of them ([`evidence`]) makes the lane stand still: for as
-//!   long as all of the row ask for at least (`retry-after`, a quota), else for a pause that
-//!   doubles, with jitter. Then one request per connection asks until a good answer comes. Only
-//!   what was in flight is sent again: the walk has not moved. Good answers to what was asked
-//!   before do not end a pause that the gateway has asked for.
-//! - **Others answer in the gateway's place** (a proxy's pages, redirects, answers that break off).
-//!   A full row of those is an outage, too, with pauses of seconds: whoever answers has not asked
-//!   for anything.
-//! - **The project is not there**, say all: the same, as somebody may just be mending that.
-//! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them.
-//!   Then too one request per connection asks until an answer comes: whoever recovers from an
-//!   outage must not meet a flood of repeats.
-//! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people
-//!   that is the same as if there was none, and they are told why.
+//!   concerns that request. A full row of them ([`evidence`]) pauses the lane: for as long as all
+//!   of the row ask for at least (`retry-after`, a quota), else for a pause that doubles, with
+//!   jitter. Then one request per connection probes until a good answer comes. Only requests in
+//!   flight are repeated: the walk has not moved. Good answers to earlier requests do not end a
+//!   pause that the gateway has asked for.
+//! - **An intermediary answers** (a proxy's pages, redirects, answers that break off). A full row
+//!   of those is an outage, too, with pauses of seconds: an intermediary has asked for nothing.
+//! - **The project does not exist**, say all answers: the same, as an operator may be repairing it.
+//! - **The gateway does not answer.** Requests run into their deadlines without any answer. Then
+//!   too one request per connection probes: a recovering gateway must not meet a flood of repeats.
+//! - **Connections take no request** ([`Mute`]) although they are established. It is reported with
+//!   its reason like a lack of connections.
 //! - **The credential is refused.** Single requests try it until it is accepted or a new provider
 //!   token comes ([`trust`]).
 //!
-//! The state here is pure: times come in, decisions come out. Connections are kept by the core.
+//! The state here is pure: times come in, decisions come out. The core keeps the connections.
 
 pub mod provider;
 pub mod connection;
@@ -40,6 +38,7 @@ pub mod trust;
 use std::{fmt, sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
+use clarion_runtime::repeated::Repeated;
 use rand::Rng;
 
 use crate::{
@@ -54,17 +53,17 @@ use retry::Backoff;
 use slice::Slice;
 use trust::Trust;
 
-/// Pauses of a lane whose gateway has not asked for any. Somebody may be waiting: the longest is
-/// what a lane may be late by when its trouble has ended.
+/// Pauses of a lane whose gateway has not asked for a pause. The longest is the time by which a
+/// lane may be late after its trouble has ended.
 const PROBE: Backoff = Backoff {
     min: Duration::from_millis(500),
     max: Duration::from_millis(2_250),
     floor: Duration::from_millis(250),
 };
-/// What an answer that is no success says of the lane.
+/// Meaning of an answer other than success for the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
-    /// The gateway asks for less: for nothing at all for so long, if it says so.
+    /// The gateway asks for less load; with a duration, for no request during that time.
     Load(Option<Duration>),
     /// The provider token has changed too often, though it was accepted before. A probe is no
     /// further change.
@@ -93,28 +92,28 @@ impl fmt::Display for Mute {
     }
 }
 
-/// One core's end of one lane.
+/// One lane on one core: state of the gateway, and the decision about what may be sent.
 #[derive(Debug)]
 pub struct LaneEnd {
-    /// As told by the control plane.
+    /// Terms of the lane, from the control plane.
     pub spec: Arc<LaneSpec>,
-    /// When connections may be opened.
+    /// Decides when connections may be opened.
     pub pool: Pool,
-    /// How they are used.
+    /// Measures the load of the connections.
     pub meter: Meter,
-    /// How many it should have.
+    /// Target number of connections.
     connections: usize,
-    /// Its provider tokens.
+    /// State of the lane's provider tokens.
     pub trust: Trust,
     slice: Slice,
     pause_until: Time,
-    /// The gateway has said that nothing is to come before.
+    /// Time before which the gateway asked for no requests.
     asked_until: Time,
     /// Pauses since the lane last went well.
     pauses: u32,
-    /// One request per connection until a good answer.
+    /// Whether each connection sends only one request until a good answer.
     probing: bool,
-    /// By a full row: what keeps it from sending, and in whose words.
+    /// Trouble found by a full row of answers, which keeps the lane from sending.
     trouble: Option<LaneHealth>,
     /// Until it was of use again.
     mute: Option<Mute>,
@@ -128,19 +127,21 @@ pub struct LaneEnd {
     last_answer: Time,
     /// Its connections idled too long: the next is opened when there is work.
     rests: bool,
-    /// What was told last.
+    /// Health that was reported last.
     told: Option<news::Told>,
     /// When the present trouble was noticed, and which it is.
     since: Option<(LaneHealth, Time)>,
     /// Of the trouble, by the answer that filled the row.
     detail: String,
-    /// Of the last refusal of the credential.
+    /// Text of the last refusal of the credential.
     credential_detail: String,
-    /// Why the last attempt to connect came to nothing.
+    /// Error of the last failed attempt to connect.
     no_connection: String,
-    /// Counts the changes of those words.
+    /// Counts the changes of these texts.
     words: u32,
     campaign: Option<String>,
+    /// Limits the log lines about connections that failed.
+    failures: Repeated,
 }
 
 impl LaneEnd {
@@ -173,7 +174,14 @@ impl LaneEnd {
             no_connection: String::new(),
             words: 0,
             campaign: None,
+            failures: Repeated::default(),
         }
+    }
+
+    /// Counts a connection that failed. `Some`: the caller logs it, with the number of failures
+    /// since the last line.
+    pub fn times_to_log(&mut self, reason: &str, now: Time) -> Option<u64> {
+        self.failures.note(reason, now.since(Time(0)))
     }
 
     /// New limits. True: another gateway, so the connections have to go.
@@ -188,13 +196,13 @@ impl LaneEnd {
         moved
     }
 
-    /// Another part of the lane's budget.
+    /// Sets this core's part of the lane's connection budget.
     pub fn set_connections(&mut self, connections: usize, now: Time) {
         self.connections = connections;
         self.pool.resize(connections, now);
     }
 
-    /// How many connections it should have.
+    /// Target number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections
@@ -216,18 +224,18 @@ impl LaneEnd {
         self.may_connect(now) && now >= self.silent_until()
     }
 
-    /// Nothing may be written later under the present slice.
+    /// Time after which nothing may be written under the present slice.
     #[must_use]
     pub fn leased_until(&self) -> Time {
         self.slice.until()
     }
 
-    /// So many requests go out.
+    /// Counts requests that go out.
     pub fn take(&mut self, requests: usize, now: Time) {
         self.slice.take(requests, now);
     }
 
-    /// So many requests that went out were answered or given up.
+    /// Counts requests that were answered or given up.
     pub fn settled(&mut self, requests: usize, now: Time) {
         self.slice.settled(requests, now);
     }
@@ -250,12 +258,12 @@ impl LaneEnd {
         self.trust.best(now).is_some() && self.trust.probed_at().is_none_or(|at| now >= at)
     }
 
-    /// A connection that idled has gone; nobody opens another one for nothing.
+    /// Records that an idle connection closed; the next one is opened when there is work.
     pub fn rest(&mut self) {
         self.rests = true;
     }
 
-    /// A connection is opened.
+    /// Records that a connection is opened.
     pub fn wake(&mut self) {
         self.rests = false;
     }
@@ -284,14 +292,14 @@ impl LaneEnd {
         }
     }
 
-    /// Requests of the slice that are kept free for a wave that begins: so many of it may go before
-    /// it waits as others do.
+    /// Requests of the slice that are kept free for a wave that begins: it may send that many
+    /// before it waits like the others.
     #[must_use]
     pub fn reserve(&self) -> usize {
         self.slice.reserve()
     }
 
-    /// Nothing is sent before, whoever wanted it so.
+    /// Time before which nothing is sent, for any reason.
     fn silent_until(&self) -> Time {
         self.pause_until.max(self.asked_until)
     }
@@ -310,7 +318,7 @@ impl LaneEnd {
         }
     }
 
-    /// A connection has had more answers: what that says of connecting.
+    /// Counts answers of a connection: they show that connecting is useful.
     pub fn counted(&mut self, before: u32, answers: u32) {
         if before == 0 {
             self.pool.answered();
@@ -320,7 +328,7 @@ impl LaneEnd {
         }
     }
 
-    /// The gateway answered something that says nothing of its load.
+    /// Records an answer that says nothing about the gateway's load.
     pub fn heard(&mut self, now: Time) {
         self.meter.heard();
         self.last_answer = now;
@@ -329,16 +337,16 @@ impl LaneEnd {
         }
     }
 
-    /// A connection has had so many answers. The first request may go out before SETTINGS come and
-    /// say that none may.
+    /// Records that a connection was useful. The first request may go out before SETTINGS arrive
+    /// that allow none.
     pub fn was_of_use(&mut self, answers: u32) {
         if self.mute.is_some() && answers > 1 {
             self.mute = None;
         }
     }
 
-    /// An answer that is no success and says something of the lane. `counts`: it is one of those
-    /// that fill rows.
+    /// Records an answer other than success that concerns the lane. `counts`: whether it counts in
+    /// rows.
     pub fn doubted(
         &mut self,
         doubt: Doubt,
@@ -404,10 +412,10 @@ impl LaneEnd {
         self.words = self.words.wrapping_add(1);
     }
 
-    /// A request ended without an answer. If nothing at all was answered for as long as a request
-    /// may take, the lane is silent. Nobody has asked for less then, and one request for each
-    /// connection, which waits for its whole deadline, is little: the pauses are those between
-    /// attempts to connect.
+    /// Records a request that ended without an answer. If no request was answered for as long as a
+    /// request may take, the lane is silent. The gateway has not asked for less load then, and one
+    /// request for each connection, which waits for its whole deadline, is little: the pauses are
+    /// those between attempts to connect.
     pub fn unanswered(&mut self, now: Time, rng: &mut impl Rng) {
         if self.went_mute(Mute::Silent, false, now) {
             let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
@@ -417,8 +425,8 @@ impl LaneEnd {
         }
     }
 
-    /// A connection is of no use. The whole lane is not, if there is no other (`alone`), or nobody
-    /// was answered for as long as a request may take.
+    /// Records a connection that serves no requests. The whole lane is mute if it has no other
+    /// connection (`alone`), or if no request was answered for as long as a request may take.
     pub fn went_mute(&mut self, why: Mute, alone: bool, now: Time) -> bool {
         let mute = alone || now.since(self.last_answer) >= self.spec.request_deadline;
         if mute {
@@ -444,13 +452,13 @@ impl LaneEnd {
         }
     }
 
-    /// The gateway refuses the message of an app, whoever it is for.
+    /// Records that the gateway refuses an app's message for every device.
     pub fn campaign_refused(&mut self, detail: String) {
         self.campaign = Some(detail);
     }
 
-    /// Stands still for a while, then probes. Answers that arrive during a pause do not make it
-    /// longer: they were asked for before it.
+    /// Pauses the lane, then probes. Answers that arrive during a pause do not make it longer:
+    /// their requests were sent before it.
     fn pause(&mut self, now: Time, backoff: Backoff, rng: &mut impl Rng) {
         if now >= self.pause_until {
             self.pause_until = now + backoff.pause(self.pauses, rng);
@@ -459,14 +467,14 @@ impl LaneEnd {
         }
     }
 
-    /// Forgets what was told, so that it is told again.
+    /// Makes the health unreported, so that it is reported again.
     pub fn tell_again(&mut self) {
         self.meter.tell_again();
         self.told = None;
     }
 
-    /// Between tries of one device whose answer says nothing of the gateway's load: the configured
-    /// pauses, but from a second at most.
+    /// Pauses between tries of a device whose answer does not concern the gateway's load: the
+    /// configured pauses, but at least a second.
     #[must_use]
     pub fn backoff_elsewhere(&self) -> Backoff {
         let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
@@ -480,8 +488,8 @@ impl LaneEnd {
     }
 }
 
-/// Between tries of a request. Google wants the first pause whole (Firebase, "Best practices when
-/// sending FCM messages at scale": at least 10 s), so there the jitter comes on top of it.
+/// Pauses between tries of a request. Google wants the first pause whole (Firebase, "Best practices
+/// when sending FCM messages at scale": at least 10 s), so for FCM the jitter is added to it.
 fn backoff(spec: &LaneSpec) -> Backoff {
     let floor = match spec.platform {
         Platform::Apns => Duration::ZERO,

@@ -1,4 +1,4 @@
-//! A shard node: holds devices in memory, walks them nearest first, writes the pushes.
+//! A shard node: holds devices in memory, walks them nearest first and sends the pushes.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:

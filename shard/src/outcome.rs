@@ -1,8 +1,8 @@
-//! What a gateway's answer means for the device, the lane, the credential or the message. Pure.
+//! The meaning of a gateway's answer for the device, the lane, the credential or the message. Pure.
 //!
-//! Two steps, so that each can be read against the provider's page: the lane reads an answer's
-//! bytes into words (`lane/provider/apns.rs`, `lane/provider/fcm.rs`), the words are judged here,
-//! one file for each provider.
+//! There are two steps, so that each can be compared with the provider's documentation: the lane
+//! parses the bytes of an answer (`lane/provider/apns.rs`, `lane/provider/fcm.rs`); this module
+//! classifies the parsed answer, one file for each provider.
 
 pub mod apns;
 pub mod fcm;
@@ -14,40 +14,39 @@ use std::{fmt, time::Duration};
 
 pub use self::{answers::Answers, platform::Platform};
 
-/// One answer, read.
+/// One parsed answer of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// `:status`, 200 to 999.
     pub status: u16,
-    /// Of an error.
+    /// Reason of an error.
     pub reason: Reason,
     /// APNs, with 410: since when the token is dead, Unix milliseconds by the gateway's clock.
     pub timestamp_ms: Option<u64>,
-    /// `retry-after`, at most [`RETRY_AFTER_MAX`].
+    /// Value of `retry-after`, at most [`RETRY_AFTER_MAX`].
     pub retry_after: Option<Duration>,
 }
 
 impl Answer {
-    /// Both providers' only word for success.
+    /// The answer of an accepted push, the same for both providers.
     #[must_use]
     pub fn accepted() -> Self {
         Self { status: 200, reason: Reason::None, timestamp_ms: None, retry_after: None }
     }
 }
 
-/// The longest pause that a gateway is believed. An alert is about the next hours: whoever asks for
-/// a day has made a mistake of units, or has a clock that is wrong, and is asked again by one
-/// request in an hour.
+/// Longest pause that a gateway can request. An alert is about the next hours: a gateway that asks
+/// for a day has made a mistake of units, or its clock is wrong, and gets one request in an hour.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
-/// Why, in the provider's words.
+/// Reason of an error, in the provider's own vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// No reason was given, or none that could be read.
     None,
-    /// By APNs.
+    /// Reason named by APNs in the response body.
     Apns(apns::Reason),
-    /// By FCM.
+    /// Reason named by FCM in the response body.
     Fcm(fcm::Reason),
 }
 
@@ -73,35 +72,35 @@ impl From<fcm::Reason> for Reason {
     }
 }
 
-/// What one answer says, and about whom. One answer never decides about more than its own device:
-/// how many of them do is decided by the lane.
+/// Meaning of one answer, and its subject. One answer never decides about more than its own device:
+/// the lane decides how many answers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The push was accepted.
     Accepted,
-    /// The provider did not sign the answer: a status without a reason that belongs to it, a page,
-    /// a redirect. It says something about this request only, which is sent again, elsewhere, after
-    /// `wait` if that is given.
+    /// The provider did not sign the answer: a status without a matching reason, a page, a
+    /// redirect. The answer concerns this request only, which is sent again on another connection,
+    /// after `wait` if given.
     Unsigned {
-        /// As whoever answered asks.
+        /// Pause that the answer asks for.
         wait: Option<Duration>,
     },
-    /// The token is dead. `sure`: nothing else can be meant; otherwise it may be the token of
-    /// another environment.
+    /// The token is dead. `sure`: the answer has no other meaning; otherwise the token may belong
+    /// to another environment.
     Dead {
-        /// Nothing else can be meant.
+        /// Whether the answer has no other meaning.
         sure: bool,
     },
     /// This device is refused, alive as it is: its token belongs to another app or project.
     Refused,
-    /// The provider's form of a refusal, with a word that is not known here. It concerns this
-    /// device, which is tried again elsewhere before it is refused.
+    /// A refusal in the provider's form with an unknown reason. It concerns this device, which is
+    /// tried again on another connection before it is refused.
     Unfamiliar,
-    /// The message is wrong, or the token is, which the other devices tell. `token`: the gateway
-    /// has not said that it is something else than the token; otherwise the token is not dead
-    /// whatever others get.
+    /// The message or the token is wrong; the answers for other devices decide. `token`: the answer
+    /// allows that the token is wrong; otherwise the token is not dead, whatever other devices are
+    /// answered.
     Message {
-        /// It may be the token.
+        /// Whether the token may be wrong.
         token: bool,
     },
     /// The project is not there, or this token is not: FCM uses the same word for both.
@@ -117,7 +116,7 @@ pub enum Verdict {
         /// As the gateway asks or its provider advises.
         wait: Option<Duration>,
     },
-    /// The request's credential is refused.
+    /// The gateway refuses the request's credential.
     Credential,
     /// The provider token has changed too often: the new one is not taken yet.
     TokenChange,
@@ -125,7 +124,7 @@ pub enum Verdict {
     ConnectionOnly,
 }
 
-/// Judges one answer.
+/// Classifies one answer.
 #[must_use]
 pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     // Nearly all of them, and whatever else it says: both providers' only word for success.
@@ -141,9 +140,9 @@ pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     }
 }
 
-/// A word that is not known here, in the provider's own form. With these statuses it can only
-/// concern the device or the message; with others (credentials, limits, failures, whatever a proxy
-/// may say) nothing follows from it.
+/// An unknown reason in the provider's own form. With these statuses it can only concern the device
+/// or the message; with other statuses (credentials, limits, failures, answers of a proxy) nothing
+/// follows from it.
 fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
     match status {
         400 | 404 | 405 | 410 | 413 if !word.is_empty() => Verdict::Unfamiliar,
@@ -151,7 +150,7 @@ fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
     }
 }
 
-/// Longest word that is kept of what is not known.
+/// Longest text of an unknown reason that is kept, characters.
 pub const UNKNOWN_CHARS_MAX: usize = 64;
 
 /// The word goes to logs and to people: no more than that, and nothing that a terminal would obey.

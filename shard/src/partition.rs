@@ -1,13 +1,12 @@
-//! The devices of one hash bucket: a state made by applying a log's records, one function, no
-//! clock.
+//! The devices of one hash bucket: state built by applying the records of a log, without a clock.
 //!
 //! Two nodes may hold the same partition, one may take over from the other in the middle of an
-//! alert, and what they exchange names devices by ordinal. So everything here depends on the log's
-//! prefix alone: [`Partition::apply`] is a function of what was applied before and of one record,
-//! and its only clock is the append time of batches.
+//! alert, and their messages name devices by ordinal. So all state here depends on the applied
+//! prefix of the log alone: [`Partition::apply`] is a function of the records applied before and of
+//! one record, and its only clock is the append time of batches.
 //!
 //! Phones report late, twice and out of order. Each record therefore carries the time at which the
-//! phone observed what it says, and each facet of a device (place, registration, mute) keeps the
+//! phone made the observation, and each facet of a device (place, registration, mute) keeps the
 //! newest observation:
 //!
 //! - an observation older than what its facet holds changes nothing; at a tie the later record
@@ -22,9 +21,9 @@
 //!   registration, was removed, or (where nothing was left of it) got a first facet again. A mute
 //!   choice goes with it: an app whose user comes back later than that has to say it again.
 //!
-//! What is held stands in four structures: rows by ordinal, tokens, an index from device to
-//! ordinal, and the order of the walk, which holds exactly those who can be pushed to. No device
-//! has an allocation of its own, and no structure grows by doubling.
+//! Four structures hold the data: rows by ordinal, tokens, an index from device to ordinal, and the
+//! order of the walk, which contains exactly the devices that can be pushed to. No device has an
+//! allocation of its own, and no structure grows by doubling.
 //!
 //! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on
 //! average (FCM, packed):
@@ -40,9 +39,9 @@
 //! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows,
-//! keys and tokens stand in blocks of memory ([`block`]) that are the process's and given back to
-//! it, so a process keeps what it once needed.
+//! In addition to the devices, a partition has blocks and buckets that are partly filled: some 50
+//! KiB. Rows, keys and tokens are stored in blocks of memory ([`block`]) that belong to the process
+//! and return to it, so a process keeps the memory that it once needed.
 
 pub mod ahead;
 pub(crate) mod key;
@@ -105,7 +104,7 @@ pub struct Partition {
     rows: Rows,
     tokens: Tokens,
     profiles: Profiles,
-    /// Versions of mute choices, of those that have one and are not [`Row::is_mute_as_place`].
+    /// Versions of mute choices, for devices that have one and are not [`Row::is_mute_as_place`].
     mutes: BTreeMap<Ordinal, Millis40>,
     index: Index,
     pages: Pages,
@@ -113,29 +112,29 @@ pub struct Partition {
     held: Held,
     /// A snapshot that is being written.
     saving: Option<Box<Saving>>,
-    /// Grows with every change of who stands where: a walk that finds it as it was need not look
-    /// again.
+    /// Counts changes of pushable devices and places: a walk that finds the same value need not
+    /// look again.
     changes: u64,
 }
 
 /// A device that can be pushed to now.
 #[derive(Clone, Copy)]
 pub struct Pushable<'a> {
-    /// Which device.
+    /// Id of the device.
     pub device: DeviceId,
-    /// Where it is.
+    /// Cell in which the device is.
     pub cell: Cell,
-    /// Never [`AppIndex::UNKNOWN`].
+    /// App of the device; never [`AppIndex::UNKNOWN`].
     pub app: AppIndex,
-    /// For the choice of a message.
+    /// Locale of the device, for the choice of a message.
     pub locale: LocaleIndex,
-    /// For the audience.
+    /// Set of audience segments, as an index of the core's vocabulary.
     pub segments: SegmentsIndex,
-    /// Secret: never printed.
+    /// Token of the device. Secret: never printed.
     pub token: StoredToken<'a>,
 }
 
-/// What one record changed for waves under way.
+/// Effect of one record on waves in progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other
@@ -144,7 +143,7 @@ pub struct Applied {
 }
 
 impl Partition {
-    /// An empty one.
+    /// An empty partition.
     #[must_use]
     pub fn new(id: PartitionId) -> Self {
         Self::with_pages(id, page::PAGE_KEYS_MAX)
@@ -168,15 +167,16 @@ impl Partition {
         }
     }
 
-    /// Which one it is.
+    /// Number of the partition.
     #[must_use]
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
-    /// Takes one record of the log, in the log's order. `appended` is the append time of its batch.
+    /// Applies one record of the log, in the log's order. `appended` is the append time of its
+    /// batch.
     ///
-    /// A device that would need an ordinal when all 2^26 are given is not taken in.
+    /// A device that would need an ordinal when all 2^26 are in use is not added.
     pub fn apply(
         &mut self,
         appended: UnixMillis,
@@ -253,26 +253,27 @@ impl Partition {
         &self.held
     }
 
-    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page
-    /// goes. Empty: nobody.
+    /// Keys of pushable devices from a key on, in the order of the walk, up to the end of one page.
+    /// Empty: there are none.
     pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
         self.pages.from(from)
     }
 
-    /// Where a device stands in the walk; `None`: it cannot be pushed to.
+    /// Key of a device in the walk; `None`: the device cannot be pushed to.
     pub(crate) fn key_of(&self, ordinal: Ordinal) -> Option<Key> {
         self.standing_of(self.rows.get(ordinal)?, ordinal).key
     }
 
-    /// Grows with every change of who can be pushed to and where.
+    /// Counter of changes of pushable devices and places.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Brings what will be read of these devices into the cache. A push would wait for memory three
-    /// times, for one row and token after the other; in one go the waits overlap. First all rows,
-    /// then all tokens: where a token stands is known only from its row, and in one pass each of
-    /// its waits would stand behind a row's. Returns nothing of meaning, so that it is done.
+    /// Loads the rows and tokens of these devices into the cache. Each push would wait for memory
+    /// three times, for one row and token after the other; loaded together, the waits overlap.
+    /// First all rows, then all tokens: only the row tells where its token is, and in one pass each
+    /// wait for a token would follow a wait for a row. The result has no meaning; it keeps the
+    /// reads from being optimised away.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
         let registrations =
@@ -280,7 +281,7 @@ impl Partition {
         registrations.fold(rows, |sum, r| sum ^ self.tokens.touch(r.token))
     }
 
-    /// The rows only, for who does not read tokens.
+    /// Loads only the rows, for walks that do not read tokens.
     pub(crate) fn warm_rows(&self, keys: &[Key]) -> u8 {
         keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()))
     }
@@ -319,8 +320,8 @@ impl Partition {
         Some(ordinal)
     }
 
-    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key.
-    /// `None`: it is not so.
+    /// Handles the most frequent record: a pushable device moves. Only place and key change.
+    /// `None`: the record is another one.
     fn go(
         &mut self,
         ordinal: Ordinal,
@@ -416,7 +417,7 @@ impl Partition {
     }
 }
 
-/// Tells no device.
+/// Prints no device.
 impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Partition")
@@ -426,7 +427,7 @@ impl std::fmt::Debug for Partition {
     }
 }
 
-/// Tells neither token nor place.
+/// Prints neither token nor place.
 impl std::fmt::Debug for Pushable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pushable")

@@ -1,5 +1,5 @@
-//! The program: configure, bind, start the cores, tell what is bound, run until told to stop,
-//! drain, end.
+//! The program: reads the configuration, binds ports, starts cores, announces the addresses, serves
+//! until a signal, drains and exits.
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -13,12 +13,13 @@ use crate::{
     node::{Node, NodeError, cores::CorePort},
 };
 
-/// The control plane decodes, merges and waits; walking and sending have threads of their own.
+/// Threads of the control plane, which decodes, merges and waits; walking and sending have their
+/// own threads.
 const CONTROL_THREADS: usize = 2;
 /// For cores to hear out what is in flight (5 s at most by themselves), close their connections and
 /// report (2 s more), and for the coordinator to confirm the last reports.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-/// For threads that have said goodbye to end.
+/// Time limit for threads to end after the drain.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// What ends the program with a non-zero status, in one line.
@@ -32,14 +33,14 @@ enum ProgramError {
     Node(#[from] NodeError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
-    #[error("a core's thread did not end")]
+    #[error("the thread of a core did not end before the drain deadline")]
     Join,
 }
 
 /// Runs the program with these arguments, the first of which is its name.
 ///
-/// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one
-/// line on standard error.
+/// Exit code 0: a signal ended the program and it has drained, or `--help` was requested. 1: any
+/// failure, with one line on standard error.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
@@ -85,7 +86,7 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     let cores = driver::spawn(config.cores, clock)?;
     info!(
         node = config.name, %listen, %health, cores = config.cores,
-        coordinators = ?config.coordinators, "started"
+        coordinators = ?config.coordinators, "shard node started"
     );
     if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
@@ -99,11 +100,11 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     }
     let stop = async move {
         let signal = signal.await;
-        info!(signal, "draining");
+        info!(signal, "signal received; draining the node");
     };
     node.run(ports, Arc::new(move || clock.now()), stop, DRAIN_WITHIN).await?;
     join(threads).await?;
-    info!("ended");
+    info!("shard node stopped");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! The node's door: sessions come in here, checked messages go on to the control plane.
+//! The gRPC service of a node: accepts sessions and passes checked messages to the control plane.
 //!
-//! The only file that makes a `Status`. A coordinator that may not direct the node is answered by
-//! one, and a session ends with one when there is nobody to talk to any more; whatever a later
-//! message says, the answer to it is a message.
+//! Only this file creates a `Status`. A coordinator that may not direct the node gets a `Status`,
+//! and a session ends with one when it is superseded or the node shuts down; a node answers any
+//! invalid later message with a message of the session.
 
 use std::{
     pin::Pin,
@@ -19,13 +19,15 @@ use clarion_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
+use clarion_runtime::repeated::Repeated;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{Instrument, Span, debug, info_span};
+use tracing::{Instrument, Span, debug, info_span, warn};
 
 use crate::{
     control::{
@@ -41,12 +43,12 @@ const INBOUND: usize = 16;
 /// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any
 /// more.
 const OUTBOUND: usize = 8;
-/// A control plane that takes no message for so long is held up by its cores; the coordinator is
-/// told by the end of the session, and comes again.
+/// Time limit for the control plane to take a message: beyond it the cores delay the control plane;
+/// the session ends, and the coordinator reconnects.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
-/// For the coordinator's first message, Open.
+/// Time limit for the coordinator's first message, Open.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(5);
-/// For the control plane to decide whether the session may begin; it may be held up by its cores.
+/// Time limit for the control plane to admit a session; cores may delay it.
 pub const ADMIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The clock of the node, shared with its cores.
@@ -55,44 +57,47 @@ pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
 /// A session that has begun, as the control plane gets it.
 #[derive(Debug)]
 pub struct SessionHandle {
-    /// Who asks for it.
+    /// The coordinator's Open.
     pub opened: Opened,
-    /// Whether the session may begin; dropped, the node takes none.
+    /// Sends whether the session may begin; dropped: the node takes no session.
     pub admitted: oneshot::Sender<Result<(), Fenced>>,
-    /// What the coordinator says; its end is the session's.
+    /// Messages of the coordinator; the channel ends with the session.
     pub inbound: mpsc::Receiver<Result<Message, Rejected>>,
-    /// What it is told.
+    /// Messages to the coordinator.
     pub outbound: mpsc::Sender<SessionResponse>,
-    /// Ends the session at once; dropped without a word, the stream ends well.
+    /// Ends the session at once; dropped without a value: the stream ends without an error.
     pub end: oneshot::Sender<End>,
-    /// Everything done for it happens in here.
+    /// Span of the session for log lines and traces.
     pub span: Span,
 }
 
-/// Why a session is ended from here.
+/// Why the node ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// A newer session has begun.
+    /// A newer session has replaced this one.
     Superseded,
-    /// The coordinator does not read.
+    /// The coordinator does not read messages.
     NotRead,
-    /// The node goes down.
+    /// The node shuts down.
     Draining,
 }
 
-/// Accepts sessions.
+/// The gRPC service of a shard node: accepts sessions of coordinators.
 pub struct Service {
     sessions: mpsc::Sender<SessionHandle>,
     now: Now,
     room: Room,
+    /// Limits the log lines about sessions that the node closes.
+    closed: Arc<Mutex<Repeated>>,
 }
 
 impl Service {
-    /// `sessions` takes what begins.
+    /// The gRPC service; new sessions go to `sessions`.
     #[must_use]
     pub fn server(sessions: mpsc::Sender<SessionHandle>, now: Now) -> ShardServiceServer<Self> {
         let room = Room::default();
-        ShardServiceServer::new(Self { sessions, now, room })
+        let closed = Arc::default();
+        ShardServiceServer::new(Self { sessions, now, room, closed })
             .max_decoding_message_size(REQUEST_BYTES_TAKEN)
     }
 }
@@ -122,7 +127,7 @@ impl ShardService for Service {
             end,
             span: span.clone(),
         };
-        let none = || Status::unavailable("the node takes no session now");
+        let none = || Status::unavailable("the node cannot open a session now; retry");
         self.sessions.try_send(connected).map_err(|_| none())?;
         timeout(ADMIT_WITHIN, admitted)
             .await
@@ -134,18 +139,32 @@ impl ShardService for Service {
         let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
         tokio::spawn(
-            receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span),
+            receive(
+                requests,
+                assembly,
+                inbound,
+                unreadable,
+                self.now.clone(),
+                Arc::clone(&self.closed),
+            )
+            .instrument(span),
         );
         Ok(Response::new(Outbound { messages, ended: Some(ended), broken: Some(broken) }))
     }
 }
 
-/// Waits for the coordinator's Open, which tells whether anything else it says may be heard.
+/// Waits for the coordinator's Open, which decides whether the session may continue.
 async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status> {
-    let late = |_| Status::deadline_exceeded(format!("no Open within {} s", OPEN_WITHIN.as_secs()));
+    let late = |_| {
+        Status::deadline_exceeded(format!(
+            "open: must arrive within {} s of the session's start",
+            OPEN_WITHIN.as_secs()
+        ))
+    };
     let first = timeout(OPEN_WITHIN, requests.message()).await.map_err(late)??;
-    let first =
-        first.ok_or_else(|| Status::invalid_argument("the session ended before its Open"))?;
+    let first = first.ok_or_else(|| {
+        Status::invalid_argument("open: must be the first message; the stream ended before it")
+    })?;
     opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
 }
 
@@ -155,15 +174,17 @@ fn refused(fenced: &Fenced) -> Status {
     Status::new(code, fenced.to_string())
 }
 
-/// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must
-/// not send it for ever.
+/// Receives messages until the session ends. `unreadable` tells the coordinator why an undecodable
+/// message ended the session, so that the coordinator does not send it for ever.
 async fn receive(
     mut requests: Streaming<SessionRequest>,
     mut assembly: Assembly,
     inbound: mpsc::Sender<Result<Message, Rejected>>,
     unreadable: oneshot::Sender<Status>,
     now: Now,
+    closed: Arc<Mutex<Repeated>>,
 ) {
+    let times_to_log = |reason: &str| closed.lock().note(reason, now().since(Time(0)));
     loop {
         let request = tokio::select! {
             request = requests.message() => request,
@@ -174,13 +195,15 @@ async fn receive(
                 Some(message) => message,
                 None => continue,
             },
-            Ok(None) => return debug!("the coordinator has ended the session"),
+            Ok(None) => return debug!("session closed by the coordinator"),
             Err(status) => {
                 match status.code() {
                     Code::OutOfRange | Code::Internal => {
-                        tracing::warn!(%status, "session ended: unreadable message");
+                        if let Some(times) = times_to_log(status.message()) {
+                            warn!(%status, times, "session closed: unreadable message received");
+                        }
                     }
-                    _ => debug!(%status, "the session is lost"),
+                    _ => debug!(%status, "session lost: connection to coordinator broke"),
                 }
                 // Of a connection that is gone, nobody hears this.
                 let _ = unreadable.send(status);
@@ -190,17 +213,22 @@ async fn receive(
         match timeout(TAKE_WITHIN, inbound.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            Err(_) => return tracing::warn!("messages are not taken: the session ends"),
+            Err(_) => {
+                if let Some(times) = times_to_log("not taken") {
+                    warn!(times, "session closed: node took no message in time");
+                }
+                return;
+            }
         }
     }
 }
 
-/// What a coordinator reads: messages until the end of them, or of the session.
+/// The response stream of a session: messages until the control plane or the session ends.
 #[derive(Debug)]
 pub struct Outbound {
     messages: mpsc::Receiver<SessionResponse>,
     ended: Option<oneshot::Receiver<End>>,
-    /// Why nothing can be heard of the coordinator any more.
+    /// Status that ends the stream when requests cannot be received any more.
     broken: Option<oneshot::Receiver<Status>>,
 }
 
@@ -232,8 +260,10 @@ impl Stream for Outbound {
 
 fn status(end: End) -> Status {
     match end {
-        End::Superseded => Status::aborted("a newer session has taken over"),
-        End::NotRead => Status::deadline_exceeded("the session is not read"),
+        End::Superseded => Status::aborted("a newer session has replaced this one"),
+        End::NotRead => {
+            Status::deadline_exceeded("the coordinator did not read the session's messages in time")
+        }
         End::Draining => Status::unavailable(DRAINING),
     }
 }

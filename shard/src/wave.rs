@@ -1,12 +1,12 @@
-//! One alert's pass over the devices: from bands of cells to one device after the other, nearest
-//! first, each once.
+//! The walk of one alert over the devices: from bands of cells to single devices, nearest first,
+//! each device once.
 //!
-//! A wave takes minutes, and devices do not stand still meanwhile. Freezing the partition for it
-//! would need a copy of it, or hold back the changes; walking with a cursor would break with every
-//! page that is split. So a walk keeps two things that mean the same whatever changes: a
-//! *frontier*, which is a place in an order and not in a structure, and one *bit* for each ordinal
-//! that was handed over. Whoever changes behind the frontier is told to the walk and joins its
-//! *late queue*; whoever changes ahead of it is met anyway.
+//! A wave takes minutes, and devices change meanwhile. Freezing the partition would need a copy of
+//! it, or delay the changes; a walk with a cursor would break with every page that is split. So a
+//! walk keeps two things that stay valid whatever changes: a *frontier*, which is a position in an
+//! order and not in a structure, and one *bit* for each ordinal that was handed over. A device that
+//! changes behind the frontier joins the walk's *late queue*; the walk meets a device that changes
+//! ahead of the frontier anyway.
 //!
 //! - [`cover`]: the bands, as sorted ranges; [`room`]: the memory that all of them may take;
 //! - [`walk`]: frontier, bits and late queue of one wave in one partition;

@@ -120,7 +120,7 @@ fn attacks() -> Vec<Attack> {
 
     add(
         "noise instead of TLS records",
-        &["connection lost"],
+        &["connection to gateway lost"],
         Box::new(|mut peer| {
             peer.be_honest(HONEST)?;
             peer.answer_and_break_off(&[0x5a; 4_096])?;
@@ -129,7 +129,7 @@ fn attacks() -> Vec<Attack> {
     );
     add(
         "TCP reset",
-        &["connection lost"],
+        &["connection to gateway lost"],
         Box::new(|mut peer| {
             peer.be_honest(HONEST)?;
             socket2::SockRef::from(&peer.tls.sock).set_linger(Some(std::time::Duration::ZERO))
@@ -184,7 +184,10 @@ async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Lo
         shut_down(cores).await;
         check("nonsense", served, DEVICES);
         let lines: Vec<_> = log.take().into_iter().filter(|l| l.contains("connect")).collect();
-        assert!(matches!(&lines[..], [line] if line.contains("cannot connect")), "{lines:?}");
+        assert!(
+            matches!(&lines[..], [line] if line.contains("connecting to the gateway failed")),
+            "{lines:?}"
+        );
     }
 }
 

@@ -26,7 +26,7 @@ fn one_error_line(output: &Output) -> String {
 #[test]
 fn a_wrong_option_is_one_line() {
     let output = shard(&["--cores", "0"]).output().unwrap();
-    assert_eq!(one_error_line(&output), "cores: must be 1 to 1024, is 0");
+    assert_eq!(one_error_line(&output), "cores: must be 1 to 1024; got 0");
 }
 
 #[test]

@@ -220,9 +220,13 @@ async fn another_cluster_another_first_message_and_a_former_log_are_refused() {
     let other = Say::Open(wire::Open { cluster: "other".to_owned(), ..ours.clone() });
     let short = Say::Open(wire::Open { log_identity: vec![1; 15], ..ours });
     for (first, code, part) in [
-        (other, Code::FailedPrecondition, "cluster is \"other\", this node's is \"clarion\""),
+        (
+            other,
+            Code::FailedPrecondition,
+            "cluster: must be \"clarion\", the cluster of this node; got \"other\"",
+        ),
         (short, Code::InvalidArgument, "open.log_identity: must have 16 bytes; got 15"),
-        (lane(1), Code::InvalidArgument, "the coordinator speaks first"),
+        (lane(1), Code::InvalidArgument, "the coordinator sends it first"),
     ] {
         let refused = Session::open_as(bench.address, first).await.err().unwrap();
         assert_eq!(refused.code(), code);
@@ -343,7 +347,7 @@ async fn a_refusal_names_its_wave_or_count_and_whose_fault_it_is() {
     session.say(Say::Wave(head)).await;
     let refusal = session.refusal().await;
     assert_eq!((refusal.wave, refusal.count, refusal.cause()), (5, 0, wire::RefusalCause::Message));
-    assert_eq!(refusal.reason, "wave.cover_cells: at most 8000000, are 8000001");
+    assert_eq!(refusal.reason, "wave.cover_cells: must be at most 8000000; got 8000001");
     let count = wire::Count { id: 9, apps: vec!["demo".to_owned()], ..wire::Count::default() };
     session.say(Say::Count(count)).await;
     let refusal = session.refusal().await;
@@ -379,5 +383,8 @@ async fn a_peer_that_says_nothing_is_sent_away_and_holds_up_nobody() {
     // Its deadline is 5 s; the other one's is that of every wait here.
     let (refused, ()) = tokio::join!(within("an answer to silence", silent), other);
     let Err(refused) = refused else { panic!("a peer that says nothing has a session") };
-    assert_eq!((refused.code(), refused.message()), (Code::DeadlineExceeded, "no Open within 5 s"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::DeadlineExceeded, "open: must arrive within 5 s of the session's start")
+    );
 }

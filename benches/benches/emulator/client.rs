@@ -1,5 +1,5 @@
-//! A client that costs next to nothing: requests encoded beforehand, answers counted by their
-//! END_STREAM.
+//! A client that costs next to nothing: requests are encoded beforehand, responses are counted by
+//! their END_STREAM.
 //!
 //! It is no lane. It trusts the server in everything but that frames follow one another.
 

@@ -1,4 +1,4 @@
-//! A gateway that knows one sender, and the sender's `authorization`.
+//! A gateway with one known sender, and that sender's `authorization`.
 
 use std::{
     io::{self, Read as _, Write as _},

@@ -1,4 +1,4 @@
-//! What every client is told, and what of it they share.
+//! Settings that every client gets, and what clients share of them.
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc};
 

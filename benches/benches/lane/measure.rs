@@ -1,4 +1,4 @@
-//! What a whole process uses, whoever wrote it.
+//! CPU time of a whole process, whatever the program.
 //!
 //! The measured program is the only child of a small process of its own, so that what the system
 //! says of its children is what that program used, from its start to its end.

@@ -1,5 +1,5 @@
-//! Whom the clients push to. Each server is a process of its own, pinned to the first core, fresh
-//! for each run.
+//! The servers that clients push to. Each server is a process of its own, pinned to the first core,
+//! started anew for each run.
 
 use std::{
     fs,

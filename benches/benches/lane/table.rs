@@ -1,4 +1,4 @@
-//! Which blocks there are, their rounds, and the table.
+//! The blocks of the benchmark, their rounds, and the table of results.
 
 use std::{io, path::Path, time::Duration};
 

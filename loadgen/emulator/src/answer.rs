@@ -1,5 +1,5 @@
-//! Decisions: why a request is refused, and with what it is answered. How that is written is each
-//! provider's own.
+//! Decisions: why a request is refused, and the status and reason of its response. Each provider
+//! writes them in its own format.
 
 use std::io::Write as _;
 
@@ -13,15 +13,15 @@ use super::{
 
 macro_rules! reasons {
     ($($name:ident $text:literal = $status:literal,)*) => {
-        /// Why a request was refused, by either provider. `None` is 200. The numbers stand in
-        /// records: new ones go to the end.
+        /// Reason of a refusal, by either provider. `None` means 200. Records contain the numbers:
+        /// append new reasons at the end.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[allow(missing_docs, reason = "the providers' names; see their tables of reasons")]
         #[repr(u8)]
         pub enum Reason { None, $(#[serde(rename = $text)] $name,)* }
 
         impl Reason {
-            /// All of them, in the order of their numbers.
+            /// All reasons, in the order of their numbers.
             pub const ALL: &'static [Self] = &[Self::None, $(Self::$name,)*];
 
             /// The status that its provider documents for it.
@@ -101,13 +101,13 @@ reasons! {
 }
 
 impl Reason {
-    /// From its number in a record.
+    /// The reason with a number in a record.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Whose it is; none: everybody's.
+    /// Platform of the reason; none: both platforms.
     #[must_use]
     pub fn platform(self) -> Option<Platform> {
         match self as u8 {
@@ -117,7 +117,7 @@ impl Reason {
         }
     }
 
-    /// Whether it says that the token will never do.
+    /// Whether the reason means that the token is dead.
     #[must_use]
     pub fn is_dead_token(self) -> bool {
         matches!(
@@ -133,43 +133,44 @@ impl Reason {
     }
 }
 
-/// `Retry-After`.
+/// Value of the `Retry-After` header of a response.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryAfter {
-    /// How long to wait.
+    /// Seconds to wait before the next try.
     pub seconds: u32,
     /// Written as a date (RFC 9110, section 10.2.3) instead of a number.
     #[serde(default)]
     pub date: bool,
 }
 
-/// Which field of a body is wrong, as Google says it.
+/// A wrong field of a body, in Google's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Path of the field; empty: the body as a whole.
     pub field: String,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub description: String,
 }
 
 /// An answer as decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// HTTP status.
+    /// HTTP status of the response.
     pub status: u16,
-    /// Goes into the body; none for 200.
+    /// Reason that goes into the body; none for 200.
     pub reason: Reason,
     /// APNs: goes into the body of a 410: milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
-    /// FCM.
+    /// Value of the `Retry-After` header; FCM only.
     pub retry_after: Option<RetryAfter>,
-    /// FCM. Boxed: answers wait by the hundred thousand, and hardly one has it.
+    /// Violated quota, FCM only. Boxed: answers wait by the hundred thousand, and hardly one has
+    /// it.
     pub violation: Option<Box<Violation>>,
 }
 
 impl Answer {
-    /// 200.
+    /// The answer to an accepted push: status 200 without a reason.
     pub const ACCEPTED: Self = Self {
         status: 200,
         reason: Reason::None,
@@ -215,8 +216,8 @@ pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// Appends the HEADERS frame of an answer whose rest never comes: a status, and a length that
-/// promises a body.
+/// Appends the HEADERS frame of an answer whose body never comes: a status, and a length that
+/// announces a body.
 pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16) {
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
@@ -252,7 +253,7 @@ pub fn put_proxy_page(
     written.expect("writing to memory");
 }
 
-/// Appends `:status`.
+/// Appends the `:status` pseudo-header to a header block.
 pub fn put_status(out: &mut Vec<u8>, status: u16) {
     // The static table holds :status with these values from entry 8 on (RFC 7541, appendix A).
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];

@@ -1,8 +1,8 @@
-//! What is Apple's: provider tokens, headers, payloads, statuses and reasons, and how strictly one
-//! connection is held to them.
+//! The emulated APNs: provider tokens, headers, payloads, statuses and reasons, and how strictly it
+//! treats a connection.
 //!
-//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] says what is wrong
-//! with a request on its connection, [`answer`] writes what Apple says to it. Pure, all of it.
+//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] finds what is wrong
+//! with a request on its connection, [`answer`] writes the response. Pure, all of it.
 //!
 //! Not here: certificate authentication, broadcast channels.
 
@@ -13,7 +13,7 @@ pub mod request;
 
 use self::auth::Key;
 
-/// What Apple says to a client with too many streams.
+/// Apple's GOAWAY text for a client with too many streams.
 pub const TOO_MANY_STREAMS: &[u8] = b"Maximum active streams violated for this endpoint.";
 /// MAX_CONCURRENT_STREAMS of a connection that has proven itself: what was seen of Apple in 2021.
 pub const STREAMS_MAX: u32 = 1_000;
@@ -23,16 +23,16 @@ pub const STREAMS_MAX: u32 = 1_000;
 pub struct Policy {
     /// Keys that sign provider tokens.
     pub keys: Vec<Key>,
-    /// By how much clocks may differ, seconds.
+    /// Accepted difference between clocks, seconds.
     pub clock_skew_seconds: u64,
-    /// A provider token may change once in so many seconds on one connection (Apple: 20 minutes);
-    /// 0: always.
+    /// Shortest time between two provider tokens on one connection, seconds (Apple: 20 minutes); 0:
+    /// no limit.
     pub token_update_seconds_min: u64,
     /// A connection that met an expired token refuses newer ones too, as some have seen Apple do.
     pub expired_sticks: bool,
     /// Bundle ids that may be pushed to.
     pub topics: Vec<String>,
-    /// Answers carry `apns-unique-id`.
+    /// Whether answers carry `apns-unique-id`, as in the sandbox.
     pub sandbox: bool,
     /// After an answer of 4xx other than 410 and 429, one stream is allowed until the next success.
     pub one_stream_after_reject: bool,

@@ -1,8 +1,8 @@
-//! The one place where the emulator reads clocks.
+//! The clocks of the emulator; no other module reads a clock.
 //!
-//! The record is compared with what other processes of this machine say, so its times are those of
-//! CLOCK_MONOTONIC, which they all share (`std::time::Instant` is the same clock, but hides the
-//! number). Provider tokens and 410 timestamps speak of wall-clock time.
+//! The record is compared with the times of other processes on this machine, so its times are those
+//! of CLOCK_MONOTONIC, which all processes share (`std::time::Instant` is the same clock, but hides
+//! the number). Provider tokens and 410 timestamps use wall-clock time.
 
 use clarion_proto::{ids::UnixMillis, time::Time};
 
@@ -19,7 +19,7 @@ pub fn monotonic() -> Time {
     )
 }
 
-/// The wall clock.
+/// Time of the wall clock.
 #[must_use]
 pub fn wall() -> UnixMillis {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
@@ -29,16 +29,16 @@ pub fn wall() -> UnixMillis {
     )
 }
 
-/// Both clocks, read at one moment: what a state machine is told of time.
+/// Monotonic and wall clock, read at one moment; state machines get the time only from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// CLOCK_MONOTONIC.
+    /// Time of CLOCK_MONOTONIC, for intervals.
     pub at: Time,
-    /// The wall clock.
+    /// Time of the wall clock, for tokens and response bodies.
     pub wall: UnixMillis,
 }
 
-/// Reads both.
+/// Reads the monotonic and the wall clock.
 #[must_use]
 pub fn now() -> Now {
     Now { at: monotonic(), wall: wall() }

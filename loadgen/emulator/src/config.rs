@@ -1,4 +1,4 @@
-//! What a gateway is told at its start.
+//! Configuration of an emulated gateway.
 
 use std::{
     collections::BTreeSet,
@@ -33,8 +33,8 @@ pub const TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM: &str = include_str!("test-servic
 /// The public key (SubjectPublicKeyInfo) that belongs to [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
 pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service-account.pub.pem");
 
-/// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left
-/// out.
+/// Configuration of a gateway: addresses, credentials, limits and faults. As TOML, every field is
+/// optional.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
@@ -60,14 +60,15 @@ pub struct GatewayConfig {
     pub token_uri: Option<String>,
     /// FCM: the projects that exist.
     pub projects: Vec<ProjectConfig>,
-    /// FCM: who may ask for access tokens. Without one, every request is refused with 401.
+    /// FCM: accounts that may ask for access tokens. Without one, every request is refused with
+    /// 401.
     pub service_accounts: Vec<ServiceAccountConfig>,
     /// FCM: how long an access token is good, seconds. Default 3,600.
     pub access_token_seconds: u64,
-    /// FCM: a connection without a request for so long is told `session_timed_out`, seconds; 0:
-    /// never. Default 240.
+    /// FCM: idle time after which a connection gets `session_timed_out`, seconds; 0: never. Default
+    /// 240.
     pub session_idle_seconds: u64,
-    /// By how much clocks may differ, seconds. Default 60.
+    /// Accepted difference between clocks, seconds. Default 60.
     pub clock_skew_seconds: u64,
     /// Shortest time between two changes of the provider token on a connection, seconds; 0: none.
     /// Default 1,200.
@@ -87,11 +88,11 @@ pub struct GatewayConfig {
     pub connection_window: u32,
     /// The receive window of each stream at first (INITIAL_WINDOW_SIZE), bytes. Default 65,535.
     pub stream_window: u32,
-    /// Answers by token.
+    /// Scripted answers by token.
     pub scripts: Scripts,
-    /// Faults from the start.
+    /// Faults that hold from the start.
     pub faults: Faults,
-    /// Of everything random.
+    /// Seed of everything random.
     pub seed: u64,
     /// Certificates to be read; then `server_names` mean nothing. Default: made anew at each start.
     pub tls: Option<TlsFiles>,
@@ -101,23 +102,23 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
-    /// `kid`.
+    /// Id of the key, as in the token's claim `kid`.
     pub key_id: String,
-    /// `iss`.
+    /// Id of the developer team, as in the token's claim `iss`.
     pub team_id: String,
     /// PEM file with the P-256 public key.
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
-    /// The PEM itself.
+    /// The public key in PEM, instead of a file.
     #[serde(default)]
     pub public_key_pem: Option<String>,
 }
 
-/// A Firebase project.
+/// A Firebase project and its quota.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectConfig {
-    /// Its id, as in the path.
+    /// Id of the project, as in the request's path.
     pub project: String,
     /// Messages in any 60 seconds. Default [`QUOTA_PER_MINUTE`].
     #[serde(default = "quota_per_minute")]
@@ -128,19 +129,19 @@ fn quota_per_minute() -> u32 {
     QUOTA_PER_MINUTE
 }
 
-/// A service account: who signs assertions, and for which projects it may send.
+/// A service account: its key for assertions, and the projects to which it may send.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceAccountConfig {
-    /// `iss` of its assertions.
+    /// Claim `iss` of its assertions.
     pub client_email: String,
-    /// `kid` of its assertions; absent: any, or none.
+    /// Header `kid` of its assertions; absent: not checked.
     #[serde(default)]
     pub private_key_id: Option<String>,
     /// PEM file with the RSA public key (SubjectPublicKeyInfo).
     #[serde(default)]
     pub public_key_file: Option<PathBuf>,
-    /// The PEM itself.
+    /// The public key in PEM, instead of a file.
     #[serde(default)]
     pub public_key_pem: Option<String>,
     /// Ids of the projects it may send for.
@@ -210,17 +211,17 @@ impl GatewayConfig {
     pub fn policy(&self) -> io::Result<Policy> {
         let invalid = |what: String| Err(invalid_input(&what));
         if !(1..=64).contains(&self.threads) {
-            return invalid(format!("threads: 1 to 64, is {}", self.threads));
+            return invalid(format!("threads: must be 1 to 64; got {}", self.threads));
         }
         for (field, window) in
             [("connection_window", self.connection_window), ("stream_window", self.stream_window)]
         {
             if window > (1 << 31) - 1 {
-                return invalid(format!("{field}: at most 2147483647, is {window}"));
+                return invalid(format!("{field}: must be at most 2147483647; got {window}"));
             }
         }
         if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
-            return invalid("scripts.rules: together at most 1000000 ppm".to_owned());
+            return invalid("scripts.rules: must have at most 1000000 ppm together".to_owned());
         }
         let scripted = self
             .scripts
@@ -232,7 +233,7 @@ impl GatewayConfig {
             scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
         if let Some(reason) = foreign {
             return invalid(format!(
-                "scripts: {} is a reason of another platform",
+                "scripts: reason {} belongs to another platform",
                 reason.as_str()
             ));
         }
@@ -258,7 +259,7 @@ impl GatewayConfig {
         let keys = self.keys.iter().map(KeyConfig::load).collect::<io::Result<Vec<_>>>()?;
         let names: BTreeSet<_> = keys.iter().map(|k| (&k.key_id, &k.team_id)).collect();
         if names.len() != keys.len() {
-            return Err(invalid_input("keys: two of the same key_id and team_id"));
+            return Err(invalid_input("keys: must be unique by key_id and team_id"));
         }
         Ok(apns::Policy {
             keys,
@@ -280,12 +281,12 @@ impl GatewayConfig {
         };
         if ids.len() != self.projects.len() || !ids.iter().all(|id| legal(id)) {
             return Err(invalid_input(
-                "projects: each once, 1 to 128 of letters, digits, '-', '_', '.', ':'",
+                "projects: must be unique, with 1 to 128 letters, digits, '-', '_', '.', ':'",
             ));
         }
         let names: BTreeSet<_> = self.service_accounts.iter().map(|a| &a.client_email).collect();
         if names.len() != self.service_accounts.len() {
-            return Err(invalid_input("service_accounts: two of the same client_email"));
+            return Err(invalid_input("service_accounts: must be unique by client_email"));
         }
         let projects = self.projects.iter().map(|p| fcm::Project {
             id: p.project.clone(),
@@ -337,13 +338,15 @@ impl KeyConfig {
     }
 }
 
-/// The PEM that stands in the configuration, or in the file that it names.
+/// PEM text from the configuration, or from the file that it names.
 fn pem(name: &str, pem: Option<&str>, path: Option<&Path>) -> io::Result<Vec<u8>> {
     match (pem, path) {
         (Some(pem), None) => Ok(pem.as_bytes().to_vec()),
         (None, Some(path)) => fs::read(path)
             .map_err(|e| io::Error::new(e.kind(), format!("{name}: {}: {e}", path.display()))),
-        _ => Err(invalid_input(&format!("{name}: either public_key_file or public_key_pem"))),
+        _ => Err(invalid_input(&format!(
+            "{name}: must have either public_key_file or public_key_pem"
+        ))),
     }
 }
 

@@ -1,10 +1,10 @@
-//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes out, entries into
-//! the record.
+//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes and record entries
+//! out.
 //!
-//! Common to all gateways: which streams it admits ([`limits`]), how a request is assembled
-//! ([`request`]), when and how answers leave ([`answers`]), what else is said ([`control`]). What a
-//! provider makes of a request is asked in [`decide`]. It does no I/O. A client's error, whatever
-//! it is, ends this connection with a GOAWAY and nothing else.
+//! Common to all gateways: the number of streams ([`limits`]), assembling a request ([`request`]),
+//! the time and order of responses ([`answers`]), all other frames ([`control`]). [`decide`] asks
+//! the provider about a request. The connection does no I/O. Any client error ends this connection
+//! with a GOAWAY and affects nothing else.
 //!
 //! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one
 //! header block of [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight
@@ -46,53 +46,53 @@ mod limits;
 mod line;
 mod request;
 
-/// A header block over all of its frames: twice the list that is announced, for Huffman can
-/// lengthen, too.
+/// Longest header block over all of its frames: twice the announced list, because Huffman coding
+/// can also lengthen.
 const BLOCK_BYTES_MAX: usize = 16_384;
-/// Frames in a row that make no progress (PING, SETTINGS, empty DATA, …) before a client is told to
-/// calm down.
+/// Frames in a row without progress (PING, SETTINGS, empty DATA, …) after which a client gets
+/// ENHANCE_YOUR_CALM.
 const IDLE_FRAMES_MAX: u32 = 10_000;
 /// Credit is given back to the client once this much is owed.
 const CREDIT_MIN: u32 = 8_192;
-/// The window of the connection at first and, unless a peer says otherwise, of every stream (RFC
-/// 9113, section 6.9.2).
+/// Initial window of the connection and, unless a peer changes it, of every stream (RFC 9113,
+/// section 6.9.2).
 const WINDOW_BYTES: u32 = 65_535;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum End {
-    /// The client closed it.
+    /// The client closed the connection.
     Client = 1,
     /// The client broke HTTP/2, or a limit.
     Protocol = 2,
     /// A GOAWAY, and everything was answered.
     Drained = 3,
-    /// A reset, by order.
+    /// The connection was reset by an order.
     Reset = 4,
     /// The TLS handshake failed or took too long.
     Handshake = 5,
-    /// The socket failed.
+    /// The socket failed with an error.
     Socket = 6,
-    /// The gateway stopped.
+    /// The gateway was stopped.
     Stopped = 7,
-    /// In the middle of an answer, by order.
+    /// The connection was cut in the middle of a response, by an order.
     Cut = 8,
 }
 
-/// What is outside of one connection.
+/// State outside of one connection that its methods need.
 pub struct Context<'a> {
-    /// The gateway's demands.
+    /// Policy of the gateway.
     pub policy: &'a Policy,
     /// The faults of the moment.
     pub plan: &'a Plan,
     /// The common clock of a slow gateway.
     pub pace: &'a Pace,
-    /// Counted scripts.
+    /// Attempts so far of the tokens with a scripted answer.
     pub attempts: &'a Attempts,
-    /// The worker's record.
+    /// Record of the worker.
     pub log: &'a mut Log,
-    /// The time.
+    /// Time of this call.
     pub now: Now,
 }
 
@@ -112,16 +112,16 @@ impl Pace {
         Time(free.max(now_ns) / 1_000)
     }
 
-    /// Nobody waits any more.
+    /// Removes all waiting requests.
     pub fn clear(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
-/// Where a connection is in its life.
+/// Phase in the life of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// So many bytes of the client's preface came.
+    /// Number of bytes of the client's preface received so far.
     Preface(usize),
     /// The preface came; SETTINGS must follow.
     Settings,
@@ -142,9 +142,9 @@ pub struct Connection {
     taken: u64,
     /// Highest stream that the client opened.
     highest: u32,
-    /// Last stream told by a GOAWAY.
+    /// Last stream id in a GOAWAY.
     last: Option<u32>,
-    /// The second half of a two-step GOAWAY: when, and what it says.
+    /// Second part of a two-step GOAWAY: its time and content.
     goaway_due: Option<(Time, Farewell)>,
     /// After a GOAWAY: when to end without waiting longer.
     drain_due: Option<Time>,
@@ -187,7 +187,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose first output is the gateway's SETTINGS. `number` is its own in the
+    /// A connection whose first output is the gateway's SETTINGS. `number` is its number in the
     /// record, from 1.
     #[must_use]
     pub fn new(number: u32, policy: &Policy) -> Self {
@@ -291,7 +291,7 @@ impl Connection {
         self.written.flushed(position, context.now.at, context.log);
     }
 
-    /// When [`Self::advance`] has something to do.
+    /// Time of the next call to [`Self::advance`] that has work.
     #[must_use]
     pub fn deadline(&self, policy: &Policy, plan: &Plan, now: Time) -> Option<Time> {
         let goaway = self.goaway_due.as_ref().map(|(due, _)| *due);
@@ -307,7 +307,7 @@ impl Connection {
             .min()
     }
 
-    /// Writes what is due.
+    /// Writes all output that is due.
     pub fn advance(&mut self, context: &mut Context<'_>) {
         self.end_of_slowness(context);
         self.write_credits(context.now.at);
@@ -329,14 +329,13 @@ impl Connection {
         self.end
     }
 
-    /// Requests that came whole.
+    /// Number of complete requests.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// Forgets what was remembered only to be quick: the next request is read in full. What it says
-    /// must not change by that.
+    /// Clears the caches: the next request is parsed completely. The result must be the same.
     pub fn forget(&mut self) {
         self.reader.forget();
         self.judge.forget();
@@ -348,15 +347,15 @@ impl Connection {
         self.receiving.len() + self.waiting.len() + self.blocked.len()
     }
 
-    /// The socket is gone. What waits is never answered; what was answered just now may be lost,
-    /// unless the client had said goodbye: then it had what it wanted.
+    /// Records that the socket is gone. Waiting answers are never sent; answers of just now may be
+    /// lost, unless the client had announced its close: then it had received them.
     pub fn lost(&mut self, now: Time, log: &mut Log) {
         if !self.client_leaves {
             self.written.lost(now, log);
         }
     }
 
-    /// Takes one frame, or what there is of it; returns the bytes behind it.
+    /// Processes one frame, or the available part of it; returns the bytes after it.
     fn take_frame<'a>(&mut self, bytes: &'a [u8], context: &mut Context<'_>) -> &'a [u8] {
         if self.partial.is_empty() {
             if let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() {
@@ -435,7 +434,7 @@ impl Connection {
         }
     }
 
-    /// The client broke the rules: tells it so, and ends.
+    /// Ends the connection because of a client error, with GOAWAY.
     fn fail(&mut self, code: Code, debug: &[u8]) {
         if self.phase != Phase::Failed {
             frame::goaway(&mut self.output, self.last.unwrap_or(self.highest), code, debug);

@@ -1,17 +1,17 @@
-//! What can go wrong at a gateway, as data.
+//! Faults of a gateway, as data.
 //!
-//! Two kinds. **Conditions** hold from the moment they are set for a time, or until replaced:
-//! latency, late credits, slowness, silence, errors and resets by chance, trouble with TLS and with
-//! credentials. **Actions** ([`Action`]) happen to the connections that are open then: once, or
-//! again and again ([`Repeat`]). A new [`Faults`] replaces all conditions, so that what holds is
-//! always what was said last. Everything here is pure: a worker asks its [`Plan`] with the time and
-//! a random number. A later fault is a field, its question, and the place that asks it.
+//! There are two kinds. **Conditions** hold from the moment they are set for a time, or until
+//! replaced: latency, late credits, slowness, silence, errors and resets by chance, trouble with
+//! TLS and with credentials. **Actions** ([`Action`]) happen to the connections that are open then:
+//! once, or repeatedly ([`Repeat`]). A new [`Faults`] replaces all conditions, so the last order is
+//! always in force. Everything here is pure: a worker asks its [`Plan`] with the time and a random
+//! number. A new kind of fault is a field, its query, and the place that asks it.
 //!
-//! What befalls: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
+//! Target of a fault: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
 //! ([`super::script`]); a connection, by `connections_ppm` (a seeded hash of its number); a
-//! request, by `ppm`. The same field takes them alone and mixed.
+//! request, by `ppm`. The same fields produce a fault alone or mixed.
 //!
-//! How to order what gateways are known to do, in the JSON of an order; the same words stand in
+//! Orders for the known behaviour of gateways, in the JSON of an order; the same words are valid in
 //! TOML, in a gateway's `[faults]` and in a scenario's `gateway.fault = { kind = "scripted", …,
 //! faults = { … } }`:
 //!
@@ -67,14 +67,14 @@ pub use self::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// From a request's end to its answer.
+    /// Delay from the end of a request to its answer.
     pub latency: Latency,
     /// From bytes of a body to the credit for them (WINDOW_UPDATE, of the connection and of
     /// streams).
     pub credit: Credit,
-    /// Fewer and later answers.
+    /// Limits the rate of answers and delays them.
     pub slow: Option<Slow>,
-    /// No answers.
+    /// Withholds all answers of some connections.
     pub silent: Option<Silent>,
     /// Answers by chance; the first that strikes counts.
     pub errors: Vec<Errors>,
@@ -82,32 +82,32 @@ pub struct Faults {
     pub rules: Vec<Rule>,
     /// Seed of the rules' hash.
     pub seed: u64,
-    /// What happens once, now.
+    /// Actions that are carried out once, now.
     pub once: Vec<Action>,
-    /// What happens again and again.
+    /// Actions that are repeated.
     pub repeat: Vec<Repeat>,
     /// TLS of connections to come.
     pub handshake: Handshake,
     /// APNs: how old a provider token may be.
     pub provider_token: ProviderToken,
-    /// FCM: the token endpoint's.
+    /// Faults of FCM's token endpoint.
     pub token_endpoint: TokenEndpoint,
 }
 
-/// What is wrong with faults.
+/// Why faults are not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultsError {
     /// A reason that a gateway of this platform never gives.
-    #[error("{} is a reason of another platform", .0.as_str())]
+    #[error("reason {}: belongs to another platform", .0.as_str())]
     ForeignReason(Reason),
     /// A setting that HTTP/2 does not allow, or the emulator does not play.
-    #[error("{field}: at most {max}, is {value}")]
+    #[error("{field}: must be at most {max}; got {value}")]
     Setting {
-        /// The field at fault.
+        /// Name of the invalid field.
         field: &'static str,
-        /// What it may be.
+        /// Highest allowed value.
         max: u32,
-        /// What it is.
+        /// The given value.
         value: u32,
     },
 }
@@ -151,9 +151,9 @@ impl Faults {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Latency {
-    /// Median, microseconds.
+    /// Median of the delay, microseconds.
     pub p50_us: u64,
-    /// 99th percentile, microseconds.
+    /// 99th percentile of the delay, microseconds.
     pub p99_us: u64,
 }
 
@@ -162,12 +162,12 @@ pub struct Latency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slow {
-    /// How many times slower.
+    /// Factor by which answers slow down.
     pub factor: u32,
     /// The capacity that counts as normal.
     #[serde(default = "normal_per_second")]
     pub normal_per_second: u32,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
 }
@@ -180,22 +180,22 @@ fn normal_per_second() -> u32 {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credit {
-    /// How late, microseconds.
+    /// Delay of credit, microseconds.
     pub delay_us: u64,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
 }
 
-/// A gateway that says nothing.
+/// A gateway that does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Silent {
-    /// In which way.
+    /// Kind of silence.
     pub mode: Silence,
     /// Parts per million of the connections that fall silent; absent: all.
     #[serde(default = "all")]
     pub connections_ppm: u32,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
 }
@@ -204,7 +204,7 @@ fn all() -> u32 {
     1_000_000
 }
 
-/// Ways to say nothing.
+/// Kinds of silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Silence {
@@ -216,7 +216,7 @@ pub enum Silence {
     DropAnswers,
 }
 
-/// What befalls good requests by chance.
+/// Errors for valid requests, by chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Errors {
@@ -241,13 +241,13 @@ pub struct Errors {
     /// The push reaches the phone in spite of the answer, or without one.
     #[serde(default)]
     pub delivered: bool,
-    /// FCM: `Retry-After`.
+    /// Value of the `Retry-After` header; FCM only.
     #[serde(default)]
     pub retry_after: Option<RetryAfter>,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
-    /// Bursts: again every so many milliseconds, for `duration_ms` each; 0: once.
+    /// Interval of bursts, milliseconds, each of `duration_ms`; 0: a single one.
     #[serde(default)]
     pub every_ms: u64,
 }
@@ -260,7 +260,7 @@ fn acceptance() -> Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Handshake {
-    /// The server says nothing for so long, then goes on.
+    /// Time for which the server waits before the handshake continues, milliseconds.
     pub delay_ms: u64,
     /// The server's certificate ended years ago.
     pub expired_certificate: bool,
@@ -268,7 +268,7 @@ pub struct Handshake {
     pub reset: bool,
     /// Parts per million of the connections that it befalls; absent: all.
     pub connections_ppm: u32,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
 }
 
@@ -290,20 +290,20 @@ impl Default for Handshake {
 pub struct ProviderToken {
     /// Oldest that is taken, seconds.
     pub age_seconds_max: Option<u64>,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
 }
 
-/// What is wrong with FCM's OAuth token endpoint.
+/// Faults of FCM's OAuth token endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenEndpoint {
-    /// It answers 503 to everything.
+    /// Whether every request is answered with 503.
     pub down: bool,
-    /// It takes so long to answer.
+    /// Delay of answers, milliseconds.
     pub delay_ms: u64,
-    /// Access tokens are good for so many seconds only, and say so.
+    /// Lifetime of access tokens, seconds, also announced in the response.
     pub lifetime_seconds: Option<u64>,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
 }

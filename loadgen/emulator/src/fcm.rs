@@ -1,10 +1,9 @@
-//! What is Google's: access tokens, the message as JSON, error codes, quotas, and how a session is
-//! treated.
+//! The emulated FCM: access tokens, the message as JSON, error codes, quotas, and how it treats a
+//! session.
 //!
 //! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued,
-//! [`message`] the body (of which [`json`] makes a tree and [`schema`] says what may stand in it),
-//! [`quota`] counts the minute, [`judge`] says what is wrong with a request, [`answer`] writes what
-//! Google says to it. Pure, all of it.
+//! [`message`] the body (which [`json`] parses and [`schema`] checks), [`quota`] counts the minute,
+//! [`judge`] finds what is wrong with a request, [`answer`] writes the response. Pure, all of it.
 //!
 //! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched
 //! off, gRPC.
@@ -26,12 +25,13 @@ use std::time::Duration;
 
 use self::{access::Issuer, quota::Window};
 
-/// What Google says to a client with too many streams, with PROTOCOL_ERROR
+/// Google's GOAWAY text for a client with too many streams, with PROTOCOL_ERROR
 /// (firebase/firebase-admin-node#2943).
 pub const TOO_MANY_STREAMS: &[u8] = b"exceeded_max_concurrent_streams";
-/// What it says to one that sends keepalive pings, with ENHANCE_YOUR_CALM (codedge-llc/pigeon#92).
+/// Google's GOAWAY text for a client with too many keepalive pings, with ENHANCE_YOUR_CALM
+/// (codedge-llc/pigeon#92).
 pub const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
-/// What it says to one that sends nothing, with NO_ERROR (codedge-llc/pigeon#81).
+/// Google's GOAWAY text for an idle client, with NO_ERROR (codedge-llc/pigeon#81).
 pub const SESSION_TIMED_OUT: &[u8] = b"session_timed_out";
 /// MAX_CONCURRENT_STREAMS, from the first SETTINGS on.
 pub const STREAMS_MAX: u32 = 100;
@@ -41,35 +41,35 @@ pub const PINGS_MAX: u32 = 2;
 /// What one FCM knows and how it behaves; fixed for its life.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// The projects that exist.
+    /// Projects that exist for the gateway.
     pub projects: Vec<Project>,
-    /// Who may ask for access tokens.
+    /// Service accounts that may ask for access tokens.
     pub accounts: Vec<Account>,
     /// Issues and checks access tokens.
     pub issuer: Issuer,
-    /// By how much clocks may differ, seconds.
+    /// Accepted difference between clocks, seconds.
     pub clock_skew_seconds: u64,
-    /// How long an access token is good.
+    /// Lifetime of an access token.
     pub access_token: Duration,
-    /// A connection without a request for so long is told to go; none: never.
+    /// Idle time after which a connection is closed; none: never.
     pub session_idle: Option<Duration>,
 }
 
-/// A Firebase project.
+/// A Firebase project and its quota.
 #[derive(Debug, Clone)]
 pub struct Project {
-    /// Its id, as in the path.
+    /// Id of the project, as in the request's path.
     pub id: String,
     /// Its quota. The only thing here that changes; shared by all connections.
     pub quota: Arc<Mutex<Window>>,
 }
 
-/// A service account.
+/// A service account and its public key.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// `iss` of its assertions.
+    /// Claim `iss` of its assertions.
     pub client_email: String,
-    /// `kid` of its assertions; none: not looked at.
+    /// Header `kid` of its assertions; none: not checked.
     pub private_key_id: Option<String>,
     /// Its public key, as an RSAPublicKey in DER (RFC 8017, appendix A.1.1).
     pub public_key: Vec<u8>,

@@ -1,21 +1,20 @@
-//! The header fields of a request as HTTP/2 has them, and what makes a list of them no request at
-//! all.
+//! Header fields of a request in HTTP/2, and the rules that make a list of fields malformed.
 
-/// Fields that every provider has. Those that are one provider's are given on by [`Fields::add`].
+/// Header fields that every provider has. [`Fields::add`] returns all others to the provider.
 #[derive(Debug, Default)]
 pub struct Fields {
-    /// `:method`.
+    /// Value of the `:method` pseudo-header.
     pub method: Option<Vec<u8>>,
-    /// `:path`.
+    /// Value of the `:path` pseudo-header.
     pub path: Option<Vec<u8>>,
-    /// `authorization`: the first one.
+    /// Value of the first `authorization` header.
     pub authorization: Option<Vec<u8>>,
     scheme: bool,
     authority: bool,
     host: bool,
     content_length: Option<Vec<u8>>,
     regular: bool,
-    /// A field that may stand once stands twice.
+    /// Whether a field that must be unique occurs twice.
     pub repeated: bool,
     malformed: bool,
 }

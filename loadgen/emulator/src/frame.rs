@@ -1,7 +1,7 @@
 //! HTTP/2 frames (RFC 9113, sections 4 and 6): their headers, and those that the emulator writes.
 //!
-//! Written apart from the lane's framing on purpose: one misreading of the specification must not
-//! hide in both.
+//! It is written separately from the lane's framing on purpose: one misreading of the specification
+//! must not hide in both.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub const HEAD_BYTES: usize = 9;
 /// the default.
 pub const PAYLOAD_BYTES_MAX: usize = 16_384;
 
-/// Frame types.
+/// Types of HTTP/2 frames.
 pub mod kind {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6")]
     pub const DATA: u8 = 0;
@@ -28,7 +28,7 @@ pub mod kind {
     pub const CONTINUATION: u8 = 9;
 }
 
-/// Flags.
+/// Flags of HTTP/2 frames.
 pub mod flag {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6")]
     pub const ACK: u8 = 0x1;
@@ -38,7 +38,7 @@ pub mod flag {
     pub const PRIORITY: u8 = 0x20;
 }
 
-/// Settings.
+/// Identifiers of HTTP/2 settings.
 pub mod setting {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6.5.2")]
     pub const HEADER_TABLE_SIZE: u16 = 1;
@@ -47,8 +47,7 @@ pub mod setting {
     pub const INITIAL_WINDOW_SIZE: u16 = 4;
     pub const MAX_FRAME_SIZE: u16 = 5;
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
-    /// One of those that "exercise the requirement that unknown settings be ignored": nobody has
-    /// registered it.
+    /// An unregistered setting, to "exercise the requirement that unknown settings be ignored".
     pub const UNKNOWN: u16 = 0x7a7a;
 }
 
@@ -71,21 +70,21 @@ pub enum Code {
     EnhanceYourCalm = 11,
 }
 
-/// A frame's header.
+/// Header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Bytes of payload that follow.
     pub length: usize,
-    /// One of [`kind`], or unknown.
+    /// Type: one of [`kind`], or unknown.
     pub kind: u8,
-    /// Bits of [`flag`].
+    /// Flags: bits of [`flag`].
     pub flags: u8,
     /// The stream, reserved bit cleared.
     pub stream: u32,
 }
 
 impl Head {
-    /// Reads a header.
+    /// Parses a frame header.
     #[must_use]
     pub fn read(b: &[u8; HEAD_BYTES]) -> Self {
         Self {
@@ -140,13 +139,13 @@ pub fn window_update(out: &mut Vec<u8>, stream: u32, bytes: u32) {
     out.extend_from_slice(&bytes.to_be_bytes());
 }
 
-/// Appends a RST_STREAM.
+/// Appends an RST_STREAM frame.
 pub fn rst_stream(out: &mut Vec<u8>, stream: u32, code: Code) {
     head(out, 4, kind::RST_STREAM, 0, stream);
     out.extend_from_slice(&(code as u32).to_be_bytes());
 }
 
-/// Appends a GOAWAY.
+/// Appends a GOAWAY frame.
 pub fn goaway(out: &mut Vec<u8>, last: u32, code: Code, debug: &[u8]) {
     head(out, 8 + debug.len(), kind::GOAWAY, 0, 0);
     out.extend_from_slice(&last.to_be_bytes());

@@ -1,12 +1,12 @@
-//! From a header block to what a request asks, and the cache that makes this cheap.
+//! Decodes a header block into a request head, with a cache that makes this cheap.
 //!
 //! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where
-//! the token stands in the body). If a block leaves the dynamic table alone and holds its path as a
-//! literal outside that table, then everything else in it means what the same bytes meant before,
-//! for as long as the table has not changed ([`super::hpack`] has the argument). So the bytes
-//! before and after the path are kept with what they meant, or, where the path matters no more than
-//! the rest, the block as a whole; and dropped at the first block that changes the table. Age and
-//! binding of credentials depend on time and connection, and are asked anew each time.
+//! the token is in the body). If a block leaves the dynamic table unchanged and has its path as a
+//! literal outside that table, then all other bytes keep the meaning that the same bytes had
+//! before, for as long as the table has not changed ([`super::hpack`] has the argument). So the
+//! cache holds the bytes before and after the path with their meaning, or, where the path is
+//! constant, the whole block; the first block that changes the table clears the cache. Age and
+//! binding of credentials depend on time and connection, and are checked each time.
 
 use std::sync::Arc;
 
@@ -28,33 +28,33 @@ use super::{
 pub const LIST_BYTES_MAX: usize = 8_000;
 /// Templates kept for a connection: alerts times locales in flight. At most 16 KiB each.
 const TEMPLATES_MAX: usize = 8;
-/// Provider tokens whose verification is remembered.
+/// Number of provider tokens whose verification is cached.
 const TOKENS_MAX: usize = 4;
 
-/// A request's head.
+/// Head of a request.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// Announced length of the body.
     pub content_length: Option<u64>,
     /// Of a body, no more than this is looked at.
     pub body_bytes_max: usize,
-    /// What the provider reads in it.
+    /// Content of the head for the provider.
     pub ask: Ask,
 }
 
-/// What a request asks of a provider.
+/// Content of a request for one provider.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// Of Apple.
+    /// A push to APNs.
     Apns(apns::request::Ask),
-    /// Of Google.
+    /// A message to FCM.
     Fcm(Arc<fcm::request::Ask>),
 }
 
-/// What a header block turned out to be.
+/// Result of decoding a header block.
 #[derive(Debug)]
 pub enum Read {
-    /// A request.
+    /// A complete request head.
     Request(Head),
     /// No HTTP/2 request: the stream is reset.
     Malformed,
@@ -62,12 +62,12 @@ pub enum Read {
 
 struct Template {
     before: Box<[u8]>,
-    /// What stands behind the path; none: `before` is the whole block.
+    /// Bytes after the path; none: `before` is the whole block.
     after: Option<Box<[u8]>>,
     head: Head,
 }
 
-/// The dynamic table's size, and what was told of its limit.
+/// Size of the dynamic table, and its limit.
 #[derive(Debug)]
 struct Table {
     size: u32,
@@ -115,18 +115,18 @@ impl Reader {
         self.tokens.clear();
     }
 
-    /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in
+    /// Decodes a block whose fields are ignored (trailers, ignored streams), to keep the table in
     /// step.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// The same as those of [`Self::read`].
     pub fn skip(&mut self, block: &[u8]) -> Result<(), HpackError> {
         self.walk(block)?;
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    /// The client's table may have so many bytes now: if it has more, its next block must shrink it
-    /// (RFC 7541, section 4.2).
+    /// Limits the client's table: if it is larger, its next block must shrink it (RFC 7541, section
+    /// 4.2).
     pub fn limit_table(&mut self, bytes: u32) {
         self.table.limit = bytes;
     }

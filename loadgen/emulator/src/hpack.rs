@@ -24,7 +24,7 @@ pub const TABLE_BYTES: u32 = 4_096;
 const REPRESENTATIONS_MAX: usize = 128;
 /// Octets of one integer, as in the library: 28 bits and the prefix.
 const INTEGER_OCTETS_MAX: usize = 5;
-/// Where `:path` stands in the static table, twice (RFC 7541, appendix A).
+/// Indices of `:path` in the static table (RFC 7541, appendix A).
 const STATIC_PATH: Range<u32> = 4..6;
 
 /// Why a block is refused; each ends the connection, for the tables of both sides no longer agree.
@@ -51,33 +51,33 @@ pub enum HpackError {
     Invalid,
 }
 
-/// One representation (RFC 7541, section 6) and where it stands in its block.
+/// One representation (RFC 7541, section 6) and its place in the block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Representation {
-    /// All of its bytes.
+    /// Range of its bytes in the block.
     pub bytes: Range<usize>,
-    /// It adds to the table or resizes it.
+    /// Whether it adds to the table or resizes it.
     pub changes_table: bool,
-    /// A table size update: to so many bytes.
+    /// New size of the table, if it is a table size update.
     pub resizes: Option<u32>,
     /// A literal `:path` named by the static table, not entering the dynamic one: its value, if not
     /// Huffman coded.
     pub path: Option<PathValue>,
 }
 
-/// How the value of a `:path` is written.
+/// Encoding of the value of a `:path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathValue {
-    /// As it is: these bytes of the block.
+    /// Plain octets: this range of the header block.
     Raw(Range<usize>),
-    /// Huffman coded.
+    /// Huffman coded octets, which are not decoded here.
     Huffman,
 }
 
-/// Cuts a block into its representations.
+/// Splits a block into its representations.
 ///
 /// # Errors
-/// Names what is wrong with the block; nothing of it may be decoded then.
+/// The defect of the block; no part of the block may be decoded then.
 pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), HpackError> {
     let (mut at, mut fields, mut count) = (0, 0_usize, 0_usize);
     while let Some(&first) = block.get(at) {
@@ -144,7 +144,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// With an empty table of [`TABLE_BYTES`].
+    /// A decoder with an empty table of [`TABLE_BYTES`].
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -192,9 +192,9 @@ impl Default for Decoder {
     }
 }
 
-/// What the answers' header blocks owe to the peer: the emulator's encoder uses no dynamic table,
-/// but a peer that changes SETTINGS_HEADER_TABLE_SIZE waits for the size update that says so (RFC
-/// 7541, section 4.2; nghttp2 insists on it).
+/// Encoder of responses' header blocks. It uses no dynamic table, but a peer that changes
+/// SETTINGS_HEADER_TABLE_SIZE waits for the size update that acknowledges it (RFC 7541, section
+/// 4.2; nghttp2 insists on it).
 #[derive(Debug)]
 pub struct Encoder {
     size: u32,

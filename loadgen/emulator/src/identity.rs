@@ -14,36 +14,36 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Where certificates are, instead of being made; PEM.
+/// PEM files with certificates, used instead of generated ones.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and the CA.
+    /// PEM file with the server's certificate, followed by the certificates between it and the CA.
     pub certificate_file: PathBuf,
-    /// Its key.
+    /// PEM file with the private key of the server's certificate.
     pub key_file: PathBuf,
-    /// The CA that clients must trust.
+    /// PEM file with the CA that clients must trust.
     pub ca_file: PathBuf,
 }
 
 /// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable:
 /// it holds a key.
 pub struct Identity {
-    /// The CA.
+    /// Certificate of the CA that clients must trust, PEM.
     pub ca_pem: String,
-    /// The server's certificate.
+    /// Certificate of the server, PEM.
     pub certificate_pem: String,
-    /// Its key, PKCS#8.
+    /// Private key of the server, PKCS#8 in PEM.
     pub key_pem: String,
     /// A certificate for the same key that ended long ago; none where the CA's key is not known.
     expired_pem: Option<String>,
 }
 
 impl Identity {
-    /// Makes all of it anew; the CA's key is forgotten.
+    /// Generates a CA and a server certificate; the CA's key is dropped.
     ///
     /// # Errors
-    /// A name is no DNS name and no address.
+    /// A name is neither a DNS name nor an address.
     pub fn generate(names: &[String]) -> io::Result<Self> {
         let ca_key = KeyPair::generate().map_err(io::Error::other)?;
         let mut ca = CertificateParams::default();
@@ -72,7 +72,7 @@ impl Identity {
         })
     }
 
-    /// Reads it.
+    /// Reads the certificates and the key from their files.
     ///
     /// # Errors
     /// A file cannot be read, by its name.

@@ -1,19 +1,20 @@
-//! An emulator of the push gateways (APNs, FCM HTTP v1), and the judge of what was sent to them.
+//! An emulator of the push gateways (APNs, FCM HTTP v1), which records every request for the
+//! verdict.
 //!
-//! Clarion's claims rest on what a gateway received, so the gateway here is no stub. It must
-//! convince clients that know nothing of it: TLS with ALPN, HTTP/2 down to each provider's
+//! Clarion's claims rest on the requests that a gateway received, so the gateway here is not a
+//! stub. It must convince third-party clients: TLS with ALPN, HTTP/2 down to each provider's
 //! particular SETTINGS and GOAWAY texts, credentials whose signature and age are checked, every
-//! documented status and reason, word for word where they are known. It must misbehave on demand in
-//! each way that providers are known to. It must keep a record, push by push, that no part of the
-//! system under test has touched. And it must be far cheaper than what it measures: a core answers
-//! several hundred thousand pushes a second.
+//! documented status and reason, word for word where they are known. On demand, it must misbehave
+//! in each way that providers are known to. It must keep a record, push by push, that no part of
+//! the system under test has touched. And it must be far cheaper than what it measures: a core
+//! answers several hundred thousand pushes a second.
 //!
 //! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session
-//! and HTTP/2 [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`],
-//! [`fields`] and [`head`]. What is wrong with a request is one provider's to say: [`apns`],
-//! [`fcm`]. [`script`] and [`faults`] say what is answered nevertheless; [`record`] keeps it. All
-//! from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token
-//! endpoint that FCM's clients ask first. None of it shares code with the lane.
+//! and HTTP/2 [`connection`]; the connection reads [`frame`]s, and header blocks through [`hpack`],
+//! [`fields`] and [`head`]. The modules of a provider, [`apns`] and [`fcm`], decide what is wrong
+//! with a request. [`script`] and [`faults`] override the answer; [`record`] stores it. All modules
+//! from `connection` upwards are free of I/O and clocks. [`oauth`] is the token endpoint that
+//! clients of FCM call first. No module shares code with the lane.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:
@@ -30,8 +31,8 @@
 //! frame fields hpack clock identity platform tls  bytes, time, certificates
 //! ```
 //!
-//! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web
-//! Push.
+//! One emulator emulates one [`platform`]; [`config`] selects it and sets everything else. Not
+//! here: HMS, Web Push.
 
 use std::{
     io,
@@ -246,7 +247,7 @@ impl GatewayHandle {
         match acknowledged.recv_timeout(HEED) {
             Err(RecvTimeoutError::Disconnected) | Ok(()) => Ok(()),
             Err(RecvTimeoutError::Timeout) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread is stuck"))
+                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread does not stop"))
             }
         }
     }
@@ -323,7 +324,7 @@ impl Inbox {
     fn tell(&self, command: Command) -> io::Result<()> {
         self.commands
             .send(command)
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread is gone"))?;
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread has ended"))?;
         self.waker.wake()
     }
 }

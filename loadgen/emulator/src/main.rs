@@ -1,4 +1,4 @@
-//! See `clarion_emulator::main`.
+//! The program `gateway`: see `clarion_emulator::main`.
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 //! (<https://developers.google.com/identity/protocols/oauth2/service-account>).
 //!
 //! A request an hour needs no hand-written HTTP: this is hyper on a thread of its own, so that it
-//! neither slows the push service nor is held up by its faults. [`assertion`] decides, and is pure;
+//! neither slows the push service nor is delayed by its faults. [`assertion`] decides, and is pure;
 //! [`server`] does the rest.
 
 pub mod assertion;

@@ -1,4 +1,4 @@
-//! Which provider a gateway plays.
+//! The platform that a gateway emulates.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Both.
+    /// Both platforms, APNs first.
     pub const ALL: [Self; 2] = [Self::Apns, Self::Fcm];
 
     /// As in configurations, and in names of files and processes.

@@ -1,5 +1,5 @@
-//! What one gateway knows and how it behaves, checked; fixed for its life. What only one provider
-//! has stands with it.
+//! The policy of one gateway: its checked configuration, constant while it runs. The modules of a
+//! provider have that provider's part.
 
 use super::{apns, fcm, frame::Code, script::Scripts};
 
@@ -25,9 +25,9 @@ pub struct Policy {
 /// The demands that are one provider's.
 #[derive(Debug, Clone)]
 pub enum Provider {
-    /// Apple.
+    /// Policy of APNs, Apple's gateway.
     Apns(apns::Policy),
-    /// Google.
+    /// Policy of FCM, Google's gateway.
     Fcm(fcm::Policy),
 }
 

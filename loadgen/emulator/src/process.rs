@@ -39,34 +39,34 @@ use super::{Gateway, GatewayConfig, GatewayHandle, clock, faults::Faults, platfo
 /// Longest command: faults with rules are some kilobytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// Emulate a push gateway until told to end.
+/// Emulate a push gateway until a signal ends it.
 ///
-/// It prints one JSON line that says where it listens, then takes orders: JSON lines on standard
-/// input, or on --control. It ends on SIGTERM and Ctrl-C, and when the standard input that it takes
-/// orders from ends.
+/// Prints one JSON line with its addresses, then reads orders: JSON lines on standard input, or on
+/// --control. It ends on SIGTERM and Ctrl-C, and, without --control, at the end of standard input.
 #[derive(Debug, Parser)]
 #[command(name = "gateway")]
 pub struct Arguments {
-    /// TOML file with the whole configuration; paths in it count from its folder
+    /// TOML file with the complete configuration; paths in it are relative to its folder [default:
+    /// the configuration's defaults]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Provider to play, instead of the configuration's
+    /// Platform to emulate [default: the configuration's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// Address to listen on, instead of the configuration's
+    /// Address of the gateway; port 0: any free port [default: the configuration's]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Threads, instead of the configuration's
+    /// Number of threads that serve connections, 1 to 64 [default: the configuration's]
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
-    /// Directory for the CA's certificate, ca.pem, and for records on their way
+    /// Folder for the CA's certificate, ca.pem, and for records while they are exported
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
-    /// Take orders here over TCP instead of on standard input: whoever reaches it commands the
-    /// emulator
+    /// Address for orders over TCP, instead of standard input; every client that can reach it
+    /// controls the emulator [default: standard input]
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
-    /// Serve grpc.health.v1 here, in plaintext
+    /// Address of grpc.health.v1, in plaintext [default: not served]
     #[arg(long, value_name = "ADDRESS")]
     health_listen: Option<SocketAddr>,
 }

@@ -1,10 +1,11 @@
-//! The record: what the gateway did with every request, the judge of all that the cluster claims.
+//! The record: what the gateway did with every request, the evidence for every claim about the
+//! cluster.
 //!
-//! One [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are 32 MB,
-//! fourteen million 448 MB. An entry is written when the request is decided and amended when its
-//! answer leaves (or does not): a push that was accepted and never answered is the very case that a
-//! verdict has to tell from a duplicate. Each worker keeps a [`Log`] of its own in chunks that
-//! never move; [`Record`] is what an export holds, merged by time, and what a verdict reads.
+//! There is one [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are
+//! 32 MB, fourteen million 448 MB. An entry is written when the request is decided and amended when
+//! its response is sent (or not): a push that was accepted and never answered is the case that a
+//! verdict has to distinguish from a duplicate. Each worker keeps a [`Log`] of its own in chunks
+//! that never move; [`Record`] is the content of an export, merged by time, as a verdict reads it.
 
 use std::collections::BTreeMap;
 
@@ -42,10 +43,10 @@ pub mod flag {
     pub const COUNTED: u8 = 64;
 }
 
-/// One request.
+/// One request as the gateway recorded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry {
-    /// When it was decided, CLOCK_MONOTONIC, microseconds.
+    /// Time of the decision, CLOCK_MONOTONIC, microseconds.
     pub time_us: u64,
     /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there
     /// was none to be read.
@@ -60,7 +61,7 @@ pub struct Entry {
     pub status: u16,
     /// Number of the [`Reason`].
     pub reason: u8,
-    /// Bits of [`flag`].
+    /// Flags: bits of [`flag`].
     pub flags: u8,
 }
 
@@ -94,19 +95,19 @@ impl Entry {
 /// One connection, for bytes per push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionRow {
-    /// Its number, from 1.
+    /// Number of the connection, from 1.
     pub number: u32,
     /// 0 while it is open; else why it ended: a number of [`super::connection::End`].
     pub end: u32,
-    /// When it was accepted, CLOCK_MONOTONIC, microseconds.
+    /// Time of the accept, CLOCK_MONOTONIC, microseconds.
     pub opened_us: u64,
-    /// When it ended; 0 while it is open.
+    /// Time of the end; 0 while the connection is open.
     pub closed_us: u64,
     /// Bytes read from the socket: TLS and all.
     pub bytes_received: u64,
     /// Bytes written to the socket.
     pub bytes_sent: u64,
-    /// Requests that came whole.
+    /// Number of complete requests.
     pub requests: u64,
 }
 
@@ -115,23 +116,23 @@ pub struct ConnectionRow {
 pub struct Stats {
     /// Requests decided: those accepted, refused and unprocessed.
     pub requests: u64,
-    /// Pushes that reach a phone.
+    /// Pushes that reach a device.
     pub accepted: u64,
-    /// Answers written.
+    /// Responses written to a socket.
     pub answered: u64,
-    /// Requests refused unprocessed.
+    /// Requests refused unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
     pub unprocessed: u64,
     /// Streams that clients reset.
     pub cancelled: u64,
     /// Bodies that were no JSON object; answered as Apple answers them, `PayloadEmpty`.
     pub payload_not_json: u64,
-    /// Connections accepted.
+    /// Connections accepted from clients.
     pub connections_opened: u64,
-    /// Connections ended.
+    /// Connections that have ended.
     pub connections_closed: u64,
-    /// Of these, by an error of the client's HTTP/2.
+    /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
-    /// Of these, before the TLS handshake was over.
+    /// Connections that ended before the TLS handshake was complete.
     pub handshakes_failed: u64,
     /// Bytes read from sockets.
     pub bytes_received: u64,
@@ -146,7 +147,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.accepted += other.accepted;
@@ -184,7 +185,7 @@ impl Default for ByReason {
     }
 }
 
-/// What one worker recorded.
+/// Record of one worker.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     /// The number of the first entry kept: those before a reset are gone, but their handles still
@@ -272,15 +273,15 @@ impl Log {
         }
     }
 
-    /// Forgets all but the open connections, whose counts go on.
+    /// Drops everything but the open connections, whose counts continue.
     pub fn reset(&mut self) {
         let (base, open) = (self.base + self.length, std::mem::take(&mut self.open));
         *self = Self { base, open, ..Self::default() };
     }
 
-    /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are
-    /// amended no more. Whoever takes often enough keeps the record of an endless series in bounded
-    /// memory: what is younger, and a chunk.
+    /// Hands out the full chunks without entries younger than `before_us`; they are not amended any
+    /// more. A caller that takes often enough keeps the record of an endless series in bounded
+    /// memory: the younger entries, and one chunk.
     pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
         let old = |chunk: &&Vec<Entry>| {
             chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us)
@@ -298,7 +299,7 @@ impl Log {
         Some(self.chunks.first()?.first()?.time_us)
     }
 
-    /// Totals.
+    /// Totals since the record was last reset.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counts = Reason::ALL.iter().zip(self.by_reason.0).filter(|&(_, count)| count > 0);

@@ -1,9 +1,9 @@
-//! What each token is answered, decided by the token alone.
+//! Scripted answers: the answer to each token, decided by the token alone.
 //!
-//! A scenario wants dead, throttled and unlucky tokens, and its verdict wants to know which ones
-//! these are without asking the emulator. So both call one pure function, [`answer_for`], with the
-//! same [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls
-//! under one rule at most, and shares do not depend on the population.
+//! A scenario needs dead, throttled and unlucky tokens, and its verdict must know which ones these
+//! are without asking the emulator. So both call one pure function, [`answer_for`], with the same
+//! [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls under
+//! one rule at most, and shares do not depend on the population.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,15 +19,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::answer::{Answer, Reason, RetryAfter};
 
 const PPM: u64 = 1_000_000;
-/// Tokens whose attempts are counted: 16 bytes each, twice that in the table, so 128 MiB. What
-/// comes beyond counts as past its script.
+/// Highest number of tokens whose attempts are counted: 16 bytes each, twice that in the table, so
+/// 128 MiB. Further tokens count as past their script.
 const ATTEMPTS_MAX: usize = 4 << 20;
 
 /// Rules for all tokens, and lists for single ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scripts {
-    /// Of the hash that assigns tokens to rules.
+    /// Seed of the hash that assigns tokens to rules.
     pub seed: u64,
     /// Shares of all tokens; together at most 1,000,000 ppm.
     pub rules: Vec<Rule>,
@@ -40,30 +40,30 @@ pub struct Scripts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Parts per million.
+    /// Share of tokens, parts per million.
     pub ppm: u32,
-    /// What they are answered.
+    /// Answer to these tokens.
     pub answer: Scripted,
 }
 
-/// What becomes of a request that is good.
+/// Treatment of a valid request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// It is answered.
+    /// The request is answered.
     #[default]
     Answer,
-    /// It is not processed: RST_STREAM(REFUSED_STREAM).
+    /// The request is not processed: RST_STREAM(REFUSED_STREAM).
     Refuse,
-    /// RST_STREAM(INTERNAL_ERROR) in place of its answer: the client cannot know what became of it.
+    /// RST_STREAM(INTERNAL_ERROR) instead of an answer: the client cannot know the result.
     Reset,
     /// It is answered whole, and then RST_STREAM(NO_ERROR) follows, as of a server that wants no
     /// more of the request.
     AnswerThenReset,
-    /// It is never answered.
+    /// The request is never answered.
     Stall,
-    /// Its answer is cut: the head comes, and RST_STREAM(INTERNAL_ERROR) in place of the body. With
-    /// a `status`, that one; the reason is never said.
+    /// The answer is cut: its head is sent, and RST_STREAM(INTERNAL_ERROR) instead of the body.
+    /// `status` sets the status; the reason is never sent.
     HeadThenReset,
     /// Its answer is cut: the head comes, and the connection ends.
     HeadThenClose,
@@ -76,7 +76,7 @@ impl Fate {
         matches!(self, Self::Answer | Self::AnswerThenReset)
     }
 
-    /// Whether no more than the head of its answer comes.
+    /// Whether only the head of the answer is sent.
     #[must_use]
     pub fn is_cut(self) -> bool {
         matches!(self, Self::HeadThenReset | Self::HeadThenClose)
@@ -93,19 +93,19 @@ pub struct Scripted {
     /// The provider's reason; `None`, or absent, is acceptance.
     #[serde(default = "acceptance")]
     pub reason: Reason,
-    /// Another status than the documented one.
+    /// A status other than the documented one.
     #[serde(default)]
     pub status: Option<u16>,
-    /// For 410: added to the present time, milliseconds.
+    /// For 410: offset to the present time, milliseconds.
     #[serde(default)]
     pub timestamp_offset_ms: i64,
-    /// For 410: this time instead.
+    /// For 410: the time itself, milliseconds since 1970.
     #[serde(default)]
     pub timestamp_ms: Option<u64>,
-    /// FCM: `Retry-After`.
+    /// Value of the `Retry-After` header; FCM only.
     #[serde(default)]
     pub retry_after: Option<RetryAfter>,
-    /// By a rule: for so many attempts, then 200. Absent: always.
+    /// Number of attempts with this answer, then 200; by a rule only. Absent: always.
     #[serde(default)]
     pub times: Option<u32>,
     /// The push reaches the phone in spite of the answer.
@@ -152,14 +152,14 @@ impl Scripted {
     }
 }
 
-/// What a token is answered, over its attempts.
+/// Answers to a token over its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script<'a> {
-    /// Always 200.
+    /// Every attempt is answered with 200.
     Accept,
-    /// By a rule.
+    /// The rule that matches the token decides.
     Rule(&'a Scripted),
-    /// By a list of its own.
+    /// The token's own list decides.
     List(&'a [Scripted]),
 }
 
@@ -236,7 +236,7 @@ impl Attempts {
         }
     }
 
-    /// Forgets all.
+    /// Forgets the attempts of all tokens.
     pub fn clear(&self) {
         self.0.lock().clear();
     }

@@ -1,4 +1,4 @@
-//! One client's socket: TCP below, TLS on it, HTTP/2 above.
+//! One client's socket: TCP at the bottom, TLS on it, HTTP/2 at the top.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -26,23 +26,23 @@ const READS_MAX: usize = 4;
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// A record of TLS, the largest.
 pub const RECORD_BYTES_MAX: usize = 16_384 + 256 + 5;
-/// How long a TLS handshake may take.
+/// Time limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to read the last words to it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection with its socket.
 pub struct Socket {
-    /// The TCP connection.
+    /// The client's TCP connection.
     pub stream: TcpStream,
     tls: Session,
-    /// HTTP/2.
+    /// The connection's HTTP/2 state machine.
     pub http: Connection,
-    /// For the record.
+    /// The connection's row in the record.
     pub row: ConnectionRow,
-    /// An incomplete TLS record.
+    /// Bytes of an incomplete TLS record.
     leftover: Vec<u8>,
-    /// Encrypted, and how much of it was written.
+    /// Encrypted output, and the number of bytes written.
     outgoing: Vec<u8>,
     written: usize,
     /// The position of `http`'s output that `outgoing` ends with.
@@ -52,11 +52,11 @@ pub struct Socket {
     /// The client sends no more: what is read may end, and must be read to its end.
     hung_up: bool,
     opened: Time,
-    /// Nothing is said or heard before: see [`Self::begin_at`].
+    /// Time before which the server sends and reads nothing: see [`Self::begin_at`].
     begins: Option<Time>,
     /// Since when only the last output keeps the connection open.
     ending: Option<Time>,
-    /// When it has something to do of its own accord, as its worker knows.
+    /// Time of the next timer, as the worker knows it.
     pub due: Option<Time>,
 }
 
@@ -116,7 +116,7 @@ impl Socket {
         })
     }
 
-    /// The server says nothing, not even of TLS, before this time.
+    /// Delays the start: the server sends nothing, not even of TLS, before this time.
     pub fn begin_at(&mut self, time: Time) {
         self.begins = Some(time).filter(|&time| time > self.opened);
         self.opened = self.opened.max(time);
@@ -179,7 +179,7 @@ impl Socket {
         self.is_flushed().then_some(end)
     }
 
-    /// Says goodbye as TLS and TCP do it, as far as the socket takes it at once.
+    /// Closes TLS and TCP in order, as far as the socket takes the bytes at once.
     pub fn close(&mut self) {
         self.tls.close(&mut self.outgoing);
         let _ = self.stream.write(&self.outgoing[self.written..]);

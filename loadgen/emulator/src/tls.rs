@@ -1,5 +1,5 @@
-//! TLS without its own buffers: records are decrypted where they were read, answers encrypted into
-//! what is written.
+//! TLS without its own buffers: records are decrypted in place, responses are encrypted directly
+//! into the output.
 //!
 //! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would
 //! cost more than all the rest.
@@ -30,12 +30,12 @@ pub struct Session {
     greeting: Vec<u8>,
 }
 
-/// What became of the bytes given to [`Session::receive`].
+/// Result of [`Session::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// So many of them are used up; the rest is an incomplete record.
+    /// Number of bytes consumed; the rest is an incomplete record.
     pub consumed: usize,
-    /// The client has said that it sends no more.
+    /// Whether the client has closed its sending direction.
     pub closed: bool,
 }
 
@@ -58,12 +58,12 @@ impl Session {
         self.tls.alpn_protocol() == Some(b"h2")
     }
 
-    /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself
-    /// has to say.
+    /// Processes bytes from the socket; passes plaintext to `take`, and appends TLS's own output to
+    /// `out`.
     ///
     /// # Errors
-    /// The connection is broken, or speaks another protocol; the alert that says so stands at the
-    /// end of `out`.
+    /// The connection is broken, or the client speaks another protocol; the alert for the client is
+    /// at the end of `out`.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
@@ -117,7 +117,7 @@ impl Session {
                 return Ok(received);
             }
             if idle > STATES_MAX {
-                return Err(Error::General("TLS makes no progress".into()));
+                return Err(Error::General("TLS makes no progress on received data".into()));
             }
         }
     }
@@ -236,5 +236,5 @@ fn fill<E: Into<Unfilled>>(
         }
     }
     out.truncate(start);
-    Err(Error::General("TLS asks for ever more room".into()))
+    Err(Error::General("TLS needs more buffer than any record has".into()))
 }

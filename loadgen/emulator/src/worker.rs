@@ -1,8 +1,8 @@
-//! A thread that serves connections: waits for sockets and for what is due, and serves each in
+//! A thread that serves connections: waits for sockets and timers, and serves each connection in
 //! turn.
 //!
-//! The first worker also accepts, and deals connections out in turn. Commands come over a bounded
-//! inbox and are acknowledged, so that whoever sets a fault knows from when it holds.
+//! The first worker also accepts connections and assigns them in turn. Commands come over a bounded
+//! inbox and are acknowledged, so that the caller who sets a fault knows from when it is in force.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,29 +41,29 @@ pub const INBOX: usize = 1_024;
 /// When the listener had no descriptor to give, it is asked again so much later.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// What all workers share.
+/// State that all workers share.
 pub struct Shared {
-    /// The gateway's demands.
+    /// Policy of the gateway.
     pub policy: Policy,
-    /// Certificates.
+    /// TLS configuration with the gateway's certificate.
     pub tls: Arc<ServerConfig>,
-    /// One that has ended, for a fault; none if there is nobody to sign it.
+    /// TLS configuration with an expired certificate, for a fault; none if no CA key can sign one.
     pub expired: Option<Arc<ServerConfig>>,
     /// The line of a slow gateway.
     pub pace: Pace,
-    /// Counted scripts.
+    /// Attempts so far of the tokens with a scripted answer.
     pub attempts: Attempts,
-    /// Connections accepted over the gateway's life.
+    /// Number of connections accepted since the gateway started.
     pub numbers: AtomicU32,
-    /// Connections open.
+    /// Number of connections open now.
     pub open: AtomicUsize,
-    /// Most that may be open.
+    /// Highest number of open connections.
     pub connections_max: usize,
 }
 
 /// A word to a worker.
 pub enum Command {
-    /// Serve this connection too.
+    /// Serve another connection.
     Serve(TcpStream),
     /// These faults hold from now on. Dropping the sender acknowledges.
     Faults(Arc<Plan>, SyncSender<()>),
@@ -74,17 +74,17 @@ pub enum Command {
 /// The way to a worker.
 #[derive(Clone)]
 pub struct Inbox {
-    /// Its commands.
+    /// Sends commands to the worker.
     pub commands: SyncSender<Command>,
-    /// Wakes it to read them.
+    /// Wakes the worker so that it reads its commands.
     pub waker: Arc<Waker>,
 }
 
-/// One thread's state.
+/// State of one thread.
 pub struct Worker {
     poll: Poll,
     inbox: Receiver<Command>,
-    /// Of the accepting worker: the socket, all workers' inboxes, and whose turn it is.
+    /// For the accepting worker: the socket, the inboxes of all workers, and the next in turn.
     listener: Option<(TcpListener, Vec<Inbox>, usize)>,
     accept_again: Option<Time>,
     shared: Arc<Shared>,
@@ -93,7 +93,7 @@ pub struct Worker {
     /// As ordered by [`Action::StreamsMax`], for connections to come.
     policy: Policy,
     sockets: BTreeMap<usize, Socket>,
-    /// When each socket has something to do of its own accord: its [`Socket::due`], kept in order.
+    /// Timers of all sockets, sorted: see [`Socket::due`].
     dues: BTreeSet<(Time, usize)>,
     next: usize,
     /// Connections with something to do.
@@ -142,13 +142,13 @@ impl Worker {
         })
     }
 
-    /// The waker's token.
+    /// Token of the waker at the poller.
     #[must_use]
     pub fn waker() -> Token {
         WAKER
     }
 
-    /// Serves until told to stop.
+    /// Serves until it is stopped.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
@@ -157,7 +157,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // epoll itself fails on nothing but a defect of this program.
-                Err(error) => panic!("epoll: {error}"),
+                Err(error) => panic!("epoll failed: {error}"),
             }
             let mut accept = self.accept_again.take_if(|due| *due <= clock::monotonic()).is_some();
             for event in &events {

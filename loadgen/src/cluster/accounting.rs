@@ -1,4 +1,4 @@
-//! What the processes of a cluster cost: processor time and memory, by role, read from `/proc`.
+//! CPU time and memory of a cluster's processes, by role, read from `/proc`.
 
 use std::{collections::BTreeMap, fs, io, ops::Range, sync::Arc};
 
@@ -7,24 +7,24 @@ use parking_lot::Mutex;
 
 use super::process::Role;
 
-/// Which process to read.
+/// A process whose CPU time and memory are read.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// Its role.
+    /// The process's role, under which its figures are added up.
     pub role: Role,
-    /// Its name.
+    /// Name of the process in logs and reports.
     pub name: String,
-    /// Its number.
+    /// Process id, for `/proc/<pid>`.
     pub pid: u32,
 }
 
 /// Processor time used so far, by process name, microseconds (in ticks of 10 ms on Linux).
 pub type Cpu = BTreeMap<String, (Role, u64)>;
 
-/// Reads the processor time, user and system, of all processes.
+/// Reads the CPU time, user and system, of all processes.
 ///
 /// # Errors
-/// One of them is gone.
+/// A process has ended.
 pub fn cpu(watched: &[Watched]) -> io::Result<Cpu> {
     watched.iter().map(|w| Ok((w.name.clone(), (w.role, cpu_us(w.pid)?)))).collect()
 }
@@ -63,7 +63,7 @@ pub fn memory(pid: u32) -> io::Result<(u64, u64)> {
     match (field("VmRSS:"), field("VmHWM:")) {
         (Some(now), Some(peak)) => Ok((now, peak)),
         // A zombie has no memory.
-        _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone")),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended")),
     }
 }
 
@@ -77,10 +77,10 @@ pub struct MemoryLog {
     samples: Arc<Mutex<BTreeMap<String, Series>>>,
 }
 
-/// Of one process, oldest first.
+/// Samples of one process, oldest first.
 type Series = (Vec<Sample>, Role);
 
-/// When (nanoseconds of `CLOCK_MONOTONIC`) and how much.
+/// Time of the sample (nanoseconds of `CLOCK_MONOTONIC`) and value.
 type Sample = (u64, u64);
 
 impl MemoryLog {

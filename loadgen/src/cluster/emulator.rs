@@ -1,5 +1,5 @@
-//! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One
-//! process plays one platform.
+//! A gateway emulator of a run: started, given faults, asked for its record. One process emulates
+//! one platform.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,23 +40,23 @@ use crate::{
 /// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a
 /// near lane. What Apple opens is not published.
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// HTTP/2's own.
+/// Receive window of a stream, bytes: HTTP/2's default (RFC 9113, section 6.9.2).
 const STREAM_WINDOW: u32 = 65_535;
 /// What a healthy emulator is taken to answer in a second; a slow one answers a factor less.
 const NORMAL_PER_SECOND: u32 = 100_000;
 
-/// What a scenario asks of the gateways.
+/// Gateways of a scenario.
 #[derive(Debug, Clone)]
 pub struct GatewayPlan {
-    /// One emulator for each.
+    /// Platforms, each with an emulator of its own.
     pub platforms: Vec<Platform>,
     /// Share of tokens called dead, 0 to 1.
     pub dead_share: f64,
     /// Of every answer, microseconds, where a platform's distance names no latency.
     pub latency_us: u64,
-    /// How far they are.
+    /// Distance to each gateway.
     pub distance: DistanceSpec,
-    /// Of everything random.
+    /// Seed of everything random.
     pub seed: u64,
     /// APNs: topics of the apps.
     pub topics: Vec<String>,
@@ -67,9 +67,9 @@ pub struct GatewayPlan {
 /// A running emulator.
 #[derive(Debug, Clone)]
 pub struct Emulator {
-    /// Which provider it plays.
+    /// Platform that the emulator emulates.
     pub platform: Platform,
-    /// What holds without trouble, and in all of it.
+    /// Usual conditions, which also hold during faults.
     conditions: Faults,
     /// MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE without trouble.
     streams_max: u32,
@@ -79,23 +79,23 @@ pub struct Emulator {
     orders: Orders,
 }
 
-/// Where an emulator serves, for the coordinator's configuration.
+/// Addresses of an emulator, for the coordinator's configuration.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// Which provider it plays.
+    /// Platform that the emulator emulates.
     pub platform: Platform,
     /// host:port of the push service.
     pub endpoint: String,
     /// The name in its certificate.
     pub server_name: &'static str,
-    /// Its CA, PEM.
+    /// File with the emulator's CA, PEM.
     pub ca_file: PathBuf,
     /// FCM: where access tokens are asked for.
     pub token_uri: Option<String>,
 }
 
 impl Emulator {
-    /// Starts it.
+    /// Starts an emulator process and waits until it is ready.
     ///
     /// # Errors
     /// It does not come up.
@@ -129,10 +129,10 @@ impl Emulator {
         Ok((process, Self::new(platform, &plan.gateway, Orders::child(pipes)), served))
     }
 
-    /// Takes over one that runs already, by its control port. It forgets what it has recorded.
+    /// Connects to an emulator that runs already, by its control port, and resets its record.
     ///
     /// # Errors
-    /// Nobody answers there.
+    /// No emulator answers there.
     pub async fn attach(
         platform: Platform,
         control: &str,
@@ -202,8 +202,8 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
-    /// Makes all of this go wrong from now on, until it is taken back. What holds without trouble
-    /// (latency, late credits) holds with it, unless it says otherwise.
+    /// Sets faults from now on, until they are taken back. The usual conditions (latency, late
+    /// credits) hold too, unless the faults change them.
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.
@@ -239,7 +239,7 @@ impl Emulator {
         self.orders.faults(&Faults { once, ..self.conditions.clone() }).await
     }
 
-    /// See [`Orders::take`].
+    /// Writes the record to a file and starts a new one: see [`Orders::take`].
     ///
     /// # Errors
     /// The emulator does not answer, or the file cannot be written.
@@ -247,7 +247,7 @@ impl Emulator {
         self.orders.take(path, before_us).await
     }
 
-    /// What it has counted since its start, or since it was last told to forget.
+    /// Counts since the start or the last reset.
     ///
     /// # Errors
     /// The emulator does not answer.

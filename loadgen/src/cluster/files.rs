@@ -1,4 +1,4 @@
-//! What the processes of a run are given: keys, and the coordinator's configuration.
+//! Files for the processes of a run: keys, and the coordinator's configuration.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,10 @@
-//! The way on which an emulator takes orders: the pipes of a child, or the control port of one that
-//! somebody else started.
+//! The channel for orders to an emulator: the pipes of a child, or the control port of an emulator
+//! that runs elsewhere.
 //!
-//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes
-//! its record to a path that both see; one behind a control port sends it back, in its own clock:
-//! [`Orders::export`] brings it into this machine's.
+//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one line. A child
+//! writes its record to a path that both processes see; an emulator behind a control port sends the
+//! record back, with times of its own clock: [`Orders::export`] converts them to this machine's
+//! clock.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -24,29 +25,29 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// For a port in a cluster to be reached. A new pod may have to wait for its name service and its
 /// network policies.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
-/// Between two tries.
+/// Pause between two attempts to connect.
 const REACH_AGAIN: Duration = Duration::from_millis(200);
-/// Readings of the other clock: the quickest of them is the most exact.
+/// Number of readings of the other clock: the quickest one is the most exact.
 const CLOCK_READINGS: usize = 16;
 /// Longest answer, but for a record: statistics take some kilobytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where orders go; clones share it.
+/// Sender of orders; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Orders {
     link: Arc<Mutex<Link>>,
-    /// Said in errors.
+    /// Name of the emulator, for errors.
     name: String,
 }
 
 #[derive(Debug)]
 enum Link {
-    /// A child ends when its standard input does, so this lives as long as it.
+    /// Pipes of a child: it ends when its standard input does, so they live as long as the child.
     Pipes(Pipes),
     Control(BufReader<TcpStream>),
 }
 
-/// One order.
+/// An order to an emulator, as one line of JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Order<'a> {
@@ -78,20 +79,20 @@ struct Reply {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Counted {
-    /// Connections accepted.
+    /// Connections accepted from clients.
     pub connections_opened: u64,
-    /// Connections ended.
+    /// Connections that have ended.
     pub connections_closed: u64,
-    /// Of these, by an error of the client's HTTP/2.
+    /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
-    /// Of these, before the TLS handshake was over.
+    /// Connections that ended before the TLS handshake was complete.
     pub handshakes_failed: u64,
 }
 
-/// How another machine's `CLOCK_MONOTONIC` stands to this one's.
+/// Difference between another machine's `CLOCK_MONOTONIC` and this one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockOffset {
-    /// To be added to its times, microseconds.
+    /// Value to add to the other machine's times, microseconds.
     pub add_us: i64,
     /// By how much that may be wrong, microseconds: half of the quickest exchange.
     pub uncertain_us: u64,
@@ -109,7 +110,7 @@ pub enum OrderError {
 }
 
 impl Orders {
-    /// Of a child.
+    /// Orders over the pipes of a child.
     #[must_use]
     pub fn child(pipes: Pipes) -> Self {
         Self { link: Arc::new(Mutex::new(Link::Pipes(pipes))), name: "the gateway".to_owned() }
@@ -118,7 +119,7 @@ impl Orders {
     /// Connects to a control port, `host:port`.
     ///
     /// # Errors
-    /// Nobody answers there within half a minute.
+    /// No process answers there within half a minute.
     pub async fn connect(address: &str) -> Result<Self, OrderError> {
         let failed = |problem: String| OrderError::Gateway(format!("{address}: {problem}"));
         let stream = reach(address).await.map_err(&failed)?;
@@ -165,9 +166,7 @@ impl Orders {
     /// both see.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
-            return Err(
-                self.failed("its record cannot be taken piece by piece over a control port")
-            );
+            return Err(self.failed("the record cannot be exported in pieces over a control port"));
         }
         let reply = self.give(&Order::Take { path, before_us }).await?;
         reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
@@ -184,9 +183,9 @@ impl Orders {
             .ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
-    /// How the emulator's clock stands to ours: of several readings the one whose exchange was the
-    /// quickest, taken to have been made in the middle of it. On one machine both are the same
-    /// clock, and this is 0 to within the uncertainty.
+    /// Measures the difference between the emulator's clock and ours: of several readings the one
+    /// with the quickest exchange counts, as if made in the middle of the exchange. On one machine
+    /// both are the same clock, and the result is 0 to within the uncertainty.
     ///
     /// # Errors
     /// The emulator does not answer.
@@ -223,7 +222,7 @@ impl Orders {
             let reply = exchange(&mut link, &Order::Fetch(true)).await?;
             let (Link::Control(stream), Some(bytes)) = (&mut *link, reply.bytes) else {
                 return Err(io::Error::other(
-                    reply.error.unwrap_or_else(|| "no record in its answer".to_owned()),
+                    reply.error.unwrap_or_else(|| "the answer contains no record".to_owned()),
                 ));
             };
             let mut file = tokio::fs::File::create(path).await?;

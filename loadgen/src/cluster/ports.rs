@@ -1,9 +1,10 @@
-//! Ports for processes that must be told each other's before any of them is up.
+//! Ports for processes that need each other's port before any of them is up.
 //!
-//! A port that is found by binding and releasing it belongs to nobody until its process binds it.
-//! So each is *claimed* for as long as its run lasts: UDP's port of the same number, which no
-//! process of ours listens on, is held. Whoever looks for ports in this way, in this process or
-//! another, passes by what is claimed; and everybody else is given others by the system.
+//! A port that is found by binding and releasing it is free for any process until its own process
+//! binds it. So each port is *claimed* for as long as its run lasts: the run holds the UDP port of
+//! the same number, on which no process of ours listens. Any code that looks for ports in this way,
+//! in this process or another, skips claimed ports; and the system gives other ports to all other
+//! programs.
 
 use std::{
     io,
@@ -14,14 +15,14 @@ use clarion_emulator::clock;
 
 use crate::population::draws::Draws;
 
-/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens
-/// anywhere in the meantime is not given one of these.
+/// Range of claimed ports, below those that Linux assigns by itself (from 32,768 on, ip(7)): a
+/// program that connects or listens meanwhile never gets one of these.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How many are tried: a run has 65 at most.
 const PORTS_TRIED: u32 = 300;
 
-/// A TCP port of 127.0.0.1 that nobody listened on when it was claimed. Dropped, it can be claimed
-/// again.
+/// A TCP port of 127.0.0.1 on which no process listened when it was claimed. Dropped, it can be
+/// claimed again.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -29,13 +30,13 @@ pub struct Port {
 }
 
 impl Port {
-    /// Its number.
+    /// Number of the port on the loopback interface.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 
-    /// `127.0.0.1:port`
+    /// Address of the port: `127.0.0.1:port`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.number)
@@ -50,11 +51,11 @@ impl Port {
     }
 }
 
-/// Claims that many ports.
+/// Claims this many ports.
 ///
 /// # Errors
-/// So many are taken that [`PORTS_TRIED`] looks, at random places, did not find them; what the last
-/// of them met.
+/// [`PORTS_TRIED`] attempts at random ports did not find enough free ones; the error of the last
+/// attempt.
 pub fn claim(count: usize) -> io::Result<Vec<Port>> {
     let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
     let mut found = Vec::with_capacity(count);

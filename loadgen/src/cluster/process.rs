@@ -1,7 +1,7 @@
-//! One child process: this very program with a hidden subcommand, its first line, its log, its end.
+//! One child process: this program with a hidden subcommand, its first line, its log, its end.
 //!
-//! A child that binds port 0 says on its first line of standard output where it listens. Whatever
-//! else it prints goes to a file in the report's folder, of which the last lines explain its death.
+//! A child that binds port 0 prints its address on its first line of standard output. All other
+//! output goes to a file in the report's folder, whose last lines explain a crash.
 
 use std::{
     ffi::OsString,
@@ -25,76 +25,76 @@ const LAST_LINES: usize = 12;
 /// What a process is for; resources are accounted by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Admits, plans, directs.
+    /// Admits alerts, plans waves and directs nodes.
     Coordinator,
-    /// Holds devices and sends.
+    /// Holds devices and sends pushes.
     Shard,
-    /// The emulated gateway.
+    /// Emulates a gateway.
     Gateway,
 }
 
 /// A running child. Dropped without [`Process::stop`], it is killed.
 #[derive(Debug)]
 pub struct Process {
-    /// What it is for.
+    /// Role of the process.
     pub role: Role,
     /// Unique in the cluster: `shard-1`.
     pub name: String,
-    /// Its number in the system.
+    /// Id of the process in the system.
     pub pid: u32,
-    /// Its first line; none: it is not out yet.
+    /// Announced addresses; none: the first line has not been printed yet.
     pub announced: Option<Announcement>,
     log: PathBuf,
     child: Child,
 }
 
-/// What a child is started with.
+/// Arguments for the start of a child.
 #[derive(Debug)]
 pub struct Spec<'a> {
-    /// What it is for.
+    /// Role of the child.
     pub role: Role,
-    /// Unique in the cluster.
+    /// Name of the process, unique in the cluster.
     pub name: String,
-    /// What to run.
+    /// Path of the program that runs.
     pub program: &'a Path,
-    /// With what.
+    /// Command-line arguments of the program.
     pub arguments: &'a [OsString],
-    /// Where its log goes.
+    /// Folder in which the process's log file is created.
     pub log_dir: &'a Path,
 }
 
-/// What a child says on its first line; there may be more that nobody here needs.
+/// Addresses on the first line of a child; other fields are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Announcement {
-    /// Where it serves.
+    /// Address on which the process serves.
     pub listen: String,
-    /// Where it says how it is, if it does.
+    /// Address of its health service, if any.
     #[serde(default)]
     pub health: Option<String>,
-    /// Where nodes follow its logs, if it has any.
+    /// Address of its feed for nodes, if any.
     #[serde(default)]
     pub feed: Option<String>,
     /// The CA that signed its certificate, if it made one.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// Where it gives out access tokens, if it does.
+    /// Address of its token endpoint, if any.
     #[serde(default)]
     pub token_uri: Option<String>,
 }
 
-/// The child's ends of standard input and output, behind its first line.
+/// Standard input and output of a child, after its first line.
 #[derive(Debug)]
 pub struct Pipes {
-    /// What it reads.
+    /// Standard input of the child.
     pub stdin: ChildStdin,
-    /// What it goes on to print.
+    /// Standard output of the child.
     pub stdout: BufReader<ChildStdout>,
 }
 
-/// Why there is no child, or none any more.
+/// Why a child could not be started, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It could not be started at all.
+    /// The program could not be started.
     #[error("cannot start {name}: {source}")]
     Start {
         /// The name of the process.
@@ -102,47 +102,47 @@ pub enum ProcessError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// It ended, though nobody asked it to.
+    /// The process ended without being asked to.
     #[error("{name} ended by itself ({status}); its log {log} ends with:\n{last}")]
     Ended {
         /// The name of the process.
         name: String,
         /// Exit code or signal.
         status: String,
-        /// Where its log is.
+        /// Path of its log file.
         log: String,
-        /// The end of it.
+        /// Last lines of its log.
         last: String,
     },
-    /// It runs, but says nothing.
+    /// The process runs, but has not announced its addresses.
     #[error(
         "{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}"
     )]
     Silent {
-        /// The name of the process.
+        /// Name of the process.
         name: String,
-        /// The deadline.
+        /// Time limit for its start, seconds.
         seconds: u64,
-        /// Where its log is.
+        /// Path of its log file.
         log: String,
-        /// The end of it.
+        /// Last lines of its log.
         last: String,
     },
-    /// Its first line was something else.
-    #[error("{name} announced something unreadable: {problem}")]
+    /// The first line is not an announcement.
+    #[error("{name}: unreadable line with its address: {problem}")]
     Announcement {
         /// The name of the process.
         name: String,
-        /// The parser's words.
+        /// Error of the parser.
         problem: String,
     },
 }
 
 impl Process {
-    /// Starts a child and waits until it has said where it listens.
+    /// Starts a child and waits until it has announced its addresses.
     ///
     /// # Errors
-    /// It cannot be started, ends, or says nothing within `deadline`.
+    /// The child cannot be started, ends, or announces nothing within `deadline`.
     pub async fn start(
         spec: Spec<'_>,
         deadline: Duration,
@@ -162,7 +162,8 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+        let pid =
+            child.id().ok_or_else(|| failed(io::Error::other("the process ended at once")))?;
         let stdin = child.stdin.take().expect("it was asked for");
         let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let mut process = Self { role, name, pid, announced: None, log, child };
@@ -204,7 +205,7 @@ impl Process {
         }
     }
 
-    /// Ends it as a power failure would (SIGKILL). Its log makes room for that of its successor.
+    /// Kills the process as a power failure would (SIGKILL). Its log is renamed for its successor.
     pub async fn kill(mut self) {
         // An error means that it is gone already; and a log that cannot be kept is no reason to end
         // a run.
@@ -212,7 +213,7 @@ impl Process {
         self.keep_log("killed");
     }
 
-    /// As [`Process::stop`]; its log makes room for that of its successor.
+    /// Stops the process as [`Process::stop`] does; its log is renamed for its successor.
     pub async fn terminate(self, deadline: Duration) -> bool {
         let (log, name) = (self.log.clone(), self.name.clone());
         let well = self.stop(deadline).await;
@@ -289,6 +290,6 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     match now {
         Some(pid) if u32::try_from(pid).is_ok_and(|p| p == parent) => Ok(()),
-        _ => Err(io::Error::other("the program that started this is gone")),
+        _ => Err(io::Error::other("the parent process has ended")),
     }
 }

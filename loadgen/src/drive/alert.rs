@@ -1,4 +1,4 @@
-//! The alert of a scenario: its apps, its submission, its progress, its cancellation.
+//! The alert of a scenario: its apps, submission, progress and cancellation.
 
 use std::time::Duration;
 
@@ -18,54 +18,55 @@ use crate::{
     scenario::{RegionSpec, Scenario},
 };
 
-/// A submitted alert.
+/// An alert that the coordinator acknowledged.
 #[derive(Debug, Clone)]
 pub struct Submitted {
-    /// `alerts/{alert}`.
+    /// Resource name of the alert: `alerts/{alert}`.
     pub name: String,
     /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
 }
 
 impl Submitted {
-    /// What the alert's pushes collapse by, as the gateways' records have it: an alert without a
-    /// key of its own collapses by its id.
+    /// Hash by which the gateways' records name the alert's pushes: an alert without a collapse key
+    /// of its own collapses by its id.
     #[must_use]
     pub fn collapse_hash(&self) -> u64 {
         xxh3_64(self.name.trim_start_matches("alerts/").as_bytes())
     }
 }
 
-/// A cancellation.
+/// A cancellation that the coordinator acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub struct Cancelled {
     /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
-    /// How long it took.
+    /// Duration of the call.
     pub took: Duration,
 }
 
 /// What became of an alert, by the cluster's own words.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// The last progress.
+    /// Last progress message.
     pub progress: wire::AlertProgress,
-    /// When it arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time at which it arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub seen_ns: u64,
     /// If the scenario asked for it.
     pub cancelled: Option<Cancelled>,
-    /// What its watcher was told of trouble on the way.
+    /// Troubles that the watcher was told meanwhile.
     pub told: Told,
 }
 
-/// What the cluster told of trouble while an alert was watched.
+/// Troubles that the cluster reported while an alert was watched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Of a lane that was paused, throttled or unreachable.
+    /// Whether a lane was paused, throttled or unreachable.
     pub troubled: bool,
-    /// Of an app whose devices are kept although their tokens are called bad.
+    /// Whether an app raised the alarm for devices that are kept although their tokens are called
+    /// bad.
     pub alarmed: bool,
-    /// Lane troubles that did not say why, or not since when.
+    /// Lane troubles without a reason or a start time.
     pub speechless: u64,
 }
 
@@ -115,7 +116,7 @@ pub async fn create_apps(channel: Channel, population: &Population) -> Result<()
     Ok(())
 }
 
-/// What a scenario submits.
+/// The alert that a scenario submits.
 #[must_use]
 pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
     wire::Alert {

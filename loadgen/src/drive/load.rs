@@ -1,7 +1,7 @@
-//! The whole population through `RegistryService.WriteDevices`.
+//! Registers the whole population through `RegistryService.WriteDevices`.
 //!
-//! A few streams, each with a few batches under way and no more: the server's answers set the pace.
-//! Devices are made batch by batch, so a million of them never exist at once.
+//! The load uses a few streams, each with a few batches in progress: the server's answers set the
+//! pace. Devices are computed batch by batch, so a million of them never exist at once.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ const UNDER_WAY: usize = 3;
 /// Without any acknowledgement for so long, the load has failed.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Writes all devices; `written` is told how many more were acknowledged.
+/// Writes all devices; `written` is called with the number of newly acknowledged ones.
 ///
 /// # Errors
 /// A stream fails, stalls, or an item is refused.
@@ -123,7 +123,7 @@ fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::
     }
 }
 
-/// How a device is reached by a token.
+/// Registration of a device with a token.
 pub(super) fn registration(
     population: &Population,
     device: &Device,

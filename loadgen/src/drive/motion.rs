@@ -1,10 +1,11 @@
-//! Devices in motion: a plan of what phones say, sent to the registry as their app's servers would
-//! send it.
+//! Devices in motion: sends the planned changes of phones to the registry, as the servers of their
+//! apps would.
 //!
-//! Changes are gathered for [`TICK`] into one batch, batches go over one stream in their order, at
-//! most [`UNDER_WAY`] of them are not acknowledged. When the registry is slower than the plan, the
-//! plan waits: what phones saw keeps its time and arrives later, and the report says by how much.
-//! Each batch's times are kept, because the verdict must know what the wave can have seen.
+//! Changes are gathered for [`TICK`] into one batch; batches go over one stream in their order, and
+//! at most [`UNDER_WAY`] of them are unacknowledged. When the registry is slower than the plan, the
+//! plan waits: observations keep their time and arrive later, and the report says by how much. The
+//! times of each batch are kept, because the verdict must know which changes the wave can have
+//! seen.
 
 mod plan;
 mod way;
@@ -32,7 +33,7 @@ pub use way::Ways;
 
 /// Changes are gathered for so long into one batch.
 const TICK: Duration = Duration::from_millis(50);
-/// Batches not acknowledged yet.
+/// Highest number of unacknowledged batches.
 const UNDER_WAY: usize = 3;
 /// An answer that takes longer means that the registry is stuck.
 const STALLED: Duration = Duration::from_secs(30);
@@ -107,12 +108,12 @@ pub async fn carry_out(
     Ok(Carried { history, kinds: plan.kinds, behind })
 }
 
-/// Of the oldest batch that is not acknowledged.
+/// Id of the oldest unacknowledged batch.
 fn next_id(batches: &[Batch], under_way: &VecDeque<usize>) -> u64 {
     (batches.len() - under_way.len()) as u64 + 1
 }
 
-/// The answer to a batch, all of whose items must be written.
+/// Checks the answer to a batch: all items must be written.
 async fn answer(
     answers: &mut tonic::Streaming<wire::WriteDevicesResponse>,
     batch_id: u64,

@@ -1,12 +1,12 @@
-//! Watchers beside a wave: many who look at one alert, some of them slowly.
+//! Watchers beside a wave: many clients that watch one alert, some of them slowly.
 //!
-//! What they must show: that the wave does not notice them, that the coordinator's memory does not
-//! grow with how slowly they read, and that everybody's last message is the last state. So that
-//! this program costs the machine as little as it can, messages are kept as bytes; only each
-//! watcher's last is decoded.
+//! The test must show that the wave does not notice watchers, that the coordinator's memory does
+//! not grow with slow readers, and that every watcher's last message is the final state. To keep
+//! the cost of this program low, messages are kept as bytes; only the last one of each watcher is
+//! decoded.
 //!
-//! Slow watchers are on connections of their own: what one does not read fills its connection's
-//! window, and the others on it would be as slow.
+//! Slow watchers have connections of their own: a message that one of them does not read fills the
+//! window of its connection, and the other watchers on it would be as slow.
 
 use std::time::Duration;
 
@@ -32,16 +32,16 @@ const PER_CONNECTION: u32 = 250;
 /// A slow one reads a message in so long.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What they saw.
+/// Observations of all watchers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// How many watched.
+    /// Number of watchers.
     pub watchers: u64,
-    /// Of those, slowly.
+    /// Number of slow watchers.
     pub slow: u64,
-    /// Messages to all of them.
+    /// Messages to all watchers.
     pub messages: u64,
-    /// Whose last message was not the last state, or whose stream ended otherwise than in order.
+    /// Watchers whose last message was not the final state, or whose stream ended with an error.
     pub stale: u64,
 }
 
@@ -93,7 +93,7 @@ pub async fn watch(
     Ok(seen)
 }
 
-/// Those whose last message is not the most frequent one, or says that more is to come.
+/// Number of watchers whose last message is not the most frequent one, or is not final.
 fn stale(finals: &[Option<Bytes>]) -> u64 {
     let mut counts = std::collections::BTreeMap::<&Bytes, u64>::new();
     finals.iter().flatten().for_each(|last| *counts.entry(last).or_default() += 1);
@@ -124,8 +124,8 @@ async fn read(mut stream: Streaming<Bytes>, over: tokio::sync::watch::Sender<boo
     }
 }
 
-/// A message, a pause; without pauses once somebody has seen the end, or nobody else is there to
-/// see it.
+/// Reads a message, then pauses; without pauses once another watcher has seen the end, or no other
+/// watcher is left.
 async fn read_slowly(
     mut stream: Streaming<Bytes>,
     mut ended: tokio::sync::watch::Receiver<bool>,

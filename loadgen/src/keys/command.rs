@@ -1,8 +1,8 @@
-//! `loadgen keys`: what an emulated gateway and a coordinator must both know before either is
-//! started.
+//! The subcommand `loadgen keys`: creates the keys and certificates that an emulated gateway and a
+//! coordinator share.
 //!
-//! A run on one machine makes keys and certificates as it goes. In a cluster each part is given its
-//! own as a Secret, so they are made beforehand, all at once, into one folder.
+//! A run on one machine creates keys and certificates when it starts. In a cluster each process
+//! gets them as a Secret, so this subcommand creates all of them beforehand in one folder.
 
 use std::{io, path::PathBuf};
 
@@ -14,14 +14,14 @@ use crate::names::PROJECT;
 /// Arguments of `loadgen keys`.
 #[derive(Debug, clap::Args)]
 #[command(
-    about = "Make keys and certificates for emulated gateways in a cluster",
+    about = "Create keys and certificates for gateway emulators in a cluster",
     long_about = description()
 )]
 pub struct Arguments {
-    /// Folder to write to; files of the same names are replaced
+    /// Folder for the files, created if absent; existing files of the same names are replaced
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
-    /// Names by which the emulators are called
+    /// DNS names and IP addresses of the emulators, for their certificate
     #[arg(
         long,
         value_name = "NAME,…",
@@ -29,22 +29,22 @@ pub struct Arguments {
         default_value = "gateway-apns,gateway-fcm,localhost"
     )]
     server_names: Vec<String>,
-    /// Where the emulated FCM's access tokens are asked for, as in service-account.json
+    /// Address of the emulated FCM's token endpoint, written to service-account.json
     #[arg(long, value_name = "URI", default_value = "https://gateway-fcm:7444/token")]
     token_uri: String,
 }
 
 fn description() -> String {
     format!(
-        "Make keys and certificates for emulated gateways in a cluster.\n\n\
+        "Create keys and certificates for gateway emulators in a cluster.\n\n\
          Writes into the folder: ca.pem, server.pem and server.key (the emulators' certificate), \
          provider-key.p8 and provider-key.pub.pem (APNs, key id {KEY_ID} of team {TEAM_ID}), \
          service-account.json and service-account.pub.pem (FCM, project {PROJECT}; its key is the \
-         same everywhere). They are worth nothing to anybody but the emulators."
+         same everywhere). The keys are valid for the emulators only."
     )
 }
 
-/// Makes keys and certificates, and writes them.
+/// Creates keys and certificates and writes them to the folder.
 ///
 /// # Errors
 /// The folder cannot be written to, or a name is no DNS name and no address.

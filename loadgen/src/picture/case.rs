@@ -1,4 +1,5 @@
-//! What is drawn, beside the samples: the region, the bands, who was addressed where.
+//! The input of a drawing, apart from the samples: region, bands, and the addressed devices by
+//! place.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +14,17 @@ use crate::{
 /// The platforms in the order in which they are shown.
 pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
 
-/// What is needed beside the samples.
+/// Input of the picture in addition to the samples.
 pub struct Case<'a> {
     /// The region of the alert.
     pub region: &'a RegionSpec,
-    /// That of the spots.
+    /// Resolution of the spots.
     pub resolution: Resolution,
-    /// Who was addressed where.
+    /// Addressed devices by spot.
     pub spots: &'a BTreeMap<Spot, SpotCount>,
     /// Outer limits of the bands, ascending.
     pub edges: &'a [f64],
-    /// When the alert was acknowledged: from there times count.
+    /// Acknowledgement of the alert, from which times count.
     pub acknowledged_ns: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Three charts of one wave: how fast, how late, how orderly.
+//! Three charts of one wave: rate, delay and order.
 
 use std::fmt::{self, Write};
 
@@ -29,7 +29,7 @@ pub(super) fn name(platform: Platform) -> &'static str {
     }
 }
 
-/// Its class in the style sheet.
+/// Class of a platform in the style sheet.
 pub(super) fn class(platform: Platform) -> &'static str {
     match platform {
         Platform::Apns => "apns",
@@ -37,7 +37,7 @@ pub(super) fn class(platform: Platform) -> &'static str {
     }
 }
 
-/// Times along an axis: what they are shown in, and how many of it are a second.
+/// Unit of times along an axis, and its number per second.
 pub(super) struct Unit {
     name: &'static str,
     per_second: f64,
@@ -306,8 +306,8 @@ impl Latency {
     }
 }
 
-/// When the phones of each distance were reached: half of them in the thick part, nine in ten along
-/// the line.
+/// Draws when the phones at each distance were reached: half of them in the thick part, nine in ten
+/// along the line.
 pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
     let platforms: Vec<usize> = PLATFORMS
         .iter()

@@ -1,10 +1,9 @@
-//! What a picture shows, in numbers: gathered in two passes over the samples that the verdict has
-//! in hand.
+//! The numbers behind a picture: gathered in two passes over the samples of the verdict.
 //!
-//! The samples come in order of time, and after a first pass everybody's count is known; so the
-//! median of a cell, or any other share of any group, is simply the value at which the group's
-//! count reaches it. No list is sorted or kept, and fourteen million devices need no more room than
-//! the cells and bands they are in.
+//! Samples are in order of time, and the first pass counts the samples of each group; so the median
+//! of a cell, or any other share of any group, is simply the value at which the group's count
+//! reaches it. No list is sorted or kept, and fourteen million devices need no more room than their
+//! cells and bands.
 
 use clarion_emulator::Platform;
 
@@ -24,18 +23,18 @@ const ROWS_MAX: usize = 24;
 /// Points of the curve of latency for each factor of ten in what is left.
 const POINTS_PER_DECADE: u32 = 16;
 
-/// All of it; times in seconds from the acknowledgement.
+/// Data of all drawings; times in seconds from the acknowledgement.
 #[derive(Debug)]
 pub struct Figures {
-    /// One for each platform.
+    /// Maps, one for each platform.
     pub(super) maps: Vec<Map>,
-    /// Those with an acceptance.
+    /// Platforms with an acceptance.
     pub(super) platforms: Vec<Platform>,
     /// Acceptances over time.
     pub(super) rate: Rate,
-    /// Of each platform.
+    /// Latency of each platform.
     pub(super) latency: Vec<Latency>,
-    /// From the nearest outwards.
+    /// Rows from the nearest outwards.
     pub(super) rows: Vec<Row>,
     /// Times of trouble and the like, to be marked.
     pub marks: Vec<Mark>,
@@ -44,24 +43,24 @@ pub struct Figures {
 /// Something that happened during the wave.
 #[derive(Debug, Clone)]
 pub struct Mark {
-    /// From when, seconds from the acknowledgement.
+    /// Start, seconds from the acknowledgement.
     pub from: f64,
     /// Until when; the same for a moment.
     pub until: f64,
-    /// What happened, in a few words.
+    /// Short description of the event.
     pub label: String,
 }
 
 /// Acceptances over time.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
-    /// Of each interval, seconds.
+    /// Length of each interval, seconds.
     pub(super) interval: f64,
     /// Acceptances by platform of [`PLATFORMS`], from time 0.
     pub(super) counts: Vec<[u64; PLATFORMS.len()]>,
 }
 
-/// How long it took, for one platform.
+/// Latency of one platform.
 #[derive(Debug)]
 pub(super) struct Latency {
     pub(super) platform: Platform,
@@ -73,18 +72,19 @@ pub(super) struct Latency {
 /// Shares of a row that are shown.
 pub(super) const ROW_SHARES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
-/// One or more neighbouring bands.
+/// One band, or several neighbouring ones.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) from_meters: f64,
     /// Infinite for what lies beyond the last band.
     pub(super) to_meters: f64,
-    /// By platform of [`PLATFORMS`]: how many, and when [`ROW_SHARES`] of them were reached.
+    /// For each platform of [`PLATFORMS`], the number of devices and the times at which
+    /// [`ROW_SHARES`] of them were reached.
     pub(super) platforms: [Option<(u64, [f64; ROW_SHARES.len()])>; PLATFORMS.len()],
 }
 
 impl Figures {
-    /// From samples in the order of time.
+    /// Gathers the figures from samples in the order of time.
     #[must_use]
     pub fn gather(samples: &[Sample], case: &Case<'_>) -> Self {
         let mut counts = [0u64; PLATFORMS.len()];

@@ -1,4 +1,4 @@
-//! What happened, in one sentence and a few figures.
+//! The head of the page: one sentence that says what happened, and a few figures.
 
 use std::fmt::{self, Write};
 
@@ -48,7 +48,7 @@ pub(super) fn write(
         writeln!(out, "</ul>")?;
     }
     let figures = [
-        ("phones told", thousands(r.counts.accepted)),
+        ("phones reached", thousands(r.counts.accepted)),
         ("pushes per second", decimal(r.rate_per_second, 0)),
         ("first", first(r.seconds.first_push)),
         ("half within", seconds(r.seconds.p50)),
@@ -62,8 +62,7 @@ pub(super) fn write(
     writeln!(out, "</dl></header>")
 }
 
-/// When the first phone was told. Times count from the acknowledgement, which a push may be faster
-/// than.
+/// Time of the first push as text. Times count from the acknowledgement, which a push may precede.
 fn first(after: f64) -> String {
     if after <= 0.0 { "at once".to_owned() } else { format!("after {}", seconds(after)) }
 }
@@ -76,11 +75,11 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = if r.counts.accepted == 0 {
-        write!(text, "None of {} phones {region} was told.", thousands(due))
+        write!(text, "None of {} phones {region} was reached.", thousands(due))
     } else {
         write!(
             text,
-            "{} phones of {} {region} were told in {}, the first {}{}.",
+            "{} phones of {} {region} were reached in {}, the first {}{}.",
             thousands(r.counts.accepted),
             thousands(due.max(r.counts.accepted)),
             seconds(r.seconds.last_push),
@@ -91,15 +90,15 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
     if let Some(cancel) = r.cancel {
         let _ = write!(
             text,
-            " The alert was called off with {} of them reached.",
+            " The alert was cancelled with {} of them reached.",
             per_cent(cancel.reached_share)
         );
     }
     let wrong = [
         (r.counts.missed, "missed"),
-        (r.counts.duplicates, "told twice"),
-        (r.counts.outside, "told though outside"),
-        (r.counts.unknown, "left without an answer"),
+        (r.counts.duplicates, "alerted twice"),
+        (r.counts.outside, "alerted outside the region"),
+        (r.counts.unknown, "sent without an answer"),
     ];
     // A cancelled alert leaves people out; that is no fault of it.
     let wrong =

@@ -1,4 +1,4 @@
-//! The map: cells coloured by the time at which half of those in them were reached, with the region
+//! The map: cells coloured by the time at which half of their devices were reached, with the region
 //! over them.
 //!
 //! One SVG without script: figures of a cell are its `<title>`, which browsers show under the
@@ -22,10 +22,10 @@ use crate::{
     scenario::Scenario,
 };
 
-/// Cities labelled at most, and of those the ones that a small screen has room for.
+/// Highest number of labelled cities, and of those shown on a small screen.
 const LABELS_MAX: usize = 12;
 const LABELS_SMALL: usize = 6;
-/// Size of a label's letters, units of the map, and their mean width as a share of it.
+/// Size of a label's letters, units of the map, and their mean width relative to the size.
 const LETTER: f64 = 13.0;
 const LETTER_WIDTH: f64 = 0.56;
 
@@ -100,7 +100,7 @@ fn cells(
     out.write_str(&failed)
 }
 
-/// What is said of a tile.
+/// Text of a tile.
 fn told(tile: &Tile, median: Option<f64>) -> String {
     let mut text = String::new();
     let count = tile.count;
@@ -315,7 +315,7 @@ fn scale_bar(out: &mut String, frame: &Frame) -> fmt::Result {
     )
 }
 
-/// What the colours mean.
+/// Writes the meaning of the colours.
 pub(super) fn legend(out: &mut String, map: &Map) -> fmt::Result {
     let Some((low, high)) = map.colour_range() else { return Ok(()) };
     #[allow(clippy::cast_precision_loss)] // below STEPS

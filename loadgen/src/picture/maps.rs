@@ -1,9 +1,9 @@
-//! What the maps show: a map for each platform, its tiles, and when half of those in each tile were
-//! reached.
+//! The data of the maps: one map for each platform, its tiles, and the time at which half of the
+//! devices in each tile were reached.
 //!
-//! Lanes do not wait for each other. Where one is held back by its quota and the other is not, the
-//! median of both together is that of whichever has one phone more in a cell: such a map is noise.
-//! Each platform by itself shows its own wave.
+//! Lanes do not wait for each other. If a quota delays one platform and not the other, the median
+//! over both depends on which platform has one phone more in a cell: such a map shows noise. A map
+//! of one platform shows its own wave.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// How many cells are drawn.
+    /// Number of drawn cells.
     pub(super) fn cells(&self) -> usize {
         self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
     }
@@ -42,12 +42,12 @@ impl Map {
         self.tiles.iter().any(|(tile, _)| !tile.is_shown())
     }
 
-    /// Whether somebody was missed.
+    /// Whether a device was missed.
     pub(super) fn has_missed(&self) -> bool {
         self.tiles.iter().any(|(tile, _)| tile.count.missed > 0)
     }
 
-    /// Whether somebody was sent to and never answered.
+    /// Whether a device got a push without an answer.
     pub(super) fn has_unknown(&self) -> bool {
         self.tiles.iter().any(|(tile, _)| tile.count.unknown > 0)
     }
@@ -94,20 +94,20 @@ impl Layout {
         Self { maps, tile_of }
     }
 
-    /// How many tiles there are on all maps.
+    /// Number of tiles on all maps.
     pub(super) fn len(&self) -> usize {
         self.maps.iter().map(|(_, tiles)| tiles.len()).sum()
     }
 
-    /// The number of the tile that a spot is in.
+    /// Number of the tile of a spot.
     ///
     /// # Panics
-    /// If nobody was counted there.
+    /// If no device was counted there.
     pub(super) fn tile_at(&self, spot: Spot) -> usize {
         *self.tile_of.get(&spot).expect("who was accepted was counted where it is")
     }
 
-    /// With the median of each tile.
+    /// Completes the maps with the median of each tile.
     pub(super) fn finish(self, resolution: Resolution, medians: &[Shares]) -> Vec<Map> {
         let mut medians =
             medians.iter().map(|m| Some(m.first()).filter(|seconds| seconds.is_finite()));

@@ -1,4 +1,4 @@
-//! The earth around a region, laid flat.
+//! The map projection: the earth around a region, laid flat.
 //!
 //! Azimuthal and equidistant on WGS-84: every point is drawn at its true distance and direction
 //! from the middle. A circle of the contract is then a circle of the page, a scale bar holds along
@@ -63,9 +63,9 @@ fn point(place: Place) -> Point<f64> {
 pub(super) struct Frame {
     x: Linear,
     y: Linear,
-    /// Units of the page for a metre.
+    /// Units of the page for one metre.
     pub(super) per_meter: f64,
-    /// Units.
+    /// Height of the map, units of the page.
     pub(super) height: f64,
 }
 

@@ -1,5 +1,4 @@
-//! From values to places on a page: linear scales with round ticks, and the ramp of colours for
-//! time.
+//! Scales: from values to places on a page, linear with round ticks, and the colour ramp for time.
 //!
 //! The ramp goes through OKLab in steps of the same lightness, so that equal differences of time
 //! look equal and the order is read without colours, too (in print, by eyes that do not tell red
@@ -7,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-/// Steps of the ramp.
+/// Number of steps of the colour ramp.
 pub(super) const STEPS: usize = 16;
 
 /// Values from one interval to another.
@@ -32,7 +31,7 @@ pub(super) fn round_up(value: f64) -> f64 {
     factor.unwrap_or(10.0) * magnitude
 }
 
-/// Round values in an interval, at most `most` of them.
+/// Round values in an interval, at most `most`.
 pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
     let step = round_up((to - from).max(1e-9) / f64::from(most.max(1)));
     let first = (from / step - 1e-9).ceil();

@@ -1,4 +1,4 @@
-//! Values at some shares of a sequence: medians and the like, found without keeping or sorting it.
+//! Quantiles of a sequence, found without keeping or sorting it.
 
 /// Values at some shares of a sequence in ascending order whose length is known.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! What a run is measured by, as tables: outcomes, cost, expectations, how to repeat it.
+//! Tables of a run: outcomes, cost, expectations, and the command that repeats it.
 
 use std::fmt::{self, Write};
 
@@ -16,26 +16,27 @@ use crate::{
 pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(
         out,
-        "<table><thead><tr><th>Devices</th><th>Cluster reports</th><th>Gateway recorded</th></tr></thead><tbody>"
+        "<table><thead><tr><th>Devices</th><th>Cluster reports</th><th>Gateway \
+         recorded</th></tr></thead><tbody>"
     )?;
     let both = [
         ("accepted", Some(r.reported.accepted), Some(r.counts.accepted)),
         ("token dead", Some(r.reported.dead), Some(r.counts.dead_tokens)),
         ("sent, never answered", Some(r.reported.unknown), Some(r.counts.unknown)),
-        ("refused for good", Some(r.reported.refused), None),
-        ("not sent before the end", Some(r.reported.expired), None),
+        ("refused permanently", Some(r.reported.refused), None),
+        ("not sent before the alert ended", Some(r.reported.expired), None),
         ("handed to a lane", Some(r.reported.handed), None),
         ("missed", None, Some(r.counts.missed)),
-        ("reached outside", None, Some(r.counts.outside)),
-        ("told twice", None, Some(r.counts.duplicates)),
-        ("told again after an error", None, Some(r.counts.repeated)),
+        ("alerted outside the region", None, Some(r.counts.outside)),
+        ("alerted twice", None, Some(r.counts.duplicates)),
+        ("alerted again after an error", None, Some(r.counts.repeated)),
         (
             "requests without an answer",
             Some(r.reported.unanswered_requests),
             Some(r.counts.unanswered_requests),
         ),
-        ("requests put off", Some(r.reported.retried_requests), None),
-        ("requests for nobody", None, Some(r.counts.strangers)),
+        ("requests deferred", Some(r.reported.retried_requests), None),
+        ("requests for unknown tokens", None, Some(r.counts.strangers)),
     ];
     let cell = |value: Option<u64>| {
         value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands)
@@ -68,10 +69,10 @@ pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
         ("accepted", |p| thousands(p.counts.accepted)),
         ("token dead", |p| thousands(p.counts.dead_tokens)),
         ("missed", |p| thousands(p.counts.missed)),
-        ("told again after an error", |p| thousands(p.counts.repeated)),
+        ("alerted again after an error", |p| thousands(p.counts.repeated)),
         ("requests", |p| thousands(p.requests)),
-        ("most requests in any 60 s", |p| thousands(p.minute_max)),
-        ("put off (429)", |p| thousands(p.throttled)),
+        ("maximum requests in any 60 s", |p| thousands(p.minute_max)),
+        ("throttled (429)", |p| thousands(p.throttled)),
         ("failed (5xx)", |p| thousands(p.failed_requests)),
         ("pushes per second", |p| decimal(p.rate_per_second, 0)),
         ("first to last", |p| {
@@ -89,7 +90,7 @@ pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// Processor, wire and memory.
+/// Writes CPU time, bytes and memory.
 pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
     let row = |out: &mut String, what: &str, value: &str| {
@@ -111,7 +112,7 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
         &r.rss_bytes.shard.map_or_else(|| "–".to_owned(), bytes),
     )?;
     if let Some(growth) = r.shard_growth_bytes {
-        row(out, "growth during the trouble, worst node", &bytes(growth))?;
+        row(out, "memory growth during the fault, worst node", &bytes(growth))?;
     }
     for (process, peak) in &r.rss_bytes.peaks {
         row(out, &format!("peak memory, {process}"), &bytes(*peak))?;
@@ -121,27 +122,27 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// The wave in motion beside the one over still devices.
+/// The wave in motion, compared with the wave over devices that do not move.
 pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
     let spread = |s: Spread| {
         format!("{} · {} · {} ms", decimal(s.p50, 0), decimal(s.p99, 0), decimal(s.max, 0))
     };
     for (what, value) in [
-        ("changes a second", decimal(m.changes_per_second, 0)),
+        ("changes per second", decimal(m.changes_per_second, 0)),
         ("devices that changed during the wave", thousands(m.devices)),
         ("of those, inside at the end", thousands(m.inside)),
-        ("came in behind the frontier, stayed, were told", thousands(m.entered)),
-        ("batch sent to acknowledged: p50 · p99 · most", spread(m.acknowledged_ms)),
-        ("acknowledged to told, of those: p50 · p99 · most", spread(m.freshness_ms)),
-        ("push after its place in the pace: p50 · p99 · most", spread(m.lateness_ms)),
-        ("the same over still devices", spread(m.still_lateness_ms)),
+        ("entered behind the frontier, stayed, alerted", thousands(m.entered)),
+        ("batch sent to acknowledged: p50 · p99 · max", spread(m.acknowledged_ms)),
+        ("acknowledged to alerted, of these: p50 · p99 · max", spread(m.freshness_ms)),
+        ("push after its due time: p50 · p99 · max", spread(m.lateness_ms)),
+        ("the same without motion", spread(m.still_lateness_ms)),
         (
-            "CPU per push, shard nodes, still devices",
+            "CPU per push, shard nodes, without motion",
             format!("{} µs", decimal(m.cpu.still_per_push, 2)),
         ),
         (
-            "CPU per push, in motion, less the changes'",
+            "CPU per push, in motion, without the changes",
             format!("{} µs", decimal(m.cpu.moving_per_push, 2)),
         ),
         ("CPU per change, shard nodes", format!("{} µs", decimal(m.cpu.per_change, 2))),
@@ -155,7 +156,8 @@ pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
 pub(super) fn checks(out: &mut String, checks: &[Check], strict: bool) -> fmt::Result {
     writeln!(
         out,
-        "<table class=\"checks\"><thead><tr><th>Expected</th><th>Bound</th><th>Measured</th><th></th></tr></thead><tbody>"
+        "<table \
+         class=\"checks\"><thead><tr><th>Expected</th><th>Bound</th><th>Measured</th><th></th></tr></thead><tbody>"
     )?;
     let (exact, targets): (Vec<_>, Vec<_>) = checks.iter().partition(|c| c.kind == Kind::Exact);
     exact.into_iter().try_for_each(|check| line(out, check, strict))?;
@@ -185,39 +187,39 @@ fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
 /// The name of a check in plain words; the name itself where there are none yet.
 fn meaning(name: &str) -> &str {
     match name {
-        "missed" => "inside, alive, never told",
-        "outside" => "told more than 500 m outside",
-        "stale_tokens" => "told on a former token",
-        "unwanted" => "told while removed or muted",
-        "still_faults" => "wrong of the alert over still devices",
-        "entered" => "came in behind the frontier and were told",
-        "lateness_p99_ms" => "ms after their place in the pace, 99 %",
-        "freshness_p99_ms" => "ms from a change to its push, 99 %",
-        "moving_cpu_share" => "CPU per push in motion, share of still",
-        "duplicates" => "told twice without a reason",
-        "repeated" => "told again after an error",
-        "unknown" => "sent to, never answered",
-        "accepted_excess" => "told beyond those addressed and alive",
-        "preview_excess" => "counted in the preview beyond those addressed",
-        "disagreement" => "difference of report and record",
+        "missed" => "inside, with a live token, never alerted",
+        "outside" => "alerted more than 500 m outside",
+        "stale_tokens" => "alerted on a replaced token",
+        "unwanted" => "alerted while removed or muted",
+        "still_faults" => "faults of the alert without motion",
+        "entered" => "entered behind the frontier and alerted",
+        "lateness_p99_ms" => "ms after the due time, 99th percentile",
+        "freshness_p99_ms" => "ms from a change to its push, 99th percentile",
+        "moving_cpu_share" => "CPU per push in motion, relative to without",
+        "duplicates" => "alerted twice without a reason",
+        "repeated" => "alerted again after an error",
+        "unknown" => "sent, never answered",
+        "accepted_excess" => "accepted beyond the addressed live devices",
+        "preview_excess" => "counted by the preview beyond the addressed",
+        "disagreement" => "difference between report and record",
         "unanswered_requests" => "requests without an answer",
-        "unanswered_uncounted" => "of those, not counted by the cluster",
-        "late_after_cancel" => "requests too late after the cancellation",
-        "reached_share" => "share reached when it was called off",
-        "quota_window_max" => "most FCM requests in any 60 s",
-        "throttled" => "requests put off with 429",
+        "unanswered_uncounted" => "unanswered, not counted by the cluster",
+        "late_after_cancel" => "requests after the cancellation's grace period",
+        "reached_share" => "share reached at the cancellation",
+        "quota_window_max" => "maximum FCM requests in any 60 s",
+        "throttled" => "requests answered with 429",
         "failed_requests" => "requests answered with 5xx",
-        "apns_share_of_fcm_time" => "APNs done after this share of FCM's time",
-        "shard_growth_bytes" => "bytes a node grew during the trouble",
-        "strangers" => "requests for tokens nobody has",
-        "state" => "how the alert ended",
+        "apns_share_of_fcm_time" => "APNs duration as a share of FCM's",
+        "shard_growth_bytes" => "memory growth of a node during the fault, bytes",
+        "strangers" => "requests for unknown tokens",
+        "state" => "final state of the alert",
         "rate_per_second" => "pushes per second, first to last",
         "first_push_seconds" => "seconds until the first push",
         "shard_cpu_us_per_push" => "µs of CPU per push, shard nodes",
         "bytes_per_device" => "bytes of memory per device",
         "total_seconds" => "seconds of the whole run",
-        "disorder" => "share of pairs told in the wrong order, worst lane",
-        "fcm_disorder" => "share of pairs told in the wrong order by FCM",
+        "disorder" => "share of pairs out of order, worst platform",
+        "fcm_disorder" => "share of pairs out of order, FCM",
         other => other,
     }
 }
@@ -228,11 +230,11 @@ pub(super) fn repeat(out: &mut String, r: &Report, command: &str) -> fmt::Result
     let built = if m.optimised {
         "optimised build"
     } else {
-        "built without optimisation: rates and times say nothing"
+        "debug build: rates and times are meaningless"
     };
     writeln!(
         out,
-        r#"<p>Everything drawn comes from the seed: the same command addresses the same phones again.</p><pre><code>{}</code></pre><p class="machine">{} · {} cores · {} of memory · load {} at the end · {built}</p>"#,
+        r#"<p>Everything random is drawn from the seed: the same command addresses the same phones again.</p><pre><code>{}</code></pre><p class="machine">{} · {} cores · {} of memory · load {} at the end · {built}</p>"#,
         Escaped(command),
         Escaped(&m.processor),
         m.cores,

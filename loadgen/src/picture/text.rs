@@ -1,4 +1,4 @@
-//! Text as a page shows it: escaped.
+//! Text in a page, escaped for HTML.
 
 use std::fmt;
 

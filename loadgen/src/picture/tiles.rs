@@ -1,11 +1,11 @@
-//! Cells of a region as a map may show them: none that tells of fewer than [`SHOWN_MIN`] devices.
+//! Tiles of a map: cells of a region, none of which shows fewer than [`SHOWN_MIN`] devices.
 //!
-//! A report goes from hand to hand, and a cell of a few square kilometres with three phones in it
-//! tells of three people. So a cell that holds too few is shown together with its siblings that do,
-//! as one patch with one figure; if all of those are still too few, with a sibling that is shown;
-//! and where there is none, one resolution coarser, and so on. Empty cells go the same way; a patch
-//! that left them out would draw exactly where the few are. What is left in the end is said to be
-//! few, and no more.
+//! A report is passed on, and a cell of a few square kilometres with three phones in it identifies
+//! three people. So a cell with too few devices is shown together with its siblings that also have
+//! too few, as one patch with one figure; if that patch still has too few, together with a sibling
+//! that is shown; and if there is none, one resolution coarser, and so on. Empty cells are merged
+//! the same way; a patch without them would outline exactly the few devices. The rest that remains
+//! in the end is shown as "few", without a number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,16 +20,16 @@ use crate::{
 
 /// Fewer are not shown by themselves.
 pub(super) const SHOWN_MIN: u64 = 20;
-/// A map of more cells than this is coarser: eyes do not tell more apart, and a page should not
-/// weigh more than a megabyte.
+/// Highest number of cells of a map; a larger map is coarser: eyes do not distinguish more, and a
+/// page should not exceed a megabyte.
 const CELLS_MAX: f64 = 3_000.0;
 
-/// What is drawn as one.
+/// Cells that are drawn as one patch.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tile {
-    /// One cell, or those that are shown together.
+    /// One cell, or several that are shown together.
     pub(super) cells: Vec<CellIndex>,
-    /// Who was addressed there.
+    /// Devices addressed there.
     pub(super) count: SpotCount,
 }
 
@@ -46,7 +46,7 @@ impl Tile {
     }
 }
 
-/// How finely a region is shown.
+/// Resolution at which a region is shown.
 #[must_use]
 pub fn resolution(region: &RegionSpec) -> Resolution {
     let radius_km = radius_meters(region) / 1_000.0;
@@ -72,7 +72,7 @@ fn radius_meters(region: &RegionSpec) -> f64 {
     }
 }
 
-/// Every cell of the region, and every one with somebody in it.
+/// Every cell of the region, and every cell with an addressed device.
 pub(super) fn cover(
     region: &Region,
     corners: impl Iterator<Item = Place>,

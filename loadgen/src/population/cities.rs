@@ -1,27 +1,27 @@
-//! Some sixty large cities, by hand: what a population is scattered around.
+//! Some sixty large cities, collected by hand, around which a population is placed.
 //!
-//! Positions are city centres to about a kilometre, people are urban areas in round numbers of the
-//! early 2020s: a load needs plausible shapes, not a census.
+//! Positions are city centres to about a kilometre, inhabitants are those of urban areas in round
+//! numbers of the early 2020s: a load needs plausible shapes, not a census.
 
 use crate::place::Place;
 
-/// A city.
+/// A city around which devices are placed.
 #[derive(Debug, Clone, Copy)]
 pub struct City {
-    /// As on an English map.
+    /// English name of the city.
     pub name: &'static str,
-    /// Degrees.
+    /// Latitude of the centre, degrees.
     pub latitude: f64,
-    /// Degrees.
+    /// Longitude of the centre, degrees.
     pub longitude: f64,
-    /// People, thousands.
+    /// Inhabitants of the urban area, thousands.
     pub people_thousands: u32,
-    /// What most phones there are set to.
+    /// Most frequent locale of phones in the city, BCP 47.
     pub locale: &'static str,
 }
 
 impl City {
-    /// Its centre.
+    /// Centre of the city.
     #[must_use]
     pub fn center(&self) -> Place {
         Place::new(self.latitude, self.longitude)

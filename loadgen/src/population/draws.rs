@@ -1,5 +1,4 @@
-//! Random numbers that can be asked for by number: device 734,211 is made without making the ones
-//! before it.
+//! Random numbers by index: device 734,211 is computed without computing the ones before it.
 //!
 //! `SplitMix64` (Steele, Lea, Flood 2014) as a counter-based generator: the n-th draw of a stream
 //! is a mix of its key and n. Integers only, so it gives the same on every machine.
@@ -22,7 +21,7 @@ impl Draws {
         }
     }
 
-    /// 64 even bits.
+    /// 64 uniform bits.
     pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GOLDEN);
         mix(self.state)
@@ -34,7 +33,7 @@ impl Draws {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Evenly in (0, 1]: a logarithm can be taken of it.
+    /// Uniform in (0, 1], so that its logarithm is finite.
     pub fn positive_unit(&mut self) -> f64 {
         1.0 - self.unit()
     }

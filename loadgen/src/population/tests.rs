@@ -123,15 +123,17 @@ fn bad_numbers_are_named() {
     let problem = |toml: &str| Population::new(&spec(toml), 1, 1).unwrap_err().to_string();
     assert_eq!(
         problem(
-            "areas = [{ kind = 'disc', share = 0, center = { latitude = 0, longitude = 0 }, radius_meters = 1 }]"
+            "areas = [{ kind = 'disc', share = 0, center = { latitude = 0, longitude = 0 }, \
+             radius_meters = 1 }]"
         ),
-        "population.areas[0].share: must be above 0, is 0"
+        "population.areas[0].share: must be greater than 0; got 0"
     );
-    assert!(problem("areas = []").contains("needs at least one"));
+    assert!(problem("areas = []").contains("must have at least one"));
     assert!(
         problem(
-            "areas = [{ kind = 'cities', share = 1, near = { latitude = -80, longitude = 0 }, within_meters = 5 }]"
+            "areas = [{ kind = 'cities', share = 1, near = { latitude = -80, longitude = 0 }, \
+             within_meters = 5 }]"
         )
-        .contains("no city in reach")
+        .contains("a city in reach")
     );
 }

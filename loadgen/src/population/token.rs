@@ -1,4 +1,4 @@
-//! Tokens as the two providers give them out, from seeded draws.
+//! Tokens in the formats of the two providers, drawn from the seed.
 
 use clarion_emulator::Platform;
 
@@ -17,7 +17,7 @@ const FCM_LENGTHS: &[(usize, u8)] = &[(142, 30), (152, 20), (163, 50)];
 const INSTALLATION_CHARS: usize = 22;
 /// After it: how all begin that were seen in years.
 const FCM_PREFIX: &[u8] = b":APA91b";
-/// RFC 4648, section 5.
+/// Alphabet of base64url (RFC 4648, section 5).
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// A token without an allocation. Not printable, on purpose.
@@ -46,7 +46,7 @@ impl TokenBytes {
         Self { bytes, len }
     }
 
-    /// `<22 characters>:APA91b<more>`.
+    /// Draws a token in the form of FCM: `<22 characters>:APA91b<more>`.
     fn fcm(draws: &mut Draws) -> Self {
         let len = length(FCM_LENGTHS, draws);
         let mut bytes = [0; TOKEN_BYTES_MAX];
@@ -69,7 +69,7 @@ impl TokenBytes {
         &self.bytes[..self.len]
     }
 
-    /// Its name in records: xxh3-64 of its bytes, as everywhere in Clarion.
+    /// Hash by which records name the token: xxh3-64 of its bytes, as everywhere in Clarion.
     #[must_use]
     pub fn hash(&self) -> u64 {
         clarion_proto::device::token_hash(self.as_slice())

@@ -1,39 +1,39 @@
-//! The rate that streams and connections allow, beside the one that was measured.
+//! The rate that streams and connections allow, to compare with the measured rate.
 //!
-//! A request takes a stream from when it is sent until it is answered, and the window of its
-//! connection from when its body is sent until credit comes for it. So a connection carries
-//! `streams ÷ latency` requests a second, or `window ÷ body ÷ credit delay` if that is less, and no
-//! sender can be faster. What is left of that is what connections were not used for: what a sender
-//! collects for a write (2 ms), what it does between, the time until a connection that stands has
-//! shaken hands, and the end, when there is nobody left to push to.
+//! A request occupies a stream from sending to answer, and the window of its connection from the
+//! sending of its body until credit returns. So a connection carries `streams ÷ latency` requests a
+//! second, or `window ÷ body ÷ credit delay` if that is less, and no sender can be faster. The
+//! difference to the measured rate is the time in which connections were not used: the time for
+//! which a sender collects for a write (2 ms), its other work, the time until a new connection has
+//! finished its handshake, and the end of the wave, when no devices are left.
 
 use clarion_emulator::{Platform, apns, fcm};
 use serde::Serialize;
 
 use crate::{scenario::LineSpec, verdict::recorded::Requests};
 
-/// What a line allows.
+/// Rate that distance, streams and windows allow.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Arithmetic {
     /// Connections that stood, the mean from the first to the last request.
     pub connections: f64,
     /// The most that stood at once.
     pub connections_max: u64,
-    /// Requests that one of them may have out.
+    /// Requests that one connection may have in flight.
     pub at_once: f64,
     /// The mean time to an answer, milliseconds.
     pub latency_ms: f64,
-    /// Requests a second that all of them allow.
+    /// Requests per second that all connections allow.
     pub rate_per_second: f64,
     /// Requests a second that came.
     pub requests_per_second: f64,
-    /// These as a share of those.
+    /// Measured rate as a share of the possible rate.
     pub used: f64,
 }
 
 impl Arithmetic {
-    /// Of one gateway; none if it is near: then its own time counts, of which the scenario says
-    /// nothing.
+    /// Arithmetic of one gateway; none if it is near: then its own processing time dominates, which
+    /// the scenario does not know.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // bytes, requests and microseconds far below 2^53
     pub fn of(platform: Platform, line: LineSpec, requests: &Requests) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! Expectations held against a report.
+//! Expectations of a scenario, checked against a report.
 
 use clarion_emulator::Platform;
 use serde::Serialize;
@@ -13,28 +13,28 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// On every machine.
+    /// Counts on every machine.
     Exact,
     /// Only with `--strict`: rates and times.
     Target,
 }
 
-/// One expectation.
+/// One expectation of a scenario, and whether it held.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// The name of what is expected, as the scenario has it.
+    /// Name of the expectation, as in the scenario.
     pub name: &'static str,
-    /// Whether it counts without `--strict`.
+    /// Whether the check counts without `--strict`.
     pub kind: Kind,
-    /// In words.
+    /// The limits, as text for people.
     pub expected: String,
-    /// In words.
+    /// The measured value, as text for people.
     pub measured: String,
-    /// Whether it holds.
+    /// Whether the measured value is within the limits.
     pub held: bool,
 }
 
-/// All expectations of a scenario against what was measured.
+/// Compares all expectations of a scenario with the measurements.
 #[must_use]
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
@@ -75,7 +75,7 @@ pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -
     }
 }
 
-/// An expectation's name, what the scenario asks of it, and what was measured.
+/// Name of an expectation, its bound in the scenario, and the measurement.
 type Held<T> = (&'static str, Option<Bound>, T);
 
 /// What fails a run on every machine; none: it could not be measured.

@@ -1,4 +1,4 @@
-//! What a wave in motion was like beside the same over still devices.
+//! The report of a wave in motion, compared with the same alert over devices that do not move.
 
 use std::time::Duration;
 
@@ -11,106 +11,107 @@ use crate::verdict::{
     pace,
 };
 
-/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and
-/// `run/motion.rs`.
+/// Result of a run in motion. `verdict::pace`, `verdict::entrants` and `run/motion.rs` define the
+/// measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct Motion {
-    /// Changes acknowledged a second, over the wave.
+    /// Changes acknowledged per second, over the wave.
     pub changes_per_second: f64,
-    /// Over the whole run, by kind.
+    /// Changes over the whole run, by kind.
     pub changes: Kinds,
-    /// From the sending of a batch to its acknowledgement, milliseconds.
+    /// Time from the sending of a batch to its acknowledgement, milliseconds.
     pub acknowledged_ms: Spread,
-    /// How far deliveries were behind the plan at most, milliseconds.
+    /// Longest delay of a delivery against the plan, milliseconds.
     pub behind_ms: f64,
     /// Devices that changed during the wave.
     pub devices: u64,
-    /// Of those, inside at the end.
+    /// Devices of these that were inside the region at the end.
     pub inside: u64,
-    /// Came in behind the frontier, stayed, and were told.
+    /// Devices that entered behind the frontier, stayed, and received the alert.
     pub entered: u64,
-    /// From the acknowledgement of what brought them there to the gateway's record of their push,
+    /// Time from the acknowledgement of the entering change to the gateway's record of the push,
     /// milliseconds.
     pub freshness_ms: Spread,
     /// The gateway's time of a push less its place in the alert's pace, milliseconds; negative:
     /// early.
     pub lateness_ms: Spread,
-    /// The same of the alert over still devices.
+    /// The same lateness in the alert over devices that do not move.
     pub still_lateness_ms: Spread,
-    /// Devices accepted by the alert over still devices.
+    /// Devices accepted by the alert over devices that do not move.
     pub still_accepted: u64,
-    /// Of that alert: devices missed, told outside, on a wrong token, again, or never answered.
+    /// Faults of that alert: devices missed, alerted outside, on a wrong token, again, or
+    /// unanswered.
     pub still_faults: u64,
-    /// What shard nodes used.
+    /// CPU time that shard nodes used.
     pub cpu: Cost,
 }
 
-/// Changes that the registry was told, counted by kind.
+/// Changes sent to the registry, counted by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Kinds {
-    /// Places of commuters.
+    /// Moves of commuters to their next place.
     pub commutes: u64,
-    /// Places of riders.
+    /// Moves of riders to their next place.
     pub rides: u64,
-    /// Places far from the last one.
+    /// Moves to a place far from the last one.
     pub leaps: u64,
-    /// New devices, and devices that came back.
+    /// Installations, and devices that came back.
     pub installs: u64,
-    /// New tokens.
+    /// Registrations with a new token.
     pub tokens: u64,
-    /// Removals.
+    /// Removals of a device.
     pub removals: u64,
     /// Mutes, and mutes taken back.
     pub mutes: u64,
-    /// Of all these, delivered late.
+    /// Changes of all kinds that were delivered late.
     pub late: u64,
-    /// Delivered again.
+    /// Changes that were delivered twice.
     pub twice: u64,
 }
 
 /// The changes of a wave in motion, as they were carried out.
 #[derive(Debug)]
 pub struct Carried {
-    /// What the registry was told, and when.
+    /// Changes as the registry acknowledged them, with times.
     pub history: History,
-    /// What that was.
+    /// Number of changes of each kind.
     pub kinds: Kinds,
-    /// How far deliveries were behind the plan at most.
+    /// Longest delay of a delivery against the plan.
     pub behind: Duration,
 }
 
-/// What shard nodes used over some time.
+/// CPU time of the shard nodes over an interval.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
-    /// User and system time of all of them, microseconds.
+    /// User and system time of all shard nodes, microseconds.
     pub cpu_us: u64,
-    /// Over how long, seconds.
+    /// Length of the interval, seconds.
     pub seconds: f64,
-    /// Changes acknowledged meanwhile.
+    /// Changes acknowledged during the interval.
     pub changes: u64,
 }
 
-/// Some of many values.
+/// Quantiles of many values.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Spread {
-    /// The median.
+    /// Median of the values.
     pub p50: f64,
-    /// 99 of 100 are no higher.
+    /// 99th percentile of the values.
     pub p99: f64,
-    /// The highest.
+    /// Highest of the values.
     pub max: f64,
 }
 
 /// User and system time of all shard nodes, microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Cost {
-    /// Of the idle cluster, a second.
+    /// CPU time of the idle cluster, per second.
     pub idle_per_second: f64,
-    /// Of the changes alone, each, what the idle cluster uses taken off.
+    /// CPU time of one change without an alert, less what the idle cluster uses.
     pub per_change: f64,
-    /// Of the alert over still devices, each push, what the idle cluster uses taken off.
+    /// CPU time per push of the alert over still devices, less what the idle cluster uses.
     pub still_per_push: f64,
-    /// Of the alert in motion, each push, what the same changes cost without it taken off.
+    /// CPU time per push of the alert in motion, less what the same changes cost without an alert.
     pub moving_per_push: f64,
     /// The second as a share of the first.
     pub moving_share: f64,
@@ -168,7 +169,7 @@ impl Spread {
 }
 
 impl Cost {
-    /// Nobody watched the processes.
+    /// Cost without accounted processes.
     const UNKNOWN: Self = Self {
         idle_per_second: f64::NAN,
         per_change: f64::NAN,

@@ -1,4 +1,4 @@
-//! What came of restarts: for each phase what the probes said, and what the verdict said.
+//! The report of restarts: for each phase the state of the health probes and the verdict.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -14,7 +14,7 @@ pub struct Verdict {
     pub state: String,
     /// Requests that the gateways got.
     pub requests: u64,
-    /// Inside, and never accepted.
+    /// Devices inside that were never accepted.
     pub missed: u64,
     /// Accepted again without a reason that the gateway gave.
     pub repeated: u64,
@@ -22,12 +22,12 @@ pub struct Verdict {
     pub outside: u64,
     /// Requests to devices that are not there (any more), or for another alert.
     pub strangers: u64,
-    /// How long it took.
+    /// Duration of the alert, seconds.
     pub seconds: f64,
 }
 
 impl Verdict {
-    /// From what was judged.
+    /// Builds the result from the judged alert.
     #[must_use]
     pub fn new(state: String, judged: &Judged, of_others: u64, seconds: f64) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Verdict {
         }
     }
 
-    /// Whether everybody was told once, and nobody else.
+    /// Whether every device inside was alerted once, and no other device.
     #[must_use]
     pub fn is_exact(&self, repeats: bool) -> bool {
         self.state == "RESOLVED"
@@ -51,18 +51,19 @@ impl Verdict {
             && (repeats || self.repeated == 0)
     }
 
-    /// Whether nobody was pushed to who should not be.
+    /// Whether no device was alerted by mistake.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         self.outside == 0 && self.strangers == 0
     }
 
-    /// In one line.
+    /// The result in one line.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { state, requests, missed, repeated, outside, strangers, seconds } = self;
         format!(
-            "{state}, {} requests, missed {missed}, repeated {repeated}, outside {outside}, not there {strangers}, {seconds:.1} s",
+            "{state}, {} requests, missed {missed}, repeated {repeated}, outside {outside}, \
+             unknown tokens {strangers}, {seconds:.1} s",
             thousands(*requests)
         )
     }
@@ -71,32 +72,32 @@ impl Verdict {
 /// What one phase of a case showed: the expectation, the probes and the judged alerts.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhaseReport {
-    /// Of which case.
+    /// Name of the case to which the phase belongs.
     pub case: String,
-    /// What happened.
+    /// Steps of the phase, as text for people.
     pub label: String,
-    /// Which of its phases, from 1.
+    /// Number of the phase in its case, from 1.
     pub phase: usize,
-    /// By process: SERVING, or what stands in the way.
+    /// State of each process: SERVING, or the reason why not.
     pub probes: BTreeMap<String, String>,
-    /// Of the alerts under which the steps were done.
+    /// Results of the alerts during which the steps were done.
     pub under: Vec<Verdict>,
-    /// Of the alert after them.
+    /// Result of the alert after the steps.
     pub after: Verdict,
-    /// What came of it.
+    /// Outcome of the phase.
     pub outcome: Outcome,
-    /// What had to.
+    /// Expected outcome of the phase.
     pub expected: Outcome,
-    /// From the first step until the processes had said what they say.
+    /// Time from the first step until the probes were stable, seconds.
     pub settled_seconds: f64,
-    /// Processes that did not end well when asked to.
+    /// Processes that did not shut down gracefully.
     pub unruly: Vec<String>,
     /// Whether it was what had to come.
     pub passed: bool,
 }
 
 impl PhaseReport {
-    /// Everything, over several lines.
+    /// The result in several lines.
     #[must_use]
     pub fn lines(&self) -> String {
         let mark = if self.passed { "✓" } else { "✗" };
@@ -113,20 +114,20 @@ impl PhaseReport {
         self.under.iter().for_each(|verdict| out += &format!("    under   {}\n", verdict.line()));
         out += &format!("    after   {}\n", self.after.line());
         if !self.unruly.is_empty() {
-            out += &format!("    did not end well: {}\n", self.unruly.join(", "));
+            out += &format!("    no graceful shutdown: {}\n", self.unruly.join(", "));
         }
         out
     }
 }
 
-/// `report.json` of restarts.
+/// Content of `report.json` for restarts.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestartsReport {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Everything drawn comes from it.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// Devices of each population.
+    /// Number of devices of each population.
     pub devices: u64,
     /// The command line that does the same again.
     pub command: String,
@@ -134,20 +135,21 @@ pub struct RestartsReport {
     pub passed: bool,
     /// Everything, from the start of the program.
     pub total_seconds: f64,
-    /// In their order.
+    /// Phases in the order of the run.
     pub phases: Vec<PhaseReport>,
     /// The machine, for comparisons.
     pub machine: Machine,
 }
 
 impl RestartsReport {
-    /// The whole as text.
+    /// The report as text for people.
     #[must_use]
     pub fn summary(&self) -> String {
         let phases = self.phases.iter().map(PhaseReport::lines).collect::<String>();
         let passed = self.phases.iter().filter(|p| p.passed).count();
         format!(
-            "\n{} · {} devices · seed {} · {:.0} s in all\n\n{phases}\n{passed} of {} phases passed\n",
+            "\n{} · {} devices · seed {} · {:.0} s total\n\n{phases}\n{passed} of {} phases \
+             passed\n",
             self.scenario,
             thousands(self.devices),
             self.seed,

@@ -1,4 +1,4 @@
-//! What came of a series: for each case the same figures, a few of them in a table for people.
+//! The report of a series: the same figures for each case, some of them in a table for people.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -8,45 +8,45 @@ use serde::Serialize;
 use super::{Check, Machine};
 use crate::numbers::{number, thousands};
 
-/// One case.
+/// The result of one case of a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// The name by which the case is chosen.
     pub name: String,
-    /// What went wrong.
+    /// Description of the fault.
     pub label: String,
-    /// At whose gateway; none: at all.
+    /// Platform of the affected gateway; none: all.
     pub platform: Option<Platform>,
     /// Whether every check held.
     pub passed: bool,
     /// By the names of [`crate::scenario::figures::FIGURES`]; what could not be measured is absent.
     pub figures: BTreeMap<&'static str, f64>,
-    /// What was expected, and what was measured.
+    /// Every expectation with the measured value.
     pub checks: Vec<Check>,
     /// For each kind of failure some devices by number, of this seed.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
-/// `report.json` of a series.
+/// Content of `report.json` for a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct SeriesReport {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Everything drawn comes from it.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// Devices of the population.
+    /// Number of devices in the population.
     pub devices: u64,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
-    /// The command line that does the same again.
+    /// Command line that repeats the run.
     pub command: String,
     /// Whether every case passed.
     pub passed: bool,
-    /// How long each trouble acted.
+    /// Duration of each fault, seconds.
     pub seconds: f64,
     /// Everything, from the start of the program.
     pub total_seconds: f64,
-    /// In their order.
+    /// Cases in the order of the run.
     pub cases: Vec<CaseReport>,
     /// The highest memory of each process, bytes.
     pub peaks: BTreeMap<String, u64>,
@@ -54,11 +54,11 @@ pub struct SeriesReport {
     pub machine: Machine,
 }
 
-/// What the table shows, and how it calls it.
+/// Columns of the table: figure and heading.
 const COLUMNS: &[(&str, &str)] = &[
     ("alerts", "alerts"),
     ("requests", "requests"),
-    ("rate_per_second", "a second"),
+    ("rate_per_second", "pushes/s"),
     ("struck", "struck"),
     ("missed", "missed"),
     ("duplicates", "twice"),
@@ -67,7 +67,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("connections_opened", "connects"),
     ("calm_seconds", "calm s"),
     ("shard_growth_bytes", "growth MB"),
-    ("shard_grown_bytes", "in all MB"),
+    ("shard_grown_bytes", "total MB"),
 ];
 
 impl CaseReport {
@@ -105,7 +105,7 @@ impl SeriesReport {
     #[must_use]
     pub fn summary(&self) -> String {
         let mut out = format!(
-            "\n{} · {} devices · {} nodes · seed {} · {} s each, {:.0} s in all\n\n{}\n",
+            "\n{} · {} devices · {} nodes · seed {} · {} s each, {:.0} s total\n\n{}\n",
             self.scenario,
             thousands(self.devices),
             self.nodes,

@@ -1,4 +1,4 @@
-//! A report for people: what was sent, how fast, at what cost, and every expectation beside its
+//! The summary of a report for people: pushes, rates, cost, and every expectation beside its
 //! measurement.
 
 use std::fmt::{self, Write as _};
@@ -32,7 +32,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         r.seed
     )?;
     writeln!(out)?;
-    told(out, r)?;
+    reached(out, r)?;
     if let Some(m) = &r.motion {
         motion(out, m)?;
     }
@@ -44,27 +44,27 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     row(
         out,
         "",
-        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+        "each node walks bands in turn and sends neighbouring bands side by side, so their edges overlap".to_owned(),
     )?;
     writeln!(out)?;
     for check in &r.checks {
         line(out, check, strict)?;
     }
     for (kind, devices) in &r.examples {
-        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
+        writeln!(out, "  {kind}: for example devices {devices:?} of seed {}", r.seed)?;
     }
     writeln!(out)?;
     machine(out, r)?;
     writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
 }
 
-/// Who was told, by the judgement and by the cluster's words.
-fn told(out: &mut String, r: &Report) -> fmt::Result {
+/// Devices reached, by the verdict and by the cluster's report.
+fn reached(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
         "in the region",
         format!(
-            "{} exactly, {} more in its cells",
+            "{} by exact distance, {} more in its cells",
             thousands(r.counts.region_devices),
             thousands(r.counts.edge_devices)
         ),
@@ -73,7 +73,7 @@ fn told(out: &mut String, r: &Report) -> fmt::Result {
         out,
         "accepted",
         format!(
-            "{} ({} dead tokens, {} strangers)",
+            "{} ({} dead tokens, {} requests for unknown tokens)",
             thousands(r.counts.accepted),
             r.counts.dead_tokens,
             r.counts.strangers
@@ -98,9 +98,9 @@ fn told(out: &mut String, r: &Report) -> fmt::Result {
     {
         row(
             out,
-            "requests without answer",
+            "unanswered requests",
             format!(
-                "{} recorded, {} reported, {} put off by the gateway",
+                "{} recorded, {} reported; {} deferred by the gateway",
                 r.counts.unanswered_requests,
                 r.reported.unanswered_requests,
                 r.reported.retried_requests
@@ -110,14 +110,15 @@ fn told(out: &mut String, r: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// What happened meanwhile: a cancellation, nodes that came and went, watchers.
+/// Events during the wave: a cancellation, nodes killed and started, watchers.
 fn events(out: &mut String, r: &Report) -> fmt::Result {
     if let Some(c) = r.cancel {
         row(
             out,
             "cancelled",
             format!(
-                "acknowledged after {:.0} ms with {:.0} % reached; {} requests arrived afterwards, the last at {:+.0} ms",
+                "acknowledged after {:.0} ms with {:.0} % reached; {} requests arrived \
+                 afterwards, the last at {:+.0} ms",
                 c.seconds * 1e3,
                 c.reached_share * 1e2,
                 c.requests_after,
@@ -133,7 +134,8 @@ fn events(out: &mut String, r: &Report) -> fmt::Result {
             out,
             "watchers",
             format!(
-                "{} ({} slow), {} messages, {} without the last state; the coordinator grew by {:.0} MB",
+                "{} ({} slow), {} messages, {} without the final state; coordinator memory grew \
+                 by {:.0} MB",
                 thousands(w.watchers),
                 thousands(w.slow),
                 thousands(w.messages),
@@ -152,14 +154,19 @@ fn speed(out: &mut String, r: &Report) -> fmt::Result {
         out,
         "seconds",
         format!(
-            "load {:.1}, create {:.3} │ first {:.3}, p50 {:.2}, p99 {:.2}, last {:.2} │ all {:.1}",
+            "load {:.1}, create {:.3} │ first {:.3}, p50 {:.2}, p99 {:.2}, last {:.2} │ total \
+             {:.1}",
             s.load, s.create, s.first_push, s.p50, s.p99, s.last_push, s.total
         ),
     )?;
-    row(out, "rate", format!("{} a second", whole(r.rate_per_second)))?;
+    row(out, "rate", format!("{} pushes/s", whole(r.rate_per_second)))?;
     match &r.cluster {
         Some(cluster) => {
-            row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?;
+            row(
+                out,
+                "cluster",
+                format!("{cluster}; CPU time and memory of its processes are not measured"),
+            )?;
         }
         None => cost(out, r)?,
     }
@@ -173,7 +180,7 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
         out,
         &name,
         format!(
-            "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
+            "{} accepted from {:.3} s to {:.2} s, {} pushes/s, {:.0} bytes per request",
             thousands(p.counts.accepted),
             p.first_push_seconds,
             p.last_push_seconds,
@@ -184,9 +191,10 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
     if let Some(a) = p.arithmetic {
         row(
             out,
-            "  by arithmetic",
+            "  possible rate",
             format!(
-                "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
+                "{} requests/s: {:.1} connections (at most {}) × {:.0} in flight ÷ {:.1} ms; \
+                 measured {}, {:.0} % of it",
                 whole(a.rate_per_second),
                 a.connections,
                 a.connections_max,
@@ -201,7 +209,7 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
         out,
         "  requests",
         format!(
-            "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
+            "{}, at most {} in any 60 s; {} throttled (429), {} failed (5xx), {} repeated",
             thousands(p.requests),
             thousands(p.minute_max),
             thousands(p.throttled),
@@ -213,7 +221,8 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
         out,
         "  nearest first",
         format!(
-            "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
+            "{:.3} % of pairs from different bands out of order, 99 % at most {:.1} km behind, \
+             rank correlation {:.4}",
             p.order.disorder * 1e2,
             p.order.behind_p99_meters / 1e3,
             p.order.rank_correlation
@@ -221,28 +230,30 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
     )
 }
 
-/// Reasons why rates and times mean little on this machine.
+/// Warnings that rates and times are unreliable on this machine.
 fn machine(out: &mut String, r: &Report) -> fmt::Result {
     if !r.machine.optimised {
-        writeln!(out, "  built without optimisation: rates and times say nothing")?;
+        writeln!(out, "  warning: debug build; rates and times are meaningless")?;
     }
     if r.machine.load_average > r.machine.cores as f64 * 2.0 {
         writeln!(
             out,
-            "  the machine is busy (load {:.1} on {} cores): rates and times say little",
+            "  warning: the machine is busy (load {:.1} on {} cores); rates and times are \
+             unreliable",
             r.machine.load_average, r.machine.cores
         )?;
     }
     Ok(())
 }
 
-/// The wave in motion beside the one over still devices.
+/// The wave in motion, compared with the wave over devices that do not move.
 fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     row(
         out,
         "in motion",
         format!(
-            "{} changes a second, acknowledged in {:.0} ms (p99 {:.0}); {} devices changed, {} of them inside at the end",
+            "{} changes/s, acknowledged in {:.0} ms (p99 {:.0}); {} devices changed, {} of them \
+             inside at the end",
             whole(m.changes_per_second),
             m.acknowledged_ms.p50,
             m.acknowledged_ms.p99,
@@ -255,7 +266,8 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         out,
         "  changes",
         format!(
-            "{} commutes, {} rides, {} leaps, {} installs, {} tokens, {} removals, {} mutes; {} late, {} twice",
+            "{} commutes, {} rides, {} leaps, {} installs, {} tokens, {} removals, {} mutes; {} \
+             late, {} twice",
             c.commutes,
             c.rides,
             c.leaps,
@@ -271,7 +283,8 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         out,
         "  lateness",
         format!(
-            "p50 {:.0}, p99 {:.0}, at most {:.0} ms after its place in the pace (still devices: {:.0}, {:.0}, {:.0})",
+            "p50 {:.0}, p99 {:.0}, max {:.0} ms after the due time (without motion: {:.0}, {:.0}, \
+             {:.0})",
             m.lateness_ms.p50,
             m.lateness_ms.p99,
             m.lateness_ms.max,
@@ -284,7 +297,8 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         out,
         "  freshness",
         format!(
-            "{} came in behind the frontier and stayed: told p50 {:.0}, p99 {:.0}, at most {:.0} ms after the acknowledgement",
+            "{} entered behind the frontier and stayed: alerted p50 {:.0}, p99 {:.0}, max {:.0} \
+             ms after the acknowledgement",
             thousands(m.entered),
             m.freshness_ms.p50,
             m.freshness_ms.p99,
@@ -295,7 +309,8 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         out,
         "  CPU of shard nodes",
         format!(
-            "{:.2} µs a push still, {:.2} in motion ({:.0} %), {:.2} µs a change, {:.1} ms a second idle",
+            "{:.2} µs per push without motion, {:.2} in motion ({:.0} %), {:.2} µs per change, \
+             {:.1} ms/s idle",
             m.cpu.still_per_push,
             m.cpu.moving_per_push,
             m.cpu.moving_share * 1e2,
@@ -305,7 +320,7 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     )
 }
 
-/// What the run's own processes cost.
+/// CPU time and memory of the processes that the run started.
 fn cost(out: &mut String, r: &Report) -> fmt::Result {
     let cpu = r.cpu_us_per_push;
     row(
@@ -323,7 +338,7 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
         out,
         "memory",
         format!(
-            "shards {} MiB ({:.0} bytes a device), coordinator {} MiB",
+            "shards {} MiB ({:.0} bytes per device), coordinator {} MiB",
             mebibytes(r.rss_bytes.shard),
             r.bytes_per_device,
             mebibytes(r.rss_bytes.coordinator)
@@ -332,7 +347,7 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
 }
 
 fn us(value: f64) -> String {
-    if value.is_nan() { "not known".to_owned() } else { format!("{value:.2} µs") }
+    if value.is_nan() { "not measured".to_owned() } else { format!("{value:.2} µs") }
 }
 
 fn row(out: &mut String, label: &str, text: impl fmt::Display) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! From what was seen and recorded to a report: the judgement of every device, and the figures.
+//! Builds the report from observations and records: the verdict of every device, and the figures.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +128,7 @@ impl Wave<'_> {
         }
     }
 
-    /// What is drawn of it.
+    /// Data of the drawings.
     fn figures(&self) -> Figures {
         let case = Drawn {
             region: &self.scenario.alert.region,
@@ -232,7 +232,7 @@ impl Wave<'_> {
         }
     }
 
-    /// What happened during the wave, for its pictures.
+    /// Events during the wave, for the charts.
     fn marks(&self) -> Vec<Mark> {
         let seen = self.seen;
         let fault = self.scenario.gateway.fault.as_ref().zip(seen.fault_ns);
@@ -246,7 +246,7 @@ impl Wave<'_> {
             Mark { from: at, until: at, label }
         };
         let cancel =
-            seen.ended.cancelled.map(|c| moment(c.acknowledged_ns, "called off".to_owned()));
+            seen.ended.cancelled.map(|c| moment(c.acknowledged_ns, "cancelled".to_owned()));
         let changes = seen.node_changes.iter().map(|(at_ns, c)| moment(*at_ns, c.to_string()));
         fault.into_iter().chain(cancel).chain(changes).collect()
     }
@@ -306,8 +306,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
     }
 }
 
-/// The bands that the cluster used, by their outer limits; its defaults if it tells of none.
-/// Neighbours with few devices are told as one, and judged as one.
+/// Outer limits of the bands that the cluster used; its defaults if it reports none. Neighbouring
+/// bands with few devices are reported as one, and judged as one.
 fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     let mut edges: Vec<f64> =
         progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();

@@ -1,9 +1,9 @@
-//! A run in motion: what the alert costs and how late it is while everything moves, beside the same
-//! without.
+//! A run in motion: the cost and lateness of an alert while devices move, compared with the same
+//! alert without motion.
 //!
-//! Four parts in one cluster, so that what is compared differs in nothing else: the cluster idle;
-//! the alert over devices that stand still; the changes alone, for as long as that alert took; the
-//! alert while the changes go on. Costs are differences of `/proc` readings at the seams.
+//! Four parts run in one cluster, so that they differ in nothing else: the cluster idle; the alert
+//! over devices that do not move; the changes alone, for as long as that alert took; the alert
+//! while the changes continue. Costs are differences of `/proc` readings between the parts.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ const WARM: Duration = Duration::from_secs(1);
 /// Of a region that is no circle: trains cross this circle around the place last seen.
 const RIM_METERS: f64 = 20_000.0;
 
-/// What was seen beside the wave in motion.
+/// Observations of the other parts of a run in motion.
 #[derive(Debug)]
 pub struct Moving {
-    /// The alert over still devices.
+    /// Observations of the alert over devices that do not move.
     pub still: Observed,
-    /// All changes.
+    /// Changes of the devices during the wave, as carried out.
     pub carried: Carried,
-    /// The cluster idle.
+    /// CPU time of the idle cluster.
     pub idle: Spent,
-    /// The changes alone.
+    /// CPU time of the changes alone.
     pub feed: Spent,
 }
 
@@ -80,7 +80,7 @@ impl Scene<'_> {
             Ok::<_, RunError>(carried)
         };
         let rest = async {
-            self.show.begin("move", &format!("{} changes a second", spec.changes_per_second));
+            self.show.begin("move", &format!("{} changes per second", spec.changes_per_second));
             sleep(WARM).await;
             let feed = self.spend(took, changes).await?;
             let observed = self.alert(channel.clone(), loaded, "", changes).await?;
@@ -91,7 +91,7 @@ impl Scene<'_> {
         Ok((observed, Moving { still, carried, idle, feed }))
     }
 
-    /// What the nodes use in a time.
+    /// Measures the CPU time of the nodes over an interval.
     async fn spend(&self, time: Duration, changes: impl Fn() -> u64) -> Result<Spent, RunError> {
         let (begun, before, already) = (clock::monotonic(), self.cpu()?, changes());
         sleep(time).await;
@@ -105,7 +105,7 @@ impl Scene<'_> {
 }
 
 impl Observed {
-    /// What the nodes used over the wave.
+    /// CPU time of the nodes over the wave.
     #[must_use]
     pub fn spent(&self) -> Spent {
         Spent {

@@ -1,8 +1,8 @@
-//! Plays restarts: a cluster for each case, steps, probes, an alert, the verdict.
+//! Runs restarts: a cluster for each case, steps, probes, an alert, the verdict.
 //!
-//! After a coordinator has come back, which has forgotten everything, the registry is filled with
-//! *another* population: a node that still holds the former one pushes to devices that are not
-//! there any more, and the verdict says so.
+//! A coordinator that restarts has lost its registry. The run then registers *another* population:
+//! a node that still holds the former one pushes to devices that do not exist any more, and the
+//! verdict reports it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ use crate::{
 
 /// Between two looks at the probes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// For the answer of one probe.
+/// Time limit for the answer of one probe.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 /// An alert on a cluster that does not serve is watched for so long: it may wait for a node that
 /// never comes.
@@ -105,11 +105,11 @@ struct Player<'a> {
     cluster: Cluster,
     /// Processes that should be there.
     expected: BTreeSet<String>,
-    /// How often the registry was filled.
+    /// Number of times that the registry was filled.
     generation: u64,
     population: Arc<Population>,
     roll: Roll,
-    /// Processes that did not end well.
+    /// Processes that did not shut down gracefully.
     unruly: Vec<String>,
 }
 
@@ -256,8 +256,8 @@ impl<'a> Player<'a> {
         Ok(timeout(within, load).await.map_err(late)??)
     }
 
-    /// Waits until every process serves and the devices are there, or the time for that is over;
-    /// what the probes say then.
+    /// Waits until every process serves and the devices are loaded, or the time limit is over;
+    /// returns the answers of the probes.
     async fn settle(&self, within_s: u64) -> Result<BTreeMap<String, String>, RunError> {
         let end = Instant::now() + Duration::from_secs(within_s);
         loop {
@@ -288,7 +288,7 @@ impl<'a> Player<'a> {
                 .health(name)
                 .and_then(|health| health.parse::<SocketAddr>().ok())
             {
-                None => "it is not there".to_owned(),
+                None => "process not found".to_owned(),
                 Some(address) => match probe::check(address, service, PROBE_WITHIN).await {
                     Ok(()) => "SERVING".to_owned(),
                     Err(sick) => sick.to_string(),
@@ -299,7 +299,7 @@ impl<'a> Player<'a> {
         said
     }
 
-    /// One alert, and steps under it once the first of it was pushed.
+    /// Runs one alert; the steps follow its first push.
     async fn alert(
         &mut self,
         rate: u32,
@@ -389,7 +389,7 @@ fn is_green(probes: &BTreeMap<String, String>) -> bool {
     probes.values().all(|said| said == "SERVING")
 }
 
-/// Another one each time: whoever holds a former one is found out.
+/// A different population each time: a node that still holds a former one is detected.
 fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
     let population =
         Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;

@@ -1,4 +1,4 @@
-//! What the parts of a run share: the scenario, the cluster it is played on, and their first steps.
+//! State that the parts of a run share: the scenario, the cluster, and their first steps.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     verdict::geometry::Region,
 };
 
-/// To connect to a coordinator that has said that it listens.
+/// Time limit for connecting to a coordinator that has announced its address.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// A scenario on a running cluster, with everything that its parts need.
@@ -31,11 +31,11 @@ pub struct Scene<'a> {
     pub scenario: &'a Scenario,
     /// The devices that are registered and alerted.
     pub population: &'a Arc<Population>,
-    /// `http://host:port` of the coordinator.
+    /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
     /// The emulated gateways, one for each platform.
     pub emulators: Vec<Emulator>,
-    /// The processes whose cost is accounted for; none of a cluster that runs elsewhere.
+    /// Processes whose cost is accounted for; none if the cluster runs elsewhere.
     pub watched: Vec<Watched>,
     /// Takes orders to kill and start nodes; none for a cluster that runs elsewhere.
     pub node_orders: Option<mpsc::Sender<NodeOrder>>,
@@ -47,7 +47,7 @@ pub struct Scene<'a> {
     pub show: &'a Show,
 }
 
-/// What loading all devices took, in time and memory.
+/// Time and memory of loading all devices.
 #[derive(Debug, Clone, Copy)]
 pub struct Loaded {
     /// Time until all devices were visible.
@@ -57,10 +57,10 @@ pub struct Loaded {
 }
 
 impl Scene<'_> {
-    /// Loads all devices into an empty cluster, and says what that took.
+    /// Loads all devices into an empty cluster; returns the time and memory.
     ///
     /// # Errors
-    /// Not within the scenario's deadline, or the coordinator refuses.
+    /// The scenario's deadline is over, or the coordinator refuses.
     pub(super) async fn fill(&self, channel: Channel) -> Result<Loaded, RunError> {
         let empty = self.rss(Role::Shard);
         let begun = clock::monotonic();

@@ -1,9 +1,9 @@
-//! A series of cases of trouble on one cluster, each judged alert by alert while it runs.
+//! A series of fault cases on one cluster, each judged alert by alert while it runs.
 //!
-//! Memory is bounded however long it goes on: the gateways' records are taken piece by piece, an
-//! alert is judged as soon as it has ended and everything until then was taken, and then only its
-//! counts are kept. What is held: of each alert under way 24 bytes a request, and in the emulators
-//! what is younger than [`SETTLED`], 32 bytes a request.
+//! Memory is bounded however long the series runs: the gateways' records are taken piece by piece,
+//! an alert is judged as soon as it has ended and all records until then were taken, and then only
+//! its counts are kept. In memory are, for each alert in progress, 24 bytes a request, and in the
+//! emulators records younger than [`SETTLED`], 32 bytes a request.
 
 use std::{fs, ops::Range, path::Path, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
 use alerts::Alerts;
 use case::Case;
 
-/// How often the records are taken.
+/// Interval between two exports of the records.
 const TAKE_EVERY: Duration = Duration::from_secs(1);
 /// The longest that nothing goes wrong, to see what is usual.
 const STEADY_MAX: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ pub async fn run(
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
-    show.begin("stop", "every process");
+    show.begin("stop", "all processes");
     let peaks = cluster.memory.peaks();
     let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
     let cases = played?;
@@ -180,7 +180,7 @@ impl Player<'_> {
         Ok(case.report(spec, self.series, strict))
     }
 
-    /// Alert after alert until then; comes back when the last of them has ended.
+    /// Submits alert after alert until a time; returns when the last one has ended.
     async fn flow(
         &mut self,
         until: Instant,
@@ -207,7 +207,7 @@ impl Player<'_> {
         }
     }
 
-    /// Takes what has settled, and judges the alerts whose record is whole.
+    /// Takes the settled part of the records, and judges the alerts with complete records.
     async fn take(&mut self, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
         let before_us = (clock::monotonic().0)
             .saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));

@@ -1,4 +1,4 @@
-//! One alert of a run: its submission, the wave with the trouble meanwhile, the gateways' records.
+//! One alert of a run: its submission, the wave with faults meanwhile, the gateways' records.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -27,10 +27,10 @@ use crate::{
 
 /// After a cancellation the record is watched for so long, for what still arrives.
 const AFTER_CANCEL: Duration = Duration::from_secs(1);
-/// What was seen of the wave.
+/// Observations of the wave.
 #[derive(Debug)]
 pub struct Observed {
-    /// Start of all processes.
+    /// Time for the start of all processes.
     pub start: Duration,
     /// Writing all devices until visible.
     pub load: Duration,
@@ -38,13 +38,13 @@ pub struct Observed {
     pub load_growth_bytes: u64,
     /// Call to acknowledgement of `CreateAlert`.
     pub create: Duration,
-    /// The alert.
+    /// The alert as the coordinator acknowledged it.
     pub submitted: Submitted,
-    /// Its end, by the cluster's words.
+    /// End of the alert, as the cluster reported it.
     pub ended: Ended,
-    /// What the cluster's preview counted.
+    /// Devices that the cluster's preview counted.
     pub preview_devices: u64,
-    /// When `CreateAlert` was called, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Call of `CreateAlert`, nanoseconds of `CLOCK_MONOTONIC`.
     pub called_ns: u64,
     /// Changes of devices acknowledged over the wave.
     pub changes: u64,
@@ -52,23 +52,23 @@ pub struct Observed {
     pub cpu: (Cpu, Cpu),
     /// Resident memory of shard nodes and coordinator at the end of the wave.
     pub rss: (u64, u64),
-    /// When the fault began, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Start of the fault, nanoseconds of `CLOCK_MONOTONIC`.
     pub fault_ns: Option<u64>,
     /// Growth of the worst shard node after the fault began.
     pub shard_growth_bytes: Option<u64>,
     /// Nodes killed and started, and when, nanoseconds of `CLOCK_MONOTONIC`.
     pub node_changes: Vec<(u64, NodeChange)>,
-    /// What other watchers saw.
+    /// Observations of other watchers.
     pub watchers: Option<watchers::Seen>,
     /// Growth of the coordinator over the wave, at its most.
     pub coordinator_growth_bytes: u64,
     /// Highest memory of each process.
     pub peaks: BTreeMap<String, u64>,
-    /// The gateways' records.
+    /// Files of the gateways' records.
     pub records: Vec<(Platform, PathBuf)>,
 }
 
-/// What a wave leaves behind.
+/// Result of a wave.
 struct Waved {
     ended: Ended,
     fault_ns: Option<u64>,
@@ -140,7 +140,7 @@ impl Scene<'_> {
         })
     }
 
-    /// The alert with everything that happens meanwhile; tells when a fault began.
+    /// Runs the alert with all events during it; returns the time at which a fault began.
     async fn wave(
         &self,
         channel: Channel,

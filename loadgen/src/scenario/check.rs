@@ -1,15 +1,15 @@
-//! What a scenario's values must keep to. The bounds of the API itself are the coordinator's to
-//! enforce; here is what would make a run meaningless.
+//! Checks of a scenario's values. The coordinator enforces the limits of the API; these checks
+//! reject values that would make a run meaningless.
 
 use super::{FaultSpec, RegionSpec, Scenario};
 use crate::place::Place;
 
 /// A device index has 32 bits in the verdict's tables.
 const DEVICES_MAX: u64 = 100_000_000;
-/// More processes than that do not tell anything more on one machine.
+/// Highest number of nodes: more processes on one machine show nothing new.
 const NODES_MAX: u32 = 64;
 
-/// Messages a minute: beyond what one machine sends, so that it stands for none.
+/// Highest quota, messages per minute: more than one machine sends, so it means no quota.
 pub(crate) const FCM_QUOTA_MAX: u32 = 1_000_000_000;
 
 pub(super) type Checked = Result<(), (&'static str, String)>;
@@ -81,7 +81,7 @@ impl Scenario {
                 if self.gateway.latency_us == 0 {
                     return Err((
                         "gateway.latency_us",
-                        "must be above 0 for answers to be slower by a factor".to_owned(),
+                        "must be greater than 0, because the fault multiplies it; got 0".to_owned(),
                     ));
                 }
             }
@@ -113,11 +113,15 @@ impl Scenario {
         if self.alert.max_rate_per_second == 0 {
             return Err((
                 "alert.max_rate_per_second",
-                "must be above 0: lateness is judged by the pace".to_owned(),
+                "must be greater than 0, because lateness is measured against the pace; got 0"
+                    .to_owned(),
             ));
         }
         if self.cancel.is_some() || self.gateway.fault.is_some() || self.watchers.is_some() {
-            return Err(("motion", "goes with no cancel, no fault and no watchers".to_owned()));
+            return Err((
+                "motion",
+                "must not be combined with cancel, a fault or watchers".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -127,8 +131,9 @@ impl Scenario {
             RegionSpec::Circle { center, radius_meters } => {
                 place("alert.region.center", *center)?;
                 if !(*radius_meters > 0.0 && *radius_meters <= 10_000_000.0) {
-                    let problem =
-                        format!("must be above 0 and at most 10,000,000, is {radius_meters}");
+                    let problem = format!(
+                        "must be greater than 0 and at most 10,000,000; got {radius_meters}"
+                    );
                     return Err(("alert.region.radius_meters", problem));
                 }
             }
@@ -156,7 +161,7 @@ fn within<T: PartialOrd + Copy + std::fmt::Display>(
     if value >= min && value <= max {
         Ok(())
     } else {
-        Err((field, format!("must be {min} to {max}, is {value}")))
+        Err((field, format!("must be {min} to {max}; got {value}")))
     }
 }
 
@@ -165,12 +170,16 @@ fn share(field: &'static str, value: f64) -> Checked {
 }
 
 fn place(field: &'static str, value: Place) -> Checked {
-    if value.is_valid() { Ok(()) } else { Err((field, "is not a place on earth".to_owned())) }
+    if value.is_valid() {
+        Ok(())
+    } else {
+        Err((field, "must be a latitude of -90 to 90 and a longitude of -180 to 180".to_owned()))
+    }
 }
 
 fn ring(field: &'static str, points: &[Place]) -> Checked {
     if points.len() < 3 {
-        return Err((field, format!("needs at least 3 points, has {}", points.len())));
+        return Err((field, format!("must have at least 3 points; got {}", points.len())));
     }
     points.iter().try_for_each(|p| place(field, *p))
 }

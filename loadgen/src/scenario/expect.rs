@@ -1,8 +1,8 @@
-//! What must come of a run.
+//! The expectations of a scenario.
 //!
-//! Two kinds. *Exact* expectations and bounds on memory hold on every machine: one that fails makes
-//! the run fail. *Targets* are rates and times: they are printed beside what was measured and fail
-//! a run only with `--strict`, because a busy machine is no defect of the program.
+//! There are two kinds. *Exact* expectations and memory limits hold on every machine: one that
+//! fails makes the run fail. *Targets* are rates and times: they are printed beside the measurement
+//! and fail a run only with `--strict`, because a busy machine is not a defect of the program.
 
 use std::fmt;
 
@@ -26,23 +26,23 @@ pub struct Expectations {
     pub stale_tokens: Option<Bound>,
     /// Accepted while removed or muted.
     pub unwanted: Option<Bound>,
-    /// Devices of the alert over still devices that were missed, told outside, told again or never
-    /// answered.
+    /// Devices of the alert without motion that were missed, alerted outside, alerted again or
+    /// never answered.
     pub still_faults: Option<Bound>,
-    /// Devices that came in behind the frontier, stayed and were told.
+    /// Devices that entered behind the frontier, stayed and were alerted.
     pub entered: Option<Bound>,
-    /// Sent, never answered.
+    /// Devices whose push was sent and never answered.
     pub unknown: Option<Bound>,
     /// `accepted` minus (`region_devices` + `edge_devices` - `dead_tokens`).
     pub accepted_excess: Option<Bound>,
-    /// What the cluster's preview counted minus (`region_devices` + `edge_devices`).
+    /// Devices counted by the preview minus (`region_devices` + `edge_devices`).
     pub preview_excess: Option<Bound>,
     /// Difference of what the cluster reports and the gateway recorded, accepted and dead together.
     pub disagreement: Option<Bound>,
     /// Requests that the gateway left unanswered, by its own record.
     pub unanswered_requests: Option<Bound>,
-    /// Of those, how many fewer the cluster counted; more it may, as an answer can come too late
-    /// for it.
+    /// Unanswered requests that the cluster did not count; it may count more, as an answer can come
+    /// too late for it.
     pub unanswered_uncounted: Option<Bound>,
     /// Requests that arrived later than the grace after the acknowledgement of the cancellation.
     pub late_after_cancel: Option<Bound>,
@@ -66,14 +66,14 @@ pub struct Expectations {
     pub apns_share_of_fcm_time: Option<Bound>,
     /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
     pub shard_growth_bytes: Option<Bound>,
-    /// Watchers whose last message was not the last state.
+    /// Watchers whose last message was not the final state.
     pub watchers_stale: Option<Bound>,
     /// Growth of the coordinator's memory from before the alert to its most while it was watched,
     /// bytes.
     pub coordinator_growth_bytes: Option<Bound>,
     /// The state in which the alert must end, without `STATE_`.
     pub state: Option<String>,
-    /// Rates and times.
+    /// Targets for rates and times.
     pub targets: Targets,
 }
 
@@ -99,8 +99,8 @@ pub struct Targets {
     /// 99 % of pushes came no later than this after their place in the alert's pace, milliseconds,
     /// while devices moved.
     pub lateness_p99_ms: Option<Bound>,
-    /// Of those who came in behind the frontier, 99 % were told no later than this after the
-    /// acknowledgement of the change that brought them there, milliseconds.
+    /// 99th percentile of the time from the acknowledgement of an entering change to its push,
+    /// milliseconds.
     pub freshness_p99_ms: Option<Bound>,
     /// CPU of shard nodes per push while devices move, what the changes cost by themselves taken
     /// off, as a share of that over still devices.
@@ -114,14 +114,14 @@ pub struct Targets {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Bound {
-    /// Exactly that.
+    /// The value must be exactly this one.
     Exactly(f64),
-    /// Between, both included.
+    /// The value must lie between the limits, both included.
     Limits {
-        /// At least.
+        /// Lower limit, included; absent: none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min: Option<f64>,
-        /// At most.
+        /// Upper limit, included; absent: none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max: Option<f64>,
     },

@@ -1,4 +1,5 @@
-//! Names of the figures of a case in a series. Expectations name them, the report has their values.
+//! Names of the figures of a case in a series. Expectations use the names, the report has the
+//! values.
 
 /// What is known of a case by the end of it; expectations are about these.
 pub const FIGURES: &[&str] = &[

@@ -1,12 +1,13 @@
-//! Many kinds of trouble at once, drawn from a seed: what nobody would think of putting together.
+//! A mixture of many kinds of faults at once, drawn from a seed: combinations that no person would
+//! think of.
 //!
-//! Time is cut into steps. For each step and each gateway some pieces are drawn out of all that
-//! this platform's gateway can do, each with its own size, and act together until the next step.
-//! The same seed gives the same trouble, step by step.
+//! Time is cut into steps. For each step and each gateway some faults are drawn from all that the
+//! emulator of this platform can do, each with its own size, and act together until the next step.
+//! The same seed gives the same faults, step by step.
 //!
-//! Not drawn: what makes a lane wait for longer than a step by contract (a quota that is used up, a
-//! refused credential, an expired certificate, a storm of dead tokens). Each of these is a case of
-//! its own.
+//! Not drawn: faults that make a lane wait for longer than a step by contract (a quota that is used
+//! up, a refused credential, an expired certificate, a storm of dead tokens). Each of these is a
+//! case of its own.
 
 use clarion_emulator::{
     Faults, Platform,
@@ -19,13 +20,13 @@ use serde::Deserialize;
 
 use crate::population::draws::Draws;
 
-/// A mixture.
+/// How a mixture of faults is drawn.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixtureSpec {
-    /// Decides all of it.
+    /// Seed of the whole mixture.
     pub seed: u64,
-    /// From one step to the next.
+    /// Length of a step, milliseconds.
     pub every_ms: u64,
     /// Most pieces of one step.
     pub pieces_max: usize,
@@ -37,7 +38,7 @@ const DOMAIN: u64 = 0x4D49_5854;
 /// One kind of trouble: what it does to the faults of a step.
 type Piece = fn(&mut Faults, &mut Draws, Platform);
 
-/// All kinds.
+/// Every kind of fault that a mixture can contain.
 const PIECES: &[Piece] = &[
     farewell,
     two_step,
@@ -61,14 +62,14 @@ const PIECES: &[Piece] = &[
 ];
 
 impl MixtureSpec {
-    /// What is wrong with it.
+    /// Checks the values.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self { every_ms, .. } if !(1_000..=600_000).contains(every_ms) => {
-                Err(format!("mixture.every_ms must be 1,000 to 600,000, is {every_ms}"))
+                Err(format!("mixture.every_ms: must be 1,000 to 600,000; got {every_ms}"))
             }
             Self { pieces_max, .. } if !(1..=PIECES.len()).contains(pieces_max) => {
-                Err(format!("mixture.pieces_max must be 1 to {}, is {pieces_max}", PIECES.len()))
+                Err(format!("mixture.pieces_max: must be 1 to {}; got {pieces_max}", PIECES.len()))
             }
             _ => Ok(()),
         }

@@ -1,9 +1,9 @@
-//! What happens to the run's own nodes while the alert goes on.
+//! Nodes that are killed and started during the alert.
 //!
-//! Ownership of partitions is fixed once they are shared out, and a partition has one owner: a node
-//! that was killed is replaced by another process of the same name, and whatever it owned waits for
-//! that one; a node that comes later owns nothing, but is connected, holds lanes and asks for
-//! slices like any other.
+//! Ownership of partitions is fixed once they are assigned, and a partition has one owner: a killed
+//! node is replaced by another process of the same name, and its partitions wait for that process;
+//! a node that joins later owns nothing, but is connected, holds lanes and asks for slices like any
+//! other node.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use serde::Deserialize;
 use super::{Scenario, check::Checked};
 use crate::names;
 
-/// One change.
+/// One node that is killed or started during the wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeChange {
     /// When, after the first push.
     pub after_ms: u64,
-    /// What is done to the node.
+    /// Action on the node.
     #[serde(rename = "do")]
     pub action: NodeAction,
-    /// To which node, from 0.
+    /// Number of the node, from 0.
     pub node: u32,
 }
 
-/// What is done to a node.
+/// Action on a node during the wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeAction {
-    /// It is ended as by a power failure (SIGKILL).
+    /// Kills the node as a power failure would (SIGKILL).
     Kill,
     /// It is started: again, or, if nothing was done to it before, for the first time.
     Start,
@@ -65,14 +65,14 @@ impl Scenario {
             let Some(up) = up.get_mut(change.node as usize) else {
                 return Err((
                     "node_changes",
-                    format!("there is no node {} of {}", change.node, self.nodes),
+                    format!("node must be below {}; got {}", self.nodes, change.node),
                 ));
             };
             let to = change.action == NodeAction::Start;
             if *up == to || change.after_ms < before_ms {
                 return Err((
                     "node_changes",
-                    format!("{change}: must be in order, and change something"),
+                    format!("{change}: must be in order of time, and change the state of the node"),
                 ));
             }
             (*up, before_ms) = (to, change.after_ms);

@@ -1,25 +1,25 @@
-//! Restarts: processes of a cluster end, come back, or come back as something else; then an alert
-//! shows what became of it.
+//! Restarts: processes of a cluster end, come back, or come back with another configuration; then
+//! an alert shows the result.
 //!
-//! A case has a cluster of its own. Each of its phases changes something, waits until every process
-//! that should be there has said by its health port what it will say, and then submits an alert.
-//! Two outcomes are good: **exact**, everybody inside was told once and nobody else; or **loud**, a
-//! process says NOT_SERVING, or nothing. Green and wrong is never good.
+//! Each case has its own cluster. Each of its phases changes something, waits until the health port
+//! of every expected process reports a stable state, and then submits an alert. Two outcomes are
+//! good: **exact**, every device inside was alerted once and no other device; or **loud**, a
+//! process reports NOT_SERVING, or does not answer. Green and wrong is never good.
 
 use serde::Deserialize;
 
 use super::{Scenario, check::Checked};
 use crate::names;
 
-/// What makes a scenario one of restarts.
+/// Settings of a scenario of restarts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestartsSpec {
-    /// How long the processes may take until all of them serve, seconds; one that does not by then
-    /// is loud.
+    /// Time limit until all processes serve, seconds; a process that does not serve by then is
+    /// loud.
     #[serde(default = "default_settle_s")]
     pub settle_s: u64,
-    /// In their order.
+    /// Cases in the order of the run.
     pub cases: Vec<RestartCase>,
 }
 
@@ -31,9 +31,9 @@ fn default_settle_s() -> u64 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestartCase {
-    /// To choose it by.
+    /// Name by which `--case` selects it.
     pub name: String,
-    /// What happens, in a few words.
+    /// Short description of the events.
     pub label: String,
     /// Nodes that are not there at first.
     #[serde(default)]
@@ -44,18 +44,18 @@ pub struct RestartCase {
     /// Shard nodes; absent: the scenario's.
     #[serde(default)]
     pub nodes: Option<u32>,
-    /// Of those, the first that the coordinator is told of; absent: all.
+    /// Number of nodes, from the first, that the coordinator knows; absent: all.
     #[serde(default)]
     pub nodes_told: Option<u32>,
-    /// In their order.
+    /// Phases in the order of the run.
     pub phases: Vec<Phase>,
 }
 
-/// One change of the cluster, and what must come of it.
+/// One change of the cluster, and its expected outcome.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// One after the other.
+    /// Steps, one after the other.
     pub steps: Vec<Step>,
     /// Pushes a second of an alert under which the steps are done, and which is judged, too;
     /// absent: they are done between alerts.
@@ -65,13 +65,13 @@ pub struct Phase {
     /// to again.
     #[serde(default)]
     pub repeats: bool,
-    /// How many times the steps are done, each under an alert of its own.
+    /// Number of repetitions of the steps, each under an alert of its own.
     #[serde(default = "one")]
     pub rounds: u32,
     /// Instead of the spec's: what stays loud need not be waited for as long as what becomes quiet.
     #[serde(default)]
     pub settle_s: Option<u64>,
-    /// What must come of it.
+    /// Expected outcome of the phase.
     pub expect: Outcome,
 }
 
@@ -79,13 +79,13 @@ fn one() -> u32 {
     1
 }
 
-/// What came of a phase.
+/// Outcome of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// All processes serve, and the alert was exact.
     Exact,
-    /// A process does not serve, and says so or is not there.
+    /// A process reports that it does not serve, or does not answer.
     Loud,
     /// All processes serve, and the alert was not exact; or devices were pushed to that are not
     /// there.
@@ -115,7 +115,7 @@ pub enum Step {
     Start {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
-        /// Of another cluster than the others.
+        /// Another cluster name.
         #[serde(default)]
         cluster: Option<String>,
         /// A node under another name than its own.
@@ -124,13 +124,13 @@ pub enum Step {
         /// A coordinator with another count of partitions than the default.
         #[serde(default)]
         partitions: Option<u16>,
-        /// A coordinator that is told of so many nodes, the first ones.
+        /// Number of nodes, from the first, that a coordinator knows.
         #[serde(default)]
         nodes: Option<u32>,
     },
     /// Lets time pass.
     Wait {
-        /// Milliseconds.
+        /// Duration of the wait, milliseconds.
         ms: u64,
     },
     /// Waits until every process serves.
@@ -175,7 +175,10 @@ impl RestartsSpec {
 
     pub(super) fn check(&self, scenario: &Scenario) -> Checked {
         if self.cases.is_empty() || !(1..=600).contains(&self.settle_s) {
-            return Err(("restarts", "must have a case, and settle_s must be 1 to 600".to_owned()));
+            return Err((
+                "restarts",
+                "must have at least one case, and settle_s must be 1 to 600".to_owned(),
+            ));
         }
         if scenario.series.is_some()
             || !scenario.node_changes.is_empty()
@@ -183,7 +186,7 @@ impl RestartsSpec {
         {
             return Err((
                 "restarts",
-                "goes with no series, no node_changes and no motion".to_owned(),
+                "must not be combined with series, node_changes or motion".to_owned(),
             ));
         }
         for case in &self.cases {
@@ -198,13 +201,15 @@ impl RestartsSpec {
                 if let Some(unknown) =
                     phase.steps.iter().filter_map(Step::process).find(|what| !known(what))
                 {
-                    return Err(of_case(format!("there is no process `{unknown}`")));
+                    return Err(of_case(format!("process `{unknown}` does not exist in the case")));
                 }
                 if phase.rounds == 0 || (phase.rounds > 1 && phase.under_alert.is_none()) {
-                    return Err(of_case("rounds must be 1, or more with under_alert".to_owned()));
+                    return Err(of_case("rounds must be 1; more only with under_alert".to_owned()));
                 }
                 if phase.expect == Outcome::Wrong {
-                    return Err(of_case("nobody may expect what is wrong".to_owned()));
+                    return Err(of_case(
+                        "expectation must not be an outcome that is always wrong".to_owned(),
+                    ));
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! A series: one cluster, and many cases of trouble one after the other, each under alerts that
-//! never stop.
+//! A series: one cluster and many fault cases one after the other, each under alerts that never
+//! stop.
 //!
-//! One alert shows what a fault does to its middle. What a lane has to bear is a fault that goes on
-//! while alerts come and end, and then the next one. So a case is a time for which its trouble
-//! acts; meanwhile alert follows alert over the same devices, the next as soon as the last has been
-//! handed over whole, so that there are always pushes in flight. Then the trouble ends, everybody
-//! must have been told, and one more alert, undisturbed, shows that nothing is left of it.
+//! One alert shows the effect of a fault on its middle. A lane must endure a fault that continues
+//! while alerts start and end, and then the next fault. So a case is an interval in which its fault
+//! acts; meanwhile alert follows alert over the same devices, the next as soon as the last has
+//! handed over all devices, so that there are always pushes in flight. Then the fault ends, every
+//! device must have been alerted, and one more alert, undisturbed, shows that no effect remains.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use serde::Deserialize;
 
 use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureSpec};
 
-/// What makes a scenario a series.
+/// Settings of a series.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesSpec {
-    /// How long the trouble of each case acts, seconds.
+    /// Duration of the fault in each case, seconds.
     pub seconds: f64,
-    /// Alerts under way at once: one that waits for the last of its devices does not hold back the
-    /// next.
+    /// Highest number of alerts in progress: an alert that waits for its last devices does not
+    /// delay the next.
     #[serde(default = "default_alerts_max")]
     pub alerts_max: usize,
-    /// What must come of each case; a case may say otherwise.
+    /// Expectations of each case; a case may override them.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
     /// The same, but judged only with `--strict`: rates and times.
@@ -39,18 +39,18 @@ fn default_alerts_max() -> usize {
     4
 }
 
-/// One kind of trouble.
+/// One kind of fault.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseSpec {
-    /// To choose it by.
+    /// Name by which `--case` selects it.
     pub name: String,
-    /// What goes wrong, in a few words.
+    /// Short description of the fault.
     pub label: String,
-    /// Whose gateway; absent: all of them.
+    /// Platform of the affected gateway; absent: all.
     #[serde(default)]
     pub platform: Option<Platform>,
-    /// What it does.
+    /// Faults that act during the case.
     #[serde(default)]
     pub faults: Option<Box<Faults>>,
     /// Instead: many things, drawn from a seed.
@@ -59,10 +59,10 @@ pub struct CaseSpec {
     /// It takes so long that it is run only if it is named.
     #[serde(default)]
     pub by_name_only: bool,
-    /// What must come of it, where that is not what must come of all.
+    /// Expectations that differ from those of the series.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
-    /// What is aimed at, beside what is in all.
+    /// Targets in addition to those of the series.
     #[serde(default)]
     pub targets: BTreeMap<String, Bound>,
 }
@@ -82,14 +82,14 @@ impl CaseSpec {
 }
 
 impl SeriesSpec {
-    /// What must come of a case.
+    /// Expectations of a case.
     #[must_use]
     pub fn expected(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.expect.iter().chain(&case.expect);
         of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
-    /// What is aimed at in a case.
+    /// Targets of a case.
     #[must_use]
     pub fn targets(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.targets.iter().chain(&case.targets);
@@ -119,16 +119,16 @@ impl SeriesSpec {
         if !(self.seconds > 0.0 && self.seconds <= 3_600.0) {
             return Err((
                 "series.seconds",
-                format!("must be above 0 and at most 3,600, is {}", self.seconds),
+                format!("must be greater than 0 and at most 3,600; got {}", self.seconds),
             ));
         }
         if !(1..=32).contains(&self.alerts_max) {
-            return Err(("series.alerts_max", format!("must be 1 to 32, is {}", self.alerts_max)));
+            return Err(("series.alerts_max", format!("must be 1 to 32; got {}", self.alerts_max)));
         }
         if !self.cases.first().is_some_and(CaseSpec::is_undisturbed) {
             return Err((
                 "series.cases",
-                "must begin with one that has neither faults nor a mixture".to_owned(),
+                "must begin with a case that has neither faults nor a mixture".to_owned(),
             ));
         }
         for (field, used) in [
@@ -139,16 +139,16 @@ impl SeriesSpec {
             ("node_changes", !scenario.node_changes.is_empty()),
         ] {
             if used {
-                return Err((field, "is of one alert, and has no place in a series".to_owned()));
+                return Err((field, "must be absent in a series: it is for one alert".to_owned()));
             }
         }
         for (n, case) in self.cases.iter().enumerate() {
             let of_case = |problem: String| ("series.cases", format!("{}: {problem}", case.name));
             if self.cases[..n].iter().any(|other| other.name == case.name) {
-                return Err(of_case("is the name of another one".to_owned()));
+                return Err(of_case("must be unique; another case has this name".to_owned()));
             }
             if case.faults.is_some() && case.mixture.is_some() {
-                return Err(of_case("has faults or a mixture, not both".to_owned()));
+                return Err(of_case("must have faults or a mixture, not both".to_owned()));
             }
             case.mixture.iter().try_for_each(|mixture| mixture.check().map_err(of_case))?;
             let platforms = scenario.population.apps.iter().map(|app| app.platform);
@@ -165,7 +165,7 @@ impl SeriesSpec {
                 .find(|name| known(name).is_none())
             {
                 return Err(of_case(format!(
-                    "`{name}` is no figure of a case; there are {}",
+                    "`{name}` must be a figure of a case: {}",
                     FIGURES.join(", ")
                 )));
             }

@@ -55,12 +55,12 @@ fn a_misspelt_key_is_refused_with_its_line() {
 fn values_out_of_bounds_are_named_with_limit_and_value() {
     assert_eq!(
         problem(&SMALL.replace("nodes = 1", "nodes = 0")),
-        "scenario small.toml: nodes: must be 1 to 64, is 0"
+        "scenario small.toml: nodes: must be 1 to 64; got 0"
     );
     let text = problem(&SMALL.replace("radius_meters = 500", "radius_meters = 2e7"));
     assert!(text.contains("alert.region.radius_meters") && text.contains("20000000"), "{text}");
     let text = problem(&SMALL.replace("[expect]", "[gateway]\ndead_share = 1.5\n[expect]"));
-    assert!(text.contains("gateway.dead_share: must be 0 to 1, is 1.5"), "{text}");
+    assert!(text.contains("gateway.dead_share: must be 0 to 1; got 1.5"), "{text}");
     let text = problem(&SMALL.replace(
         "[expect]",
         "[gateway]\nfault = { kind = 'slow', factor = 9, after_ms = 0, for_ms = 1 }\n[expect]",
@@ -115,7 +115,7 @@ fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
     );
     let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));
     assert!(
-        text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"),
+        text.contains("gateway.fault.faults: reason UNAVAILABLE: belongs to another platform"),
         "{text}"
     );
 }
@@ -167,7 +167,9 @@ fn cases_are_chosen_by_name_and_expect_what_the_series_does_unless_they_say_othe
 #[test]
 fn a_case_expects_figures_that_there_are() {
     let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a' }]\n[series.expect]\nmised = 0\n[expect]";
-    assert!(problem(&SMALL.replace("[expect]", series)).contains("`mised` is no figure of a case"));
+    assert!(
+        problem(&SMALL.replace("[expect]", series)).contains("`mised` must be a figure of a case")
+    );
     let series =
         "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
     assert!(problem(&SMALL.replace("[expect]", series)).contains("must begin with"));

@@ -1,4 +1,4 @@
-//! The flat cover: which cells of resolution 9 belong to a region, each asked for itself.
+//! The flat cover: the cells of resolution 9 that belong to a region, each tested by itself.
 //!
 //! A cell belongs to it if and only if its circumscribed circle is not wholly outside. The
 //! coordinator gets there top-down through coarser cells; here every cell is tested alone, so that

@@ -1,11 +1,12 @@
-//! What the judgement adds up: over all devices, by platform, and by spot.
+//! Sums of the verdict: over all devices, by platform, and by spot.
 
 use serde::Serialize;
 
 /// Devices and requests of one alert, counted over the whole population.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Exactly inside and to be told (devices that changed: at the end, wherever they were before).
+    /// Devices exactly inside that must be alerted (for devices that changed: at the end, wherever
+    /// they were before).
     pub region_devices: u64,
     /// Outside, but their cell is in the flat cover (devices that never changed).
     pub edge_devices: u64,
@@ -25,7 +26,7 @@ pub struct Counts {
     pub repeated: u64,
     /// Devices sent to and never answered.
     pub unknown: u64,
-    /// Devices whose token the gateway called dead.
+    /// Devices whose token a gateway called dead.
     pub dead_tokens: u64,
     /// Requests for tokens that no device has.
     pub strangers: u64,
@@ -38,7 +39,7 @@ pub struct Counts {
 pub struct PlatformCount {
     /// Exactly inside, or at the edge.
     pub addressed: u64,
-    /// Accepted at least once.
+    /// Devices accepted at least once.
     pub accepted: u64,
     /// Never accepted, though inside and alive.
     pub missed: u64,
@@ -48,7 +49,7 @@ pub struct PlatformCount {
     pub repeated: u64,
     /// Sent to and never answered.
     pub unknown: u64,
-    /// Token called dead.
+    /// Devices whose token a gateway called dead.
     pub dead_tokens: u64,
 }
 
@@ -57,9 +58,9 @@ pub struct PlatformCount {
 pub struct SpotCount {
     /// Devices inside or at the edge, and those that were reached anyway.
     pub devices: u64,
-    /// Of those, exactly inside, alive, never accepted.
+    /// Addressed devices exactly inside, with a live token, never accepted.
     pub missed: u64,
-    /// Of those, sent to and never answered.
+    /// Addressed devices with a push that was never answered.
     pub unknown: u64,
 }
 
@@ -81,8 +82,7 @@ impl Counts {
         self.unanswered_requests += other.unanswered_requests;
     }
 
-    /// Whatever must not be: devices missed, told outside, on a wrong token, again, or never
-    /// answered.
+    /// All faults: devices missed, alerted outside, on a wrong token, again, or never answered.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.missed

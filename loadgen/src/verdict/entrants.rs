@@ -1,14 +1,14 @@
-//! Those who come in behind the frontier: whoever is there for a while must be told, and soon.
+//! Entrants: devices that enter behind the frontier must be alerted soon if they stay.
 //!
-//! Where the frontier is nobody is asked. It has certainly passed a band when, by the gateway's
-//! record, the last of those in this band and in the next who never changed has been told; the next
-//! counts because a cell's distance decides on its band, and a device may be nearer or farther than
-//! that by a few hundred metres.
+//! The verdict does not ask the cluster for the frontier. The frontier has certainly passed a band
+//! when, by the gateways' record, the last device of this band and of the next that never changed
+//! has been alerted; the next band counts because the distance of a cell decides on its band, and a
+//! device may be nearer or farther than its cell by a few hundred metres.
 //!
-//! From the acknowledgement of the change that brought a device there to the acceptance of its push
-//! everything lies that makes it visible: the log, the feed, the node's turn, the late queue, the
-//! pace. So these times are an upper bound of the time from acknowledged to visible to the walk, as
-//! seen from outside.
+//! The time from the acknowledgement of the entering change to the acceptance of the push includes
+//! every step that makes the device visible: the log, the feed, the node's turn, the late queue,
+//! the pace. So these times are an upper bound of the time from acknowledged to visible to the
+//! walk, as seen from outside.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -16,16 +16,16 @@ use clarion_emulator::Platform;
 
 use super::{Case, Life, geometry, history::Stretch, order};
 
-/// When the frontier passed.
+/// Time at which the frontier passed each band.
 #[derive(Debug, Default)]
 pub struct Frontier {
-    /// By platform and band: when the last of it was told, nanoseconds of `CLOCK_MONOTONIC`; 0:
-    /// nobody is there.
+    /// For each platform and band, when its last device was alerted, nanoseconds of
+    /// `CLOCK_MONOTONIC`; 0: the band has no devices.
     told_ns: BTreeMap<Platform, Vec<u64>>,
 }
 
 impl Frontier {
-    /// Of a range of devices.
+    /// The frontier over a range of devices.
     pub(super) fn of(case: &Case<'_>, range: Range<u64>) -> Self {
         let mut frontier = Self::default();
         if case.history.changes() == 0 {
@@ -53,7 +53,7 @@ impl Frontier {
         frontier
     }
 
-    /// Of all ranges.
+    /// The frontier over all ranges.
     pub(super) fn merge(parts: Vec<Self>) -> Self {
         let mut whole = Self::default();
         for (platform, bands) in parts.into_iter().flat_map(|part| part.told_ns) {
@@ -75,14 +75,14 @@ impl Frontier {
 /// What came of a device that may have come in behind the frontier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrivals {
-    /// It did not, or it had been told before, or it left too soon to be owed anything.
+    /// The device did not enter, had been alerted before, or left too soon.
     None,
-    /// It came, stayed for the settling time, and was told at some time.
+    /// The device entered, stayed for the settling time, and was alerted.
     Told {
-        /// From the acknowledgement to the acceptance, nanoseconds.
+        /// Time from the acknowledgement to the acceptance, nanoseconds.
         after_ns: u64,
     },
-    /// It came, stayed, and was never told.
+    /// The device entered, stayed, and was never alerted.
     Untold,
 }
 

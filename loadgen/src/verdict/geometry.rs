@@ -1,4 +1,4 @@
-//! Who is inside, worked out a second time by other means.
+//! The devices inside a region, computed independently of the coordinator.
 //!
 //! The coordinator covers regions with H3 cells and Karney's geodesic. A verdict that used the same
 //! code would share its mistakes, so here distances are Vincenty's inverse formula on WGS-84 (exact
@@ -14,7 +14,7 @@ use crate::{
     scenario::RegionSpec,
 };
 
-/// WGS-84: equatorial radius, metres.
+/// Equatorial radius of WGS-84, metres.
 const EQUATORIAL_RADIUS_M: f64 = 6_378_137.0;
 /// WGS-84: first eccentricity squared, f(2 - f) with f = 1/298.257223563.
 const ECCENTRICITY_SQUARED: f64 = 6.694_379_990_141_317e-3;
@@ -48,7 +48,7 @@ struct Ring {
 }
 
 impl Region {
-    /// From a scenario.
+    /// The region of a scenario.
     #[must_use]
     pub fn new(spec: &RegionSpec) -> Self {
         Self(match spec {
@@ -62,10 +62,10 @@ impl Region {
         })
     }
 
-    /// How far outside a place lies, metres; 0 if it is inside.
+    /// Distance of a place from the region, metres; 0 if it is inside.
     ///
     /// Exact to a millimetre for circles. For polygons exact within some kilometres of an edge;
-    /// farther out it only says "far".
+    /// farther out the value only means "far".
     #[must_use]
     pub fn outside_meters(&self, place: Place) -> f64 {
         match &self.0 {

@@ -1,12 +1,11 @@
-//! What was told of each device while a run went on, and what can have been true of it when.
+//! The reported changes of each device during a run, and its possible states at each time.
 //!
-//! The rules are the contract's, written a second time: each facet of a device (place,
+//! The rules are those of the contract, implemented a second time: each facet of a device (place,
 //! registration, mute) keeps the newest observation, at a tie the one that was recorded later; a
-//! removal is an observation of absence, of all three. What the registry was told it knows from
-//! some moment between the sending of a batch and its acknowledgement, and a node somewhat later.
-//! So a device stands somewhere *possibly* from the sending of what put it there until its next
-//! change must have been seen, and *certainly* from the acknowledgement until the next change is
-//! sent.
+//! removal is an observation of absence, of all three. The registry knows a change from some moment
+//! between the sending of its batch and the acknowledgement, and a node somewhat later. So a device
+//! is at a place *possibly* from the sending of the change until its next change must have been
+//! seen, and *certainly* from the acknowledgement until the next change is sent.
 
 use clarion_emulator::Platform;
 
@@ -16,40 +15,40 @@ use crate::{
     population::{Population, token::TokenBytes},
 };
 
-/// What a phone says of itself.
+/// A change that a phone reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Change {
-    /// It is here.
+    /// The phone is at this place.
     Place(Place),
     /// It was installed: token and place. Tokens of a device are counted from 0.
     Arrival(u16, Place),
-    /// It has another token.
+    /// The phone has a new token.
     Registration(u16),
-    /// It was removed.
+    /// The phone was removed.
     Removal,
-    /// It wants no alerts, or wants them again.
+    /// The phone mutes alerts, or unmutes them.
     Mute(bool),
 }
 
 /// A change as it reached the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery {
-    /// Whose; devices from the population's count on were installed meanwhile.
+    /// Number of the device; numbers from the population's count on were installed during the run.
     pub device: u32,
-    /// With which batch.
+    /// Number of the batch.
     pub batch: u32,
     /// When the phone saw it, microseconds from the beginning of all motion.
     pub observed_us: u64,
-    /// The change that the registry was told.
+    /// The reported change.
     pub change: Change,
 }
 
 /// When a batch was on its way, nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
-    /// When it was sent.
+    /// Time of sending.
     pub sent_ns: u64,
-    /// When its acknowledgement came.
+    /// Time of the acknowledgement.
     pub acknowledged_ns: u64,
 }
 
@@ -84,19 +83,19 @@ impl History {
         &self.deliveries[from..from + count]
     }
 
-    /// All batches.
+    /// Batches of deliveries, in the order of sending.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {
         &self.batches
     }
 
-    /// Changes acknowledged.
+    /// Number of changes that the registry acknowledged.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.deliveries.len() as u64
     }
 
-    /// How a device stood, one stretch after the other.
+    /// States of a device, one after the other.
     #[must_use]
     pub fn stretches(&self, population: &Population, device: u64, home: Place) -> Vec<Stretch> {
         let registered = device < population.count();
@@ -174,27 +173,27 @@ impl Facets {
     }
 }
 
-/// A device that can be told.
+/// State of a device that can be alerted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Standing {
-    /// Which of its tokens is the current one.
+    /// Number of its current token.
     pub generation: u16,
-    /// Where it is.
+    /// Place of the device.
     pub place: Place,
 }
 
 /// A time in which a device stood the same.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch {
-    /// It possibly began.
+    /// The state possibly began here.
     pub sent_ns: u64,
-    /// It has certainly begun, for whoever sees everything at once.
+    /// The state certainly began here, for an observer of all changes.
     pub acknowledged_ns: u64,
     /// It began with a change; otherwise the device stood so before all motion.
     pub moved: bool,
-    /// None: it is not to be told, wherever it is.
+    /// State; none: the device must not be alerted, wherever it is.
     pub standing: Option<Standing>,
-    /// What ended it.
+    /// Batch that ended the state.
     pub until: Option<Batch>,
 }
 
@@ -213,15 +212,14 @@ impl Stretch {
         self.until.map_or(u64::MAX, |end| end.sent_ns)
     }
 
-    /// How far outside of the region the device was, metres; infinite if it was not to be told.
+    /// Distance of the device from the region, metres; infinite if it must not be alerted.
     #[must_use]
     pub fn outside_meters(&self, region: &Region) -> f64 {
         self.standing.map_or(f64::INFINITY, |standing| region.outside_meters(standing.place))
     }
 }
 
-/// The tokens that a device ever had, by their number; some of them perhaps known to nobody but
-/// itself.
+/// All tokens of a device, by number; some of them possibly never known to the registry.
 pub fn tokens<'a>(
     population: &'a Population,
     device: u64,

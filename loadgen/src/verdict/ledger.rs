@@ -1,43 +1,43 @@
-//! What the gateway saw, one line a request, by device.
+//! The ledger: every request that the gateways recorded, by device.
 
-/// What the gateway made of one request.
+/// Decision of the gateway about one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// Taken: it reaches the phone.
     Accepted,
     /// The token was called dead.
     Dead,
-    /// Refused or put off.
+    /// Refused or deferred.
     Failed,
-    /// Read and left alone.
+    /// Read and not processed.
     Ignored,
 }
 
-/// What the sender was told.
+/// What the sender learned of the gateway's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// It must know.
+    /// The response reached the sender.
     Given,
-    /// It was told that the request failed, and yet it reaches the phone.
+    /// The sender was told that the request failed, although the push reaches the device.
     Denied,
-    /// The answer left, but the connection ended right after, or the stream was reset: it may know
-    /// or not.
+    /// The response was sent, but the connection ended right after, or the stream was reset: the
+    /// sender may know the decision or not.
     Doubtful,
-    /// Nothing.
+    /// The gateway sent no response.
     Withheld,
 }
 
-/// One request.
+/// One push request in the gateways' record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Push {
-    /// xxh3-64 of the token.
+    /// Hash of the token, xxh3-64.
     pub token_hash: u64,
     /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of
     /// a machine.
     pub at_ns: u64,
-    /// What the gateway made of it.
+    /// What the gateway decided.
     pub fate: Fate,
-    /// What it said.
+    /// What the sender learned of the decision.
     pub answer: Answer,
 }
 
@@ -49,7 +49,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// From requests in any order.
+    /// A ledger of requests in any order.
     #[must_use]
     pub fn new(mut pushes: Vec<Push>) -> Self {
         pushes.sort_unstable();
@@ -64,21 +64,21 @@ impl Ledger {
         &self.pushes[from..from + count]
     }
 
-    /// All of them.
+    /// All requests, in order.
     #[must_use]
     pub fn pushes(&self) -> &[Push] {
         &self.pushes
     }
 }
 
-/// What one device's requests add up to.
+/// Sums over the requests of one device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// When the first acceptance was.
+    /// Time of the first acceptance.
     pub first_accepted_ns: Option<u64>,
     /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: u64,
-    /// All other acceptances after the first.
+    /// Acceptances after the first without an excuse.
     pub duplicates: u64,
     /// The token was called dead.
     pub dead: bool,
@@ -89,7 +89,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of the requests of one device, oldest first.
+    /// Adds up the requests of one device, oldest first.
     #[must_use]
     pub fn of(pushes: &[Push]) -> Self {
         let unknown = !pushes.is_empty() && pushes.iter().all(|p| p.answer == Answer::Withheld);

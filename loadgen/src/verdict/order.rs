@@ -1,4 +1,4 @@
-//! Nearest first: how well the order of acceptances follows the distance from the place last seen.
+//! The order of a wave: how well acceptances follow the distance from the place last seen.
 //!
 //! Within a band no order is promised, and a band is kilometres wide, so distances alone would call
 //! a perfect wave disorderly. Three figures tell different things:
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::sample::Sample;
 
-/// How orderly a wave was.
+/// Figures of a wave's order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Order {
     /// Share of pairs of different bands in the wrong order.

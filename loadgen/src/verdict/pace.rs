@@ -1,16 +1,16 @@
-//! How late pushes were against the pace that the alert was given.
+//! Lateness of pushes against the pace of the alert.
 //!
-//! The pace begins with the first push: of `r` a second, number `k` has its place `k / r` seconds
-//! after it. A push of a device that came in later than that was not due before the device was
-//! there. What is measured is the gateway's time of the request minus that; negative is early,
-//! which a pace that gathers some milliseconds' worth for one write is by half of them.
+//! The pace begins with the first push: at `r` a second, push `k` is due `k / r` seconds after it.
+//! A push to a device that entered later than that was not due before the device was there. The
+//! measurement is the gateway's time of the request minus the due time; negative means early, and a
+//! pace that gathers some milliseconds' worth for one write is early by half of them.
 
 /// One first acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// When the gateway had the request, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time at which the gateway had the request, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// Not due before.
+    /// Earliest due time.
     pub since_ns: u64,
 }
 

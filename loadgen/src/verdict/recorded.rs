@@ -1,5 +1,5 @@
-//! What the gateways recorded, merged for the verdict: one ledger of all requests, and what each
-//! gateway counted.
+//! The gateways' records, merged for the verdict: one ledger of all requests, and the counts of
+//! each gateway.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -15,11 +15,11 @@ const MINUTE_US: u64 = 60_000_000;
 
 /// Why a record proves nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("the gateway's record: {path}: {problem}")]
+#[error("gateway record {path}: {problem}")]
 pub struct RecordError {
-    /// The record's file.
+    /// Path of the record.
     pub path: String,
-    /// What is wrong with it.
+    /// Problem with the record.
     pub problem: String,
 }
 
@@ -28,24 +28,24 @@ pub struct RecordError {
 pub struct Recorded {
     /// Every request to any gateway.
     pub ledger: Ledger,
-    /// What each gateway counted.
+    /// Counts of each gateway.
     pub gateways: BTreeMap<Platform, Requests>,
 }
 
 /// Requests to one gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Requests {
-    /// All of them, whatever became of them.
+    /// Number of all requests.
     pub count: u64,
-    /// Put off with 429.
+    /// Requests answered with 429.
     pub throttled: u64,
-    /// Answered with 5xx.
+    /// Requests answered with 5xx.
     pub failed: u64,
     /// In the 60 s in which there were the most, wherever these begin.
     pub minute_max: u64,
     /// Bytes that came from clients, TLS and all.
     pub bytes_received: u64,
-    /// From the first to the last of them, microseconds.
+    /// Time from the first to the last request, microseconds.
     pub busy_us: u64,
     /// Connections that stood meanwhile, their mean over that time.
     pub connections_mean: f64,
@@ -62,7 +62,9 @@ pub fn load(path: &Path) -> Result<Record, RecordError> {
     let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
     match record.header.dropped {
         0 => Ok(record),
-        dropped => Err(failed(format!("{dropped} requests did not fit: it proves nothing"))),
+        dropped => {
+            Err(failed(format!("{dropped} requests were not recorded; the record proves nothing")))
+        }
     }
 }
 
@@ -86,14 +88,14 @@ impl Recorded {
         Ok(Self { ledger: Ledger::new(pushes), gateways })
     }
 
-    /// Of all gateways.
+    /// Bytes that all gateways received.
     #[must_use]
     pub fn bytes_received(&self) -> u64 {
         self.gateways.values().map(|g| g.bytes_received).sum()
     }
 }
 
-/// Of entries in the order of time.
+/// Counts of entries in the order of time.
 #[allow(clippy::cast_precision_loss)] // microseconds of a run
 fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
     let begun = entries.first().map_or(0, |e| e.time_us);
@@ -144,7 +146,7 @@ fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64)
     (stood, most.unsigned_abs())
 }
 
-/// One request as the verdict takes it.
+/// One request in the form of the verdict.
 #[must_use]
 pub fn push(entry: &Entry) -> Push {
     let fate = match entry.reason() {

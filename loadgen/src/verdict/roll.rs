@@ -1,10 +1,10 @@
-//! Whom an alert over one region is owed, worked out once for a series of alerts over the same
-//! devices.
+//! The devices that an alert over one region must reach, computed once for a series of alerts over
+//! the same devices.
 //!
-//! [`super::judge`] makes every device anew and works out where it is: right for one alert, and
-//! some two microseconds a device too slow for the hundredth. Here that is done once, and what
-//! remains of an alert is a merge of two sorted lists: some hundred nanoseconds a request, so that
-//! a series is judged alert by alert while it runs and nothing is kept of it.
+//! [`super::judge`] computes every device and its place again: right for one alert, and some two
+//! microseconds a device too slow for the hundredth. Here that is done once, and each alert only
+//! merges two sorted lists: some hundred nanoseconds a request, so that a series is judged alert by
+//! alert while it runs and nothing of an alert is kept.
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 
@@ -23,7 +23,7 @@ pub struct Roll {
     devices: Vec<Known>,
 }
 
-/// What is known of one device.
+/// Facts about one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Known {
     token_hash: u64,
@@ -36,23 +36,23 @@ struct Known {
 
 const _: () = assert!(size_of::<Known>() == 16);
 
-/// How a device stands to the region.
+/// Position of a device relative to the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    /// Exactly inside: it must be told.
+    /// Exactly inside: the device must be alerted.
     Inside,
-    /// Within what a cover may overshoot: it may be told.
+    /// Within the overshoot of a cover: the device may be alerted.
     Edge,
-    /// Farther out: it must not be told.
+    /// Farther out: the device must not be alerted.
     Outside,
 }
 
-/// What came of one alert, or of several.
+/// Result of one alert, or of several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// Requests, whatever became of them.
+    /// Number of requests, whatever their result.
     pub requests: u64,
-    /// Of those, not plainly accepted: refused, put off, reset, left alone.
+    /// Requests that were refused, deferred, reset or ignored.
     pub struck: u64,
     /// Requests that the gateway left unanswered.
     pub unanswered: u64,
@@ -64,7 +64,7 @@ pub struct Judged {
     pub dead: u64,
     /// Inside, never accepted, and not called dead in this alert or before it.
     pub missed: u64,
-    /// The same by platform.
+    /// Missed devices by platform.
     pub missed_of: BTreeMap<Platform, u64>,
     /// Accepted, and more than 500 m outside.
     pub outside: u64,
@@ -76,14 +76,14 @@ pub struct Judged {
     pub unknown: u64,
     /// Inside, and nothing was sent to them.
     pub unsent: u64,
-    /// Of those, tokens that the gateway never called dead.
+    /// Devices without a request whose token no gateway called dead.
     pub unsent_alive: u64,
-    /// For each kind of failure some devices by number.
+    /// Numbers of some affected devices, by kind of failure.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
 impl Roll {
-    /// Of a population and a region; on all cores.
+    /// The roll of a population and a region; computed on all cores.
     #[must_use]
     pub fn new(population: &Population, region: &Region) -> Self {
         let workers = thread::available_parallelism().map_or(1, NonZero::get) as u64;
@@ -122,17 +122,16 @@ impl Roll {
         Self { devices }
     }
 
-    /// The gateway has called a token dead. To be said before an alert is judged that was sent
-    /// later.
+    /// Records that a gateway has called a token dead. Call it before a later alert is judged.
     pub fn called_dead(&mut self, token_hash: u64) {
         if let Ok(at) = self.devices.binary_search_by_key(&token_hash, |d| d.token_hash) {
             self.devices[at].dead = true;
         }
     }
 
-    /// An undisturbed alert reached these: whatever was said of their tokens before, they are
-    /// registered and owed every alert that follows. Without this, a gateway that called every
-    /// token bad would end all judgement of them.
+    /// Records the devices that an undisturbed alert reached: whatever gateways said about their
+    /// tokens before, they are registered and must be alerted by every later alert. Without this, a
+    /// gateway that called every token bad would end all judgement of them.
     pub fn reached(&mut self, pushes: &[Push]) {
         for push in pushes.iter().filter(|push| push.fate == Fate::Accepted) {
             if let Ok(at) = self.devices.binary_search_by_key(&push.token_hash, |d| d.token_hash) {
@@ -141,7 +140,7 @@ impl Roll {
         }
     }
 
-    /// All devices were registered anew: none of them is taken to be gone.
+    /// Records that all devices were registered anew: none of them counts as gone.
     pub fn registered_anew(&mut self) {
         self.devices.iter_mut().for_each(|d| d.dead = false);
     }
@@ -206,7 +205,7 @@ impl Judged {
         }
     }
 
-    /// Adds another alert's.
+    /// Adds the result of another alert.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.struck += other.struck;
@@ -239,7 +238,8 @@ mod tests {
 
     fn population() -> Population {
         let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 }]",
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, \
+             radius_meters = 20000 }]",
         );
         Population::new(&spec.unwrap(), 1, 500).unwrap()
     }

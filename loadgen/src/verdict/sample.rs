@@ -17,11 +17,11 @@ pub const FINEST: Resolution = Resolution::Eight;
 /// First acceptance of one device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time of the acceptance, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
     /// How far from the place last seen its first place was.
     pub meters: f32,
-    /// Where about, and on which platform.
+    /// Approximate place and platform.
     pub spot: Spot,
 }
 
@@ -50,7 +50,7 @@ impl Spot {
         Self::new(cell, platform)
     }
 
-    /// Of a cell no finer than [`FINEST`].
+    /// A spot of a cell no finer than [`FINEST`].
     #[must_use]
     pub fn new(cell: CellIndex, platform: Platform) -> Self {
         let digits = 3 * u32::from(u8::from(cell.resolution()));
@@ -62,7 +62,7 @@ impl Spot {
         })
     }
 
-    /// The platform.
+    /// Platform of the device whose token this is.
     #[must_use]
     pub fn platform(self) -> Platform {
         if self.0 & FCM == 0 { Platform::Apns } else { Platform::Fcm }

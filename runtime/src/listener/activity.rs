@@ -1,4 +1,4 @@
-//! What a connection does: how many streams are open, since when, and which answers its peer has not taken yet.
+//! Activity of a connection: open streams, their age, and responses that the peer has not read yet.
 
 use std::{
     collections::BTreeMap,
@@ -17,12 +17,13 @@ use tokio::time::Instant;
 
 use crate::peers::turns::Turn;
 
-/// Shared by a connection's task, its streams, and the listener that decides who has to leave.
+/// Activity of one connection, shared by its task, its streams, and the listener that decides which
+/// connection closes.
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
     open: AtomicUsize,
-    /// Of these, those with a whole message.
+    /// Streams that have received a complete message.
     working: AtomicUsize,
     /// When a stream was opened or closed last, ms since `started`.
     changed_ms: AtomicU64,
@@ -67,7 +68,8 @@ impl Activity {
         }
     }
 
-    /// Whether a stream has had a whole message. One whose peer has not said what it wants is no work that could be lost.
+    /// Whether a stream has received a complete message. A stream without one holds no work that
+    /// could be lost.
     pub(super) fn is_working(&self) -> bool {
         self.working.load(Ordering::Relaxed) > 0
     }
@@ -76,7 +78,7 @@ impl Activity {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// The connection is closed.
+    /// Records that the connection is closed.
     pub(super) fn end(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
@@ -92,7 +94,7 @@ impl Activity {
         self.changed_ms.store(u64::try_from(changed.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// A stream begins.
+    /// Records a new stream.
     pub(super) fn open(self: &Arc<Self>) -> Arc<Stream> {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.touch();
@@ -101,19 +103,20 @@ impl Activity {
     }
 }
 
-/// An open stream: of its request's body, its answer's, and whoever makes the answer. Closed when all of them have let go.
+/// An open stream, shared by the body of its request, the body of its response and the task that
+/// produces the response. It closes when all of them are dropped.
 #[derive(Debug)]
 pub(super) struct Stream {
     activity: Arc<Activity>,
     working: AtomicBool,
-    /// The number of its answer; 0: it has not begun, or need not be taken in time.
+    /// Number of its response; 0: the response has not begun, or has no deadline.
     answer: AtomicU64,
-    /// What it holds of the budget of bytes.
+    /// Part of the byte budget that the stream holds.
     charge: Mutex<Option<Turn>>,
 }
 
 impl Stream {
-    /// A message is whole.
+    /// Records that a message is complete.
     pub(super) fn works(&self) {
         if !self.working.swap(true, Ordering::Relaxed) {
             self.activity.working.fetch_add(1, Ordering::Relaxed);
@@ -127,14 +130,14 @@ impl Stream {
         self.activity.answers.lock().insert(number, Instant::now());
     }
 
-    /// A message has been let in.
+    /// Records the charge of an admitted message.
     pub(super) fn charge(&self, turn: Turn) {
         // The former one is dropped after the lock is.
         let former = self.charge.lock().replace(turn);
         drop(former);
     }
 
-    /// The message has been dealt with.
+    /// Releases the charge: the message has been processed.
     pub(super) fn release(&self) {
         drop(self.charge.lock().take());
     }
@@ -154,7 +157,7 @@ impl Drop for Stream {
     }
 }
 
-/// An answer's body; its stream is open until the transport has taken all of it.
+/// Body of a response; its stream is open until the transport has taken all of it.
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end.
+//! One accepted connection, from its first byte to its close.
 //!
 //! ```text
 //! accepted ──33 bytes in time──▶ HTTP/2 ──no stream for idle_deadline, or stop──▶ GOAWAY ──streams done──▶ closed
@@ -6,7 +6,8 @@
 //!     └──too late, or no HTTP/2────┴────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The preface is read before there is an HTTP/2 connection, whose buffers are some 25 kB: who says nothing costs a task.
+//! The preface is read before an HTTP/2 connection exists, whose buffers take some 25 kB: a client
+//! that sends nothing costs only a task.
 
 use std::{
     convert::Infallible,
@@ -36,21 +37,21 @@ use super::{
 };
 use crate::peers::PeerKey;
 
-/// RFC 9113, section 3.4.
+/// Preface of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The preface and the head of the SETTINGS frame that follows it.
+/// Bytes of the preface and of the SETTINGS frame header that follows it.
 const HELLO_BYTES: usize = 24 + 9;
 
-/// The connection that a request came by; an extension of each request.
+/// The connection of a request; an extension of each request.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Of the other side.
+    /// Address of the client.
     pub address: SocketAddr,
-    /// A permit for each request under way on this connection; who wants one for a request takes it here.
+    /// Permits for requests in progress on this connection; a method takes one for each request.
     pub requests: Arc<Semaphore>,
 }
 
-/// Serves one connection until its end.
+/// Serves one connection until it closes.
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
@@ -68,9 +69,11 @@ pub(super) async fn serve(
     let io = match stop.run_until_cancelled(greeted).await {
         Some(Ok(Ok(io))) => io,
         Some(Ok(Err(error))) => {
-            return tracing::debug!(%address, %error, "connection begins with no HTTP/2");
+            return tracing::debug!(%address, %error, "connection closed: no HTTP/2 preface");
         }
-        Some(Err(_)) => return tracing::debug!(%address, "connection said nothing in time"),
+        Some(Err(_)) => {
+            return tracing::debug!(%address, "connection closed: HTTP/2 preface timed out");
+        }
         None => return,
     };
     let peer =
@@ -90,7 +93,7 @@ pub(super) async fn serve(
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {
-                    tracing::debug!(%address, %error, "connection failed");
+                    tracing::debug!(%address, %error, "connection to client failed");
                 }
                 return;
             }
@@ -100,7 +103,7 @@ pub(super) async fn serve(
             }
             () = sleep(look_every) => {
                 if activity.oldest_answer().is_some_and(|since| since.elapsed() >= ANSWER_TAKEN_WITHIN) {
-                    return tracing::debug!(%address, "connection closed: an answer is not read");
+                    return tracing::debug!(%address, "connection closed: client does not read its response");
                 }
                 let idle = activity.idle();
                 match leaving {
@@ -165,7 +168,7 @@ fn answer<S: Served>(
     }
 }
 
-/// Tells the listener that the place is free, however the task ends.
+/// Marks the place as free when it is dropped, however the task ends.
 struct End(Arc<Activity>);
 
 impl Drop for End {
@@ -174,7 +177,7 @@ impl Drop for End {
     }
 }
 
-/// A socket whose first bytes have been read and are read again.
+/// A socket whose first bytes were read and are returned again by the next read.
 #[derive(Debug)]
 struct Greeted {
     hello: [u8; HELLO_BYTES],

@@ -1,8 +1,10 @@
-//! Bytes of messages that are received or worked on: one budget for all streams of a listener.
+//! Budget for the bytes of messages that a listener receives or works on, shared by all its
+//! streams.
 //!
-//! A gRPC message is buffered whole before it is decoded, and its length is said in front of it. Here that length is charged
-//! before the message is let in: who finds the budget used up waits in line, for [`WAIT_WITHIN`] at most. So a thousand
-//! messages that were begun and are never finished hold what the budget allows, and not 4 MiB each.
+//! A gRPC message is buffered whole before it is decoded, and its length precedes it. The meter
+//! charges this length before it admits the message; a message that exceeds the budget waits in
+//! line, for [`WAIT_WITHIN`] at most. So a thousand messages that were begun and never finished
+//! hold at most the budget, and not 4 MiB each.
 //!
 //! - The line is a ring of peers, not of messages ([`crate::peers::turns`]): whoever has begun many waits for itself, and one
 //!   peer has [`Budget::peer_bytes_max`] at most.
@@ -37,12 +39,12 @@ use crate::peers::{
 pub const WAIT_WITHIN: Duration = Duration::from_secs(10);
 /// From a message's first byte to its last: 4 MiB at 140 kB/s.
 pub const MESSAGE_WITHIN: Duration = Duration::from_secs(30);
-/// What a message weighs for each of its bytes: received, decoded, and what is made of it.
+/// Copies of each byte of a message: received, decoded, and the result of decoding.
 pub const COPIES: usize = 3;
-/// When to come back.
+/// Pause after which a refused client may retry.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How a method uses its stream.
+/// Use of a stream by a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// One request, one answer, which is to be read in time.
@@ -56,22 +58,24 @@ pub enum Method {
 /// The bounds of a listener's messages.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    /// Charged at a time.
+    /// Highest sum of charges at a time, bytes.
     pub bytes: usize,
-    /// Of these, to one peer; a message that weighs more counts as all of it.
+    /// Highest charge of one peer, bytes; a larger message counts as all of it.
     pub peer_bytes_max: usize,
-    /// Of each message, not charged.
+    /// Bytes of each message that are not charged.
     pub free_bytes: usize,
-    /// Streams that may have a message of up to `free_bytes` at a time; for the arithmetic only.
+    /// Streams that may have a message of up to `free_bytes` at a time; used only for the
+    /// arithmetic.
     pub streams_max: usize,
-    /// Streams that may wait for room, of one peer half of them; one more is refused at once.
+    /// Streams that may wait for room; one peer may use half of them. One more is refused at once.
     pub waiting_max: usize,
-    /// Longest message of any method: a longer one is not waited for, because the method refuses it by its head.
+    /// Longest message of any method, bytes: a longer one is not charged, because the method
+    /// refuses it by its length.
     pub message_bytes_max: usize,
 }
 
 impl Budget {
-    /// The worst case, bytes.
+    /// Memory of the worst case, bytes.
     #[must_use]
     pub const fn bytes_max(&self) -> usize {
         self.bytes + self.streams_max * self.free_bytes
@@ -86,7 +90,7 @@ impl Budget {
     }
 }
 
-/// A listener's budget.
+/// Budget of one listener, shared by its streams.
 #[derive(Debug, Clone)]
 pub struct Meter {
     budget: Arc<Budget>,
@@ -95,7 +99,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Nothing is charged.
+    /// A meter without charges.
     #[must_use]
     pub fn new(budget: Budget) -> Self {
         let bytes = Turns::new(budget.bytes as u64, budget.peer_bytes_max as u64);
@@ -106,7 +110,7 @@ impl Meter {
 
 type Waiting = Pin<Box<dyn Future<Output = Result<Turn, Status>> + Send>>;
 
-/// The body of a request, let in message by message.
+/// Body of a request, admitted message by message.
 pub(super) struct Metered<B> {
     body: B,
     meter: Meter,
@@ -114,7 +118,7 @@ pub(super) struct Metered<B> {
     stream: Arc<Stream>,
     exchange: bool,
     messages: Messages,
-    /// A frame that waits for room.
+    /// Frame that waits for room in the budget.
     held: Option<(Waiting, Bytes)>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -246,7 +250,7 @@ where
     }
 }
 
-/// Where the messages of a stream begin and end: five bytes in front of each, a flag and its length.
+/// Finds the boundaries of messages in a stream: five bytes precede each, a flag and the length.
 #[derive(Debug, Default)]
 struct Messages {
     head: [u8; 5],
@@ -259,7 +263,7 @@ impl Messages {
         self.head_bytes == 0 && self.left == 0
     }
 
-    /// A frame in; the length of the last message that begins in it.
+    /// Processes a frame; returns the length of the last message that begins in it.
     fn take(&mut self, mut data: &[u8]) -> Option<usize> {
         let mut begun = None;
         while !data.is_empty() {

@@ -1,7 +1,8 @@
-//! Who may connect when a listener is crowded. Pure: no socket, no clock.
+//! Decides which connection closes when a listener is full. Pure: no socket, no clock.
 //!
-//! A newcomer is more likely honest than who has held a place without using it, and a probe that is refused is a restart. So
-//! a full listener closes a connection rather than refuse the new one:
+//! A new connection is more likely honest than one that has held a place without using it, and a
+//! refused probe means a restart. So a full listener closes an old connection rather than refuse
+//! the new one:
 //!
 //! ```text
 //! place free, share of the peer free   → the newcomer gets it
@@ -13,35 +14,37 @@
 //! nobody can leave                     → the newcomer is refused
 //! ```
 //!
-//! An idle connection that leaves costs its client one connect. A stream that must leave is lost, so only health's do: a
-//! watcher of health comes again, a session or an upload would lose its work.
+//! An idle connection that is closed costs its client one reconnect. A stream that is closed is
+//! lost, so only health streams are closed: a watcher of health reconnects, but a session or an
+//! upload would lose its work.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::activity::Activity;
 use crate::peers::PeerKey;
 
-/// What becomes of connections that work (a stream has had a whole message) when the places are used up.
+/// Treatment of busy connections (a stream has received a complete message) when all places are
+/// taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenBusy {
-    /// They stay; the newcomer is refused.
+    /// Busy connections stay; the new connection is refused.
     Stays,
-    /// The one whose last request is the oldest leaves.
+    /// The connection whose last request is the oldest closes.
     Leaves,
 }
 
-/// The answer to a newcomer.
+/// Decision about a new connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission<T> {
-    /// There is a place.
+    /// A place is free.
     Free,
     /// There is one when this connection has left.
     InsteadOf(T),
-    /// There is none, for this reason.
+    /// No place is free, for this reason.
     Refused(&'static str),
 }
 
-/// The connections of one listener; `T` is what ends one.
+/// The connections of one listener; dropping or aborting `T` closes one.
 #[derive(Debug)]
 pub struct Places<T> {
     connections_max: usize,
@@ -58,13 +61,13 @@ struct Held<T> {
 }
 
 impl<T> Places<T> {
-    /// None is taken.
+    /// A listener without connections.
     #[must_use]
     pub fn new(connections_max: usize, per_peer_max: usize, when_busy: WhenBusy) -> Self {
         Self { connections_max, per_peer_max, when_busy, held: Vec::new() }
     }
 
-    /// Decides on a newcomer; who has to leave is forgotten with the answer.
+    /// Decides about a new connection; a connection that must close is removed at once.
     pub fn admit(&mut self, peer: IpAddr) -> Admission<T> {
         self.held.retain(|held| !held.activity.is_gone());
         let peer = PeerKey::of(peer);
@@ -80,7 +83,7 @@ impl<T> Places<T> {
         }
     }
 
-    /// A newcomer has come in.
+    /// Adds an admitted connection.
     pub(super) fn insert(&mut self, peer: IpAddr, activity: Arc<Activity>, end: T) {
         self.held.push(Held { peer: PeerKey::of(peer), activity, end });
     }

@@ -1,8 +1,8 @@
-//! So many at once and so many an hour, for each peer.
+//! Rate limits for each peer: a burst at once, then a number per hour.
 //!
-//! A bucket of tokens for each peer, kept as one time: when it will be full again. Full buckets are
-//! forgotten. If more peers than [`PEERS_MAX`] have one that is not full, the fullest is forgotten:
-//! that peer gains a token or two, and nobody else loses.
+//! Each peer has a token bucket, stored as one time: when the bucket will be full again. Full
+//! buckets are dropped. If more than [`PEERS_MAX`] peers have a bucket that is not full, the
+//! fullest is dropped: that peer gains a token or two, and no other peer loses.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use super::PeerKey;
 /// Peers that are remembered by one limit.
 pub const PEERS_MAX: usize = 4_096;
 
-/// A rate for each peer. Pure: the time comes from whoever asks, and never goes back.
+/// Rate limit of each peer. Pure: the caller passes the time, which never goes back.
 #[derive(Debug)]
 pub struct Rates {
     burst: u32,
@@ -28,16 +28,16 @@ impl Rates {
         Self { burst, every, peers_max: PEERS_MAX, full_at: BTreeMap::new() }
     }
 
-    /// The same with fewer peers remembered: for limits of which there are many.
+    /// Remembers fewer peers: for a limit of which there are many instances.
     #[must_use]
     pub fn of_peers(self, peers_max: usize) -> Self {
         Self { peers_max, ..self }
     }
 
-    /// Whether [`Rates::take`] would give one.
+    /// Whether [`Rates::take`] would grant a token now.
     ///
     /// # Errors
-    /// How long until it would.
+    /// How long until a token is available.
     pub fn check(&self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
         let full_at = self.full_at.get(&peer).map_or(now, |at| (*at).max(now));
         // One token is there as long as the bucket lacks at most all but one.
@@ -45,10 +45,10 @@ impl Rates {
         if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
-    /// Takes one.
+    /// Takes one token from a peer's bucket.
     ///
     /// # Errors
-    /// How long until there is one.
+    /// How long until a token is available.
     pub fn take(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
         self.check(peer, now)?;
         let full_at = self.full_at.get(&peer).map_or(now, |at| (*at).max(now));

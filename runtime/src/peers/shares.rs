@@ -1,11 +1,11 @@
-//! Places that are had at once or refused, with a share for each peer.
+//! Places that are granted or refused at once, with a share for each peer.
 //!
-//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed
-//! share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the
-//! next 1/4, then 1/8: whoever comes finds something until the last place is taken. A peer that is
-//! alone has half of the total, and totals are chosen with that in mind.
+//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. With a
+//! fixed share of a quarter, four peers would exhaust the total. By this rule the first peer takes
+//! 1/2, the next 1/4, then 1/8: a new peer finds a place until the last one is taken. A single peer
+//! has half of the total, and totals are chosen accordingly.
 //!
-//! [`Shares`] decides and is pure; [`Places`] hands out guards that give back what they hold.
+//! [`Shares`] decides and is pure; [`Places`] hands out guards that release what they hold.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,11 +22,11 @@ pub struct Full {
     pub held: u64,
 }
 
-/// Who holds how many. Remembers only peers that hold some.
+/// Number of places that each peer holds; peers without places are not stored.
 #[derive(Debug)]
 pub struct Shares {
     total: u64,
-    /// A peer may hold so many times what it leaves.
+    /// Places that a peer may hold, as a multiple of the free ones.
     times: u64,
     taken: u64,
     held: BTreeMap<PeerKey, u64>,
@@ -39,7 +39,8 @@ impl Shares {
         Self { total, times: 1, taken: 0, held: BTreeMap::new() }
     }
 
-    /// The same, but a peer leaves one part in `parts` of what it finds, instead of one in two.
+    /// Changes the rule: a peer leaves one part in `parts` of the free places, instead of one in
+    /// two.
     #[must_use]
     pub fn leaving_one_in(self, parts: u64) -> Self {
         Self { times: parts.saturating_sub(1).max(1), ..self }
@@ -65,7 +66,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Gives back what [`Shares::take`] gave.
+    /// Returns places that [`Shares::take`] granted.
     pub fn give_back(&mut self, peer: PeerKey, places: u64) {
         let left = self.held(peer).saturating_sub(places);
         self.taken -= self.held(peer) - left;
@@ -88,14 +89,14 @@ impl Shares {
         self.taken
     }
 
-    /// Peers that hold some.
+    /// Number of peers that hold places.
     #[must_use]
     pub fn peers(&self) -> u64 {
         self.held.len() as u64
     }
 }
 
-/// Places of one kind, shared by all who hand them out.
+/// Places of one kind, shared by all code that grants them.
 #[derive(Debug, Clone)]
 pub struct Places(Arc<Mutex<Shares>>);
 
@@ -106,7 +107,8 @@ impl Places {
         Self(Arc::new(Mutex::new(Shares::new(total as u64))))
     }
 
-    /// As [`Shares::leaving_one_in`].
+    /// A set of free places of which one in `parts` stays free for new peers: see
+    /// [`Shares::leaving_one_in`].
     #[must_use]
     pub fn leaving_one_in(total: usize, parts: u64) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total as u64).leaving_one_in(parts))))

@@ -1,14 +1,15 @@
-//! Work that waits for its turn: peers are served one after another.
+//! A line for work that waits for its turn: peers are served one after another.
 //!
-//! A queue in order of arrival belongs to whoever fills it. Here each peer has a queue of its own,
-//! and the ring of peers with something waiting goes round: a peer with one batch waits for at most
-//! one batch of each other peer, however many those have. The next in the ring is served when its
-//! cost fits; until then nobody passes it, or large work would never have its turn. Only a peer
-//! that holds its share already is passed over: it waits for its own work to end, not for others'.
+//! A queue in order of arrival is dominated by the peer that fills it. Here each peer has its own
+//! queue, and the ring of waiting peers goes round: a peer with one batch waits for at most one
+//! batch of each other peer, however many those have. The next peer in the ring is served when the
+//! cost of its work fits; until then no other passes it, or large work would never have its turn.
+//! Only a peer that already holds its share is passed over: it waits for its own work to end, not
+//! for the work of others.
 //!
-//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. What may wait is bounded by those who
-//! ask: each of them holds a place that is counted elsewhere ([`super::shares`]), and gives up its
-//! place in the ring when it is dropped.
+//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. The number of waiting tasks is bounded
+//! by the callers: each of them holds a place that is counted elsewhere ([`super::shares`]), and
+//! leaves the ring when it is dropped.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,11 +21,11 @@ use tokio::sync::oneshot;
 
 use super::PeerKey;
 
-/// One piece of work, waiting or under way. Never used again.
+/// Number of one piece of work, waiting or in progress; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// Who waits, who works, who is next.
+/// State of the line: waiting work, work in progress, and the order of peers.
 #[derive(Debug)]
 pub struct Ring {
     capacity: u64,
@@ -124,14 +125,14 @@ impl Ring {
         }
     }
 
-    /// What work under way costs together.
+    /// Total cost of the work in progress.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
     }
 }
 
-/// A ring that tasks wait in.
+/// A ring whose turns tasks can await.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Mutex<Waiting>>);
 
@@ -153,7 +154,7 @@ impl Waiting {
 }
 
 impl Turns {
-    /// As [`Ring::new`].
+    /// An empty line for work of `capacity` in total: see [`Ring::new`].
     #[must_use]
     pub fn new(capacity: u64, share: u64) -> Self {
         Self(Arc::new(Mutex::new(Waiting {
@@ -194,14 +195,14 @@ impl Turns {
         Some(Turn { turns: Arc::clone(&self.0), ticket })
     }
 
-    /// What work under way costs together.
+    /// Total cost of the work in progress.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.lock().ring.used()
     }
 }
 
-/// One piece of work, waiting or under way.
+/// Guard of one piece of work, waiting or in progress.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Mutex<Waiting>>,

@@ -1,4 +1,4 @@
-//! A question about the devices that are held.
+//! The command to count the devices in a region.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use crate::wave::{Cover, SegmentOp};
 /// A question: how many would be reached?
 #[derive(Debug)]
 pub struct CountSpec {
-    /// Number of the question; the answer carries it too.
+    /// Number of the count, returned with the answer.
     pub id: u64,
-    /// The region that is asked about.
+    /// The region to count.
     pub cover: Arc<Cover>,
     /// Apps that are counted one by one.
     pub apps: Vec<AppName>,

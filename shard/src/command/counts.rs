@@ -1,4 +1,4 @@
-//! How many devices were handed to a lane, and with which outcomes.
+//! Counts of devices that were handed to a lane, by outcome.
 
 use clarion_proto::outcome::Outcome;
 
@@ -25,7 +25,7 @@ impl Counts {
         }
     }
 
-    /// Handed and without an outcome yet.
+    /// Devices that were handed over and have no outcome yet.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.handed - self.outcomes.iter().sum::<u64>()

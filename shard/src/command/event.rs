@@ -1,4 +1,4 @@
-//! What a core says to the control plane.
+//! Events from a core to the control plane.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
@@ -11,8 +11,7 @@ use crate::lane::{health::LaneHealth, load::LaneLoad};
 /// From one core to the control plane.
 #[derive(Debug)]
 pub enum Event {
-    /// What happened to a wave since the last report of this core; every 20 ms while something
-    /// changes.
+    /// Changes of a wave since the last report of this core; every 20 ms while something changes.
     Report(Box<CoreReport>),
     /// Answers [`super::Command::Cancel`]: nothing more of the wave will be written.
     Stopped {
@@ -23,33 +22,33 @@ pub enum Event {
         /// Requests written after the command had arrived here.
         written_after: u64,
     },
-    /// Answers [`super::Command::Count`]: per app of the question, per band.
+    /// Answer to [`super::Command::Count`]: devices by app of the count and by band.
     Counted {
-        /// Number of the question.
+        /// Number of the count.
         id: u64,
-        /// Devices by app of the question (outer) and band (inner).
+        /// Devices by app of the count (outer) and band (inner).
         devices: Vec<Vec<u64>>,
     },
     /// A lane end changed its health.
     LaneState {
         /// The lane that the event is about.
         lane: LaneId,
-        /// When the core noticed it.
+        /// Time at which the core noticed the change.
         at: Time,
         /// What is the matter with it, or that nothing is.
         health: LaneHealth,
-        /// The gateway's words; never a token.
+        /// Reason in the gateway's own text; never a token.
         detail: String,
         /// When the trouble began; `None`: there is none.
         since: Option<Time>,
         /// When the gateway is asked again, if that is known.
         next_probe: Option<Time>,
     },
-    /// How the connections of a lane are used, every 100 ms while it has work.
+    /// Load of a lane's connections, every 100 ms while the lane has work.
     LaneLoad {
         /// The lane that the event is about.
         lane: LaneId,
-        /// How they are used.
+        /// Load of the lane's connections.
         load: Box<LaneLoad>,
     },
     /// What this core holds, after it changed; at most every 100 ms.

@@ -1,14 +1,14 @@
-//! What a core holds: devices by app, and how far their logs are applied.
+//! Content of a core: devices by app, and the applied positions of its logs.
 
 use clarion_proto::ids::{AppName, LogId, Position};
 
-/// What a core holds.
+/// Content of a core.
 #[derive(Debug, Clone, Default)]
 pub struct HeldStats {
-    /// How many [`super::Command::Own`] the core had carried out: of an older number, the rest is
-    /// about former partitions.
+    /// Number of [`super::Command::Own`] that the core had carried out: if it is not the newest,
+    /// the other fields describe former partitions.
     pub owns: u64,
-    /// How far each log is applied.
+    /// Applied position of each log.
     pub positions: Vec<(LogId, Position)>,
     /// Devices with a registration.
     pub devices: u64,

@@ -1,26 +1,25 @@
-//! Why devices were not accepted at once, and how often each reason was given.
+//! Counts of the reasons why devices were not accepted at once.
 
 use clarion_proto::ids::{AppName, LaneId};
 
 /// How often one reason was given; totals that only grow.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReasonCount {
-    /// What it is about and what it says.
+    /// Subject and text of the reason.
     pub kind: ReasonKind,
-    /// How often the reason was given.
+    /// Number of times that the reason was given.
     pub count: u64,
 }
 
-/// What a reason is about and what it says.
+/// Subject and text of a reason.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReasonKind {
-    /// What followed for the device.
+    /// Consequence for the device.
     pub then: Consequence,
-    /// Of the device, and the lane that it was sent through; `None`: several kinds, folded
-    /// together.
+    /// App of the device and lane of the request; `None`: several kinds merged.
     pub app: Option<(AppName, LaneId)>,
-    /// Of the answer; 0: several kinds, or there was no answer because the request cannot be
-    /// written.
+    /// HTTP status of the answer; 0: several kinds merged, or no answer because the request cannot
+    /// be written.
     pub status: u16,
     /// At most [`crate::outcome::UNKNOWN_CHARS_MAX`] characters; empty: the provider did not sign
     /// the answer.
@@ -30,10 +29,10 @@ pub struct ReasonKind {
 /// What followed from an answer for its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consequence {
-    /// Its token is dead.
+    /// The token of the device is dead.
     Dead,
-    /// It is not told.
+    /// The device is not alerted.
     Refused,
-    /// It is pushed to again.
+    /// The push is sent again.
     Retried,
 }

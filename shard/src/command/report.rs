@@ -1,4 +1,4 @@
-//! What happened to one wave on one core.
+//! The report of one core about one wave.
 
 use clarion_proto::ids::{AppName, DeviceId, Epoch, LaneId, PartitionId, UnixMillis, WaveId};
 use roaring::RoaringBitmap;
@@ -11,20 +11,20 @@ use crate::outcome::Answers;
 pub struct CoreReport {
     /// The wave that the report is about.
     pub wave: WaveId,
-    /// The epoch that the core obeys.
+    /// Epoch that is in force on the core.
     pub epoch: Epoch,
     /// The plan that the core follows: see [`super::WaveSpec::plan`].
     pub plan: u64,
     /// Everything since the wave began is in it: so are its first report and the first after
     /// [`super::Command::ReportAll`].
     pub all: bool,
-    /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of
-    /// the wave.
+    /// Bands of which every device was handed over, from the nearest, in all partitions of this
+    /// core: for each lane of the wave.
     pub bands_walked: Vec<(LaneId, u32)>,
     /// Every partition of the plan on this core is walked, nothing is open and nobody waits. False
     /// while a partition is rebuilt or was dropped.
     pub complete: bool,
-    /// Nothing more will change.
+    /// Nothing will change any more.
     pub ended: bool,
     /// Bands that changed: number and totals.
     pub bands: Vec<(u32, Counts)>,
@@ -37,21 +37,21 @@ pub struct CoreReport {
     pub let_go: Vec<(PartitionId, RoaringBitmap)>,
     /// Ordinals open now, in every partition that has any or had any at the last report.
     pub open: Vec<(PartitionId, RoaringBitmap)>,
-    /// Requests that got no answer: total.
+    /// Total of requests that got no answer.
     pub unanswered_requests: u64,
     /// Requests the gateway asked to be tried again: total.
     pub retried_requests: u64,
     /// Tokens called dead since the last report.
     pub dead: Vec<DeadToken>,
-    /// What the wave's apps were answered, with the lane of each: totals.
+    /// Totals of answers to the wave's apps, with the lane of each.
     pub answers: Vec<(LaneId, AppName, Answers)>,
     /// Why devices were not accepted at once: all kinds, if any count changed.
     pub reasons: Vec<ReasonCount>,
-    /// Messages that are sent no more: all of them.
+    /// All messages that are not sent any more.
     pub refused_messages: Vec<RefusedMessage>,
 }
 
-/// A message that a gateway refuses whoever it is for.
+/// A message that a gateway refuses for every device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefusedMessage {
     /// The app whose message it is.
@@ -65,9 +65,9 @@ pub struct RefusedMessage {
 pub struct DeadToken {
     /// The app that the token is for.
     pub app: AppName,
-    /// It may be the token of another environment.
+    /// Whether the token may belong to another environment.
     pub needs_evidence: bool,
-    /// The lane whose gateway says so.
+    /// Lane whose gateway reported the token.
     pub lane: LaneId,
     /// The device that the token belongs to.
     pub device: DeviceId,

@@ -1,11 +1,11 @@
-//! Where the commands of one core go: a bounded queue, whatever stands behind it.
+//! A bounded queue for the commands of one core, independent of its implementation.
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::Command;
 
-/// The core has shut down: its end of the queue is gone. Another try cannot help.
+/// The core has shut down: the receiving end of its queue is closed. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the core has shut down")]
 pub struct Closed;
@@ -14,8 +14,8 @@ pub struct Closed;
 pub trait CommandSink: Send + Sync + 'static {
     /// Waits for room, then hands the command over; given up before that, nothing was handed over.
     fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>>;
-    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script
-    /// has one queue for everything, in order: there is nothing to wait for.
+    /// Waits until the core has taken every batch of the feed, or has ended. A script has one queue
+    /// for everything, in order: there is nothing to wait for.
     fn drained(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

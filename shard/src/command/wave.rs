@@ -21,7 +21,7 @@ pub struct WaveSpec {
     pub id: WaveId,
     /// Name of the alert, `alerts/{alert}`, for log lines.
     pub alert: String,
-    /// The highest seen is obeyed.
+    /// Epoch of the wave: the highest epoch seen is in force.
     pub epoch: Epoch,
     /// Counts the plans of the wave in this process, from 0. Reports name the plan that they are
     /// about, so that what was said of a former plan completes no later one.
@@ -30,11 +30,11 @@ pub struct WaveSpec {
     pub cover: Arc<Cover>,
     /// The partitions of this core that the wave walks.
     pub shards: Vec<ShardSpec>,
-    /// What is said, per app.
+    /// Messages of each app.
     pub apps: Vec<AppSpec>,
-    /// Who is addressed: an expression in prefix form; empty: everybody.
+    /// Audience as an expression in prefix form; empty: every device.
     pub segments: Vec<SegmentOp>,
-    /// Nothing is sent later.
+    /// Time after which nothing is sent.
     pub expires: Time,
 }
 
@@ -51,27 +51,26 @@ pub struct ShardSpec {
     pub handed: RoaringBitmap,
 }
 
-/// What is sent to the devices of one app.
+/// Requests for the devices of one app.
 #[derive(Debug, Clone)]
 pub struct AppSpec {
     /// Name of the app.
     pub app: AppName,
     /// The lane that its pushes go through.
     pub lane: LaneId,
-    /// What all of its pushes share; of the lane's platform.
+    /// Fields that all pushes of the app share, for the lane's platform.
     pub request: Request,
     /// The first is the fallback. Never empty.
     pub messages: Vec<MessageSpec>,
 }
 
-/// What one locale is told.
+/// Message for one locale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageSpec {
-    /// BCP 47, lower case.
+    /// Locale, BCP 47, lower case.
     pub locale: String,
-    /// APNs: the complete body. FCM: what stands before the token, up to and with its opening
-    /// quote.
+    /// APNs: the complete body. FCM: the bytes before the token, up to and with its opening quote.
     pub body: Bytes,
-    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
+    /// FCM: the bytes after the token, from its closing quote. APNs: empty.
     pub body_after_token: Bytes,
 }

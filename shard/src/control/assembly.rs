@@ -1,4 +1,4 @@
-//! Waves and counts that come in parts, put together.
+//! Assembles waves and counts from the parts in which they are sent.
 //!
 //! ```text
 //! Wave, Count  whole ──────────────────────────────────────────▶ message
@@ -7,13 +7,13 @@
 //!                              └─ Cancel, End, the same again, end of the session ──▶ dropped
 //! ```
 //!
-//! Cells become ranges as they come, so a wide cover is never held as cells, and no message takes
-//! long: a cover of a thousand kilometres is dozens of short pieces of work, between which grants
-//! are taken. Parts of several waves may alternate.
+//! Cells become ranges as they arrive, so a wide cover is never stored as cells, and no message
+//! takes long: a cover of a thousand kilometres is dozens of short pieces of work, and grants are
+//! processed between them. Parts of several waves may alternate.
 //!
-//! Whatever is kept of a wave or count takes its place in the node's [`Room`] first, from the head
-//! of the first part until the last core has dropped the cover. There is one assembly for each
-//! session; dropping it drops what is incomplete.
+//! All data of a wave or count reserves its place in the node's [`Room`] first, from the head of
+//! the first part until the last core has dropped the cover. There is one assembly for each
+//! session; dropping it drops incomplete waves and counts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::wave::{CoverBuilder, NoRoom, Place, Room};
 
-/// What is under way of one session.
+/// Incomplete waves and counts of one session.
 #[derive(Debug)]
 pub struct Assembly {
     room: Room,
@@ -45,17 +45,17 @@ pub struct Assembly {
 #[derive(Debug)]
 struct Partial {
     head: Head,
-    /// The time of a wave runs from its head.
+    /// Time at which the head arrived, from which the wave's time counts.
     received: Time,
     delivery: u32,
-    /// Number of the next part.
+    /// Number of the next expected part.
     next: u32,
     cells: u64,
     cells_announced: u64,
     cover: CoverBuilder,
-    /// By partition.
+    /// Devices that were handed to a gateway before, by partition number.
     handed: BTreeMap<u32, RoaringBitmap>,
-    /// Of all parts so far but their cells.
+    /// Bytes of all parts so far, cells excluded.
     payload: usize,
     place: Place,
 }
@@ -67,7 +67,7 @@ enum Head {
 }
 
 impl Assembly {
-    /// Nothing under way.
+    /// An assembly without messages in progress.
     #[must_use]
     pub fn new(room: Room) -> Self {
         Self { room, partial: BTreeMap::new() }
@@ -123,13 +123,13 @@ impl Assembly {
         }
     }
 
-    /// Waves and counts that are incomplete.
+    /// Number of incomplete waves and counts.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.partial.len()
     }
 
-    /// A whole message: what is kept of it takes its place.
+    /// Reserves room for a complete message.
     fn keep(&self, mut message: Message, bytes: usize) -> Result<Message, Rejected> {
         let (about, cover) = match &mut message {
             Message::Wave(wave) => (About::Wave(wave.id), Arc::get_mut(&mut wave.cover)),
@@ -157,7 +157,8 @@ impl Assembly {
         let place = self.room.place();
         let begun = limits.map_err(|problem| refused(about, problem)).and_then(|limits| {
             if cells_announced > COVER_CELLS_MAX as u64 {
-                let problem = format_args!("at most {COVER_CELLS_MAX}, are {cells_announced}");
+                let problem =
+                    format_args!("must be at most {COVER_CELLS_MAX}; got {cells_announced}");
                 return Err(refused(about, InvalidField::new("cover_cells", problem)));
             }
             let cover = CoverBuilder::new(limits)
@@ -211,7 +212,7 @@ impl Assembly {
 }
 
 impl Partial {
-    /// Then nobody waits for it any more. A question that is given up is not taken back: the
+    /// Time after which no session waits for the message. An abandoned count is not cancelled: the
     /// coordinator only stops sending.
     fn until(&self) -> Time {
         let limit = match &self.head {
@@ -229,13 +230,19 @@ impl Partial {
             )
         };
         if part.number != self.next {
-            return Err(wrong("cover_part.number", format!("part {} is missing", self.next)));
+            return Err(wrong(
+                "cover_part.number",
+                format!("must be {}, the next part", self.next),
+            ));
         }
         self.next += 1;
         let cells: usize = part.bands.iter().map(|band| band.cells.len()).sum();
         self.cells += cells as u64;
         if self.cells > self.cells_announced {
-            let problem = format!("{} cells, {} were announced", self.cells, self.cells_announced);
+            let problem = format!(
+                "must have at most {} cells, as announced; got {}",
+                self.cells_announced, self.cells
+            );
             return Err(wrong("cover_part.bands", problem));
         }
         for band in &part.bands {
@@ -253,13 +260,19 @@ impl Partial {
             let known = apps.len();
             let into = usize::try_from(app.app).ok().and_then(|at| apps.get_mut(at));
             let into = into.ok_or_else(|| {
-                let problem = format_args!("part {}: app {} of {known}", part.number, app.app);
+                let problem = format_args!(
+                    "part {}: app must be below {known}; got {}",
+                    part.number, app.app
+                );
                 refused(about, InvalidField::new("cover_part.apps", problem))
             })?;
             into.messages.extend(app.messages);
             if into.messages.len() > wave::MESSAGES_MAX {
-                let problem =
-                    format_args!("app {} has more than {} messages", app.app, wave::MESSAGES_MAX);
+                let problem = format_args!(
+                    "app {}: must have at most {} messages",
+                    app.app,
+                    wave::MESSAGES_MAX
+                );
                 return Err(refused(about, InvalidField::new("cover_part.apps", problem)));
             }
         }
@@ -288,7 +301,7 @@ impl Partial {
         if cells != cells_announced {
             return Err(wrong(
                 "cover_cells",
-                format!("{cells_announced} were announced, {cells} came"),
+                format!("must be the number of cells in all parts, {cells}; got {cells_announced}"),
             ));
         }
         let mut cover = cover.finish().map_err(|e| wrong("bands", e.to_string()))?;
@@ -306,7 +319,7 @@ impl Partial {
                     let shard = shard.ok_or_else(|| {
                         wrong(
                             "cover_part.shards",
-                            format!("partition {partition} is none of the wave's"),
+                            format!("partition {partition}: must be one of the wave's partitions"),
                         )
                     })?;
                     shard.handed |= set;
@@ -320,13 +333,13 @@ impl Partial {
     }
 }
 
-/// From and to of bands that have no cells yet.
+/// Distances of bands whose cells are still to come.
 fn limits(bands: &[wire::Band]) -> Result<Vec<(f64, f64)>, InvalidField> {
     wave::check_bands(bands.len())?;
     if let Some(at) = bands.iter().position(|band| !band.cells.is_empty()) {
         return Err(InvalidField::new(
             format!("bands[{at}].cells"),
-            "must be empty: cells come in parts",
+            "must be empty: cells are sent in parts",
         ));
     }
     Ok(bands.iter().map(|band| (band.from_meters, band.to_meters)).collect())

@@ -226,21 +226,24 @@ fn defects_of_parts_are_refused_by_name_and_drop_the_partial() {
         assert_eq!(assembly.under_way(), 0);
         rejected.problem.to_string()
     };
-    assert_eq!(bad(|p| p.number = 1), "wave.cover_part.number: part 1: part 0 is missing");
+    assert_eq!(bad(|p| p.number = 1), "wave.cover_part.number: part 1: must be 0, the next part");
     assert_eq!(
         bad(|p| p.bands[0].band = 2),
-        "wave.cover_part.bands: part 0: cells of band 2, but there are 2 bands"
+        "wave.cover_part.bands: part 0: band 2: must be below the number of bands; got 2 bands"
     );
-    assert!(bad(|p| p.bands[0].cells = cells(0, 11)).contains("11 cells, 10 were announced"));
-    assert!(bad(|p| p.bands[0].cells[1] = 7).contains("not an H3 cell index"));
-    assert!(bad(|p| p.last = true).contains("10 were announced, 2 came"));
+    assert!(
+        bad(|p| p.bands[0].cells = cells(0, 11))
+            .contains("must have at most 10 cells, as announced; got 11")
+    );
+    assert!(bad(|p| p.bands[0].cells[1] = 7).contains("must be an H3 cell index"));
+    assert!(bad(|p| p.last = true).contains("must be the number of cells in all parts, 2; got 10"));
     assert!(
         bad(|p| p.apps = vec![wire::AppPart { app: 1, messages: vec![body()] }])
-            .contains("app 1 of 1")
+            .contains("app must be below 1; got 1")
     );
     assert!(
         bad(|p| p.apps = vec![wire::AppPart { app: 0, messages: vec![body(); 65] }])
-            .contains("more than 64")
+            .contains("at most 64 messages")
     );
     let handed = |p: &mut wire::CoverPart| {
         p.shards = vec![wire::ShardWork { partition: 0, handed: vec![1, 2, 3], start_position: 0 }];
@@ -253,14 +256,17 @@ fn a_head_says_what_comes_and_too_much_is_refused_before_it_is_sent() {
     let room = Room::new(10_000);
     let mut assembly = Assembly::new(room.clone());
     let rejected = refusal(assembly.take(head(7, 1, 8_000_001), NOW));
-    assert_eq!(rejected.problem.to_string(), "wave.cover_cells: at most 8000000, are 8000001");
+    assert_eq!(
+        rejected.problem.to_string(),
+        "wave.cover_cells: must be at most 8000000; got 8000001"
+    );
     let Some(Wire::Wave(mut with_cells)) = head(7, 1, 1).message else { unreachable!() };
     with_cells.bands[0].cells = cells(0, 1);
     assert!(
         refusal(assembly.take(say(Wire::Wave(with_cells)), NOW))
             .problem
             .to_string()
-            .contains("come in parts")
+            .contains("sent in parts")
     );
 
     // Every other cell: no two of them make one range.

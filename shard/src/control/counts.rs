@@ -1,4 +1,4 @@
-//! Questions about the registry: asked of all cores, answered with the sum.
+//! Counts of devices for the coordinator: every core counts, the node answers with the sum.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,12 +11,13 @@ use clarion_proto::{error::InvalidField, time::Time, wire::shard_v1 as wire};
 use super::{message::Count, output::Output};
 use crate::command::{Command, CountSpec};
 
-/// Questions under way. Each may hold a cover of some 100 KB; a preview is a person's click.
+/// Highest number of counts in progress. Each may hold a cover of some 100 KB; a preview is one
+/// click of a person.
 const COUNTS_MAX: usize = 32;
-/// Whoever asked has given up by then.
+/// Time after which the caller of a count has given up.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// All questions under way.
+/// Counts in progress.
 #[derive(Debug, Default)]
 pub struct Counts {
     asked: BTreeMap<u64, Asked>,
@@ -46,13 +47,15 @@ impl Counts {
         if self.asked.contains_key(&id) {
             return Err(InvalidField::new(
                 "count.id",
-                format_args!("{id} is being counted already"),
+                format_args!("must be unique; count {id} is under way"),
             ));
         }
         if self.asked.len() + self.answers.len() >= COUNTS_MAX {
             return Err(InvalidField::new(
                 "count",
-                format_args!("would be more than {COUNTS_MAX} at once"),
+                format_args!(
+                    "must not be one more: {COUNTS_MAX} counts are under way, the maximum"
+                ),
             ));
         }
         let devices = vec![vec![0; count.bands]; count.apps.len()];
@@ -87,30 +90,30 @@ impl Counts {
         }
     }
 
-    /// Whoever asked is gone.
+    /// Drops all counts: the session that asked has ended.
     pub fn forget(&mut self) {
         self.asked.clear();
         self.answers.clear();
     }
 
-    /// Drops questions that nobody waits for any more.
+    /// Drops counts whose caller has given up.
     pub fn expire(&mut self, now: Time) {
         self.asked.retain(|_, asked| asked.until > now);
     }
 
-    /// When [`Counts::expire`] has work next.
+    /// Time of the next call to [`Counts::expire`] that has work.
     #[must_use]
     pub fn expire_due(&self) -> Option<Time> {
         self.asked.values().map(|a| a.until).min()
     }
 
-    /// Whether an answer is ready.
+    /// Whether an answer can be sent.
     #[must_use]
     pub fn is_due(&self) -> bool {
         !self.answers.is_empty()
     }
 
-    /// The next answer.
+    /// The next complete answer.
     pub fn take(&mut self) -> Option<wire::Counted> {
         self.answers.pop_front()
     }

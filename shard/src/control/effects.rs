@@ -1,5 +1,5 @@
-//! What each message does. The order of the commands that come out is the order in which a core
-//! must see them.
+//! The effects of each message. The order of the resulting commands is the order in which a core
+//! must receive them.
 
 use std::collections::BTreeMap;
 
@@ -87,28 +87,31 @@ impl Control {
         result
     }
 
-    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers
-    /// can be compared.
+    /// Checks the number of an ownership. Numbers are comparable because the node holds nothing of
+    /// another log while a session is open ([`super::fence`]).
     fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
         let field = "ownership.number";
         if self.fence.follows().is_some_and(|follows| follows != new.log) {
-            let problem = format_args!("is {}, which is not the log of this session", new.log);
+            let problem = format_args!("must be the log of this session; got {}", new.log);
             return Err(InvalidField::new("ownership.log_identity", problem));
         }
         match self.owned() {
             Some(held) if held.number > new.number => Err(InvalidField::new(
                 field,
-                format_args!("is {}, this node holds {}", new.number, held.number),
+                format_args!(
+                    "must be at least {}, which this node holds; got {}",
+                    held.number, new.number
+                ),
             )),
             Some(held) if held.number == new.number && held != new => Err(InvalidField::new(
                 field,
-                format_args!("{} was another list of partitions", new.number),
+                format_args!("must grow with a new list of partitions; got {} again", new.number),
             )),
             _ => Ok(()),
         }
     }
 
-    /// Lets go of every partition: nothing that the node holds may be used any more.
+    /// Drops every partition: nothing that the node holds may be used any more.
     pub(super) fn disown(&mut self) {
         self.outputs.push_back(Output::Unfollow);
         self.tell_all(|| Command::Own(Owns::default()));
@@ -128,7 +131,7 @@ impl Control {
             partitions = owned.partitions.len(),
             of = owned.partition_count,
             rebuilt = rebuilt.iter().map(Vec::len).sum::<usize>(),
-            "ownership of partitions changed"
+            "partition ownership changed"
         );
         self.outputs.push_back(Output::Unfollow);
         let follows = assignment.follows();
@@ -154,9 +157,12 @@ impl Control {
     fn lane(&mut self, lane: Lane) -> Result<(), Rejected> {
         let id = lane.terms.id;
         match self.lanes.take(lane) {
-            Taken::Known => debug!(lane = %id, "lane as before"),
+            Taken::Known => debug!(lane = %id, "lane terms received again without a change"),
             Taken::Made(specs) => {
-                info!(lane = %id, name = specs[0].name, live = specs[0].live, "lane");
+                info!(
+                    lane = %id, name = specs[0].name, live = specs[0].live,
+                    "lane created or changed"
+                );
                 let specs = specs.into_iter().enumerate();
                 self.outputs
                     .extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
@@ -164,11 +170,14 @@ impl Control {
                 self.leases.ask_now();
             }
             Taken::TooMany => {
-                let problem = format_args!("would be more than {LANES_MAX}");
+                let problem = format_args!(
+                    "must not be one more: this node has {LANES_MAX} lanes, the maximum"
+                );
                 return Err(Rejected::new(InvalidField::new("lane", problem)));
             }
             Taken::Speaks(platform) => {
-                let problem = format_args!("lane {id} is {platform:?} for its life");
+                let problem =
+                    format_args!("must not change: lane {id} was created with {platform:?}");
                 return Err(Rejected::new(InvalidField::new("lane.platform", problem)));
             }
         }
@@ -187,10 +196,10 @@ impl Control {
             Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause))
         };
         if self.draining {
-            return refuse("wave", "comes too late: this node is going down", Cause::Draining);
+            return refuse("wave", "must arrive before the node shuts down", Cause::Draining);
         }
         let Some(held) = &self.assignment else {
-            let problem = "is for partitions that nobody has given to this node";
+            let problem = "must be of partitions that this node owns; it owns none";
             return refuse("wave.ownership", problem, Cause::Superseded);
         };
         let platform = |lane| self.lanes.platform(lane);
@@ -199,11 +208,11 @@ impl Control {
         Ok(())
     }
 
-    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator:
-    /// nothing is refused.
+    /// Applies a grant. A grant that comes too late, or to another request, is not a mistake of the
+    /// coordinator: nothing is refused.
     fn grant(&mut self, grant: &Grant, now: Time) {
         let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
-            debug!(nonce = grant.nonce, "grant came too late");
+            debug!(nonce = grant.nonce, "grant ignored: it arrived too late");
             return;
         };
         for (wave, per_second) in &grant.waves {
@@ -215,7 +224,7 @@ impl Control {
         let lane = slice.lane;
         self.check_lane(lane, "slice.lane")?;
         let Some(until) = self.leases.until(slice.nonce, slice.lease, now) else {
-            debug!(nonce = slice.nonce, "slice came too late");
+            debug!(nonce = slice.nonce, "quota slice ignored: it arrived too late");
             return Ok(());
         };
         let rate =
@@ -228,18 +237,22 @@ impl Control {
         if self.lanes.contains(lane) {
             return Ok(());
         }
-        Err(Rejected::new(InvalidField::new(field, format_args!("no lane {lane} is known"))))
+        Err(Rejected::new(InvalidField::new(
+            field,
+            format_args!("must be the number of a known lane; got {lane}"),
+        )))
     }
 
-    /// A cancel of a wave that is not here is answered at once: nothing will be written of it,
-    /// which is what was asked.
+    /// Answers a cancel of an unknown wave at once: nothing of the wave will be written, as
+    /// requested.
     fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
         let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
             return Ok(());
         };
         if session.stopped_unknown.len() >= REFUSALS_MAX {
-            let problem =
-                format_args!("more than {REFUSALS_MAX} unanswered cancels of unknown waves");
+            let problem = format_args!(
+                "must be a known wave while {REFUSALS_MAX} cancels of unknown waves are pending"
+            );
             return Err(Rejected::of(wave, InvalidField::new("cancel.wave", problem)));
         }
         session.stopped_unknown.insert(wave);

@@ -1,4 +1,4 @@
-//! Which coordinator may direct this node, and with which log. Pure.
+//! Decides which coordinator may direct this node, and with which log. Pure.
 //!
 //! A node holds partitions that were built from one log. A coordinator that serves another log
 //! plans alerts for devices that this node does not hold, so the two must not be mixed: not after a
@@ -20,21 +20,21 @@ use clarion_proto::{
     time::Time,
 };
 
-/// How long after the end of a session a coordinator with another log is refused: a coordinator
-/// whose connection broke is back within its longest pause of 2 s, and waves of the former log have
-/// no grant any more after 5 s.
+/// Time after the end of a session in which a coordinator with another log is refused: a
+/// coordinator whose connection broke reconnects within its longest pause of 2 s, and waves of the
+/// former log have no grant after 5 s.
 pub const FORMER_LOG_FOR: Duration = Duration::from_secs(10);
 
-/// What a coordinator says of itself.
+/// Identity of a coordinator, from its Open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Its configured cluster.
+    /// The cluster name in the coordinator's configuration.
     pub cluster: ClusterName,
-    /// Its process.
+    /// The coordinator process that opened the session.
     pub coordinator: CoordinatorId,
     /// The log that it serves.
     pub log: LogIdentity,
-    /// Of its program, for log lines.
+    /// Version of the coordinator's program, for log lines.
     pub version: String,
 }
 
@@ -42,36 +42,39 @@ pub struct Opened {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fenced {
     /// Retrying does not help: one of the two is configured wrongly.
-    #[error("the coordinator's cluster is \"{theirs}\", this node's is \"{ours}\"")]
+    #[error("cluster: must be \"{ours}\", the cluster of this node; got \"{theirs}\"")]
     Cluster {
-        /// The coordinator's.
+        /// The cluster name that the coordinator sent.
         theirs: ClusterName,
-        /// This node's.
+        /// The cluster name in this node's configuration.
         ours: ClusterName,
     },
     /// Retrying helps once the other coordinator has ended.
-    #[error("another coordinator process ({directs}) directs this node; this one is {refused}")]
+    #[error(
+        "another coordinator process ({directs}) directs this node; {refused} may retry after it \
+         has ended"
+    )]
     Directed {
-        /// Whose session is open.
+        /// The coordinator process whose session is open.
         directs: CoordinatorId,
-        /// Who asked.
+        /// The coordinator process that asked for a session and was refused.
         refused: CoordinatorId,
     },
     /// Retrying helps after [`FORMER_LOG_FOR`].
     #[error(
-        "this node follows log {follows}, not {offered}, and had a session with it less than 10 s \
-         ago"
+        "log_identity: must be {follows}, the log of a session that ended less than 10 s ago; got \
+         {offered}; retry later"
     )]
     FormerLog {
-        /// The log of this node's partitions.
+        /// The log from which this node's partitions were built.
         follows: LogIdentity,
-        /// The coordinator's.
+        /// The log that the coordinator serves.
         offered: LogIdentity,
     },
 }
 
 impl Fenced {
-    /// Whether retrying helps without anybody's doing.
+    /// Whether retrying helps without a change by an operator.
     #[must_use]
     pub fn passes(&self) -> bool {
         matches!(self, Self::FormerLog { .. })
@@ -81,11 +84,11 @@ impl Fenced {
 /// What a session that may begin begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admitted {
-    /// The log that this node follows, or its first one.
+    /// The log that this node follows already, or its first log.
     SameLog,
-    /// Another log: nothing of the former one may be used any more.
+    /// Another log than before: nothing from the former log may be used any more.
     OtherLog {
-        /// The former.
+        /// The log that this node followed before.
         former: LogIdentity,
     },
 }
@@ -94,16 +97,16 @@ pub enum Admitted {
 #[derive(Debug)]
 pub struct Fence {
     cluster: ClusterName,
-    /// The log of what this node holds.
+    /// Log from which the node's partitions were built.
     follows: Option<LogIdentity>,
-    /// Whose session is open.
+    /// Coordinator whose session is open.
     directs: Option<CoordinatorId>,
-    /// When the last session ended.
+    /// End of the last session.
     ended: Option<Time>,
 }
 
 impl Fence {
-    /// A node that has met nobody yet.
+    /// A node that has not met a coordinator yet.
     #[must_use]
     pub fn new(cluster: ClusterName) -> Self {
         Self { cluster, follows: None, directs: None, ended: None }

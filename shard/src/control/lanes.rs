@@ -1,5 +1,5 @@
-//! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it
-//! is.
+//! The lanes of a node: terms from the coordinator, their division over the cores, and the health
+//! that the cores report.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
     outcome::Platform,
 };
 
-/// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes
-/// one, so a bound keeps a mistaken coordinator from filling the node.
+/// Highest number of lanes of one node: gateways × credentials of the whole cluster. No message
+/// removes a lane, so a bound keeps a faulty coordinator from filling the node.
 pub const LANES_MAX: usize = 256;
-/// Longest text of a gateway that is passed on.
+/// Longest text of a gateway that is passed on, bytes.
 const DETAIL_BYTES_MAX: usize = 512;
-/// Between two log lines about the same trouble of a lane that comes and goes.
+/// Shortest time between two log lines about the same recurring trouble of a lane.
 const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
-/// One lane end of the node.
+/// One lane of the node.
 #[derive(Debug)]
 pub struct LaneEnd {
     lane: Lane,
@@ -32,54 +32,54 @@ pub struct LaneEnd {
     told: Option<News>,
     changed: bool,
     log: Log,
-    /// Of the node, over all its cores.
+    /// Connections of the node, over all its cores.
     connections: usize,
-    /// As each core said last.
+    /// Last load reported by each core.
     loads: Vec<LaneLoad>,
-    /// There is something new in `loads`.
+    /// Whether `loads` has unreported changes.
     load_changed: bool,
     load_told: Option<Time>,
 }
 
-/// What the log says of a lane end.
+/// State of the log lines about a lane.
 #[derive(Debug, Default)]
 struct Log {
-    /// The last line, and when.
+    /// Content and time of the last line.
     last: Option<(LaneHealth, String, Time)>,
-    /// The present trouble has a line.
+    /// Whether the present trouble has been logged.
     open: bool,
     /// Times the same trouble came again since.
     repeated: u64,
 }
 
-/// All lane ends.
+/// All lanes of the node.
 #[derive(Debug)]
 pub struct Lanes {
     cores: usize,
     ends: BTreeMap<LaneId, LaneEnd>,
 }
 
-/// What became of a lane message.
+/// Result of a lane message.
 #[derive(Debug)]
 pub enum Taken {
-    /// The same was said before: its connections stay as they are.
+    /// The terms are known already: connections stay as they are.
     Known,
-    /// One for each core.
+    /// The specification of a new or changed lane, one for each core.
     Made(Vec<Arc<LaneSpec>>),
-    /// [`LANES_MAX`] are there already.
+    /// The node has [`LANES_MAX`] lanes already.
     TooMany,
     /// The lane speaks this platform's protocol, and waves that use it are made for that.
     Speaks(Platform),
 }
 
 impl Lanes {
-    /// None yet.
+    /// The lanes of a node with `cores` cores: none yet.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self { cores, ends: BTreeMap::new() }
     }
 
-    /// Makes or replaces a lane end.
+    /// Creates or replaces a lane.
     pub fn take(&mut self, lane: Lane) -> Taken {
         let id = lane.terms.id;
         match self.ends.get(&id) {
@@ -111,14 +111,14 @@ impl Lanes {
         Taken::Made(specs)
     }
 
-    /// Another part of the lane's budget. False: it is as before.
+    /// Sets the node's part of the lane's connection budget. False: it is unchanged.
     pub fn set_connections(&mut self, id: LaneId, connections: usize) -> bool {
         let changed = self.ends.get_mut(&id).filter(|end| end.connections != connections);
         changed.map(|end| end.connections = connections).is_some()
     }
 
-    /// What each core is to have of a lane's connections, and whose it uses if it has none: of
-    /// those that have some, each in turn.
+    /// Connections of each core for a lane, and the host of a core without any: the cores with
+    /// connections in turn.
     #[must_use]
     pub fn parts(&self, id: LaneId) -> Vec<(usize, Option<usize>)> {
         let connections = self.ends.get(&id).map_or(0, |end| end.connections);
@@ -129,30 +129,30 @@ impl Lanes {
         parts.into_iter().map(|part| (part, if part > 0 { None } else { guests.next() })).collect()
     }
 
-    /// Whether there is such a lane.
+    /// Whether the node has a lane with this id.
     #[must_use]
     pub fn contains(&self, lane: LaneId) -> bool {
         self.ends.contains_key(&lane)
     }
 
-    /// Whose protocol a lane speaks; `None`: there is no such lane.
+    /// Platform of a lane; `None`: the lane is unknown.
     #[must_use]
     pub fn platform(&self, lane: LaneId) -> Option<Platform> {
         self.ends.get(&lane).map(|end| end.lane.terms.platform)
     }
 
-    /// Whether there is none.
+    /// Whether the node has no lane.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// All of them.
+    /// Ids of all lanes.
     pub fn ids(&self) -> impl Iterator<Item = LaneId> {
         self.ends.keys().copied()
     }
 
-    /// A core's word on its part.
+    /// Records the health that a core reports for its part.
     pub fn hear(&mut self, core: usize, lane: LaneId, mut news: News, now: Time) {
         let Some(end) = self.ends.get_mut(&lane) else { return };
         news.detail.truncate(news.detail.floor_char_boundary(DETAIL_BYTES_MAX));
@@ -161,7 +161,7 @@ impl Lanes {
         end.write_log(now);
     }
 
-    /// A new session is told of all.
+    /// Makes all lanes unreported, for a new session.
     pub fn start_over(&mut self) {
         for end in self.ends.values_mut() {
             end.told = None;
@@ -171,7 +171,7 @@ impl Lanes {
         }
     }
 
-    /// A core says how its connections are used.
+    /// Records the load that a core reports.
     pub fn load(&mut self, core: usize, lane: LaneId, load: LaneLoad) {
         if let Some(end) = self.ends.get_mut(&lane) {
             end.loads[core] = load;
@@ -179,13 +179,13 @@ impl Lanes {
         }
     }
 
-    /// When the next load is to be told; at once is [`Time::default`].
+    /// Time of the next load report; [`Time::default`]: at once.
     #[must_use]
     pub fn load_due(&self) -> Option<Time> {
         self.ends.values().filter_map(LaneEnd::load_due).min()
     }
 
-    /// The next load that is due.
+    /// The next load report that is due.
     pub fn take_load(&mut self, now: Time) -> Option<wire::LaneLoad> {
         let (id, end) =
             self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
@@ -193,7 +193,7 @@ impl Lanes {
         Some(load_to_wire(*id, &end.loads))
     }
 
-    /// Whether a lane's health is to be told.
+    /// Whether a lane has an unreported change of health.
     #[must_use]
     pub fn is_due(&self) -> bool {
         self.ends.values().any(|end| end.changed)
@@ -228,8 +228,8 @@ impl LaneEnd {
         self.cores.iter().flatten().max_by_key(|news| severity(news.health))
     }
 
-    /// One line at the beginning of a trouble, at each change of its reason and at its end; of a
-    /// trouble that comes and goes, at most one a minute.
+    /// Logs one line at the start of a trouble, at each change of its reason and at its end; for a
+    /// recurring trouble, at most one line a minute.
     fn write_log(&mut self, now: Time) {
         let (lane, id) = (self.lane.terms.name.as_str(), self.lane.terms.id);
         let known = self.cores.iter().flatten();
@@ -260,26 +260,26 @@ impl LaneEnd {
             detail,
             next_probe_ms,
             repeated,
-            "lane in trouble on this node"
+            "lane not ready for pushes"
         );
         log.last = Some((*health, detail.clone(), now));
         log.open = true;
     }
 }
 
-/// Of a lane of whose budget nothing is known yet: so many that the first push of an alert finds
-/// one that is warm.
+/// Connections of a lane before its budget is known: enough that the first push of an alert finds a
+/// warm connection.
 const CONNECTIONS_FIRST: usize = 1;
 
-/// How many connections a core has of its node's: as many as the others or one more. Which cores
-/// have one more depends on the lane, so that the lanes of a node do not all lie on its first core.
-/// One that has none is the guest of one that has.
+/// Connections of a core as its part of its node's: all cores have the same number, or one more.
+/// The cores with one more depend on the lane, so that not all lanes of a node use its first core.
+/// A core without connections is the guest of a core with some.
 fn part(connections: usize, lane: LaneId, core: usize, cores: usize) -> usize {
     let place = (core + lane.0 as usize) % cores;
     connections / cores + usize::from(place < connections % cores)
 }
 
-/// How all cores of the node use the lane.
+/// Sum of the load of all cores.
 fn load_to_wire(lane: LaneId, loads: &[LaneLoad]) -> wire::LaneLoad {
     let sum = |of: fn(&LaneLoad) -> u64| loads.iter().map(of).sum::<u64>();
     let mut latencies = Latencies::default();
@@ -324,7 +324,7 @@ fn spec(lane: &Lane, connections: usize) -> LaneSpec {
     }
 }
 
-/// What needs somebody to act stands above what passes by itself.
+/// Order of severity: troubles that need an operator are above those that pass by themselves.
 fn severity(health: LaneHealth) -> u8 {
     match health {
         LaneHealth::Ready => 0,

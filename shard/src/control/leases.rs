@@ -1,10 +1,10 @@
-//! Asking for leave to send.
+//! Leases: the node's leave to send, renewed by asking the coordinator.
 //!
-//! A node sends for an alert only while somebody answers it: every [`ASK_EVERY`] it asks for all
-//! waves and lanes, and the answer is good until a while after *it asked*, on its own clock. So a
-//! node that is cut off stops within one lease whatever became of its answers on the way, no clock
-//! is ever compared with another, and a coordinator knows when a lease that it gave has surely
-//! ended. Ten asks fit into a lease of 5 s: nine may be lost.
+//! A node sends for an alert only while a coordinator answers it: every [`ASK_EVERY`] the node asks
+//! for all waves and lanes, and the answer is valid for a fixed time after *the node asked*, on the
+//! node's own clock. So a node that is cut off stops within one lease, whatever happened to answers
+//! on their way; clocks of two machines are never compared; and a coordinator knows when a lease
+//! that it granted has certainly ended. Ten requests fit into a lease of 5 s: nine may be lost.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,13 +1,13 @@
-//! What a coordinator may say, checked.
+//! Messages of a coordinator, checked.
 //!
-//! The wire's types can hold anything: an unknown lane platform, half a bitmap, an expression
-//! without its operands. Each message is turned once, on receipt, into a type that cannot be wrong,
-//! so that neither the state machine nor a core ever asks again. What depends on the node's state
-//! (is this partition mine? do I know this lane?) is not asked here but by the state machine, which
-//! is the one that knows.
+//! The wire's types can hold invalid values: an unknown platform, half a bitmap, an expression
+//! without its operands. Each message is converted once, on receipt, into a type that is always
+//! valid, so that neither the state machine nor a core checks again. Checks that depend on the
+//! node's state (does this node own the partition? does it know the lane?) belong to the state
+//! machine.
 //!
-//! A message that fails names its field, the limit and the value, and the wave it was about if it
-//! had one: that becomes a `Refusal`, never the end of the session.
+//! An invalid message names its field, the limit and the value, and its wave if it has one: the
+//! node answers with a `Refusal`; the session continues.
 
 mod lane;
 pub(super) mod wave;
@@ -50,7 +50,7 @@ pub enum Message {
     ProviderToken {
         /// The lane that the token is for.
         lane: LaneId,
-        /// Secret.
+        /// Value of the `authorization` header; a secret, never printed.
         authorization: Authorization,
         /// Tells the keys that made tokens apart.
         signer: u64,
@@ -63,7 +63,7 @@ pub enum Message {
     Slice(Slice),
     /// This node's part of a lane's connections.
     Connections {
-        /// Which lane.
+        /// The lane whose connections are assigned.
         lane: LaneId,
         /// Over all cores.
         connections: usize,
@@ -101,7 +101,7 @@ pub struct Slice {
     pub nonce: u64,
     /// From when that was sent.
     pub lease: Duration,
-    /// Which lane.
+    /// The lane whose quota is leased.
     pub lane: LaneId,
     /// Requests a second and at once; `None`: the lane has no quota.
     pub rate: Option<(f64, f64)>,
@@ -129,7 +129,7 @@ pub struct Rejected {
     pub about: About,
     /// Whether the same message can ever be taken.
     pub cause: Cause,
-    /// Why not.
+    /// The field and what is wrong with it.
     pub problem: InvalidField,
 }
 
@@ -138,9 +138,9 @@ pub struct Rejected {
 pub enum About {
     /// Neither a wave nor a count.
     Other,
-    /// A wave.
+    /// The wave with this number.
     Wave(WaveId),
-    /// A count.
+    /// The count with this id.
     Count(u64),
 }
 
@@ -223,12 +223,13 @@ impl Message {
                     .map_err(|e| Rejected::of_count(id, e.within("count")))
             }
             // Parts are put together before messages are checked: `super::assembly`.
-            Wire::CoverPart(_) => {
-                Err(Rejected::new(InvalidField::new("cover_part", "is a part, not a message")))
-            }
+            Wire::CoverPart(_) => Err(Rejected::new(InvalidField::new(
+                "cover_part",
+                "must belong to a wave or a count whose parts are announced",
+            ))),
             Wire::Open(_) => Err(Rejected::new(InvalidField::new(
                 "open",
-                "is the first message of a session, and no other",
+                "must be the first message of a session only",
             ))),
             Wire::Left(wire::Left {}) => Ok(Self::Left),
         }
@@ -242,7 +243,7 @@ impl Message {
 pub fn opened(request: wire::SessionRequest) -> Result<Opened, InvalidField> {
     use wire::session_request::Message as Wire;
     let Wire::Open(open) = required(request.message, "message")? else {
-        return Err(InvalidField::new("message", "must be open: the coordinator speaks first"));
+        return Err(InvalidField::new("message", "must be open: the coordinator sends it first"));
     };
     let field = |name: &'static str| move |e: InvalidField| e.within(name).within("open");
     Ok(Opened {
@@ -283,11 +284,11 @@ fn provider_token(t: wire::ProviderToken) -> Result<Message, InvalidField> {
     if !(1..=AUTHORIZATION_BYTES_MAX).contains(&bytes) {
         return Err(InvalidField::new(
             field,
-            format_args!("must have 1 to {AUTHORIZATION_BYTES_MAX} bytes, has {bytes}"),
+            format_args!("must have 1 to {AUTHORIZATION_BYTES_MAX} bytes; got {bytes}"),
         ));
     }
     if !t.authorization.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(InvalidField::new(field, "may hold printable ASCII only"));
+        return Err(InvalidField::new(field, "must contain printable ASCII only"));
     }
     let secret = secrecy::SecretString::from(t.authorization);
     let authorization = Authorization(std::sync::Arc::new(secret));
@@ -356,7 +357,7 @@ fn partition(number: u32) -> Result<PartitionId, InvalidField> {
         .ok_or_else(|| out_of("", 0, u64::from(PARTITIONS_MAX) - 1, u64::from(number)))
 }
 
-/// "must be 1 to 4096, is 0".
-fn out_of(field: &str, min: u64, max: u64, is: u64) -> InvalidField {
-    InvalidField::new(field, format_args!("must be {min} to {max}, is {is}"))
+/// The error "must be 1 to 4096; got 0".
+fn out_of(field: &str, min: u64, max: u64, got: u64) -> InvalidField {
+    InvalidField::new(field, format_args!("must be {min} to {max}; got {got}"))
 }

@@ -1,4 +1,4 @@
-//! What the control plane wants to have done: commands for cores, and the feed stopped and started.
+//! Outputs of the control plane: commands for cores, and requests to stop and start the feed.
 
 use std::collections::BTreeSet;
 
@@ -9,17 +9,17 @@ use crate::command::Command;
 /// come.
 #[derive(Debug)]
 pub enum Output {
-    /// Hands a command to a core.
+    /// Send a command to a core.
     Command {
         /// Number of the core.
         core: usize,
-        /// What the core is told.
+        /// The command for the core.
         command: Command,
     },
-    /// Stop following the logs, and let nothing of them reach a core after what follows here.
+    /// Stop following the logs; no core may receive records of them after the next output.
     Unfollow,
-    /// Follow the logs of this assignment: what `continues` from where it was, the rest from its
-    /// beginning.
+    /// Follow the logs of this assignment: those in `continues` from the current position, the
+    /// others from their beginning.
     Follow {
         /// Which logs are followed, and for which core.
         assignment: Assignment,

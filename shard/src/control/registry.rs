@@ -1,4 +1,4 @@
-//! What the node holds: the sum of what its cores hold.
+//! The node's registry state: the sum over its cores.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,18 +17,18 @@ use crate::command::HeldStats;
 /// Least time between two messages about it.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// The newest word of each core.
+/// Last report of each core.
 #[derive(Debug)]
 pub struct Registry {
     cores: Vec<HeldStats>,
-    /// What each core was told to own, so many times.
+    /// Number of ownership commands sent to each core.
     owns: u64,
     changed: bool,
     due: Time,
 }
 
 impl Registry {
-    /// Nothing heard yet.
+    /// A registry without reports.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self {
@@ -39,8 +39,8 @@ impl Registry {
         }
     }
 
-    /// A core's newest word. What it said before it had carried out the newest change of ownership
-    /// is void: its positions may be those of another log.
+    /// Stores a core's report. A report from before the newest change of ownership is ignored: its
+    /// positions may belong to another log.
     pub fn hold(&mut self, core: usize, stats: HeldStats) {
         if stats.owns >= self.owns {
             self.cores[core] = stats;
@@ -48,12 +48,12 @@ impl Registry {
         }
     }
 
-    /// Every core is told what it owns, once more.
+    /// Counts an ownership command sent to every core.
     pub fn owned(&mut self) {
         self.owns += 1;
     }
 
-    /// Nothing is held any more.
+    /// Drops all reports: the node holds nothing any more.
     pub fn clear(&mut self) {
         self.cores.fill(HeldStats::default());
         self.changed = true;
@@ -68,19 +68,19 @@ impl Registry {
         self.changed = true;
     }
 
-    /// A new session is told at once.
+    /// Makes the state due at once, for a new session.
     pub fn start_over(&mut self) {
         self.changed = true;
         self.due = Time::default();
     }
 
-    /// When to tell; `None`: nothing new.
+    /// Time of the next state message; `None`: nothing has changed.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         self.changed.then_some(self.due)
     }
 
-    /// How far each log of the ownership is applied on every core that follows it.
+    /// Position of each log of the ownership that is applied on every core that follows it.
     #[must_use]
     pub fn positions(&self, assignment: Option<&Assignment>) -> BTreeMap<LogId, Position> {
         let mut positions = BTreeMap::new();
@@ -92,14 +92,14 @@ impl Registry {
         positions
     }
 
-    /// How far a core has applied a log, by its newest word.
+    /// Position up to which a core has applied a log, as the core reported last.
     #[must_use]
     pub fn position(&self, core: usize, log: LogId) -> Position {
         let known = self.cores[core].positions.iter().find(|(l, _)| *l == log);
         known.map_or(Position(0), |(_, p)| *p)
     }
 
-    /// The message.
+    /// Builds the next `RegistryState` and marks all changes as reported.
     pub fn take(
         &mut self,
         assignment: Option<&Assignment>,

@@ -123,7 +123,11 @@ fn an_older_ownership_is_refused_with_ours() {
     assert!(bench.outputs().is_empty());
     let refusals = bench.refusals();
     assert_eq!(refusals.iter().map(|r| r.ownership).collect::<Vec<_>>(), [3, 3]);
-    assert!(refusals[0].reason.contains("is 2, this node holds 3"), "{}", refusals[0].reason);
+    assert!(
+        refusals[0].reason.contains("must be at least 3, which this node holds; got 2"),
+        "{}",
+        refusals[0].reason
+    );
 }
 
 #[test]
@@ -191,7 +195,7 @@ fn a_wave_that_cannot_be_taken_is_refused_and_the_session_goes_on() {
         (wave(8, 1, 2, &[0]), "wave.ownership: is 2, this node holds 1"),
         (wave(8, 1, 1, &[7]), "wave.shards: name partition 7"),
         (support::wave_through(8, 77), "wave.apps[0].lane: no lane 77"),
-        (support::wave_without_messages(8), "wave.apps[0].messages: must be 1 to 64, is 0"),
+        (support::wave_without_messages(8), "wave.apps[0].messages: must be 1 to 64; got 0"),
         (cancel(9, 3), "cancel.epoch: is 3"),
     ] {
         bench.say(message);
@@ -463,7 +467,7 @@ fn a_node_that_goes_down_takes_no_wave_and_asks_for_nothing() {
         2
     );
     bench.say(wave(1, 1, 1, &[0]));
-    assert!(bench.refusals()[0].reason.contains("going down"));
+    assert!(bench.refusals()[0].reason.contains("before the node shuts down"));
     bench.now = bench.now + 10 * SECOND;
     assert!(!bench.messages().iter().any(|m| matches!(m, Wire::LeaseRequest(_))));
 }

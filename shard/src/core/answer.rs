@@ -1,4 +1,4 @@
-//! What became of a request, and what follows from it for its device, its lane and its wave.
+//! The result of a request, and its consequences for the device, the lane and the wave.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     command::Consequence,
     lane::{
-        Doubt, Mute,
+        Doubt, LaneEnd, Mute,
         connection::{CloseReason, ConnectionEvent, ErrorCode},
         evidence::{UNSIGNED_TRIES, Witness},
         pool,
@@ -22,7 +22,7 @@ use crate::{
 const IDLED: Duration = Duration::from_mins(1);
 
 impl Core {
-    /// Takes all that a connection has to say.
+    /// Handles all events of a connection.
     pub(super) fn settle(&mut self, link: u32, now: Time) {
         let mut accepted = std::mem::take(&mut self.accepted);
         if let Some(connection) = self.connection(link) {
@@ -73,7 +73,7 @@ impl Core {
             CloseReason::Silent | CloseReason::Error(_) => false,
         };
         if !in_order {
-            tell_end(&self.lanes[l.lane].end.spec.name, reason);
+            log_close(&mut self.lanes[l.lane].end, reason, now);
         }
         // It stood, and went in order: that attempts before it failed is past.
         if in_order && now.since(l.opened) >= IDLED && l.is_open() {
@@ -126,7 +126,7 @@ impl Core {
         }
     }
 
-    /// Who gives the answers of a connection.
+    /// Identity of a connection in evidence.
     fn witness(&self, link: u32) -> Witness {
         self.links[link as usize].link.as_ref().map_or_else(Witness::default, Link::witness)
     }
@@ -143,7 +143,7 @@ impl Core {
         end.counted(before, l.answers);
     }
 
-    /// Another answer than that it was accepted.
+    /// Handles an answer other than an acceptance.
     pub(super) fn answered(
         &mut self,
         link: u32,
@@ -189,8 +189,8 @@ impl Core {
         }
     }
 
-    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it
-    /// is, if that is known here.
+    /// Applies an answer to the lane, the connection and the credential. `open`: the push that was
+    /// answered, if this core has it.
     pub(super) fn hear(
         &mut self,
         link: u32,
@@ -257,8 +257,7 @@ impl Core {
         verdict
     }
 
-    /// What an answer that the provider has not signed, or that broke off behind its head, says of
-    /// the lane and the connection.
+    /// Applies an unsigned or incomplete answer to the lane and the connection.
     pub(super) fn hear_cut(
         &mut self,
         link: u32,
@@ -275,9 +274,9 @@ impl Core {
         self.in_row(link, true);
     }
 
-    /// A connection on which a full row of answers is no success gives way to another: what stands
-    /// behind it may be to blame, and a verdict needs a second one, which a lane of a single
-    /// connection has only so.
+    /// Replaces a connection on which a full row of answers has no success: an intermediary behind
+    /// it may be the cause, and a verdict needs a second connection, which a lane with a single
+    /// connection has only in this way.
     fn in_row(&mut self, link: u32, refused: bool) {
         let Self { links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -323,7 +322,7 @@ impl Core {
         self.put_off(slot, now, Later::After(Duration::ZERO));
     }
 
-    /// What a request without an answer says of the lane and of its connection.
+    /// Applies a request without an answer to the lane and its connection.
     pub(super) fn went_unanswered(&mut self, link: u32, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let (lane, dead_end) = (l.lane, l.is_dead_end(now));
@@ -346,16 +345,23 @@ impl Core {
     }
 }
 
-/// One line for each connection that ended by its gateway's fault; how many there can be, the
-/// pool's backoff says.
-fn tell_end(lane: &str, reason: &CloseReason) {
+/// Logs that a connection closed by the gateway's fault.
+fn log_close(end: &mut LaneEnd, reason: &CloseReason, now: Time) {
     match reason {
         CloseReason::GoAway { code, reason } => {
             let code = code.0;
-            tracing::warn!(lane, code, %reason, "connection ended: the gateway sent it away");
+            if let Some(times) = end.times_to_log(&format!("GOAWAY {code}"), now) {
+                let lane = &end.spec.name;
+                tracing::warn!(lane, code, %reason, times, "connection closed by gateway (GOAWAY)");
+            }
         }
-        CloseReason::Silent => tracing::warn!(lane, "connection ended: the gateway fell silent"),
-        // An error is told where it is met: one may also come while the connection drains.
+        CloseReason::Silent => {
+            if let Some(times) = end.times_to_log("silent", now) {
+                let lane = &end.spec.name;
+                tracing::warn!(lane, times, "connection closed: gateway stopped responding");
+            }
+        }
+        // `Core::receive` logs an error: one may also occur while the connection drains.
         CloseReason::Error(_)
         | CloseReason::Asked
         | CloseReason::Lost

@@ -1,8 +1,8 @@
-//! Whom a wave addresses and what each is told: apps, segments and locales resolved to this core's
-//! small numbers.
+//! The audience of a wave and the message for each device: apps, segments and locales resolved to
+//! the indices of this core.
 //!
-//! A device row names its app, locale and segments by index. What an index means for this wave is
-//! worked out the first time a device has it and remembered, so that the ten-thousandth device
+//! A device row names its app, locale and segments by index. The meaning of an index for a wave is
+//! computed for the first device that has it, and remembered, so that the ten-thousandth device
 //! costs two loads and no comparison of text.
 
 use clarion_proto::ids::{AppName, LaneId};
@@ -16,17 +16,17 @@ use crate::{
     wave::{Program, ProgramError, SegmentOp},
 };
 
-/// What is remembered of an index not met yet.
+/// Value of an index that was not resolved yet.
 const NOT_ASKED: u16 = u16::MAX;
 /// What is remembered of an app that the wave does not address.
 const NOT_ADDRESSED: u16 = u16::MAX - 1;
 
-/// One wave's audience on one core.
+/// The audience of one wave on one core.
 #[derive(Debug)]
 pub(crate) struct Audience {
     program: Program,
     apps: Vec<App>,
-    /// By `AppIndex`: position in `apps`.
+    /// Position in `apps`, indexed by `AppIndex`.
     app_of: Vec<u16>,
 }
 
@@ -36,10 +36,10 @@ pub(crate) struct App {
     spec: AppSpec,
     /// Which outlet of the wave.
     pub(crate) outlet: u16,
-    /// A header that all of its messages share cannot be written: nothing of it is sent.
+    /// Whether a common header of its messages cannot be written: then no push of the app is sent.
     pub(crate) stopped: bool,
     messages: Vec<Message>,
-    /// By `LocaleIndex`: position in `messages`.
+    /// Position in `messages`, indexed by `LocaleIndex`.
     message_of: Vec<u16>,
 }
 
@@ -48,9 +48,9 @@ pub(crate) struct App {
 pub(crate) struct Message {
     pub(crate) template: u32,
     pub(crate) spec: TemplateSpec,
-    /// What became of its devices.
+    /// Outcomes of the message's devices.
     pub(crate) answers: Answers,
-    /// What the gateway says against it.
+    /// Answers that call the message wrong.
     pub(crate) evidence: MessageEvidence,
 }
 
@@ -96,13 +96,13 @@ impl Audience {
         &mut self.apps[usize::from(app)]
     }
 
-    /// Whose messages an app's are, and which lane takes them.
+    /// Name of an app and the lane of its pushes.
     pub(crate) fn name_and_lane(&self, app: u16) -> (AppName, LaneId) {
         let spec = &self.apps[usize::from(app)].spec;
         (spec.app.clone(), spec.lane)
     }
 
-    /// What became of the devices of each app: totals.
+    /// Totals of outcomes for each app.
     pub(crate) fn answers(&self) -> impl Iterator<Item = (LaneId, AppName, Answers)> + '_ {
         self.apps.iter().map(|app| {
             let mut sum = Answers::default();
@@ -111,7 +111,7 @@ impl Audience {
         })
     }
 
-    /// Every template in use.
+    /// Numbers of all templates in use.
     pub(crate) fn templates(&self) -> impl Iterator<Item = u32> + '_ {
         self.apps.iter().flat_map(|app| app.messages.iter().map(|m| m.template))
     }
@@ -138,7 +138,7 @@ impl App {
         &self.spec.app
     }
 
-    /// What a device of this locale is told, by its position.
+    /// Position of the message for a locale.
     pub(crate) fn message_for(&mut self, words: &Vocabulary, locale: LocaleIndex) -> u16 {
         if locale == LocaleIndex::UNKNOWN {
             return 0;

@@ -1,10 +1,11 @@
-//! Buffers for what connections encode, shared by those of a core.
+//! Output buffers of connections, shared by all connections of a core.
 //!
 //! A turn encodes a few hundred requests for each lane ([`super::pull`]), whatever the number of
-//! connections; and what it encodes is mostly with the sockets when it ends. A buffer for each
-//! connection, kept at the size of the largest flush, would be over a hundred kilobytes for each of
-//! the dozens that FCM needs, nearly all of it empty at any time. So a connection is lent one when
-//! it is about to encode, and the driver gives it back when the socket has taken it.
+//! connections, and the sockets have taken most of these bytes when the turn ends. A buffer for
+//! each connection, kept at the size of the largest flush, would take over a hundred kilobytes for
+//! each of the dozens of connections that FCM needs, nearly all of it empty at any time. So a
+//! connection borrows a buffer when it is about to encode, and the driver returns the buffer when
+//! the socket has taken the bytes.
 
 use crate::lane::connection::Connection;
 
@@ -13,11 +14,11 @@ use crate::lane::connection::Connection;
 const BYTES: usize = 40 * 1024;
 /// Larger ones are not kept: bodies were large, or windows opened for many at once.
 const BYTES_MAX: usize = 2 * BYTES;
-/// So many are kept: what one turn uses and some that sockets were slow to take. 32 of 80 KiB at
-/// most are 2.5 MiB.
+/// Number of unused buffers that are kept: those of one turn and some that sockets were slow to
+/// take. 32 of at most 80 KiB are 2.5 MiB.
 const KEPT: usize = 32;
 
-/// Those that nobody uses now.
+/// Buffers that no connection uses now.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     spare: Vec<Vec<u8>>,

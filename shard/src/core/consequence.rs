@@ -1,4 +1,4 @@
-//! What follows from an answer for its device and its message: an end, or another try.
+//! The consequence of an answer for its device and message: a final outcome, or another try.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     outcome::{Answer, Reason},
 };
 
-/// When a device has its next try.
+/// Time of a device's next try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Later {
     AtOnce,
@@ -53,7 +53,7 @@ impl Core {
         self.end(slot, Outcome::Dead);
     }
 
-    /// The device is refused by its own answer, or by what was said of its message.
+    /// Refuses a device, by its own answer or by the evidence about its message.
     pub(super) fn refuse(&mut self, slot: u32, why: &Why) {
         let open = *self.opens.get(slot);
         self.run(open.wave).count_reason(Consequence::Refused, open.app, why);
@@ -106,8 +106,8 @@ impl Core {
         self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), why);
     }
 
-    /// Nobody signed the answer: the request goes again over another connection. A front end that
-    /// fails is left alone for as long as the provider wants.
+    /// Handles an unsigned answer: the request goes again over another connection. A failing front
+    /// end gets the pause that the provider asks for.
     pub(super) fn unsigned(
         &mut self,
         slot: u32,
@@ -122,7 +122,7 @@ impl Core {
         self.try_again(slot, now, later, &Why::Answer(status, Reason::None));
     }
 
-    /// Tells people that a message is not sent any more.
+    /// Reports that a message is not sent any more.
     fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
         let words = format!("{} {}", answer.status, answer.reason);
         let run = self.run(open.wave);
@@ -171,7 +171,8 @@ impl Core {
         self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
     }
 
-    /// A header of an app's message holds what no header may hold: nobody of it can be sent to.
+    /// Handles a header of an app's message that contains invalid bytes: no push of the app can be
+    /// sent.
     pub(super) fn header_refused(&mut self, slot: u32, header: &'static str) {
         let open = *self.opens.get(slot);
         let run = self.run(open.wave);
@@ -190,7 +191,7 @@ impl Core {
         self.run(open.wave).ended(&open, outcome);
     }
 
-    /// Gives up all who wait for another try; the wave has stopped.
+    /// Ends all pushes that wait for another try; the wave has stopped.
     pub(super) fn give_up_waiting(&mut self, wave: usize) {
         let Self { waves, opens, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };

@@ -1,4 +1,4 @@
-//! Counting who would be reached: the walk of a wave that hands nobody over.
+//! Counting the devices in a region: a walk that hands no device over.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     wave::{Ahead, Program, ProgramError, Step, Walk},
 };
 
-/// One question under way.
+/// One count in progress.
 #[derive(Debug)]
 pub(crate) struct CountRun {
     pub(crate) spec: Arc<CountSpec>,

@@ -1,6 +1,6 @@
-//! One connection serves one wave: the one place where a device becomes a request.
+//! Takes devices from one wave for one connection: the only place where a device becomes a request.
 //!
-//! Those due for another try go first, then those late, then the nearest band.
+//! Devices that are due for another try go first, then late devices, then the nearest band.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ const DEFERRED: Duration = Duration::from_millis(1);
 /// How long a device waits for another try while its partition is built anew, before it is looked
 /// up again: a partition takes seconds to load.
 const REBUILT_AGAIN: Duration = Duration::from_millis(250);
-/// So many are put off in one turn: in a storm of refusals they must not cost more than what is
-/// sent.
+/// Highest number of pushes deferred in one turn: in a storm of refusals they must not cost more
+/// than the pushes sent.
 const DEFERRED_MAX: usize = 64;
 /// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without,
 /// the body (257) off.
@@ -55,7 +55,7 @@ impl WaveRun {
         self.outlets[outlet].next(&self.parts, partitions, &self.spec.cover, alone, steps)
     }
 
-    /// Whether a found device is addressed through this outlet and by nobody else yet.
+    /// Whether a found device is addressed through this outlet and not handed over yet.
     pub(super) fn check<'s>(
         &mut self,
         outlet: u16,
@@ -82,7 +82,7 @@ impl WaveRun {
     }
 }
 
-/// One connection serving one wave.
+/// One connection that takes pushes of one wave.
 pub(super) struct Desk<'a> {
     pub(super) partitions: &'a Partitions,
     pub(super) opens: &'a mut Opens,
@@ -96,15 +96,15 @@ pub(super) struct Desk<'a> {
     /// The lane has another connection.
     pub(super) others: bool,
     pub(super) now: Time,
-    /// Where a token that is kept packed is unpacked.
+    /// Buffer in which a packed token is unpacked.
     pub(super) token: &'a mut TokenBuffer,
 }
 
-/// What became of one device.
+/// Result of taking one device.
 enum Taken {
-    /// Encoded: about so many bytes.
+    /// The push was encoded, with approximately this many bytes.
     Sent(usize),
-    /// Nothing is sent to it here.
+    /// The device gets no push through this outlet.
     Passed,
     /// The connection took no more; the device comes again.
     Full,
@@ -114,7 +114,7 @@ enum Taken {
 enum NotSent {
     /// The connection takes no more now.
     Full,
-    /// This device, or this message whoever it is for, can never be sent.
+    /// The device, or its message for every device, can never be sent.
     Never,
 }
 

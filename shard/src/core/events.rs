@@ -1,8 +1,8 @@
-//! What the control plane is told.
+//! Events for the control plane.
 //!
-//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says
-//! the newest when the control plane has room. One that is slow to listen gets fewer, larger
-//! reports.
+//! Events are not queued: each event is derived from state, and [`Core::poll_event`] returns the
+//! newest state when the control plane has room. A control plane that reads slowly gets fewer,
+//! larger reports.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::{command::Event, lane::news::News};
 const HELD_EVERY: Duration = Duration::from_millis(100);
 
 impl Core {
-    /// The next thing to tell; `None`: nothing now. To be asked only when there is room for it.
+    /// The next event for the control plane; `None`: none now. Call it only when the event can be
+    /// taken.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
             .or_else(|| self.lane_news(now))

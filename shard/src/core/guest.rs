@@ -1,4 +1,4 @@
-//! The guest's side: pushes of this core through connections that another core has.
+//! The guest's side of a remote lane: pushes of this core through connections of another core.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
@@ -50,7 +50,8 @@ impl Core {
         self.letters.push_front((to, letter));
     }
 
-    /// Borrows where this core is told to and has no connection of its own, and stops where it has.
+    /// Starts borrowing from a host if this core has no connection of its own, and stops if it has
+    /// one.
     pub(super) fn tend_remote(&mut self, lane: usize) {
         let (mut own, mut remotes) = (false, Vec::new());
         for link in
@@ -83,7 +84,7 @@ impl Core {
         self.put_link(link);
     }
 
-    /// Sends off what the turn has put together, and says whether more would be of use.
+    /// Hands over the requests of this turn, and asks for credits if more would be useful.
     pub(super) fn hand_over(&mut self, now: Time) {
         for lane in 0..self.lanes.len() {
             let wants = self.lane_has_work(&self.lanes[lane]) && self.lanes[lane].end.is_open(now);
@@ -115,7 +116,7 @@ impl Core {
         }
     }
 
-    /// Nothing of a wave is to be written any more by those who hold some of it.
+    /// Voids the requests of a wave at all hosts that hold some.
     pub(super) fn void_wave(&mut self, wave: usize) {
         let Some(run) = &self.waves[wave] else { return };
         let id = run.spec.id;
@@ -142,7 +143,7 @@ impl Core {
         }
     }
 
-    /// Hands over no more.
+    /// Stops handing over requests to a host.
     pub(super) fn leave_host(&mut self, slot: u32) {
         let Some(link) = self.links[slot as usize].link.as_mut() else { return };
         let State::Remote(remote) = &mut link.state else { return };
@@ -174,7 +175,7 @@ impl Core {
         }
     }
 
-    /// What became of one request that was handed over.
+    /// Handles the result of one handed-over request.
     fn fate(&mut self, link: u32, Fate { ticket, credential, by, what }: Fate, now: Time) {
         if let Some(slot) = self.opens.find(ticket) {
             self.opens.get(slot).credential = credential;
@@ -211,7 +212,7 @@ impl Core {
         }
     }
 
-    /// The host holds so many requests of a wave less.
+    /// Counts requests of a wave that the host no longer holds.
     fn left_host(&mut self, link: u32, wave: WaveId, requests: u64, at: Option<Time>, whole: bool) {
         let Some(slot) = self.wave_slot(wave) else { return };
         let (Some(run), Some(link)) =
@@ -234,7 +235,7 @@ impl Core {
         run.reporting.change();
     }
 
-    /// A link that has left is forgotten when nothing of it is under way.
+    /// Drops a link that has left, once no request of it is in progress.
     fn drop_left(&mut self, slot: u32) {
         let Some(link) = self.links[slot as usize].link.as_ref() else { return };
         let State::Remote(remote) = &link.state else { return };

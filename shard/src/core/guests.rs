@@ -1,5 +1,5 @@
-//! Guests as a host keeps them: what each was promised, what of it waits, what became of it, and
-//! whose the requests on our connections are.
+//! The host's records of its guests: credits, waiting requests, results, and the guest to which
+//! each request belongs.
 
 use std::collections::VecDeque;
 
@@ -17,21 +17,21 @@ use crate::lane::{
 /// Marks tickets of guests: those of this core's own pushes never have it (see [`super::open`]).
 pub(super) const GUEST: u64 = 1 << 63;
 
-/// One core that borrows, on one lane.
+/// One core that borrows connections, on one lane.
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) core: usize,
     pub(super) lane: LaneId,
-    /// Round of its last [`super::letter::Letter::Want`], if it still does.
+    /// Round of its last [`super::letter::Letter::Want`], if the request for credits is still open.
     pub(super) wants: Option<u32>,
     /// Credits that it has not used.
     pub(super) promised: usize,
-    /// What waits for a connection.
+    /// Requests that wait for a connection.
     pub(super) runs: VecDeque<Waiting>,
     pub(super) waiting: usize,
-    /// Encoded, no fate yet.
+    /// Requests that are encoded and have no result yet.
     pub(super) under_way: usize,
-    /// By the guest's numbers: ours, and what it says.
+    /// Templates, indexed by the guest's number: the number of this core, and the content.
     pub(super) templates: Vec<Option<(u32, TemplateSpec)>>,
     pub(super) fates: Vec<Fate>,
     pub(super) left: bool,
@@ -43,7 +43,7 @@ pub(super) struct Waiting {
     pub(super) run: Run,
     pub(super) next: usize,
     pub(super) token_at: usize,
-    /// By entry: handed back.
+    /// Whether an entry was handed back, indexed by entry.
     pub(super) void: Vec<bool>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Guests {
     pub(super) all: Vec<Option<Guest>>,
     pub(super) carried: Vec<(u32, Option<Carried>)>,
     pub(super) free: Vec<u32>,
-    /// Whose turn it is with what cannot be divided.
+    /// The guest whose turn it is for room that cannot be divided.
     pub(super) turn: usize,
 }
 
@@ -70,7 +70,7 @@ impl Guests {
         self.all.is_empty()
     }
 
-    /// Whether one of them has somebody to push to, or something waiting.
+    /// Whether a guest of the lane has devices to push to, or waiting requests.
     pub(crate) fn want(&self, lane: LaneId) -> bool {
         self.of(lane).any(|guest| guest.wants.is_some() || guest.waiting > 0)
     }
@@ -113,7 +113,7 @@ impl Guests {
     }
 }
 
-/// The ticket of what a connection says, if it is a guest's.
+/// Ticket of a connection's event, if it belongs to a guest.
 pub(super) fn ticket_of_guest(event: &ConnectionEvent) -> Option<u64> {
     match event {
         ConnectionEvent::Answer { ticket, .. }
@@ -141,7 +141,7 @@ impl Guest {
         }
     }
 
-    /// The next request that waits, its token, and what it says; those whose time is over go back.
+    /// The next waiting request, its token and its template; requests whose time is over go back.
     pub(super) fn front(&mut self, now: Time) -> Option<(Entry, &[u8], &(u32, TemplateSpec))> {
         loop {
             let waiting = self.runs.front()?;

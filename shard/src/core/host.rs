@@ -1,11 +1,11 @@
-//! The host's side: runs of other cores through this core's connections, fairly beside its own
-//! waves.
+//! The host's side of a remote lane: sends runs of other cores through this core's connections,
+//! fairly beside its own waves.
 //!
-//! Guests come first in a turn, but only with what they were given credit for, and credits are an
-//! equal share of the room that there is: with two guests a third each, and a third for the waves
-//! of this core. What is promised is kept free, so a run that arrives goes out at once, and waits
-//! only if its connection has gone meanwhile. Small rooms go round: a connection that takes a
-//! single request (APNs, before its first answer) gives it to another one each time.
+//! Guests come first in a turn, but only with requests for which they have credit, and credits are
+//! an equal share of the available room: with two guests a third each, and a third for the waves of
+//! this core. Promised room stays free, so a run that arrives is sent at once, and waits only if
+//! its connection has closed meanwhile. Small rooms rotate: a connection that takes a single
+//! request (APNs, before its first answer) gives it to another guest each time.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ use super::{
 use crate::lane::connection::{ConnectionEvent, PushError};
 
 impl Core {
-    /// What a guest asks for.
+    /// Handles a letter of a guest.
     pub(super) fn guest_asks(&mut self, core: usize, letter: Letter, now: Time) {
         match letter {
             Letter::Want { lane, round } => {
@@ -184,7 +184,7 @@ impl Core {
         }
     }
 
-    /// What a connection says of a guest's request.
+    /// Returns the event of a guest's request to the guest.
     pub(super) fn hand_back(&mut self, link: u32, ticket: u64, event: ConnectionEvent, now: Time) {
         let Some(carried) = self.guests.carried(ticket) else { return };
         let by =
@@ -266,11 +266,11 @@ impl Core {
     }
 }
 
-/// What became of one guest's turn on one connection.
+/// Result of one guest's turn on one connection.
 enum Served {
-    /// Encoded: about so many bytes.
+    /// A request was encoded, with approximately this many bytes.
     Sent(usize),
-    /// Nobody of this guest waits.
+    /// The guest has no waiting request.
     Nothing,
     /// The connection takes no more.
     Full,

@@ -1,32 +1,31 @@
-//! What one core says to another: runs of pushes to a core that has connections, what became of
-//! them back.
+//! Letters between cores: runs of pushes to a core that has connections, and their results back.
 //!
-//! A lane has fewer connections than its nodes have cores. A core without one is the **guest** of
-//! one that has some, its **host**. The device stays where it is: its wave, its outcome, its other
-//! tries and its reports are the guest's; only the bytes of its token go to the host, and what a
-//! connection says of it comes back. All that is between them is two bounded queues, which belong
-//! to the driver.
+//! A lane has fewer connections than its nodes have cores. A core without a connection is the
+//! **guest** of a core with connections, its **host**. The device stays with the guest: its wave,
+//! outcome, further tries and reports; only the bytes of its token go to the host, and the result
+//! comes back. Host and guest share only two bounded queues, which belong to the driver.
 //!
-//! **Backpressure by credits.** A guest that has somebody to push to says so ([`Letter::Want`]);
-//! the host gives it credits out of the room that its connections have, fairly beside its own
-//! waves, and keeps that room free; without credits the guest's walk stands still, as it does
-//! without a free stream. A guest that wants no more gives back what it did not use.
+//! **Backpressure by credits.** A guest with devices to push to asks for credits
+//! ([`Letter::Want`]); the host grants credits out of the room of its connections, fairly beside
+//! its own waves, and keeps that room free; without credits the guest's walk waits, as it does
+//! without a free stream. A guest that needs no more credits returns the unused ones.
 //!
-//! **Bounds.** What was handed over and waits for a connection (because one closed, or its window
-//! shrank) is at most [`RUN_MAX`] requests for each guest and lane: some 50 KiB with FCM's tokens.
-//! There are never more letters under way than credits, tickets and waves call for, and a queue
-//! that is full makes them wait in the core that wrote them.
+//! **Bounds.** Requests that were handed over and wait for a connection (because one closed, or its
+//! window shrank) are at most [`RUN_MAX`] for each guest and lane: some 50 KiB with FCM's tokens.
+//! The number of letters is bounded by credits, tickets and waves, and a full queue makes letters
+//! wait in the core that wrote them.
 //!
-//! **A cancel reaches them.** A guest counts what it handed over as unsent until the host says that
-//! a socket has taken it. When it is told to stop, it voids what the host still holds of the wave
-//! ([`Letter::Void`]); the host hands that back and hurries its connections; so the guest confirms
-//! only when nothing of the wave can be written any more. Each entry also carries until when it may
-//! be written at all: the guest's grant, its slice, the wave's end.
+//! **A cancel reaches guests.** A guest counts handed-over requests as unsent until the host
+//! reports that a socket has taken them. When it must stop, the guest voids the requests of the
+//! wave that the host still holds ([`Letter::Void`]); the host returns them and flushes its
+//! connections; so the guest confirms only when no request of the wave can be written any more.
+//! Each entry also carries the time until which it may be written: the earliest end of the guest's
+//! grant, its slice and the wave.
 //!
-//! **The quota is the guest's.** A request counts against the slice of the core that decided on it,
-//! from when it was handed over to its fate, as one that is encoded and waits for its socket does;
-//! see `lane/slice`. Which core's connection carries it changes nothing, so slices need not move
-//! when connections do.
+//! **The quota belongs to the guest.** A request counts against the slice of the core that decided
+//! on it, from its hand-over to its result, like a request that is encoded and waits for its
+//! socket; see `lane/slice`. The core whose connection carries the request does not matter, so
+//! slices need not move when connections do.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
@@ -42,12 +41,12 @@ use crate::{
 /// has not used, together.
 pub(crate) const RUN_MAX: usize = 256;
 
-/// From one core to another of its node. Those of a pair keep their order.
+/// A message from one core to another core of its node. Letters between two cores keep their order.
 #[derive(Debug)]
 pub enum Letter {
     /// From a guest: credits are of use from now on.
     Want {
-        /// On which lane.
+        /// Lane of the request for credits.
         lane: LaneId,
         /// Counts them, so that credits for an earlier one are known.
         round: u32,
@@ -55,57 +54,57 @@ pub enum Letter {
     /// From a guest: credits are of no use any more; those that it has not used are the host's
     /// again.
     Enough {
-        /// On which lane.
+        /// Lane whose credits are returned.
         lane: LaneId,
     },
-    /// From a guest: requests, in their order.
+    /// From a guest: requests, in the order of sending.
     Run(Run),
     /// From a guest: nothing of this wave is to be written any more.
     Void {
-        /// On which lane.
+        /// Lane of the wave's requests.
         lane: LaneId,
-        /// Of the guest's.
+        /// The guest's wave.
         wave: WaveId,
     },
     /// From a guest: its template of this number will not be used again, or for another message.
     Forget {
-        /// On which lane.
+        /// Lane of the template.
         lane: LaneId,
-        /// Of the guest's.
+        /// Number of the template at the guest.
         template: u32,
     },
     /// From a guest: it hands over no more, and waits for what is under way.
     Leave {
-        /// On which lane.
+        /// Lane that the guest leaves.
         lane: LaneId,
     },
-    /// From a host: so many more may come.
+    /// From a host: the number of further requests that may come.
     Credit {
-        /// On which lane.
+        /// Lane of the credits.
         lane: LaneId,
-        /// Of the [`Letter::Want`] that it answers.
+        /// Round of the [`Letter::Want`] that this letter answers.
         round: u32,
-        /// How many.
+        /// Number of further requests that the guest may hand over.
         requests: usize,
     },
-    /// From a host: what became of requests.
+    /// From a host: the results of requests.
     Fates {
-        /// On which lane.
+        /// Lane of the requests.
         lane: LaneId,
-        /// In the order in which it happened.
+        /// Results, in the order in which they happened.
         fates: Vec<Fate>,
     },
     /// From a host: a socket has taken requests, or was lost with them.
     Written {
-        /// On which lane.
+        /// Lane of the requests.
         lane: LaneId,
-        /// Of which wave.
+        /// Wave of the requests.
         wave: WaveId,
-        /// How many.
+        /// Number of requests that the socket took or lost.
         requests: u64,
-        /// When the socket last took something; `None`: never.
+        /// Time at which the socket last took bytes; `None`: never.
         at: Option<Time>,
-        /// It took all of it; otherwise it was lost with some of it.
+        /// Whether the socket took all bytes; otherwise it was lost with some of them.
         whole: bool,
     },
 }
@@ -117,11 +116,11 @@ pub struct Run {
     /// Templates that the host has not met yet.
     pub(crate) templates: Vec<(u32, TemplateSpec)>,
     pub(crate) entries: Vec<Entry>,
-    /// Of all entries, one behind the other. Never printed.
+    /// Tokens of all entries, one after the other. Never printed.
     pub(crate) tokens: Tokens,
 }
 
-/// Bytes that `Debug` says nothing of.
+/// Bytes that `Debug` does not print.
 #[derive(Default)]
 pub(crate) struct Tokens(pub(crate) Vec<u8>);
 
@@ -137,19 +136,19 @@ pub(crate) struct Entry {
     pub(crate) ticket: u64,
     pub(crate) template: u32,
     pub(crate) wave: WaveId,
-    /// It may not be written later.
+    /// Time after which the request may not be written.
     pub(crate) until: Time,
     pub(crate) token_bytes: u16,
 }
 
-/// What became of one request.
+/// Result of one request.
 #[derive(Debug)]
 pub struct Fate {
-    /// As handed over.
+    /// Ticket of the request, as handed over.
     pub(crate) ticket: u64,
     /// The number of the provider token that it went out with.
     pub(crate) credential: u32,
-    /// The connection that said so.
+    /// Connection that gave the result.
     pub(crate) by: Witness,
     pub(crate) what: Became,
 }
@@ -159,7 +158,7 @@ pub struct Fate {
 pub(crate) enum Became {
     Accepted,
     Answer(Answer),
-    /// With the status of an answer that broke off.
+    /// No answer; with the status of an answer that broke off.
     Unanswered(Option<u16>),
     Unprocessed,
     /// It was never written: the host has no connection for it, or it was voided, or its time was

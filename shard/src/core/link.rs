@@ -1,13 +1,13 @@
-//! One connection as the core sees it: may it take requests now, and what of them has its socket
-//! not taken yet.
+//! One connection as the core sees it: whether it may take requests now, and which requests its
+//! socket has not taken yet.
 //!
-//! **No queue between walk and wire.** A link takes requests only while its socket has taken
-//! everything before, and never more than one flush at a time; so what is encoded and unsent is at
-//! most a flush per connection.
+//! **No queue between walk and wire.** A link takes requests only when its socket has taken all
+//! bytes before, and never more than one flush at a time; so encoded and unsent bytes are at most
+//! one flush per connection.
 //!
-//! **Credits are collected.** A gateway that answers one by one gives room one by one; answering
-//! each with a write would cost more than the push. A busy link waits until its room is worth a
-//! write or [`COLLECT`] has passed; an idle one never waits.
+//! **Credits are collected.** A gateway that answers one by one frees room one by one; a write for
+//! each answer would cost more than the push. A busy link waits until its room is worth a write or
+//! [`COLLECT`] has passed; an idle link never waits.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
 pub struct ConnectionId {
     /// Small; free to be used as an index.
     pub slot: u32,
-    /// Tells uses of a slot apart.
+    /// Distinguishes the uses of a slot.
     pub generation: u32,
 }
 
@@ -43,46 +43,46 @@ pub(crate) struct Link {
     pub(crate) drained: bool,
     /// Since when there is room that was not used.
     room_since: Option<Time>,
-    /// Offered again then.
+    /// Time at which the link is offered again.
     pub(crate) held_until: Option<Time>,
     /// Requests encoded since the socket had last taken everything, by wave slot.
     pub(crate) unsent: Vec<(u16, u64)>,
     /// The same of guests: guest, wave, requests.
     pub(crate) unsent_of_guests: Vec<(u16, WaveId, u64)>,
-    /// When the socket last took something.
+    /// Time at which the socket last took bytes.
     pub(crate) last_write: Option<Time>,
     /// A cancelled wave waits for the socket until then.
     pub(crate) reset_at: Option<Time>,
-    /// Since when it stands.
+    /// Time at which the connection was established.
     pub(crate) opened: Time,
-    /// It leaves when it was idle for so long.
+    /// Idle time after which the connection closes.
     pub(crate) idle_max: Option<Duration>,
     /// It leaves then, to be replaced by a younger one.
     pub(crate) retire_at: Time,
     /// An order to leave came or was given: no failure if it closes.
     pub(crate) leaving: bool,
-    /// Its socket is being closed.
+    /// Whether the socket is being closed.
     pub(crate) closing: bool,
-    /// It can take no request at all.
+    /// Whether the connection can take no request at all.
     pub(crate) useless: bool,
     /// Its handshakes have taken so long that another attempt may overtake it.
     pub(crate) late: bool,
     pub(crate) late_at: Time,
     /// Which provider token it uses; of a host's connections the present one.
     pub(crate) credential: u32,
-    /// How long it is waited for.
+    /// Time after which a stuck connection is closed.
     pub(crate) patience: Duration,
-    /// Since when it takes nothing, though nothing is out on it and somebody waits.
+    /// Start of the time in which it takes no request, although it is empty and requests wait.
     stuck_since: Option<Time>,
     /// When a request first ran into its deadline without an answer to any, and how many answers
     /// there were before.
     unanswered: Option<(Time, u32)>,
-    /// What the gateway answered on it.
+    /// Number of answers on the connection.
     pub(crate) answers: u32,
     /// Answers on it without a success between that call something else than their device into
     /// question.
     pub(crate) refused_in_row: u32,
-    /// How long answers take.
+    /// Samples of the time to an answer.
     pub(crate) probe: Probe,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Link {
 pub(crate) enum State {
     /// TCP and TLS under way, until the deadline.
     Connecting(Time),
-    /// Requests may go.
+    /// The connection is established; requests may be sent.
     Open(Box<Connection>),
     /// No connection: another core's take what is handed over here.
     Remote(Box<Remote>),
@@ -133,7 +133,7 @@ impl Link {
         }
     }
 
-    /// As whom it gives answers.
+    /// Identity of the connection in evidence.
     pub(crate) fn witness(&self) -> Witness {
         Witness(u64::from(self.id.generation) << 32 | u64::from(self.id.slot))
     }
@@ -161,7 +161,7 @@ impl Link {
         matches!(self.state, State::Open(_))
     }
 
-    /// It counts as one of those that its lane should have.
+    /// Whether it counts towards the lane's target number of connections.
     pub(crate) fn stays(&self) -> bool {
         match self.state {
             State::Connecting(_) => !self.leaving && !self.late,
@@ -176,7 +176,7 @@ impl Link {
         !self.leaving && self.stuck_since.is_some_and(|since| now >= since + self.patience)
     }
 
-    /// Begins to wait anew, when somebody waits with it.
+    /// Restarts the waiting time of a stuck connection.
     pub(crate) fn unstick(&mut self) {
         self.stuck_since = None;
     }
@@ -266,7 +266,7 @@ impl Link {
         }
     }
 
-    /// When it has been idle for long enough.
+    /// Time at which it has been idle for long enough.
     pub(crate) fn idle_at(&self) -> Option<Time> {
         match &self.state {
             State::Open(connection) if !self.leaving => {
@@ -276,7 +276,7 @@ impl Link {
         }
     }
 
-    /// When something has to happen.
+    /// Time of its next timer.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let own = match &self.state {
             State::Connecting(deadline) if self.late => return Some(*deadline),

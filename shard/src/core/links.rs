@@ -1,5 +1,5 @@
-//! The connections of all lanes: opened as work needs them, kept, replaced; and what their sockets
-//! do.
+//! The connections of all lanes of a core: opened for pending work, kept, replaced; and the events
+//! of their sockets.
 
 use std::time::Duration;
 
@@ -36,16 +36,16 @@ pub(crate) struct LinkSlot {
 /// Why there is no connection any more, as a driver saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disconnect {
-    /// It never stood: no address, refused, certificate, ALPN.
+    /// The connection was never established: no address, refused, certificate, ALPN.
     NotConnected,
-    /// The peer closed it in order.
+    /// The peer closed the connection in order.
     Closed,
-    /// It broke.
+    /// The connection broke: reset, or an error while reading or writing.
     Broken,
 }
 
 impl Core {
-    /// TCP and TLS stand.
+    /// Records that TCP and TLS are established.
     pub fn connected(&mut self, id: ConnectionId, now: Time) {
         let Some(link) = self.link_of(id) else { return };
         if link.is_open() {
@@ -91,7 +91,7 @@ impl Core {
         }
     }
 
-    /// A connection never came to stand, for this reason: words for people.
+    /// Records that a connection could not be established, with the reason as text for people.
     pub fn not_connected(&mut self, id: ConnectionId, why: String, now: Time) {
         if let Some(lane) = self.link_of(id).map(|link| link.lane) {
             self.lanes[lane].end.cannot_connect(why);
@@ -99,7 +99,7 @@ impl Core {
         }
     }
 
-    /// There is no such connection any more.
+    /// Removes a connection that does not exist any more.
     pub fn disconnected(&mut self, id: ConnectionId, why: Disconnect, now: Time) {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
@@ -110,7 +110,7 @@ impl Core {
         self.drop_link(id.slot, now);
     }
 
-    /// Bytes came.
+    /// Handles bytes received on a connection.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
@@ -118,13 +118,20 @@ impl Core {
         // An error needs no handling of its own: it closes the connection, which says so when it is
         // settled.
         if let Err(error) = connection.receive(bytes, now) {
-            tracing::warn!(lane = %self.lanes[lane].end.spec.name, %error, "connection ended");
+            let end = &mut self.lanes[lane].end;
+            if let Some(times) = end.times_to_log(&error.to_string(), now) {
+                let lane = &end.spec.name;
+                tracing::warn!(
+                    lane, %error, times,
+                    "connection closed: gateway violated the protocol"
+                );
+            }
         }
         self.settle(id.slot, now);
     }
 
-    /// Appends what is to be written. Call it only when everything from before has been taken by
-    /// the socket, and tell [`Core::written`] afterwards.
+    /// Appends the bytes to write. Call it only when the socket has taken all bytes before, and
+    /// call [`Core::written`] afterwards.
     pub fn transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>, now: Time) {
         if let Some(connection) = self.link_of(id).and_then(Link::connection) {
             connection.transmit(out, now);
@@ -186,7 +193,7 @@ impl Core {
         Some(request)
     }
 
-    /// The connection in a slot, if it stands.
+    /// The established connection in a slot.
     pub(super) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
         self.links.get_mut(slot as usize)?.link.as_mut()?.connection()
     }
@@ -266,8 +273,7 @@ impl Core {
         staying.count() < if slot.end.trust.probed_at().is_some() { wanted.min(1) } else { wanted }
     }
 
-    /// Whether somebody waits to be pushed to through a lane's connections, here or on another
-    /// core.
+    /// Whether pushes wait for a lane's connections, on this core or another one.
     pub(super) fn is_busy(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         self.lane_has_work(slot) || self.guests.want(slot.end.spec.id)
@@ -334,10 +340,10 @@ impl Core {
         }
     }
 
-    /// Says goodbye on a connection; it closes when its open requests have ended.
+    /// Sends GOAWAY on a connection; it closes when its open requests have ended.
     ///
-    /// Of a link to a host nothing happens: its connections are the host's, which hears what we
-    /// hear.
+    /// A link to a host is unaffected: its connections belong to the host, which gets the same
+    /// messages.
     pub(super) fn retire(&mut self, slot: u32) {
         if self.links[slot as usize].link.as_ref().is_some_and(Link::is_remote) {
             return;
@@ -349,7 +355,7 @@ impl Core {
         }
     }
 
-    /// Says goodbye on all connections of a lane.
+    /// Sends GOAWAY on all connections of a lane.
     pub(super) fn retire_lane(&mut self, lane: usize) {
         for n in 0..self.lanes[lane].links.len() {
             self.retire(self.lanes[lane].links[n]);
@@ -401,8 +407,8 @@ impl Core {
         }
     }
 
-    /// So does one that stands and takes no request for as long as it is waited for: whoever waits
-    /// may do better with another one, and people have to know.
+    /// Closes an established connection that takes no request for its whole patience: another
+    /// connection may serve the waiting pushes, and the trouble must be reported.
     fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now))
         else {
@@ -416,8 +422,8 @@ impl Core {
         }
     }
 
-    /// A connection that stands and is of no use leaves, with one line in the log; the next attempt
-    /// has its pause.
+    /// Closes an established connection that serves no requests, with a line in the log; the next
+    /// attempt has its pause.
     pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving)
         else {
@@ -433,10 +439,13 @@ impl Core {
         let end = &mut lanes[lane].end;
         end.pool.failed(now, rng);
         end.went_mute(why, alone, now);
-        tracing::warn!(lane = %end.spec.name, %why, "connection ended: it was of no use");
+        if let Some(times) = end.times_to_log(&why.to_string(), now) {
+            let lane = &end.spec.name;
+            tracing::warn!(lane, %why, times, "connection closed: it serves no requests");
+        }
     }
 
-    /// Everything closes in order.
+    /// Closes all connections in order.
     pub(super) fn shut_down(&mut self, now: Time) {
         self.shutdown = Some(now + SHUTDOWN_PATIENCE);
         for slot in 0..self.links.len() {

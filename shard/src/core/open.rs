@@ -1,12 +1,12 @@
-//! Pushes that are open: handed to a lane, no outcome yet.
+//! Open pushes: handed to a lane, without an outcome yet.
 //!
 //! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted
-//! where its device was counted as handed, and the device may have moved, changed its token or gone
-//! since. Slots are reused; each use has its own number in the ticket's upper half, so an answer to
-//! a push that was given up is recognised and ignored.
+//! where its device was counted as handed, and the device may have moved, changed its token or left
+//! since. Slots are reused; each use has its own number in the upper half of the ticket, so an
+//! answer to an abandoned push is recognised and ignored.
 //!
-//! Bound: a walk hands out only while its lane's retry lines are below their share, so there are
-//! never more slots than those shares and all streams of this core's connections.
+//! Bound: a walk hands out devices only while its lane's retry lines are below their share, so the
+//! number of slots never exceeds those shares plus all streams of this core's connections.
 
 use clarion_proto::ids::{DeviceId, Ordinal};
 
@@ -24,7 +24,7 @@ pub(crate) struct Open {
     /// The message last sent, within its app.
     pub(crate) message: u16,
     pub(crate) ordinal: Ordinal,
-    /// Where it was counted as handed.
+    /// Band in which the device was counted as handed.
     pub(crate) band: u32,
     /// Slot of the res-6 cell where it was counted as handed.
     pub(crate) cell: u32,
@@ -38,7 +38,7 @@ pub(crate) struct Open {
     /// Answers that called its message or project into question, or gave a reason that is not
     /// known.
     pub(crate) doubts: u8,
-    /// One of them was never answered: it may have been delivered.
+    /// Whether one of the tries was never answered: the push may have been delivered.
     pub(crate) unanswered: bool,
     /// The connection that the last try went over, by slot, if the next one is to go over another.
     pub(crate) avoid: Option<u32>,
@@ -55,7 +55,7 @@ const END: u32 = u32::MAX;
 /// All open pushes of a core.
 #[derive(Debug)]
 pub(crate) struct Opens {
-    /// With the number of uses of each slot.
+    /// Slots, each with its number of uses.
     slots: Vec<(u32, Slot)>,
     free: u32,
 }

@@ -1,9 +1,9 @@
-//! The part of a wave that goes through one lane: one walk for each partition, and its line of
+//! The part of a wave that goes through one lane: a walk for each partition, and the line of
 //! retries.
 //!
-//! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would
-//! stand still at the first device of a lane that takes nothing, and a gateway that is down would
-//! hold back the phones of the other. Each walk passes over the other's devices by the tag in their
+//! A wave with apps on two lanes walks twice, once for each lane. A single walk would stop at the
+//! first device of a lane that takes no requests, and a gateway that is down would delay the phones
+//! of the other platform. Each walk passes over the devices of the other lane by the tag in their
 //! keys.
 
 use std::collections::VecDeque;
@@ -28,14 +28,14 @@ pub(crate) struct Outlet {
     pub(crate) retry: RetryLine,
     /// Requests so far, as far as they decide whether it has begun: see [`crate::lane::slice`].
     pub(crate) begun: usize,
-    /// By part.
+    /// Walks over the node's partitions, indexed by part.
     walks: Vec<Walk>,
     tags: Tags,
-    /// Parts that may have somebody, in the order in which they are asked.
+    /// Parts that may have devices to push to, in the order of their turn.
     ready: VecDeque<u16>,
-    /// By part: in `ready`.
+    /// Whether a part is in `ready`, indexed by part.
     is_ready: Vec<bool>,
-    /// Of these, in which somebody late was seen; each once.
+    /// Parts of `ready` in which a late device was seen; each once.
     late: VecDeque<u16>,
     /// Bands below this may be walked.
     bands_open: u32,
@@ -55,8 +55,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Steps(pub(crate) usize);
 
-/// What a call of `Step::More` costs: a walk that found nobody has looked through about so many
-/// devices.
+/// Cost of a `Step::More` in steps: a walk that found no device has looked through about this many.
 const MORE_COSTS: usize = 16;
 
 impl Outlet {
@@ -76,7 +75,7 @@ impl Outlet {
         }
     }
 
-    /// One more part.
+    /// Adds a part.
     pub(crate) fn add(&mut self, handed: RoaringBitmap) {
         self.walks.push(Walk::new(handed, self.tags, Ahead::Tokens));
         self.is_ready.push(false);
@@ -112,15 +111,15 @@ impl Outlet {
         self.make_ready_first(part);
     }
 
-    /// The part may have somebody.
+    /// Records that a part may have devices to push to.
     pub(crate) fn make_ready(&mut self, part: usize) {
         if !std::mem::replace(&mut self.is_ready[part], true) {
             self.ready.push_back(u16::try_from(part).expect("at most PARTITIONS_MAX"));
         }
     }
 
-    /// The part has somebody late, who goes before those who come in their order: before those of
-    /// other parts, too, whose walk of a band may take a paced wave seconds.
+    /// Records that a part has a late device, which goes before devices in order: also before those
+    /// of other parts, whose walk of a band may take seconds in a paced wave.
     pub(crate) fn make_ready_first(&mut self, part: usize) {
         let number = u16::try_from(part).expect("at most PARTITIONS_MAX");
         if self.walks[part].late() > 0 && !self.late.contains(&number) {
@@ -131,8 +130,7 @@ impl Outlet {
         }
     }
 
-    /// The part whose turn it is: of those with somebody late, else of those that may have
-    /// somebody.
+    /// The part whose turn it is: one with a late device, else one that may have devices.
     fn first(&mut self) -> Option<u16> {
         while let Some(&part) = self.late.front() {
             if self.walks[usize::from(part)].late() > 0 {
@@ -143,7 +141,7 @@ impl Outlet {
         self.ready.front().copied()
     }
 
-    /// The part has nobody in the open bands.
+    /// Records that a part has no devices in the open bands.
     pub(crate) fn rest(&mut self, part: u16) {
         self.late.retain(|other| *other != part);
         self.ready.retain(|other| *other != part);
@@ -166,8 +164,8 @@ impl Outlet {
         }
     }
 
-    /// The next device of the nearest open band. With `own_bands`, this core is alone and opens its
-    /// bands itself: the next when all its partitions have walked the former.
+    /// The next device of the nearest open band. With `own_bands`, this core is the only one and
+    /// opens its bands itself: the next band when all its partitions have walked the one before.
     pub(crate) fn next(
         &mut self,
         parts: &[Part],
@@ -218,12 +216,12 @@ impl Outlet {
             .unwrap_or(self.bands)
     }
 
-    /// Nobody is known to be left in the open bands.
+    /// Whether no device is known to be left in the open bands.
     pub(crate) fn is_idle(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// Somebody may be left, or waits for another try.
+    /// Whether devices may be left, or pushes wait for another try.
     pub(crate) fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.retry.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Lanes pull from waves: which connection takes from which wave, and how many.
+//! Scheduling of one turn: which connection takes requests from which wave, and how many.
 //!
 //! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane
 //! by runs however much each has to send.
@@ -26,10 +26,11 @@ use crate::{
 pub(super) const RUN: usize = 16;
 /// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
 pub(super) const FLUSH_BYTES: usize = 32 * 1024;
-/// Requests of one lane in one turn. A lane of many connections (FCM's have 100 streams each, so it
-/// needs dozens) could fill all of them before another one's few are written, and so take ten times
-/// its part of the core: both are at their nearest phones at the same time. Half a millisecond of
-/// work, beside which a turn's own cost does not count.
+/// Highest number of requests of one lane in one turn. A lane with many connections (FCM's have 100
+/// streams each, so it needs dozens) could fill all of them before the few of another lane are
+/// written, and so take ten times its part of the core: both lanes are at their nearest phones at
+/// the same time. This is half a millisecond of work, beside which a turn's own cost does not
+/// count.
 const LANE_REQUESTS_PER_TURN: usize = 512;
 
 impl Core {
@@ -102,7 +103,7 @@ impl Core {
             })
     }
 
-    /// Counts those whom an expired wave will not reach, within the turn's work.
+    /// Counts the devices that an expired wave will not reach, within the turn's work.
     pub(super) fn expire_walk(&mut self, wave: usize, steps: &mut Steps) {
         let Self { waves, partitions, config, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };
@@ -126,7 +127,7 @@ fn retries_waiting(waves: &[Option<WaveRun>], outlets: &[(u16, u16)]) -> usize {
     outlets.iter().filter_map(waiting).sum()
 }
 
-/// Whether at least two of a lane's connections stand.
+/// Whether a lane has at least two established connections.
 fn has_two_connections(of_lane: &[u32], links: &[LinkSlot]) -> bool {
     let stands = |l: &&u32| {
         links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
@@ -152,7 +153,7 @@ struct LaneTurn<'a> {
     lane_room: usize,
     sent: usize,
     deferred: usize,
-    /// Bytes, about.
+    /// Bytes encoded so far in this turn, approximately.
     encoded: usize,
     waves: &'a mut [Option<WaveRun>],
     partitions: &'a Partitions,
@@ -217,7 +218,7 @@ impl LaneTurn<'_> {
         self.encoded += bytes;
     }
 
-    /// So many requests went out.
+    /// Counts requests that went out.
     #[inline]
     fn took(&mut self, requests: usize) {
         self.lane_room -= requests;
@@ -225,11 +226,11 @@ impl LaneTurn<'_> {
         self.sent += requests;
     }
 
-    /// The wave whose turn it was has sent so many: the next wave's turn comes when its run is
-    /// complete, or it had fewer than it might have sent.
+    /// Ends the turn of a wave that has sent `took` requests: the next wave's turn comes when the
+    /// run is complete, or the wave had fewer requests than it might have sent.
     ///
-    /// Who is cut short has the rest of its run first next time: a quota that gives 20 at a time
-    /// would give one wave 16 of them each time.
+    /// A wave that is cut short continues its run first next time: a quota that gives 20 at a time
+    /// would otherwise give one wave 16 of them each time.
     #[inline]
     fn pass_turn(&mut self, took: usize, had_fewer: bool) {
         *self.run_left -= took;

@@ -1,8 +1,8 @@
-//! Why devices were not accepted, or not at once: counted by app, consequence, status and reason,
-//! so that nothing is silent.
+//! Reasons why devices were not accepted at once: counted by app, consequence, status and reason,
+//! so that no failure is silent.
 //!
-//! A wave keeps at most [`KINDS_MAX`] kinds; a gateway that makes up words fills them and no more:
-//! what comes later is counted as `other`. Nothing here is met by a push that is accepted.
+//! A wave keeps at most [`KINDS_MAX`] kinds; if a gateway invents reasons, they fill these kinds
+//! and later ones are counted as `other`. Accepted pushes never touch these counts.
 
 use super::audience::Audience;
 use crate::{
@@ -22,7 +22,7 @@ pub(crate) const HEADER: &str = "header cannot be written";
 /// Why no request can be written: a token that no path or message may hold.
 pub(crate) const TOKEN: &str = "token cannot be written";
 
-/// Who says why.
+/// Source of a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Why {
     /// An answer. `Reason::None`: the provider did not sign it.
@@ -31,11 +31,11 @@ pub(crate) enum Why {
     Unwritable(&'static str),
 }
 
-/// All counts of one wave on one core.
+/// Counts of reasons of one wave on one core.
 #[derive(Debug, Default)]
 pub(crate) struct Reasons {
     kinds: Vec<(Consequence, u16, Why, u64)>,
-    /// By consequence.
+    /// Counts of reasons beyond [`KINDS_MAX`], indexed by consequence.
     others: [u64; 3],
     changed: bool,
 }
@@ -52,7 +52,7 @@ impl Reasons {
         }
     }
 
-    /// Everything is to be told again.
+    /// Makes all counts unreported.
     pub(crate) fn repeat_all(&mut self) {
         self.changed = true;
     }

@@ -1,4 +1,4 @@
-//! A link to a core that has connections of a lane: one more kind of link, whose room is credits.
+//! A link to a host core: like a connection, with credits instead of free streams.
 
 use clarion_proto::{
     device::TOKEN_BYTES_MAX,
@@ -20,20 +20,20 @@ use crate::{
 pub(crate) struct Remote {
     pub(crate) host: usize,
     platform: Platform,
-    /// Of the last [`super::letter::Letter::Want`]; `wants`: nothing else has been said since.
+    /// Round of the last [`super::letter::Letter::Want`]; `wants`: that letter was the last one.
     pub(super) round: u32,
     pub(super) wants: bool,
     pub(super) credits: usize,
     /// Handed over, no fate yet.
     pub(super) out: usize,
-    /// Of this turn.
+    /// Requests to hand over in this turn.
     pub(super) run: Run,
-    /// By number: the host has it.
+    /// Whether the host has a template, indexed by number.
     pub(super) known: Vec<bool>,
 }
 
 impl Remote {
-    /// A link to a host that was told nothing yet.
+    /// A link to a host that has received no letter yet.
     pub(super) fn new(host: usize, platform: Platform, lane: LaneId) -> Self {
         Self {
             host,
@@ -56,7 +56,7 @@ impl Remote {
         }
     }
 
-    /// It waits for credits.
+    /// Whether it has no credits left.
     pub(crate) fn is_spent(&self) -> bool {
         self.wants && self.credits == 0
     }

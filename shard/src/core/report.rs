@@ -1,8 +1,8 @@
-//! Reports: what happened to a wave on this core, every 20 ms while something changes.
+//! Reports of a wave on this core, every 20 ms while something changes.
 //!
-//! Counts are totals, so that a report lost or repeated harms nothing; sets of ordinals are what
-//! changed, as totals would be megabytes. A report is built when the control plane has room for it
-//! and not before: changes merge until then.
+//! Counts are totals, so a lost or repeated report does no harm; sets of ordinals are changes,
+//! because totals would take megabytes. A report is built only when the control plane has room for
+//! it: changes merge until then.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const CELLS_EVERY: Duration = Duration::from_millis(200);
 const DEAD_MAX: usize = 1_000;
 
 impl WaveRun {
-    /// Whoever listens has forgotten everything.
+    /// Makes everything unreported: a new session knows nothing.
     pub(crate) fn repeat_all(&mut self) {
         self.tally.repeat_all();
         self.reasons.repeat_all();
@@ -44,8 +44,8 @@ pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
 }
 
-/// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing
-/// of it waits any more.
+/// Builds the due report from the open pushes of the wave. `last`: the core has closed, and no push
+/// waits any more.
 pub(crate) fn build<'a>(
     run: &mut WaveRun,
     open: impl Iterator<Item = &'a Open>,

@@ -8,18 +8,18 @@ pub(crate) struct Reporting {
     pub(super) at: Option<Time>,
     pub(super) cells_at: Option<Time>,
     pub(super) changed: bool,
-    /// By outlet.
+    /// Bands whose walk had ended at the last report, indexed by outlet.
     pub(super) bands_walked: Vec<u32>,
     pub(super) complete: bool,
     pub(super) ended: bool,
-    /// The next one says everything.
+    /// Whether the next report is complete.
     pub(super) all: bool,
-    /// By part: the last report named open ordinals.
+    /// Whether the last report named open ordinals, indexed by part.
     pub(super) had_open: Vec<bool>,
 }
 
 impl Reporting {
-    /// Something happened that a report says.
+    /// Records a change that the next report contains.
     #[inline]
     pub(crate) fn change(&mut self) {
         self.changed = true;

@@ -13,7 +13,7 @@ pub(crate) const CELLS_MAX: usize = 20_000;
 /// The slot of a cell beyond [`CELLS_MAX`].
 const NO_CELL: u32 = u32::MAX;
 
-/// Totals that only grow.
+/// Totals of one wave on one core, which only grow.
 #[derive(Debug)]
 pub(crate) struct Tally {
     bands: Changing,
@@ -21,12 +21,13 @@ pub(crate) struct Tally {
     /// Index of each slot of `cells`.
     cell_of: Vec<u64>,
     slot_of: BTreeMap<u64, u32>,
-    /// The walk goes by place: the next device mostly stands in the same cell.
+    /// Cell of the last device: a walk goes by place, so the next device is mostly in the same
+    /// cell.
     last: (u64, u32),
 }
 
 impl Tally {
-    /// For a cover of so many bands.
+    /// A tally for a cover with this many bands.
     pub(crate) fn new(bands: usize) -> Self {
         Self {
             bands: Changing::with_len(bands),
@@ -37,7 +38,7 @@ impl Tally {
         }
     }
 
-    /// One device handed over; returns the slot of its cell.
+    /// Counts a device that was handed over; returns the slot of its cell.
     pub(crate) fn handed(&mut self, band: u32, cell: Cell) -> u32 {
         self.bands.at(band).handed += 1;
         let slot = self.slot(parent6(cell));
@@ -47,7 +48,7 @@ impl Tally {
         slot
     }
 
-    /// Its outcome, counted where it was handed.
+    /// Counts an outcome in the band and cell where the device was handed over.
     pub(crate) fn ended(&mut self, band: u32, cell: u32, outcome: Outcome) {
         self.bands.at(band).count(outcome);
         if cell != NO_CELL {
@@ -101,7 +102,7 @@ impl Tally {
     }
 }
 
-/// Counts, and which of them changed.
+/// Counts, and the indices that changed.
 #[derive(Debug, Default)]
 struct Changing {
     counts: Vec<(Counts, bool)>,

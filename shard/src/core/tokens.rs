@@ -1,5 +1,5 @@
-//! Which provider token each connection uses, and what its gateway says of it: `lane/trust`
-//! decides, here it is done.
+//! Provider tokens of connections: applies the decisions of `lane/trust`, and tells it how the
+//! gateway answers.
 
 use std::fmt::Display;
 
@@ -59,7 +59,7 @@ impl Permits {
 }
 
 impl Core {
-    /// A provider token came.
+    /// Handles a new provider token.
     pub(super) fn provider_token(
         &mut self,
         lane: LaneId,
@@ -138,7 +138,7 @@ impl Core {
         }
     }
 
-    /// Requests with this token were answered, and not by a refusal of it.
+    /// Records that the gateway answered requests with this token without refusing the token.
     pub(super) fn token_accepted(&mut self, lane: usize, number: u32) {
         if self.lanes[lane].end.trust.accepted(number) {
             self.take_token(lane, |_| true);

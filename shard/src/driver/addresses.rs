@@ -1,19 +1,21 @@
-//! Which of a gateway's addresses a connection goes to: evenly over all, but for those that failed
-//! a while ago.
+//! Chooses the address of a gateway for a new connection: evenly over all addresses, except those
+//! that failed recently.
 //!
-//! Gateways publish several addresses and move them (Apple asks senders to resolve anew for each
-//! connection and to spread). A resolver gives them in any order, another one each time, so taking
-//! the first, or each in turn, spreads nothing. Here the address with the fewest of this core's
-//! connections is taken; of equals the first behind the one taken last, where each core begins at
-//! another one. An address that could not be connected to is passed over for [`PASSED_OVER`],
-//! unless all have failed: then the one that failed first is tried again.
+//! Gateways publish several addresses and move them (Apple asks senders to resolve again for each
+//! connection and to spread). A resolver returns them in a different order each time, so taking the
+//! first address, or each in turn, does not spread connections. Here a connection goes to the
+//! address with the fewest connections of this core; among equals, to the next one after the
+//! address taken last, where each core begins at a different one. An address that refused a
+//! connection is passed over for [`PASSED_OVER`], unless all have failed: then the one that failed
+//! first is tried again.
 //!
-//! **A name that moves.** Each connection asks anew, so new ones go where the name points now,
-//! whatever it pointed to before; an address that is not in the answer is never taken. Connections
-//! that stand stay where they are: an answer is often a part of all addresses, another one each
-//! time, so that one is missing says nothing, and who has gone says so itself. An address where
-//! nobody listens delays nobody: the same attempt goes on with the next ([`Addresses::instead`]),
-//! up to [`DIALS_MAX`].
+//! **A name that moves.** Each connection resolves the name again, so new connections go where the
+//! name points now, whatever it pointed to before; an address that is not in the answer is never
+//! taken. Established connections stay where they are: an answer is often only a part of all
+//! addresses, a different one each time, so a missing address proves nothing, and a gateway that
+//! shuts down closes its connections itself. An address that does not accept connections delays no
+//! push: the same attempt continues with the next address ([`Addresses::instead`]), up to
+//! [`DIALS_MAX`].
 //!
 //! Pure: names and sockets are elsewhere.
 
@@ -21,17 +23,18 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clarion_proto::time::Time;
 
-/// How long an address that failed is left alone: some tries of the pool, whose own pauses go up to
-/// half a minute.
+/// Time for which a failed address is passed over: some attempts of the pool, whose own pauses are
+/// up to half a minute.
 const PASSED_OVER: Duration = Duration::from_mins(1);
 /// Addresses that are remembered; beyond them those without connections and failures are forgotten
 /// anyway.
 const ADDRESSES_MAX: usize = 1_024;
 
-/// Addresses of one attempt to connect: more are for the next one, after its pause.
+/// Highest number of addresses in one attempt to connect: the next attempt, after its pause, uses
+/// further ones.
 pub(super) const DIALS_MAX: usize = 4;
 
-/// What one core knows of addresses.
+/// State of the gateway addresses of one core.
 #[derive(Debug)]
 pub(super) struct Addresses {
     known: BTreeMap<SocketAddr, Known>,
@@ -46,13 +49,13 @@ struct Known {
 }
 
 impl Addresses {
-    /// `core` spreads the beginnings.
+    /// An empty state; `core` spreads the first choices of cores.
     pub(super) fn new(core: usize) -> Self {
         Self { known: BTreeMap::new(), turn: core }
     }
 
-    /// Takes one of those that a name stands for, and counts a connection to it; `None`: it stands
-    /// for none.
+    /// Chooses one of the addresses of a name and counts a connection to it; `None`: the name has
+    /// no address.
     pub(super) fn take(&mut self, mut of: Vec<SocketAddr>, now: Time) -> Option<SocketAddr> {
         of.sort_unstable();
         of.dedup();
@@ -70,8 +73,8 @@ impl Addresses {
         Some(of[at])
     }
 
-    /// Nobody listens at the one taken last: another one of the same answer, in its place; `None`:
-    /// all that are left have failed lately.
+    /// Chooses another address of the same answer, because the address chosen last did not accept;
+    /// `None`: all others failed recently.
     pub(super) fn instead(&mut self, of: &[SocketAddr], now: Time) -> Option<SocketAddr> {
         let well = |address: &&SocketAddr| {
             let failed = self.known.get(*address).and_then(|known| known.failed);
@@ -93,7 +96,7 @@ impl Addresses {
         }
     }
 
-    /// A connection to it stands: what failed before is forgotten.
+    /// Records an established connection: earlier failures of the address are forgotten.
     pub(super) fn stands(&mut self, address: SocketAddr) {
         if let Some(known) = self.known.get_mut(&address) {
             known.failed = None;

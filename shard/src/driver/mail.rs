@@ -1,4 +1,4 @@
-//! Letters between the cores of a node: one bounded queue into each core, written to by all others.
+//! Letters between the cores of a node: each core has one bounded queue, written by all others.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::core::{Core, Letter};
 
-/// Letters that wait for one core. Every turn of a core reads them, and one turn writes a few to
-/// each other core; of more, the rest waits where it was written.
+/// Longest queue of letters for one core. Every turn of a core reads them, and one turn writes a
+/// few to each other core; if the queue is full, further letters wait in the core that wrote them.
 const LETTERS_MAX: usize = 256;
 /// Letters read in one turn.
 const LETTERS_PER_TURN: usize = 64;
@@ -17,11 +17,11 @@ const LETTERS_PER_TURN: usize = 64;
 /// The way into a core's letter box, and what wakes that core.
 type Slot = (Sender<(usize, Letter)>, Arc<Waker>);
 
-/// One core's letter box, and those of the others.
+/// The queue of one core, and the senders to the others.
 pub(super) struct Mail {
     me: usize,
     inbox: Receiver<(usize, Letter)>,
-    /// By core, this one included.
+    /// Queues by core, this one included.
     others: Vec<Slot>,
     /// By core: something was put there since it was woken.
     wake: Vec<bool>,

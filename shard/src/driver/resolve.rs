@@ -1,7 +1,7 @@
-//! Names to addresses, off the core's thread: `getaddrinfo` may take many seconds.
+//! Name resolution, off the core's thread: `getaddrinfo` may take many seconds.
 //!
-//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). The
-//! answer is all addresses of the name; [`super::addresses`] chooses.
+//! Every connection resolves the name again, as gateways move and spread by name (Apple asks for
+//! it). The result is all addresses of the name; [`super::addresses`] chooses.
 
 use std::{
     io,
@@ -19,16 +19,16 @@ use crate::core::ConnectionId;
 /// Questions waiting; more are answered with an error, and asked again after the core's backoff.
 const QUESTIONS_MAX: usize = 64;
 
-/// What a name stands for now.
+/// Name resolution, replaceable in tests.
 pub trait Names: Send + Sync + 'static {
     /// All addresses of `host:port`, in any order. May block for as long as it takes.
     ///
     /// # Errors
-    /// There is no such name, or nobody knows.
+    /// The name does not exist, or no name server answers.
     fn resolve(&self, endpoint: &str) -> io::Result<Vec<SocketAddr>>;
 }
 
-/// As the system says.
+/// The resolver of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct System;
 
@@ -38,10 +38,10 @@ impl Names for System {
     }
 }
 
-/// What comes of a question.
+/// Result of a resolution.
 pub(super) type Resolved = io::Result<Vec<SocketAddr>>;
 
-/// Asks in a thread of its own, started with the first name that is not an address already.
+/// Resolves names in a thread of its own, started with the first name that is not an address.
 pub(super) struct Resolver {
     names: Arc<dyn Names>,
     waker: Arc<Waker>,
@@ -73,13 +73,14 @@ impl Resolver {
         };
         match thread.questions.try_send((id, endpoint.to_owned())) {
             Ok(()) => None,
-            Err(_) => {
-                Some(Err(io::Error::new(io::ErrorKind::WouldBlock, "too many names to resolve")))
-            }
+            Err(_) => Some(Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "too many names are being resolved; the connection is retried",
+            ))),
         }
     }
 
-    /// The next answer.
+    /// The next result.
     pub(super) fn answer(&mut self) -> Option<(ConnectionId, Resolved)> {
         match self.thread.as_ref()?.answers.try_recv() {
             Ok(answer) => Some(answer),

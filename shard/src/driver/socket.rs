@@ -1,9 +1,9 @@
 //! One TCP connection with TLS over it, never blocking.
 //!
-//! What the core encodes goes into TLS a piece at a time, and only when the former ciphertext has
-//! been taken by the socket: what waits in user space is at most one flush of plaintext and
-//! [`PIECE`] of ciphertext. The socket's own buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that
-//! what still reaches the gateway after a cancel is little.
+//! The core's bytes go into TLS a piece at a time, and only when the socket has taken the former
+//! ciphertext: user space buffers at most one flush of plaintext and [`PIECE`] of ciphertext. The
+//! socket's own buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that little still reaches the
+//! gateway after a cancel.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -19,13 +19,14 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use super::tls::speaks_h2;
 use crate::{core::ConnectionId, lane::spec::LaneSpec};
 
-/// Asked of the system, which doubles it for its own bookkeeping: 256 KiB.
+/// Requested size of the socket's send buffer, which the system doubles for its own bookkeeping:
+/// 256 KiB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Plaintext encrypted at once: two records, written with one call.
 const PIECE: usize = 32 * 1024;
 /// Bytes read from one socket before others have their turn.
 const READ_BUDGET: usize = 256 * 1024;
-/// One read.
+/// Size of the buffer for one read, bytes.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// A connection as the driver holds it.
@@ -33,54 +34,54 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 pub(super) struct Socket {
     pub(super) id: ConnectionId,
     pub(super) lane: Arc<LaneSpec>,
-    /// Where to, once it is known.
+    /// Address of the connection, once chosen.
     pub(super) address: Option<SocketAddr>,
-    /// Where else, if nobody listens there.
+    /// Other addresses of the name, in case this one does not accept.
     pub(super) others: Vec<SocketAddr>,
-    /// Addresses so far.
+    /// Number of addresses tried so far.
     pub(super) dials: usize,
     stage: Stage,
-    /// What the poller has said and no call has contradicted since.
+    /// Readiness that the poller reported and no call has contradicted since.
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer's end of file is under way.
+    /// Whether the peer has closed its sending direction.
     pub(super) read_closed: bool,
-    /// Plaintext from the core, and how much of it TLS has taken.
+    /// Plaintext from the core, and the number of bytes that TLS has taken.
     pub(super) plain: Vec<u8>,
     taken: usize,
-    /// Ciphertext that came with the end of the handshake.
+    /// Ciphertext that arrived with the end of the handshake.
     early: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Its name is being resolved.
+    /// The gateway's name is being resolved.
     Resolving,
-    /// TCP's handshake.
+    /// The TCP handshake is under way.
     Connecting(TcpStream, Box<ClientConnection>),
-    /// TLS's handshake.
+    /// The TLS handshake is under way.
     Handshaking(TcpStream, Box<ClientConnection>),
-    /// The core knows of it.
+    /// The connection is established; the core knows of it.
     Open(TcpStream, Box<ClientConnection>),
 }
 
-/// What became of a connection attempt in one turn.
+/// Result of a connection attempt in one turn.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Not there yet.
+    /// The attempt is still in progress.
     Waiting,
-    /// TCP, TLS and ALPN stand, just now.
+    /// TCP, TLS and ALPN have just been established.
     Established,
 }
 
-/// What one turn of reading met.
+/// Result of one turn of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// There may be more.
+    /// There may be more bytes.
     More,
-    /// Nothing more now.
+    /// All available bytes were read.
     Drained,
-    /// The peer has closed in order.
+    /// The peer has closed the connection in order.
     Closed,
 }
 
@@ -102,7 +103,7 @@ impl Socket {
         }
     }
 
-    /// Begins to connect.
+    /// Starts a connection.
     pub(super) fn connect(
         &mut self,
         address: SocketAddr,
@@ -136,7 +137,7 @@ impl Socket {
         }
     }
 
-    /// Nobody has answered at its address yet.
+    /// Whether the address has not answered yet.
     pub(super) fn is_dialling(&self) -> bool {
         matches!(self.stage, Stage::Connecting(..))
     }
@@ -285,7 +286,7 @@ const EINPROGRESS: i32 = 115;
 #[cfg(not(target_os = "linux"))]
 const EINPROGRESS: i32 = 36;
 
-/// Writes ciphertext: how much, and whether all of it.
+/// Writes ciphertext; returns the number of bytes, and whether it wrote all.
 fn write_ciphertext(
     tls: &mut ClientConnection,
     tcp: &mut TcpStream,
@@ -306,8 +307,8 @@ fn write_ciphertext(
     Ok((written, true))
 }
 
-/// One read; `None`: nothing there. A read that does not fill the buffer has emptied the socket
-/// (epoll(7), on edge-triggered use), unless the peer's end of file stands behind it.
+/// One read; `None`: nothing is available. A read that does not fill the buffer has emptied the
+/// socket (epoll(7), on edge-triggered use), unless the peer's end of file follows.
 fn read_some(
     tcp: &mut TcpStream,
     scratch: &mut [u8],
@@ -328,9 +329,9 @@ fn read_some(
     }
 }
 
-/// Ciphertext of the handshake in; what is left of it when the handshake has ended, for
-/// [`Socket::receive`]. TLS 1.3 lets a server speak first, and APNs sends its SETTINGS so; TLS
-/// keeps no more plaintext than 16 KiB for who does not fetch it.
+/// Passes ciphertext to the handshake; returns the rest when the handshake has ended, for
+/// [`Socket::receive`]. TLS 1.3 lets a server send first, and APNs sends its SETTINGS so; TLS keeps
+/// no more than 16 KiB of unread plaintext.
 fn shake_hands<'c>(tls: &mut ClientConnection, mut ciphertext: &'c [u8]) -> io::Result<&'c [u8]> {
     while !ciphertext.is_empty() && tls.is_handshaking() {
         // One read takes what there is room for; after the peer's `close_notify` it takes no more,
@@ -343,7 +344,7 @@ fn shake_hands<'c>(tls: &mut ClientConnection, mut ciphertext: &'c [u8]) -> io::
     Ok(ciphertext)
 }
 
-/// Ciphertext in, plaintext out. True: the peer said that it is done.
+/// Decrypts ciphertext. True: the peer has closed its sending direction.
 fn decrypt(
     tls: &mut ClientConnection,
     mut ciphertext: &[u8],
@@ -365,7 +366,7 @@ fn decrypt(
     Ok(false)
 }
 
-/// Hands on all plaintext that is there. True: the peer said that it is done.
+/// Passes on all available plaintext. True: the peer has closed its sending direction.
 fn drain(tls: &mut ClientConnection, take: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     loop {
         let mut reader = tls.reader();

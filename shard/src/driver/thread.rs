@@ -1,8 +1,9 @@
 //! The loop of one core's thread.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use clarion_proto::time::Time;
+use clarion_proto::{ids::LaneId, time::Time};
+use clarion_runtime::repeated::Repeated;
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -17,20 +18,20 @@ use super::{
 use crate::{
     command::{Command, Event},
     core::{ConnectionId, Core, Disconnect, IoRequest},
+    lane::spec::LaneSpec,
 };
 
-/// The poller's name for "somebody has put something into a queue".
+/// Token of the poller for "a queue has new content".
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
-/// While nobody takes events, what is to be told stays due, and nothing says when there is room
-/// again: the thread asks again after so long, neither at once nor never. Sockets and commands wake
-/// it all the same.
+/// Pause while the control plane takes no events: nothing signals when it has room again, so the
+/// thread retries after this time. Sockets and commands wake it meanwhile.
 const DEAF_PAUSE: Duration = Duration::from_millis(1);
 /// Readiness taken from the poller in one turn.
 const READY_MAX: usize = 256;
 
-/// A core with everything around it.
+/// A core with its sockets, queues and clock.
 pub(super) struct CoreThread {
     core: Core,
     clock: Clock,
@@ -42,9 +43,11 @@ pub(super) struct CoreThread {
     resolver: Resolver,
     addresses: Addresses,
     tls: Tls,
-    /// By slot of their connection.
+    /// Sockets, by slot of their connection.
     sockets: Vec<Option<Socket>>,
     scratch: Vec<u8>,
+    /// Limits the log lines about failed connections, by lane.
+    failures: BTreeMap<LaneId, Repeated>,
     /// The control plane had no room for events, or another core none for letters.
     deaf: bool,
 }
@@ -72,6 +75,7 @@ impl CoreThread {
             tls: Tls::new(),
             sockets: Vec::new(),
             scratch: vec![0; READ_BYTES],
+            failures: BTreeMap::new(),
             deaf: false,
         }
     }
@@ -142,7 +146,7 @@ impl CoreThread {
         !self.control.is_empty() || !self.feed.is_empty()
     }
 
-    /// Handshakes and answers.
+    /// Continues handshakes and reads responses.
     fn read(&mut self) -> bool {
         let mut more = false;
         for slot in 0..self.sockets.len() {
@@ -171,7 +175,11 @@ impl CoreThread {
                 Ok(Received::More) => more = true,
                 Ok(Received::Closed) => self.lost(id, Disconnect::Closed),
                 Err(error) => {
-                    tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                    let lane = Arc::clone(&socket.lane);
+                    if let Some(times) = self.times_to_log(&lane, "read", &error) {
+                        let lane = &lane.name;
+                        tracing::info!(%lane, %error, times, "connection to gateway lost on read");
+                    }
                     self.lost(id, Disconnect::Broken);
                 }
             }
@@ -186,7 +194,7 @@ impl CoreThread {
         }
     }
 
-    /// One flush of a connection; true: the socket has taken it whole, and there may be more.
+    /// One flush of a connection; true: the socket has taken all of it, and there may be more.
     fn write_some(&mut self, slot: usize) -> bool {
         let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else {
             return false;
@@ -208,7 +216,11 @@ impl CoreThread {
                 drained
             }
             Err(error) => {
-                tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                let lane = Arc::clone(&socket.lane);
+                if let Some(times) = self.times_to_log(&lane, "write", &error) {
+                    let lane = &lane.name;
+                    tracing::info!(%lane, %error, times, "connection to gateway lost on write");
+                }
                 self.hear_out(slot);
                 self.lost(id, Disconnect::Broken);
                 false
@@ -216,8 +228,8 @@ impl CoreThread {
         }
     }
 
-    /// What came before a connection broke, of which a write was the first to hear: answers that
-    /// will not come again.
+    /// Reads the bytes that arrived before a connection broke, if a write noticed it first: their
+    /// answers will not come again.
     fn hear_out(&mut self, slot: usize) {
         let Some(socket) = self.sockets[slot].as_mut() else { return };
         let (core, id, now) = (&mut self.core, socket.id, self.clock.now());
@@ -266,7 +278,8 @@ impl CoreThread {
         }
     }
 
-    /// Tells the control plane as much as it has room for; the rest stays in the core and merges.
+    /// Sends as many events as the control plane has room for; the rest stays in the core and
+    /// merges.
     fn tell(&mut self) {
         let now = self.clock.now();
         loop {
@@ -305,7 +318,10 @@ impl CoreThread {
         let Some(address) = address else {
             return self.cannot_connect(
                 id,
-                &io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+                &io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the gateway's name resolved to no address",
+                ),
             );
         };
         socket.address = Some(address);
@@ -324,8 +340,8 @@ impl CoreThread {
         }
     }
 
-    /// An attempt has come to an end; if nobody has answered at all, it goes on with another
-    /// address.
+    /// Handles a failed attempt; if the address did not answer at all, the attempt continues with
+    /// another address.
     fn refused(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.socket(id) else { return };
         socket.dials += 1;
@@ -339,8 +355,14 @@ impl CoreThread {
             if let Some(socket) = self.socket(id) {
                 (socket.others, socket.address) = (others, None);
                 if instead.is_some() {
-                    let lane = &socket.lane.name;
-                    tracing::info!(%lane, %error, "nobody listens at one of its addresses");
+                    let lane = Arc::clone(&socket.lane);
+                    if let Some(times) = self.times_to_log(&lane, "address", error) {
+                        let lane = &lane.name;
+                        tracing::info!(
+                            %lane, %address, %error, times,
+                            "gateway address failed; trying another address"
+                        );
+                    }
                     return self.dial(id, instead);
                 }
             }
@@ -354,10 +376,20 @@ impl CoreThread {
 
     fn cannot_connect(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.take(id) else { return };
-        tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
+        if let Some(times) = self.times_to_log(&socket.lane, "connect", error) {
+            let lane = &socket.lane.name;
+            tracing::warn!(%lane, %error, times, "connecting to the gateway failed");
+        }
         let now = self.clock.now();
         socket.address.into_iter().for_each(|address| self.addresses.closed(address, true, now));
         self.core.not_connected(id, error.to_string(), now);
+    }
+
+    /// Counts a failure of a lane's connections. `Some`: the caller logs it, with the number of
+    /// failures since the last line.
+    fn times_to_log(&mut self, lane: &LaneSpec, step: &str, error: &io::Error) -> Option<u64> {
+        let since_start = self.clock.now().since(Time(0));
+        self.failures.entry(lane.id).or_default().note(&format!("{step}: {error}"), since_start)
     }
 
     fn lost(&mut self, id: ConnectionId, why: Disconnect) {
@@ -368,7 +400,7 @@ impl CoreThread {
         self.core.disconnected(id, why, now);
     }
 
-    /// The socket of a connection. Dropped, it leaves the poller by itself.
+    /// Removes the socket of a connection. Dropped, it leaves the poller by itself.
     fn take(&mut self, id: ConnectionId) -> Option<Socket> {
         self.sockets.get_mut(id.slot as usize)?.take_if(|socket| socket.id == id)
     }

@@ -1,4 +1,4 @@
-//! TLS settings of each lane.
+//! TLS configuration of each lane.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use rustls_pki_types::ServerName;
 
 use crate::lane::spec::LaneSpec;
 
-/// What gateways speak, and nothing else.
+/// The only protocol that gateways speak.
 const ALPN: &[u8] = b"h2";
 
 /// One configuration for each lane, kept for the sessions that it remembers.

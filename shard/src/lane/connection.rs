@@ -1,15 +1,15 @@
 //! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
 //!
-//! A general client spends some ten microseconds on a push: it builds a header map, codes each
-//! field, allocates for the stream and for the answer. But the pushes of a message differ in their
-//! token and stream id only (APNs has the token in `:path`, FCM in the body), and nearly every
+//! A general client spends some ten microseconds on a push: it builds a header map, encodes each
+//! field, and allocates for the stream and for the answer. But the pushes of a message differ only
+//! in their token and stream id (APNs has the token in `:path`, FCM in the body), and nearly every
 //! answer is `:status 200` with nothing else that matters. So here a request is copied from a
-//! template (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary
-//! kind is recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 may
-//! do still happens, on slower paths: settings at any time, windows in both directions, blocks and
-//! bodies in pieces, resets, GOAWAY in one and two steps.
+//! template (`template`), a stream is a slot in a ring (`streams`), and an ordinary answer is
+//! recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 allows is
+//! handled on slower paths: settings at any time, windows in both directions, blocks and bodies in
+//! pieces, resets, GOAWAY in one and two steps.
 //!
-//! What holds:
+//! Guarantees:
 //! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the
 //!   socket does;
 //! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;
@@ -61,8 +61,8 @@ use crate::{
 
 /// What fits smaller buffers is a few words, such as acknowledgements.
 const BUFFER_BYTES_MIN: usize = 16 * 1024;
-/// Room for so many events is kept once all are fetched: after a storm of errors there were two for
-/// each stream.
+/// Capacity for events that is kept once all are fetched: after a storm of errors there were two
+/// for each stream.
 const EVENTS_KEPT: usize = 64;
 
 /// A client's side of one HTTP/2 connection.
@@ -78,15 +78,16 @@ pub struct Connection {
     peer: Peer,
     /// Opened since the last [`Self::transmit`].
     openings: usize,
-    /// What SETTINGS say about streams may be used: with APNs when a request was answered (Apple,
-    /// "Sending notification requests to APNs"), with FCM from the beginning.
+    /// Whether the stream limit in SETTINGS may be used: with APNs after a request was answered
+    /// (Apple, "Sending notification requests to APNs"), with FCM from the beginning.
     proven: bool,
 
     // Answers.
     reader: Reader,
     answers: answers::Answers,
     credit: flow::Credit,
-    /// Tickets accepted: nearly all answers say nothing else, so they are kept as eight bytes each.
+    /// Accepted tickets: nearly all answers contain nothing else, so they are stored as eight bytes
+    /// each.
     accepted: VecDeque<u64>,
     events: VecDeque<ConnectionEvent>,
 
@@ -97,7 +98,7 @@ pub struct Connection {
     last_received: Time,
     /// When the PING was written that nothing has followed yet.
     pinged: Option<Time>,
-    /// GOAWAY is written.
+    /// Whether GOAWAY is written.
     goodbye_said: bool,
 
     // Output.
@@ -106,7 +107,7 @@ pub struct Connection {
     acknowledgements: usize,
 }
 
-/// What the peer's SETTINGS allow, but for the windows.
+/// Limits in the peer's SETTINGS, apart from windows.
 #[derive(Debug)]
 struct Peer {
     streams_max: usize,
@@ -168,11 +169,11 @@ impl Connection {
         }
     }
 
-    /// Takes what the socket gave, in pieces of any size.
+    /// Takes bytes from the socket, in pieces of any size.
     ///
     /// # Errors
-    /// The peer broke the protocol. The connection is closed, its last output tells the peer why,
-    /// and [`Self::poll`] yields the fate of each open ticket.
+    /// The peer violated the protocol. The connection is closed, its last output tells the peer
+    /// why, and [`Self::poll`] yields the result of each open ticket.
     pub fn receive(&mut self, bytes: &[u8], now: Time) -> Result<(), ConnectionError> {
         self.now = now;
         if self.is_closed() || bytes.is_empty() {
@@ -222,7 +223,7 @@ impl Connection {
             || !self.is_closed() && (self.credit.is_due() || self.windows.has_more())
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// Time of the next call to [`Self::expire`] that has work.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let drain = match self.phase {
@@ -245,9 +246,8 @@ impl Connection {
         self.expire_requests();
     }
 
-    /// Moves the tickets whose pushes were accepted (status 200) behind those in `into`, in the
-    /// order of their answers. To be called before [`Self::poll`], which yields one by one what is
-    /// left here.
+    /// Appends the tickets of accepted pushes (status 200) to `into`, in the order of their
+    /// answers. Call it before [`Self::poll`], which yields the remaining ones one by one.
     pub fn take_accepted(&mut self, into: &mut Vec<u64>) {
         into.extend(self.accepted.drain(..));
     }
@@ -268,16 +268,16 @@ impl Connection {
         self.streams.open()
     }
 
-    /// How many streams the gateway allows, and the window of the connection at its widest; `None`:
-    /// it has not said so yet, or takes no more requests.
+    /// Number of streams that the gateway allows, and the largest window of the connection; `None`:
+    /// unknown yet, or the connection takes no more requests.
     #[must_use]
     pub fn capacity(&self) -> Option<(usize, u64)> {
         let open = self.proven && self.phase == Phase::Open;
         open.then(|| (self.peer.streams_max.min(self.config.streams_max), self.windows.widest()))
     }
 
-    /// What keeps requests from being written, as far as the peer has said it. To be asked when
-    /// [`Self::room`] is 0 and nothing is out, or when [`PushError::HeaderListTooLarge`] said so.
+    /// The reason why no request can be written, as far as the peer has said it. Ask when
+    /// [`Self::room`] is 0 and no request is open, or after [`PushError::HeaderListTooLarge`].
     #[must_use]
     pub fn obstacle(&self) -> Obstacle {
         match self.peer.streams_max {

@@ -1,8 +1,8 @@
-//! How many answers a verdict needs, and who has to give them.
+//! How many answers of one kind decide about more than one device, and from how many connections.
 //!
-//! One odd answer among thousands of good ones must not decide for anybody but its own device. So
-//! each answer says something about the narrowest thing that it can be about, and what is said of
-//! more than a device is counted in rows:
+//! One odd answer among thousands of good ones must not decide about anything but its own device.
+//! So each answer counts for the narrowest thing that it can be about, and answers about more than
+//! a device are counted in rows:
 //!
 //! | answer | its own device | counted in the row of | when the row is full |
 //! |---|---|---|---|
@@ -29,13 +29,13 @@ use clarion_proto::outcome::Outcome;
 
 use crate::outcome::{Answer, Answers};
 
-/// Tries elsewhere of a device whose message, project or refusal is in question, before it is
-/// refused.
+/// Tries on other connections of a device whose message, project or refusal is in question, before
+/// it is refused.
 pub const TRIES_ELSEWHERE: u8 = 3;
 /// Tries with which a device counts in the row of unsigned answers.
 pub const UNSIGNED_TRIES: u8 = 3;
 
-/// Who gave an answer: one connection of this node.
+/// Source of an answer: one connection of this node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Witness(pub u64);
 
@@ -63,13 +63,13 @@ impl Row {
         self.others |= self.answers > 0 && by != self.first;
     }
 
-    /// Whether it says enough.
+    /// Whether the row decides.
     #[must_use]
     pub fn is_full(&self, needed: u32) -> bool {
         self.answers >= needed && self.others
     }
 
-    /// Whether it would be full if another connection had said so, too.
+    /// Whether the row would decide if another connection had given one of its answers.
     #[must_use]
     pub fn is_from_one(&self, needed: u32) -> bool {
         self.answers >= needed && !self.others
@@ -80,50 +80,50 @@ impl Row {
         self.answers = 0;
     }
 
-    /// Whether nothing was said since the last success.
+    /// Whether no answer was counted since the last success.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.answers == 0
     }
 }
 
-/// Who is to blame for an answer that calls the message wrong.
+/// Subject to blame for an answer that calls the message wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// The token: the message was accepted by others, and the gateway names nothing else.
     Token,
-    /// Nobody knows yet: the device is tried again elsewhere.
+    /// Undecided: the device is tried again on another connection.
     Open,
-    /// The message: nobody else is asked.
+    /// The message: it is not sent to other devices.
     Message,
 }
 
 /// An answer that calls a message wrong.
 #[derive(Debug, Clone, Copy)]
 pub struct Complaint<'a> {
-    /// Who says so.
+    /// Connection that gave the answer.
     pub by: Witness,
-    /// To this device for the first time.
+    /// Whether it is the device's first such answer.
     pub first: bool,
-    /// It may be the device's token.
+    /// Whether the device's token may be wrong instead.
     pub token: bool,
     /// Number of the batch that it came with.
     pub batch: u64,
-    /// What it says.
+    /// The answer itself.
     pub answer: &'a Answer,
 }
 
-/// What the answers to one message add up to. Successes are not told to it but looked up: whoever
-/// counts them anyway pays nothing more for them.
+/// Evidence about one message. Successes are looked up, not reported to it: the code that counts
+/// them anyway pays nothing more.
 #[derive(Debug, Default)]
 pub struct MessageEvidence {
     row: Row,
-    /// Of the message, when its row began.
+    /// Accepted pushes of the message when its row began.
     accepted: u64,
     /// The batch in which that was noticed: the row may grow by later ones only, as the order
     /// within one is not known.
     begun_in: u64,
-    /// By the answer that filled the row.
+    /// Answer that filled the row.
     refused: Option<Box<Answer>>,
 }
 

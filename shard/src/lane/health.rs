@@ -1,9 +1,9 @@
-//! How a lane end is, in one word.
+//! The health of a lane end, as one value.
 
-/// How one end of a lane is.
+/// Health of one end of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneHealth {
-    /// Connected and answering.
+    /// Connected, and the gateway answers.
     Ready,
     /// No connection, no answers, or nothing can be sent: tried again with backoff.
     Unreachable,
@@ -16,6 +16,6 @@ pub enum LaneHealth {
     Throttled,
     /// Answers are not the provider's: an outage, a proxy.
     Unsigned,
-    /// The gateway says that the project is not there.
+    /// The gateway says that the project does not exist.
     Project,
 }

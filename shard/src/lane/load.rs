@@ -1,52 +1,51 @@
-//! How a lane's connections are used on one core: what the budget of the lane in the cluster is
-//! made of.
+//! Load of a lane's connections on one core: the measurement behind the cluster-wide connection
+//! budget.
 //!
-//! Connections are the bottleneck exactly while a core waits although there is somebody to push to
-//! and no connection has a stream or window left. A core that is never idle has no use for more of
-//! them; a lane that waits for its quota, its alert's rate or the end of a pause has room on its
-//! connections. So what is measured is that time, from the end of a turn to the beginning of the
-//! next. But not of a gateway that answers nothing: one that is silent would be silent on more
-//! connections too.
+//! Connections are the bottleneck exactly while a core waits although it has devices to push to and
+//! no connection has a free stream or window. A core that is never idle cannot use more
+//! connections; a lane that waits for its quota, the rate of its alert or the end of a pause has
+//! room on its connections. So this module measures that waiting time, from the end of a turn to
+//! the beginning of the next. The time does not count while the gateway answers nothing: a silent
+//! gateway would be silent on more connections too.
 //!
 //! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection:
-//! the middle of some hundred a second is as good as that of all, and a request that is not sampled
+//! the median of some hundred a second is as good as that of all, and a request that is not sampled
 //! costs one decrement.
 
 use std::time::Duration;
 
 use clarion_proto::{latency::Latencies, time::Time};
 
-/// One request in so many.
+/// One request in this many is sampled.
 const SAMPLED: u8 = 64;
 /// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
 const LOST: Duration = Duration::from_mins(1);
 /// Least time between two statements.
 pub const TELL_EVERY: Duration = Duration::from_millis(100);
-/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a
-/// gateway that has become slow since.
+/// Length of a generation of samples: latencies of the present one and of the one before count.
+/// Older answers say nothing about a gateway that has become slow since.
 const GENERATION: Duration = Duration::from_secs(2);
-/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of
-/// them.
+/// Bodies in the mean before the sums are halved: the bodies of a new alert soon dominate.
 const BODIES_MAX: u64 = 4_096;
 
-/// How one core's connections of a lane are used.
+/// Load of one core's connections of a lane.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LaneLoad {
-    /// Somebody is to be pushed to.
+    /// Whether devices wait to be pushed to.
     pub busy: bool,
     /// Share of the time in which more connections would have been of use.
     pub starved: f64,
-    /// That stand and take as many requests as the gateway allows.
+    /// Established connections that take as many requests as the gateway allows.
     pub connections: u64,
-    /// Streams of those together, as the gateway announced them.
+    /// Sum of their streams, as the gateway announced them.
     pub streams: u64,
-    /// Windows of those together, as the gateway opens them.
+    /// Sum of their windows, bytes, as the gateway opens them.
     pub window_bytes: u64,
     /// Most requests that were out at once.
     pub requests_out_max: u64,
-    /// Number of the last requests whose bodies were measured.
+    /// Number of recent requests whose bodies were measured.
     pub bodies: u64,
-    /// Size of those bodies together, bytes.
+    /// Sum of the sizes of those bodies, bytes.
     pub body_bytes: u64,
     /// Samples of the last seconds.
     pub latencies: Latencies,
@@ -84,7 +83,7 @@ impl Meter {
         self.starved_since = starved.then_some(now);
     }
 
-    /// So many requests went out, with so many bytes of bodies.
+    /// Counts requests that went out and the bytes of their bodies.
     pub fn sent(&mut self, requests: usize, body_bytes: usize) {
         (self.bodies, self.body_bytes) =
             (self.bodies + requests as u64, self.body_bytes + body_bytes as u64);
@@ -93,7 +92,7 @@ impl Meter {
         }
     }
 
-    /// The gateway answered something.
+    /// Records an answer of the gateway.
     pub fn heard(&mut self) {
         self.heard = true;
     }
@@ -104,19 +103,19 @@ impl Meter {
         self.latencies.count(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// When there is something to tell; `None`: nothing is new.
+    /// Time of the next report; `None`: nothing has changed.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         let Some(told) = self.told_at else { return Some(Time(0)) };
         (self.busy || self.told_busy).then_some(told + TELL_EVERY)
     }
 
-    /// Forgets what was told, so that it is told again.
+    /// Makes the load unreported, so that it is reported again.
     pub fn tell_again(&mut self) {
         self.told_at = None;
     }
 
-    /// What there is to tell, but for the connections.
+    /// The load to report, without the connections.
     pub fn take(&mut self, now: Time) -> LaneLoad {
         self.turn(now);
         if self.starved_since.is_some() {
@@ -160,7 +159,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A request goes out.
+    /// Records that a request goes out.
     pub fn sent(&mut self, ticket: u64, now: Time) {
         if self.skip > 0 {
             self.skip -= 1;

@@ -1,8 +1,7 @@
-//! How a lane end is, in words for people: which trouble it has, since when, and when it asks
-//! again.
+//! The health of a lane end as text for people: the trouble, its start, and the next probe.
 //!
-//! Of several troubles the one is told that keeps the others from being noticed: a refused
-//! credential, then no connection or no answers, then what the answers say. Pure.
+//! Of several troubles, only the one that hides the others is reported: a refused credential, then
+//! no connection or no answers, then the content of answers. Pure.
 
 use std::time::Duration;
 
@@ -11,24 +10,24 @@ use clarion_proto::time::Time;
 use super::{LaneEnd, Mute};
 use crate::lane::health::LaneHealth;
 
-/// Between two times that the same trouble is told again only because its next probe is at another
-/// time.
+/// Shortest time between two reports of the same trouble that differ only in the time of the next
+/// probe.
 const PROBES_TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// How a lane end is, as it is told to people.
+/// Health of a lane end, as it is reported to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// In a word.
+    /// Health as one value.
     pub health: LaneHealth,
     /// The gateway's words, or ours; never a token.
     pub detail: String,
-    /// When the trouble began; `None`: there is none.
+    /// Start of the trouble; `None`: no trouble.
     pub since: Option<Time>,
     /// When the gateway is asked again, if that is known.
     pub next_probe: Option<Time>,
 }
 
-/// What was told last, as far as it is compared.
+/// The part of the last report that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
     health: LaneHealth,
@@ -39,7 +38,8 @@ pub(super) struct Told {
 }
 
 impl LaneEnd {
-    /// What to tell the control plane, if it has changed. `connected`: how many connections stand.
+    /// Health to report to the control plane, if it has changed. `connected`: number of established
+    /// connections.
     pub fn take_news(&mut self, connected: usize, now: Time) -> Option<News> {
         if let Some(detail) = self.campaign.take() {
             // The next state is told again behind it.

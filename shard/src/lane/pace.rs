@@ -1,10 +1,10 @@
-//! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`),
-//! for a lane's quota.
+//! Token bucket, refilled by time: for the rate of an alert and, with more rules (`slice`), for the
+//! quota of a lane.
 //!
 //! A bucket that gives out every token the moment it exists makes one write of one request each: 9
-//! µs of CPU instead of 0.6, and a core that wakes for each finds its caches cold each time. So an
-//! emptied bucket collects for [`QUANTUM`] before it gives again; the average stays, the writes
-//! carry many.
+//! µs of CPU instead of 0.6, and a core that finds its caches cold at each wake-up. So an empty
+//! bucket collects for [`QUANTUM`] before it gives again; the average stays the same, and each
+//! write carries many requests.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use clarion_proto::time::Time;
 
 use crate::lane::rate::Rate;
 
-/// How long an emptied bucket collects at most. Of 10,000 a second over two nodes a write then
-/// carries a hundred, of 500 over fifty cores one in five has something to do. Nobody notices that
-/// a push is 20 ms late, and a report is as often.
+/// Longest time for which an empty bucket collects. At 10,000 a second over two nodes a write then
+/// carries a hundred requests; at 500 over fifty cores one wake-up in five has work. A push that is
+/// 20 ms late goes unnoticed, and a report comes as often.
 ///
-/// CPU of two nodes per push at 10,000 a second, by this: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20 ms 6.5
-/// to 8.0.
+/// CPU of two nodes per push at 10,000 a second, by this time: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20
+/// ms 6.5 to 8.0.
 pub const QUANTUM: Duration = Duration::from_millis(20);
 
-/// A rate, or none.
+/// A rate limit, or none.
 #[derive(Debug, Clone, Default)]
 pub struct Pace {
     bucket: Option<Bucket>,
@@ -40,7 +40,7 @@ impl Pace {
         });
     }
 
-    /// How many may go now; `usize::MAX` without a rate.
+    /// Number of pushes that may go now; `usize::MAX` without a rate.
     pub fn room(&mut self, now: Time) -> usize {
         match &mut self.bucket {
             None => usize::MAX,
@@ -51,7 +51,7 @@ impl Pace {
         }
     }
 
-    /// Spends so many. Only after [`Pace::room`] said so at the same time.
+    /// Spends tokens. Call it only after [`Pace::room`] allowed them at the same time.
     pub fn take(&mut self, pushes: usize, now: Time) {
         if let Some(bucket) = &mut self.bucket {
             bucket.take(pushes, now);
@@ -70,9 +70,9 @@ impl Pace {
 pub(super) struct Bucket {
     pub(super) rate: Rate,
     tokens: f64,
-    /// When `tokens` was right.
+    /// Time at which `tokens` was valid.
     at: Time,
-    /// Nothing is given before.
+    /// Time before which the bucket gives nothing.
     collect_until: Time,
 }
 
@@ -88,7 +88,7 @@ impl Bucket {
         Self { rate, tokens: 0.0, at: now, collect_until: Time(0) }
     }
 
-    /// Another rate from where it stands. `held`: as with [`Self::refill`].
+    /// Changes the rate and keeps the collected tokens. `held`: as with [`Self::refill`].
     pub(super) fn set(&mut self, rate: Rate, held: f64) {
         self.rate = rate;
         self.tokens = self.tokens.min(self.capacity() - held);
@@ -106,7 +106,7 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// How many may go now.
+    /// Number of requests that may go now.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 0 and the burst
     pub(super) fn room(&self, now: Time) -> usize {
         if now < self.collect_until { 0 } else { self.tokens.max(0.0) as usize }
@@ -116,7 +116,7 @@ impl Bucket {
         self.take_down_to(tokens, 0, now);
     }
 
-    /// Takes so many; empty is a bucket that holds no more than `reserve`.
+    /// Takes tokens; the bucket counts as empty when it holds no more than `reserve`.
     #[allow(clippy::cast_precision_loss)] // at most the burst
     pub(super) fn take_down_to(&mut self, tokens: usize, reserve: usize, now: Time) {
         self.tokens -= tokens as f64;
@@ -138,7 +138,7 @@ impl Bucket {
         self.holds_at(1.0, now)
     }
 
-    /// When it will give up to its last token with so many in it; `None`: never at this rate.
+    /// Time at which it will hold `least` tokens; `None`: never at this rate.
     pub(super) fn holds_at(&self, least: f64, now: Time) -> Option<Time> {
         let missing = least - self.tokens;
         if missing <= 0.0 {

@@ -1,9 +1,9 @@
-//! When one lane end may open a connection: how many it should have, how soon after a failure, how
-//! often at most.
+//! Decides when a lane end may open a connection: the target number, the pause after a failure, and
+//! the maximum rate of attempts.
 //!
-//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must
-//! not knock in a loop. But whoever has a gateway again must be back in seconds. So there are three
-//! rules:
+//! Gateways treat rapid opening and closing as an attack, and a core that loses its gateway must
+//! not reconnect in a tight loop. But a core whose gateway is back must be connected within
+//! seconds. So there are three rules:
 //!
 //! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection
 //!   that the lane end should have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In
@@ -34,10 +34,10 @@ use super::retry::Backoff;
 /// Attempts to connect that may be made at once, by one core for one lane, beyond one for each
 /// connection that it should have.
 const ATTEMPTS_AT_ONCE: usize = 6;
-/// How long an attempt takes to come back.
+/// Time in which one attempt is refilled.
 pub const ATTEMPT_EVERY: Duration = Duration::from_micros(EVERY);
-/// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that
-/// it should have: while none of them is of use.
+/// Highest number of attempts to connect in any minute, by one core for one lane, in addition to
+/// one for each target connection: while no attempt is useful.
 pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
 /// Answers after which a connection has been worth its attempt and another. A handshake costs both
 /// sides about a millisecond, as much as some hundred pushes: opened that often, connections cost
@@ -45,7 +45,7 @@ pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
 pub const ANSWERS_FOR_AN_ATTEMPT: u32 = 100;
 /// The first pause behind a failure at most, whatever longer one is configured for requests.
 pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// The longest, while somebody waits to be pushed to; half of the first comes on top of it.
+/// Longest pause while devices wait to be pushed to; half of the first pause is added to it.
 pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A handshake that has taken so long counts as failed for the time being: another attempt may
 /// overtake it. Five times what one takes around the world (three round trips of 130 ms).
@@ -54,7 +54,7 @@ pub const LATE_AFTER: Duration = Duration::from_secs(2);
 /// gateway's.
 pub const AGE_MAX: Duration = Duration::from_hours(6);
 
-/// Decides when to open.
+/// Decides when a lane end may open a connection.
 #[derive(Debug)]
 pub struct Pool {
     busy_backoff: Backoff,
@@ -62,16 +62,17 @@ pub struct Pool {
     /// When all attempts have come back: each moves it on by [`ATTEMPT_EVERY`].
     spent_until: Time,
     at_once: u64,
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
-    /// Behind the last failure: while somebody waits, and otherwise.
+    /// End of the pause after the last failure: while devices wait, and otherwise.
     pause: (Time, Time),
     /// Behind the last attempt while all fail.
     spaced_until: Time,
 }
 
 impl Pool {
-    /// For a lane end that should have so many connections. Pauses are between these, or shorter.
+    /// A pool for a lane end with this target number of connections. Pauses are between these two,
+    /// or shorter.
     #[must_use]
     pub fn new(pauses: (Duration, Duration), connections: usize) -> Self {
         let min = pauses.0.min(PAUSE_MIN);
@@ -88,15 +89,15 @@ impl Pool {
         }
     }
 
-    /// The lane end should have so many connections from now on. What was attempted counts on, as
-    /// far as a lane end of that size could have attempted it: one that has lost its gateway is
-    /// given fewer, and must not wait for what it had before.
+    /// Changes the target number of connections. Earlier attempts still count, as far as a lane end
+    /// of the new size could have made them: a lane end that has lost its gateway gets fewer
+    /// connections, and must not wait for attempts of its former size.
     pub fn resize(&mut self, connections: usize, now: Time) {
         self.at_once = at_once(connections);
         self.spent_until.0 = self.spent_until.0.min(now.0 + self.at_once * EVERY);
     }
 
-    /// When the next attempt may be made. `busy`: somebody waits to be pushed to.
+    /// Time at which the next attempt may be made. `busy`: devices wait to be pushed to.
     #[must_use]
     pub fn ready_at(&self, busy: bool) -> Time {
         let pause = if busy {
@@ -147,7 +148,7 @@ impl Pool {
     }
 }
 
-/// Microseconds.
+/// Interval in which one further attempt is allowed, microseconds.
 const EVERY: u64 = 2_500_000;
 
 fn at_once(connections: usize) -> u64 {

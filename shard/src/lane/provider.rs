@@ -1,5 +1,5 @@
-//! What requests to a provider and its answers look like, one file a provider. Pure, and nothing of
-//! HTTP/2.
+//! The format of requests to a provider and of its answers, one file for each provider. Pure, and
+//! independent of HTTP/2.
 
 pub mod answer;
 pub mod apns;

@@ -1,6 +1,6 @@
-//! How fast something may go: a rate and a burst.
+//! A rate limit: a rate and a burst.
 
-/// How fast: `per_second` on average, `burst` at once.
+/// A rate: `per_second` on average, `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Requests a second on average.

@@ -1,10 +1,10 @@
-//! Who waits for another try, by time; and for how long.
+//! The retry line of a lane: pushes that wait for another try, by time; and how long they wait.
 //!
 //! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are
-//! read again when the time comes. It is not bounded by itself but by who may enter: a walk hands
+//! read again when the time comes. The line itself has no bound, but its entrants do: a walk hands
 //! out new devices only while the lines of its lane hold fewer than the lane's share of
-//! [`ORDINALS_MAX`], so a line never holds more than that share and what was in flight at that
-//! moment. A full line means that the walk waits; nothing is ever dropped for lack of room.
+//! [`ORDINALS_MAX`], so a line never holds more than that share and the requests in flight at that
+//! moment. A full line makes the walk wait; no push is ever dropped for lack of room.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -35,7 +35,7 @@ impl RetryLine {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
-    /// When the next one is due.
+    /// Time at which the next push is due.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((due, _))| *due)
@@ -58,13 +58,13 @@ impl RetryLine {
         out
     }
 
-    /// How many wait.
+    /// Number of waiting pushes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no push waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
@@ -72,21 +72,20 @@ impl RetryLine {
 }
 
 /// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`.
-/// Full jitter spreads those who failed together over the whole pause instead of letting them come
-/// back together. A provider that wants to be left alone for a time in any case gets that time in
-/// front of it.
+/// Full jitter spreads requests that failed together over the whole pause instead of letting them
+/// return together. A pause that the provider demands is added before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first pause at most.
     pub min: Duration,
     /// Any pause at most, `floor` apart.
     pub max: Duration,
-    /// Any pause at least.
+    /// Shortest pause, whatever the jitter.
     pub floor: Duration,
 }
 
 impl Backoff {
-    /// The pause after so many failures before this one.
+    /// The pause after this many earlier failures.
     pub fn pause(&self, tries: u32, rng: &mut impl Rng) -> Duration {
         let min = u64::try_from(self.min.as_micros()).unwrap_or(u64::MAX).max(1);
         let max = u64::try_from(self.max.as_micros()).unwrap_or(u64::MAX).max(min);

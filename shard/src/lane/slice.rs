@@ -1,10 +1,9 @@
-//! A core's slice of a lane's quota: never more than the provider allows, in any minute that
-//! anybody may choose.
+//! A core's slice of a lane's quota: never more requests than the provider allows, in any minute.
 //!
-//! A provider counts what *arrives* in windows that nobody can align with. A token bucket lets
-//! through `burst + rate · 60 s` in any 60 s, and the coordinator shares out bursts and rates so
-//! that the sum over all nodes is the quota. But a bucket counts what is *encoded*, when it is
-//! encoded, and there are five ways in which more than that arrives:
+//! A provider counts the requests that *arrive*, in windows whose start is unknown. A token bucket
+//! lets through `burst + rate · 60 s` in any 60 s, and the coordinator divides bursts and rates so
+//! that the sum over all nodes is the quota. But a bucket counts requests when they are *encoded*,
+//! and there are five ways in which more than that arrives:
 //!
 //! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read:
 //!    what was encoded over a second arrives at once, together with what the bucket has refilled
@@ -24,7 +23,7 @@
 //! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
 //!
 //! A request that goes out over another core's connection counts here, with the core that decided
-//! on it, from when it was handed over: it is out, however long it is on its way. So slices do not
+//! on it, from its hand-over: it counts as out, however long it is on its way. So slices do not
 //! move when connections do.
 //!
 //! **A reserve.** Waves that have a lane to themselves leave the last sixteenth of the burst in the
@@ -34,9 +33,8 @@
 //! one that is never below nothing; only where rate × latency comes near the burst does it bind, by
 //! a sixteenth.
 //!
-//! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for
-//! any more (deadline, broken connection) and that reaches the gateway all the same from some
-//! buffer on the way.
+//! Retries spend tokens like first tries. Not counted: a request whose answer is no longer awaited
+//! (deadline, broken connection) and that still reaches the gateway from a buffer on the way.
 
 use clarion_proto::time::Time;
 
@@ -46,10 +44,10 @@ use crate::lane::rate::Rate;
 /// The minute that providers count in.
 const WINDOW_SECONDS: f64 = 60.0;
 
-/// One part in so many of the burst is kept for the next alert.
+/// Divisor of the burst: this part of it is kept for the next alert.
 const RESERVE: f64 = 16.0;
 
-/// One core's slice.
+/// One core's slice of a lane's quota.
 #[derive(Debug, Default)]
 pub struct Slice {
     /// `None`: no limit, while leased.
@@ -72,7 +70,7 @@ impl Slice {
         self.until = until;
     }
 
-    /// How many may go now; `usize::MAX` without a limit.
+    /// Number of requests that may go now; `usize::MAX` without a limit.
     pub fn room(&mut self, now: Time) -> usize {
         self.refill(now);
         match &self.bucket {
@@ -89,7 +87,7 @@ impl Slice {
         self.bucket.as_ref().map_or(0, |bucket| (bucket.rate.burst / RESERVE).max(0.0) as usize)
     }
 
-    /// So many go out. Only after [`Slice::room`] said so at the same time.
+    /// Spends tokens. Call it only after [`Slice::room`] allowed them at the same time.
     pub fn take(&mut self, requests: usize, now: Time) {
         self.out += requests;
         let reserve = self.reserve();
@@ -98,7 +96,7 @@ impl Slice {
         }
     }
 
-    /// So many were answered or given up.
+    /// Counts requests that were answered or given up.
     pub fn settled(&mut self, requests: usize, now: Time) {
         // What was collected before counts with the room that there was.
         self.refill(now);
@@ -112,7 +110,7 @@ impl Slice {
         self.out
     }
 
-    /// When the lease of it ends.
+    /// End of the slice's lease.
     #[must_use]
     pub fn until(&self) -> Time {
         self.until
@@ -146,12 +144,12 @@ impl Slice {
     }
 }
 
-/// One core's part of a node's slice, of so many cores.
+/// One core's part of a node's slice, divided by the number of cores.
 ///
 /// A bucket that holds less than one request never gives one, so each part's burst is at least one.
-/// Where that makes the bursts more than the node's, the rates pay for it: `burst + rate · 60` of
-/// all parts is never more than the node's. A node that may send less than one request a minute for
-/// each of its cores may not send at all: its parts have no rate, and begin empty.
+/// Where that makes the sum of bursts larger than the node's, the rates are reduced: `burst + rate
+/// · 60` of all parts is never more than the node's. A node that may send less than one request a
+/// minute for each of its cores may not send at all: its parts have no rate, and begin empty.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {

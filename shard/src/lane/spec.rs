@@ -1,4 +1,5 @@
-//! What a core is told of a lane: where its gateway is, and the limits of its own end.
+//! The specification of a lane for one core: address of the gateway, and the limits of the core's
+//! end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,20 +7,20 @@ use clarion_proto::ids::LaneId;
 
 use crate::outcome::Platform;
 
-/// One lane, as a core's end of it needs it. The limits are this core's part already.
+/// One lane, as a core's end of it needs it. The limits are already this core's part.
 #[derive(Debug)]
 pub struct LaneSpec {
     /// Number of the lane in the cluster.
     pub id: LaneId,
     /// Provider of the gateway; it never changes.
     pub platform: Platform,
-    /// `gateway/credential`, for log lines.
+    /// Name of the lane for log lines: `gateway/credential`.
     pub name: String,
     /// Address of the gateway, host:port.
     pub endpoint: String,
     /// Name that the certificate must have, also used as `:authority`.
     pub server_name: String,
-    /// What the certificate is checked against.
+    /// Trust anchors for the gateway's certificate.
     pub roots: Arc<rustls::RootCertStore>,
     /// Whether real people are behind it.
     pub live: bool,
@@ -29,11 +30,11 @@ pub struct LaneSpec {
     pub streams_per_connection: usize,
     /// Then a request counts as unanswered and is sent again.
     pub request_deadline: Duration,
-    /// TCP and TLS together.
+    /// Time limit for connecting: TCP and TLS together.
     pub connect_deadline: Duration,
     /// First pause before another try, of a device or of a connection (there a second at most).
     pub backoff_min: Duration,
-    /// Longest such pause; of connections while nobody waits to be pushed to (`lane/pool`).
+    /// Longest such pause; for connections, while no device waits to be pushed to (`lane/pool`).
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,

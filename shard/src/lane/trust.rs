@@ -1,24 +1,25 @@
-//! What is known of a lane end's provider tokens: which may be used, on which connections, and how
-//! much at once.
+//! State of a lane end's provider tokens: which token may be used, on which connections, and for
+//! how many requests at once.
 //!
-//! **A new one is tried before it is used**: by one request, on one connection; the others go on
-//! with the former, which is still good (the lane's owner replaces tokens well before their end).
-//! When the new one has been accepted, all take it. So a token that is no good (a key that is
-//! wrong, a clock that is off, one change too many) costs one request and not a burst on every
-//! connection, which APNs answers with smaller SETTINGS and in the end by disconnecting (Apple,
-//! "Handling error responses from APNs"). Where there is no former one to go on with, all wait for
-//! that one request. Another key's token is tried in the same way, over a connection of its own,
-//! since APNs ties each to the key of its first request (Apple, "Establishing a token-based
-//! connection to APNs"): a wrong key that somebody put in place costs a connection.
+//! **A new token is tried before it is used**: by one request, on one connection; the other
+//! connections continue with the former token, which is still valid (the lane's owner replaces
+//! tokens well before they expire). When the gateway has accepted the new token, all connections
+//! take it. So a bad token (a wrong key, a clock that is off, one change too many) costs one
+//! request and not a burst on every connection, which APNs answers with smaller SETTINGS and in the
+//! end by disconnecting (Apple, "Handling error responses from APNs"). Without a former token, all
+//! connections wait for that one request. The token of another key is tried in the same way, over a
+//! new connection, since APNs ties each connection to the key of its first request (Apple,
+//! "Establishing a token-based connection to APNs"): a wrong key that an operator installed costs
+//! one connection.
 //!
-//! **A refusal of one connection is that connection's word.** It sticks to a connection
-//! (jchambers/pushy#783), one host's clock may be wrong, and a sporadic InvalidProviderToken heals
-//! itself (ostinelli/apnotic#109). So that connection goes, and others go on. Only a full row of
-//! refusals ([`super::evidence`]), with nobody accepted in between, condemns the token: an alarm,
-//! and the lane's owner makes another when its spacing of 24 minutes allows. Meanwhile the same
-//! token is tried again, by one request over one new connection each time, after pauses that double
-//! up to 5 s, or up to a minute while a former token goes on: 20 minutes are long for whoever looks
-//! for a child.
+//! **A refusal on one connection counts for that connection only.** A refusal sticks to a
+//! connection (jchambers/pushy#783), the clock of one host may be wrong, and a sporadic
+//! InvalidProviderToken heals itself (ostinelli/apnotic#109). So that connection closes, and the
+//! others continue. Only a full row of refusals ([`super::evidence`]), with no acceptance in
+//! between, condemns the token: the lane raises an alarm, and the lane's owner creates another
+//! token when its spacing of 24 minutes allows. Meanwhile the same token is tried again, by one
+//! request over one new connection each time, after pauses that double up to 5 s, or up to a minute
+//! while a former token is in use: 20 minutes are long during a search for a child.
 //!
 //! ```text
 //!            accepted                       a full row of refusals
@@ -30,9 +31,9 @@
 //!                                                                              Untried
 //! ```
 //!
-//! **The first answer to an untried token counts at once.** It is tried by one request at a time
-//! anyway, so nothing is lost: being condemned means only that the next try has a pause, and that
-//! somebody knows. Pure.
+//! **The first answer to an untried token counts at once.** One request at a time tries the token
+//! anyway, so nothing is lost: a condemned token only means that the next try has a pause, and that
+//! the trouble is reported. Pure.
 
 use std::time::Duration;
 
@@ -58,12 +59,12 @@ const AGAIN_BESIDE_FORMER: Backoff = Backoff {
     max: Duration::from_mins(1),
     floor: Duration::from_secs(1),
 };
-/// Refusals of an accepted token that last so long, without a success between, are told whether
-/// they condemn it or not: on few connections a row takes a while to fill, and nothing else is sent
-/// meanwhile.
+/// Refusals of an accepted token that last this long, without a success between, are reported
+/// whether they condemn it or not: on few connections a row takes a while to fill, and nothing else
+/// is sent meanwhile.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// How long the former token of APNs is good for beside the new one: it is replaced at 24 minutes
-/// and expires at 60.
+/// Time for which the former token of APNs stays valid beside the new one: it is replaced at 24
+/// minutes and expires at 60.
 const FORMER_APNS: Duration = Duration::from_mins(10);
 /// The same of FCM: replaced 5 minutes before its end.
 const FORMER_FCM: Duration = Duration::from_mins(3);
@@ -79,20 +80,20 @@ const PUT_OFF: Backoff = Backoff {
 /// What may be sent with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// As much as there is room for.
+    /// As many requests as there is room for.
     Freely,
-    /// One request, while no other of it is out.
+    /// One request, while no other request with this token is open.
     Once,
-    /// Nothing.
+    /// No request at all.
     Never,
 }
 
-/// What another token means for the connections.
+/// Effect of another token on the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The same as before.
+    /// No effect: the token is the same as before.
     None,
-    /// One connection tries it.
+    /// One connection tries the token.
     Try,
     /// No connection has one that is of use: all take it, or make room for one that does.
     TakeAll,
@@ -100,24 +101,24 @@ pub enum Change {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody has accepted it yet.
+    /// The gateway has not accepted the token yet.
     Untried,
     Good,
-    /// So many times refused since it was condemned.
+    /// Number of refusals since the token was condemned.
     Condemned(u32),
 }
 
-/// What a refusal of a token means.
+/// Meaning of a refusal of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// Nothing that is not known: a token that is not used any more, or an answer from before the
     /// token was condemned.
     Old,
-    /// The connection that said so is doubted, and nothing else.
+    /// Only the connection that gave the refusal is doubted.
     OfConnection,
     /// The token is condemned from now on.
     OfToken,
-    /// It is still condemned.
+    /// The token was condemned before and stays so.
     Still,
 }
 
@@ -127,7 +128,7 @@ struct Token {
     number: u32,
 }
 
-/// All that is known.
+/// State of the provider tokens of a lane end.
 #[derive(Debug)]
 pub struct Trust {
     platform: Platform,
@@ -138,19 +139,19 @@ pub struct Trust {
     state: State,
     /// Refusals since it was last accepted.
     refusals: Row,
-    /// When those began.
+    /// Start of the present row of refusals.
     doubted_since: Option<Time>,
     /// Times the gateway minded that the token has changed, since it came.
     put_offs: u32,
     former: Option<(Token, Time)>,
-    /// Refusals of that one.
+    /// Refusals of the former token.
     former_refusals: Row,
     /// The present one is not tried before.
     not_before: Time,
 }
 
 impl Trust {
-    /// Without a token.
+    /// A lane end without a token.
     #[must_use]
     pub fn new(platform: Platform) -> Self {
         Self {
@@ -168,7 +169,7 @@ impl Trust {
         }
     }
 
-    /// A token came.
+    /// Takes a new token.
     pub fn take(&mut self, authorization: Authorization, signer: u64, now: Time) -> Change {
         let known =
             |t: &Token| t.authorization.0.expose_secret() == authorization.0.expose_secret();
@@ -243,7 +244,7 @@ impl Trust {
         token.map(|token| (&token.authorization, token.number))
     }
 
-    /// Nothing is to be said of it: the present token is good, and there is no other.
+    /// Whether the present token is accepted and no other exists.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.state == State::Good && self.refusals.is_empty() && self.former.is_none()
@@ -255,33 +256,33 @@ impl Trust {
         self.state != State::Good || !self.refusals.is_empty()
     }
 
-    /// A new token is being tried now while the former goes on.
+    /// Whether a new token is being tried while the former is in use.
     #[must_use]
     pub fn is_trying(&self, now: Time) -> bool {
         self.state != State::Good && now >= self.not_before && self.former.is_some()
     }
 
-    /// And connections that have the former do not take it.
+    /// Whether connections with the former token do not take the new one.
     #[must_use]
     pub fn is_trying_other_key(&self, now: Time) -> bool {
         self.is_trying(now)
             && self.former.as_ref().is_some_and(|(former, _)| !self.takes(former.number))
     }
 
-    /// It is tried by single requests, whatever becomes of it.
+    /// Whether the token is tried by single requests only.
     #[must_use]
     pub fn is_condemned(&self) -> bool {
         matches!(self.state, State::Condemned(_))
     }
 
-    /// Somebody should know: it is condemned, or was refused for a while and not accepted by
-    /// anybody.
+    /// Whether the refusal must be reported: the token is condemned, or was refused for a while
+    /// without an acceptance.
     #[must_use]
     pub fn is_refused(&self, now: Time) -> bool {
         self.is_condemned() || self.told_at().is_some_and(|at| now >= at)
     }
 
-    /// When [`Trust::is_refused`] may change by time alone.
+    /// Time at which [`Trust::is_refused`] may change without an event.
     #[must_use]
     pub fn told_at(&self) -> Option<Time> {
         self.doubted_since.map(|since| since + DOUBT_TOLD_AFTER)
@@ -316,8 +317,8 @@ impl Trust {
         }
     }
 
-    /// A request with this one was answered by the provider with something else than a refusal of
-    /// it. True: all connections are to take it.
+    /// Records that the provider answered a request with this token without refusing the token.
+    /// True: all connections must take it.
     pub fn accepted(&mut self, number: u32) -> bool {
         if self.is_former(number) {
             self.former_refusals.clear();
@@ -331,7 +332,7 @@ impl Trust {
         self.former.take().is_some() || news
     }
 
-    /// The time of the former one is over. True: it was not before.
+    /// Drops the former token if its time is over. True: it was dropped now.
     pub fn expire_former(&mut self, now: Time) -> bool {
         self.former.take_if(|(_, until)| *until <= now).is_some()
     }
@@ -389,7 +390,7 @@ impl Trust {
         self.not_before
     }
 
-    /// When [`Trust::allows`] may change by time alone.
+    /// Time at which [`Trust::allows`] may change without an event.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
         Some(self.not_before).filter(|at| *at > now)

@@ -1,13 +1,13 @@
-//! Totals of the outcomes that a gateway's answers gave.
+//! Totals of outcomes by the answers of gateways.
 
 use clarion_proto::outcome::Outcome;
 
 /// A gateway's last words on devices; totals that only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Answers {
-    /// By [`Outcome`], in the order of [`Outcome::ALL`].
+    /// Devices by [`Outcome`], in the order of [`Outcome::ALL`].
     pub outcomes: [u64; 5],
-    /// Of the dead: by an answer that may also mean the wrong environment.
+    /// Dead tokens whose answer may also mean the wrong environment.
     pub bad_device_tokens: u64,
 }
 
@@ -17,7 +17,7 @@ impl Answers {
         self.outcomes[outcome as usize] += 1;
     }
 
-    /// How many had this outcome.
+    /// Number of devices with this outcome.
     #[must_use]
     pub fn of(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize]
@@ -29,7 +29,7 @@ impl Answers {
         self.of(Outcome::Accepted) + self.of(Outcome::Dead) + self.of(Outcome::Refused)
     }
 
-    /// Adds those of another message or core.
+    /// Adds the totals of another message or core.
     pub fn add(&mut self, other: &Self) {
         self.outcomes.iter_mut().zip(other.outcomes).for_each(|(mine, theirs)| *mine += theirs);
         self.bad_device_tokens += other.bad_device_tokens;

@@ -1,9 +1,9 @@
-//! What APNs' answers mean. Pure.
+//! The meaning of APNs' answers. Pure.
 //!
-//! Every reason that APNs documents is named, without a wildcard, so that a new one is a decision
-//! and not an accident. A reason counts only together with the status it belongs to: it is the
-//! provider's signature. An answer without one (a proxy's page, a redirect, a reason found
-//! somewhere) says nothing about anybody, whatever its status.
+//! Every reason that APNs documents is named, without a wildcard, so that a new one requires a
+//! decision. A reason counts only together with its own status: the pair is the provider's
+//! signature. An answer without this signature (a proxy's page, a redirect, a reason with another
+//! status) says nothing about a device, message or credential, whatever its status.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{Verdict, unfamiliar, unknown_word};
 
 macro_rules! reasons {
     ($($status:literal: $($name:ident)+;)+) => {
-        /// Why APNs refused, in its words (Apple, "Handling notification responses from APNs").
+        /// Reasons of APNs (Apple, "Handling notification responses from APNs").
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Reason {
             /// A word that is not in the table: at most 64 printable characters, others replaced.
@@ -23,10 +23,10 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All documented ones.
+            /// All documented reasons.
             pub const DOCUMENTED: &[Self] = &[$($(Self::$name,)+)+];
 
-            /// From the gateway's word.
+            /// Parses the reason in an answer.
             #[must_use]
             pub fn parse(word: &str) -> Self {
                 match word {
@@ -46,7 +46,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The gateway's word.
+            /// The reason's text in answers.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {

@@ -1,11 +1,11 @@
-//! What FCM's answers mean. Pure.
+//! The meaning of FCM's answers. Pure.
 //!
-//! FCM says why in two places, the more exact one first (Firebase, "FCM error codes"): the
+//! FCM gives the reason in two places, the more exact one first (Firebase, "FCM error codes"): the
 //! `errorCode` of an `FcmError` among the details, and the canonical `status` of the error. Either
-//! counts only with an HTTP status that it belongs to: it is the provider's signature. The HTTP
-//! status alone may be anybody's, as the bodies of front ends and proxies are HTML, and says
-//! nothing about a device, message, credential or project. Codes are named without a wildcard: a
-//! new one is a decision. A code that is not known here says nothing, and the status is asked.
+//! counts only with an HTTP status that belongs to it: the pair is the provider's signature. The
+//! HTTP status alone may come from any intermediary, as the bodies of front ends and proxies are
+//! HTML, and says nothing about a device, message, credential or project. Codes are named without a
+//! wildcard: a new one requires a decision. For an unknown code, the canonical `status` decides.
 
 use std::{fmt, time::Duration};
 
@@ -28,10 +28,10 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All documented ones.
+            /// All documented values.
             pub const DOCUMENTED: &[Self] = &[$(Self::$name,)+];
 
-            /// From the gateway's word.
+            /// Parses the value in an answer.
             #[must_use]
             pub fn parse(word: &str) -> Self {
                 match word {
@@ -40,7 +40,7 @@ macro_rules! words {
                 }
             }
 
-            /// The gateway's word.
+            /// The value's text in answers.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -55,49 +55,50 @@ macro_rules! words {
 words! {
     /// `errorCode` of `google.firebase.fcm.v1.FcmError`.
     ErrorCode:
-    /// Says nothing.
+    /// No reason is given.
     Unspecified = "UNSPECIFIED_ERROR";
-    /// 400.
+    /// The request is invalid; HTTP 400.
     InvalidArgument = "INVALID_ARGUMENT";
-    /// 404.
+    /// The token is not registered any more; HTTP 404.
     Unregistered = "UNREGISTERED";
-    /// 403.
+    /// The token belongs to another sender; HTTP 403.
     SenderIdMismatch = "SENDER_ID_MISMATCH";
-    /// 429.
+    /// A quota is exceeded; HTTP 429.
     QuotaExceeded = "QUOTA_EXCEEDED";
-    /// 503.
+    /// The service is overloaded or unavailable; HTTP 503.
     Unavailable = "UNAVAILABLE";
-    /// 500.
+    /// An internal error of FCM; HTTP 500.
     Internal = "INTERNAL";
-    /// 401; the second is its name of old.
+    /// The provider's credential for APNs or web push is refused; HTTP 401. The second name is an
+    /// older one.
     ThirdPartyAuthError = "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR";
 }
 
 words! {
     /// `status` of an error: those of `google.rpc.Code` that FCM is documented to use.
     Status:
-    /// 400.
+    /// The request is invalid; HTTP 400.
     InvalidArgument = "INVALID_ARGUMENT";
-    /// 401.
+    /// The access token is missing, wrong or expired; HTTP 401.
     Unauthenticated = "UNAUTHENTICATED";
-    /// 403.
+    /// The service account may not send; HTTP 403.
     PermissionDenied = "PERMISSION_DENIED";
-    /// 404.
+    /// The token or the project does not exist; HTTP 404.
     NotFound = "NOT_FOUND";
-    /// 429.
+    /// A quota is exceeded; HTTP 429.
     ResourceExhausted = "RESOURCE_EXHAUSTED";
-    /// 500.
+    /// An internal error of FCM; HTTP 500.
     Internal = "INTERNAL";
-    /// 503.
+    /// The service is overloaded or unavailable; HTTP 503.
     Unavailable = "UNAVAILABLE";
 }
 
-/// Why FCM refused.
+/// Reason of an FCM error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reason {
-    /// Of an `FcmError` among the details.
+    /// Code of an `FcmError` among the details.
     pub code: Option<ErrorCode>,
-    /// Of the error.
+    /// Canonical status of the error.
     pub status: Option<Status>,
     /// A `google.rpc.BadRequest` names this field: at most 64 printable characters.
     pub field: Option<Box<str>>,
@@ -107,12 +108,12 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// Keeps the name of a field.
+    /// Stores the name of an invalid field.
     pub fn name_field(&mut self, field: &str) {
         self.field = Some(unknown_word(field));
     }
 
-    /// The most exact word that was said; empty: none.
+    /// The most exact reason in the answer; empty: none.
     #[must_use]
     pub fn word(&self) -> &str {
         match (&self.code, &self.status) {
@@ -122,7 +123,7 @@ impl Reason {
         }
     }
 
-    /// Whether nothing says that anything but the token is invalid.
+    /// Whether the answer allows that only the token is invalid.
     fn may_be_token(&self) -> bool {
         self.field.as_deref().is_none_or(|field| field == "message.token")
     }
@@ -184,7 +185,7 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
     }
 }
 
-/// For errors without a known `FcmError`.
+/// Verdict by the canonical status, for errors without a known `FcmError`.
 fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match (&reason.status, http) {
         (None | Some(Status::Unknown(_)), _) => unfamiliar(http, reason.word(), wait),
@@ -215,9 +216,9 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     }
 }
 
-/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour).
-/// Where the answer does not say which, it is the device's, and the lane's when it recurs: as with
-/// the project's, a lane waits when enough say so.
+/// Verdict of an exceeded quota: of the project (600,000 a minute unless raised), or of one device
+/// (240 a minute, 5,000 an hour). An answer that does not say which counts for the device, and for
+/// the lane when it recurs: as with the project's quota, a lane waits when enough answers say so.
 fn quota(reason: &Reason, wait: Option<Duration>) -> Verdict {
     let wait = wait.or(Some(QUOTA_PAUSE));
     if reason.device_quota { Verdict::DeviceLater { wait } } else { Verdict::LaneLater { wait } }

@@ -1,6 +1,6 @@
-//! The two providers whose gateways are pushed to.
+//! The two push providers: APNs and FCM.
 
-/// Whose protocol a lane speaks.
+/// The push provider whose protocol a lane speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
     /// Apple Push Notification service.

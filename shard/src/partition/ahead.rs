@@ -1,16 +1,17 @@
-//! Applies records with what they will change on its way into the cache.
+//! Applies records in a pipeline that loads the memory of later records into the cache.
 //!
 //! A record on its own waits for memory some eight times, one after the other: the head of the
 //! index's bucket, the entry in it, the row, the fences of two pages, the pages themselves, its
-//! token. Devices stand anywhere, so of a node that holds millions none of this is in a cache, and
-//! each wait takes a few hundred nanoseconds. So records go through a pipeline: while one is
-//! applied, the next three have their pages fetched, the three behind them look for these pages,
-//! and so on up to the hash of the record that comes [`STAGES`] times [`STEP`] later. Each stage
-//! reads what the one before it asked for, and asks for more; nobody waits.
+//! token. The devices of successive records are spread over all memory, so on a node that holds
+//! millions none of this is in a cache, and each wait takes a few hundred nanoseconds. So records
+//! go through a pipeline: while one record is applied, the next three have their pages fetched, the
+//! three behind them look for these pages, and so on up to the hash of the record that comes
+//! [`STAGES`] times [`STEP`] later. Each stage reads the memory that the stage before it requested,
+//! and requests more; no stage waits.
 //!
-//! Nothing is changed ahead of a record's turn, and nothing believed: what was found of a record
-//! may be changed by those before it, so an ordinal counts only if its row names the device, and a
-//! page only if the key is between its fences. Whatever was asked for in vain costs its time only.
+//! The pipeline changes nothing ahead of a record's turn and trusts nothing that it found: earlier
+//! records may change it. So an ordinal counts only if its row names the device, and a page only if
+//! the key is between its fences. A wrong guess costs only time.
 
 use clarion_proto::{
     device::{Change, Record},
@@ -39,8 +40,7 @@ const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 pub(super) struct Found {
     pub(super) hash: IdHash,
     pub(super) ordinal: Option<Ordinal>,
-    /// Which keys the record will take out and add, as far as can be told, and their groups of
-    /// pages.
+    /// Keys that the record will remove and add, as far as known, and their groups of pages.
     goes: Option<(Key, u32)>,
     comes: Option<(Key, u32)>,
     token: Option<TokenRef>,
@@ -49,14 +49,14 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Nothing but the hash.
+    /// The first stage of a record: its hash only.
     pub(super) fn of(record: &Record) -> Self {
         Self { hash: IdHash::of(record.device), ..Self::default() }
     }
 }
 
-/// Applies records of one batch in their order. A record whose partition has no slot, or an empty
-/// one, is passed over. `placed` hears which slot's partition said what.
+/// Applies the records of one batch in their order. A record whose partition has no slot, or an
+/// empty one, is skipped. `placed` is called with the slot and the result of each record.
 pub fn apply_all(
     partitions: &mut [Option<Partition>],
     appended: UnixMillis,

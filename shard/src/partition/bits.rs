@@ -1,4 +1,4 @@
-//! One bit for each ordinal of a partition.
+//! A bit set with one bit for each ordinal of a partition.
 
 use clarion_proto::ids::Ordinal;
 use roaring::RoaringBitmap;
@@ -44,7 +44,7 @@ impl Bits {
         was
     }
 
-    /// How many are set.
+    /// Number of bits that are set.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ones
@@ -56,7 +56,7 @@ impl Bits {
         self.ones == 0
     }
 
-    /// All that are set, ascending.
+    /// Ordinals whose bit is set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Ordinal> + '_ {
         (0u32..).zip(&self.words).flat_map(|(n, &word)| {
             let mut left = word;
@@ -68,7 +68,7 @@ impl Bits {
         })
     }
 
-    /// In the form of reports.
+    /// The set as a roaring bitmap, as in reports.
     #[must_use]
     pub fn to_roaring(&self) -> RoaringBitmap {
         self.iter().map(|o| o.0).collect()

@@ -7,9 +7,9 @@
 //! off, all works as before, slower). All partitions of a process share the regions, so that a
 //! partition with a hundred devices takes three blocks and not three huge pages.
 //!
-//! A block that is given back is wiped, as it held tokens, and waits for the next taker: the
-//! process keeps what it once needed. Regions are only address space until they are touched, 2 MiB
-//! at a time, in order.
+//! A block that is returned is wiped, because it held tokens, and waits for the next use: the
+//! process keeps the memory that it once needed. Regions are only address space until they are
+//! touched, 2 MiB at a time, in order.
 
 use std::{
     mem,
@@ -20,14 +20,13 @@ use memmap2::{MmapMut, MmapOptions};
 use parking_lot::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of a block.
+/// Size of a block, bytes.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
 /// Blocks are cut from so much at a time.
 const REGION_BYTES: usize = 64 << 20;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Any block's bytes. What stands in blocks is an array of its own, of this size, and aligned to no
-/// more.
+/// Bytes of any block. Content of a block is an array of this size, with no larger alignment.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub(super) struct Bytes {
@@ -37,15 +36,15 @@ pub(super) struct Bytes {
 /// A block, as a `T`. All zeros when it is taken.
 pub(super) struct Block<T: Content>(Option<&'static mut T>);
 
-/// What can stand in a block.
+/// A type that a block can contain.
 pub(super) trait Content: FromBytes + IntoBytes + Immutable + KnownLayout + 'static {}
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + 'static> Content for T {}
 
-/// Blocks that are nobody's.
+/// Blocks that no page uses.
 struct Pool {
     given_back: Vec<&'static mut Bytes>,
-    /// Never taken.
+    /// Blocks that were never in use.
     fresh: &'static mut [Bytes],
 }
 
@@ -79,7 +78,7 @@ fn region() -> &'static mut [Bytes] {
 }
 
 impl<T: Content> Block<T> {
-    /// One that is all zeros.
+    /// A block of zeros.
     pub(super) fn new() -> Self {
         const { assert!(size_of::<T>() == BLOCK_BYTES && align_of::<T>() <= align_of::<Bytes>()) };
         let bytes = POOL.lock().take();
@@ -116,7 +115,7 @@ impl<T: Content> DerefMut for Block<T> {
     }
 }
 
-/// Its contents are secret.
+/// Prints nothing: the content is secret.
 impl<T: Content> std::fmt::Debug for Block<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Block").finish_non_exhaustive()

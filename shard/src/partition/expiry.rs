@@ -1,10 +1,10 @@
-//! Which rows without registration are to be dropped, and when: tombstones, and places of devices
+//! The queue of rows without registration that are to be dropped: tombstones, and places of devices
 //! that never registered.
 //!
-//! Append time is the only clock here, so two nodes drop the same rows at the same records. A row
-//! is named at most once, whatever becomes of it meanwhile: a row that registered, or whose time
-//! was put off, is looked at when its entry comes up. So the queue is bounded by the rows, and a
-//! device that flaps costs nothing.
+//! Append time is the only clock here, so two nodes drop the same rows at the same records. The
+//! queue names a row at most once, whatever happens to it meanwhile: a row that registered, or
+//! whose time was postponed, is checked when its entry is due. So the number of rows bounds the
+//! queue, and a device that flaps costs nothing.
 //!
 //! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that
 //! bytes compare as times do.
@@ -16,12 +16,13 @@ use std::{
 
 use clarion_proto::ids::{Ordinal, UnixMillis};
 
-/// How long a row without registration is kept, in append time: 24 h, the age at which coordinators
-/// refuse an observation. So whoever a tombstone would keep out does not come after it is gone.
+/// Time for which a row without registration is kept, in append time: 24 h, the age at which
+/// coordinators refuse an observation. So an observation that a tombstone would refuse never comes
+/// after the tombstone is dropped.
 pub(super) const UNREGISTERED_KEPT_MS: u64 = 24 * 3_600_000;
 /// How far ahead of append time an observation can be: coordinators refuse more.
 pub(super) const OBSERVED_AHEAD_MAX_MS: u64 = 60_000;
-/// Room is made for a sixteenth at a time: doubling would leave half of it empty.
+/// Capacity grows by a sixteenth: doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
 
 /// Rows by the time at which they are to be looked at.
@@ -39,7 +40,7 @@ impl Expiry {
         self.queue.push(Reverse(pack(due, ordinal)));
     }
 
-    /// The next row whose time has come; equal times in the order of ordinals.
+    /// Removes the next due row; equal times in the order of ordinals.
     pub(super) fn pop_due(&mut self, now: UnixMillis) -> Option<Ordinal> {
         let first = self.queue.peek_mut()?;
         let (due, ordinal) = unpack(first.0);
@@ -59,9 +60,9 @@ impl Expiry {
     }
 }
 
-/// When a row without registration is dropped, if what it is kept for was observed and appended
-/// then. What was observed ahead of its append time is kept so much longer, as what it keeps out
-/// can come so much later.
+/// Time at which a row without registration is dropped, from the append time and the observation
+/// time of the facet that it is kept for. An observation ahead of its append time prolongs this by
+/// the same time, because older observations can come that much later.
 pub(super) fn due(appended: UnixMillis, observed: UnixMillis) -> UnixMillis {
     let ahead = observed.0.saturating_sub(appended.0).min(OBSERVED_AHEAD_MAX_MS);
     UnixMillis(

@@ -1,5 +1,5 @@
-//! What one record changes of its device: each facet (registration, place, mute choice) keeps the
-//! newest observation.
+//! Applies one record to its device: each facet (registration, place, mute choice) keeps the newest
+//! observation.
 
 use clarion_proto::{
     device::{Cell, Registration},
@@ -48,7 +48,7 @@ impl Partition {
         row.register(Registered { token, profile });
     }
 
-    /// A place.
+    /// Writes a device's place and the time of its observation.
     #[inline]
     pub(super) fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
         let row = self.rows.at_mut(ordinal);
@@ -61,7 +61,7 @@ impl Partition {
         }
     }
 
-    /// A mute choice.
+    /// Writes a device's mute choice and the time of its observation.
     pub(super) fn mute(&mut self, ordinal: Ordinal, observed: Millis40, muted: bool) {
         if self.mute_version(ordinal).yields_to(observed) {
             self.set_mute_version(ordinal, observed);

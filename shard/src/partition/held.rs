@@ -1,18 +1,18 @@
-//! How much a partition holds, kept up to date by what each record changes.
+//! Counts of a partition's content, updated with each record.
 
 use super::{
     key::Key,
     vocabulary::{AppIndex, SegmentsIndex},
 };
 
-/// How much a partition holds.
+/// Counts of a partition's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
     /// Devices with a registration.
     pub devices: u64,
-    /// Of those, with a place.
+    /// Registered devices with a place.
     pub placed: u64,
-    /// Of those with a registration, muted.
+    /// Registered devices that are muted.
     pub muted: u64,
     /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are
     /// none.
@@ -25,7 +25,7 @@ pub(super) struct Standing {
     pub(super) registered: Option<(AppIndex, SegmentsIndex)>,
     pub(super) placed: bool,
     pub(super) muted: bool,
-    /// Where it stands in the walk; `None`: not pushable.
+    /// Key of the device in the walk; `None`: not pushable.
     pub(super) key: Option<Key>,
 }
 

@@ -26,7 +26,7 @@ static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair()
 /// Entries of a bucket on average, when the next is split: a kilobyte, half of which an insertion
 /// moves.
 const BUCKET_ENTRIES: usize = 256;
-/// Room is made for so many entries at a time.
+/// Capacity of a bucket grows by this many entries.
 const ROOM_ENTRIES: usize = 8;
 /// Entries around the expected place of one that are looked at together: two lines.
 const LOOK: usize = 32;
@@ -35,8 +35,8 @@ const ORDINAL_BITS_MIN: u32 = 16;
 
 /// The ordinals of a partition's devices.
 pub(super) struct Index {
-    /// By the lower bits of the hash: as many as count the buckets, one fewer for those that are
-    /// not split yet. Each is sorted by the hash bits of its entries.
+    /// Buckets by the lower bits of the hash: as many bits as count the buckets, one fewer for
+    /// buckets that are not split yet. Each is sorted by the hash bits of its entries.
     buckets: Vec<Vec<u32>>,
     entries: usize,
     /// Of an entry, for the ordinal; the others are the highest of the hash.
@@ -60,7 +60,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Of all these devices at once, which stand in the rows; `None`: one comes twice.
+    /// An index of all these devices, whose rows exist; `None`: a device occurs twice.
     pub(super) fn of(devices: &[(IdHash, Ordinal)], rows: &Rows) -> Option<Self> {
         let buckets = devices.len().div_ceil(BUCKET_ENTRIES).max(1);
         let most = devices.iter().map(|(_, ordinal)| ordinal.0).max().unwrap_or(0);
@@ -123,7 +123,7 @@ impl Index {
         }
     }
 
-    /// Takes a device out.
+    /// Removes a device.
     pub(super) fn remove(&mut self, hash: IdHash, ordinal: Ordinal) {
         let entry = self.entry(hash, ordinal);
         let at = bucket_of(hash, self.buckets.len());
@@ -152,7 +152,8 @@ impl Index {
         prefetch::one(&self.buckets[bucket_of(hash, self.buckets.len())]);
     }
 
-    /// Asks for what of its bucket a look-up will read; the bucket's head is here.
+    /// Prefetches the part of a bucket that a look-up will read; the bucket's head is in the cache
+    /// already.
     pub(super) fn seek_entry(&self, hash: IdHash) {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let from = self.look_from(bucket.len(), self.hash_bits(hash));
@@ -194,14 +195,14 @@ impl Index {
         at
     }
 
-    /// Where to look in a bucket. Hash bits are spread evenly, so so many of all entries are below
-    /// the wanted ones, give or take half the root of their number, eight.
+    /// Start of a search in a bucket. Hash bits are spread evenly, so the wanted entry has this
+    /// position, give or take half the root of the number of entries, eight.
     fn look_from(&self, entries: usize, wanted: u32) -> usize {
         let expected = (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits);
         expected.saturating_sub(LOOK / 2).min(entries.saturating_sub(LOOK))
     }
 
-    /// One bucket more: the next in turn gives up those whom one more bit of the hash sends there.
+    /// Adds a bucket: the next one in turn is split by one more bit of the hash.
     fn split(&mut self, rows: &Rows) {
         let buckets = self.buckets.len() + 1;
         if self.buckets.len() == self.buckets.capacity() {
@@ -226,7 +227,7 @@ impl Index {
         self.buckets.push(go);
     }
 
-    /// One bucket fewer.
+    /// Removes a bucket.
     fn join(&mut self) {
         let Some(last) = self.buckets.pop() else { return };
         let buckets = self.buckets.len();
@@ -266,7 +267,7 @@ fn make_room(bucket: &mut Vec<u32>) {
     }
 }
 
-/// The bucket of a hash, of so many.
+/// Number of the bucket of a hash, among `buckets`.
 #[allow(clippy::cast_possible_truncation)] // lower bits are what is asked for
 fn bucket_of(hash: IdHash, buckets: usize) -> usize {
     let all = buckets.next_power_of_two();

@@ -1,5 +1,5 @@
-//! Where a device stands in the order of the walk: by cell, then by the tag of its app, then by
-//! ordinal, in one 64-bit number.
+//! The key of a device in the order of the walk: cell, then the tag of its app, then ordinal, in
+//! one 64-bit number.
 //!
 //! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of
 //! three (bits 18 to 51); the mode and the resolution above and the unused digits below are always
@@ -15,9 +15,9 @@ use super::tag::{TAG_BITS, Tag};
 const UNUSED_BITS: u32 = 18;
 /// Base cell and nine digits.
 const PLACE_BITS: u32 = 7 + 9 * 3;
-/// What is left for the ordinal.
+/// Bits left for the ordinal.
 pub(crate) const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS - TAG_BITS;
-/// Tag and ordinal.
+/// Bits of tag and ordinal.
 const AT_PLACE_BITS: u32 = TAG_BITS + ORDINAL_BITS;
 /// Mode 1 (cell), resolution 9, unused digits 7: the same in every index of resolution 9.
 const FIXED: u64 = 1 << 59 | 9 << 52 | ((1 << UNUSED_BITS) - 1);
@@ -36,17 +36,17 @@ impl Place {
         Self(index >> UNUSED_BITS & ((1 << PLACE_BITS) - 1))
     }
 
-    /// From [`Place::bits`].
+    /// The place with the bits that [`Place::bits`] returned.
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits & ((1 << PLACE_BITS) - 1))
     }
 
-    /// The 34 bits.
+    /// The 34 bits of the place.
     pub(crate) fn bits(self) -> u64 {
         self.0
     }
 
-    /// The cell again.
+    /// The cell of the place.
     pub(crate) fn cell(self) -> Cell {
         Cell::again(self.0 << UNUSED_BITS | FIXED)
     }
@@ -66,10 +66,10 @@ impl From<Cell> for Place {
 pub(crate) struct Key(u64);
 
 impl Key {
-    /// Not after any other.
+    /// The lowest key.
     pub(crate) const MIN: Self = Self(0);
 
-    /// Of a device. The ordinal is below [`ORDINALS_MAX`].
+    /// The key of a device. The ordinal is below [`ORDINALS_MAX`].
     pub(crate) fn new(place: Place, tag: Tag, ordinal: Ordinal) -> Self {
         Self(
             place.0 << AT_PLACE_BITS
@@ -94,12 +94,12 @@ impl Key {
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
     }
 
-    /// Where the device is.
+    /// Place of the device.
     pub(crate) fn place(self) -> Place {
         Place(self.0 >> AT_PLACE_BITS)
     }
 
-    /// Of its app.
+    /// Tag of the device's app.
     pub(crate) fn tag(self) -> Tag {
         Tag::from_bits(self.0 >> ORDINAL_BITS)
     }
@@ -111,14 +111,14 @@ impl Key {
     }
 }
 
-/// Not printed.
+/// Prints no position: a device's place is personal data.
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Place(..)")
     }
 }
 
-/// A key tells a place: it is not printed.
+/// Prints nothing, because a key contains a place.
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Key(.., {})", self.ordinal())

@@ -40,10 +40,10 @@ const WINDOW: usize = 16;
 const SLAB_KEYS: usize = BLOCK_BYTES / size_of::<Key>();
 /// Fences of a group: four lines, of which a search within it reads two or three.
 const GROUP: usize = 32;
-/// Directories grow by a share: doubling would leave half of them empty.
+/// Directories grow by this share: doubling would leave half of them empty.
 const ROOM_SHARE: usize = 16;
 
-/// All keys of a partition in order.
+/// All keys of a partition, sorted.
 #[derive(Debug)]
 pub(super) struct Pages {
     /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The
@@ -61,7 +61,7 @@ pub(super) struct Pages {
     page_keys_max: usize,
 }
 
-/// Which part of the slabs is a page's, and how much of it is used.
+/// A page: its part of the slabs, and the number of keys in it.
 #[derive(Debug, Clone, Copy)]
 struct Page {
     at: [u8; 4],
@@ -103,7 +103,7 @@ impl Pages {
         new
     }
 
-    /// Of keys in order, each once.
+    /// Pages of sorted, unique keys.
     pub(super) fn of_sorted(page_keys_max: usize, keys: &[Key]) -> Self {
         let mut new = Self::new(page_keys_max);
         let pages = keys.len().div_ceil(new.after_split()).max(1);
@@ -136,8 +136,8 @@ impl Pages {
         self.remove_at(self.still(page, key), key);
     }
 
-    /// Both at once. Where both are the same page's, as they often are when somebody walks on, only
-    /// the keys between them move.
+    /// Replaces a key. If both keys belong to the same page, as they often do when a device moves,
+    /// only the keys between them move.
     pub(super) fn replace(&mut self, (old, old_page): (Key, u32), (new, new_page): (Key, u32)) {
         let page = self.still(old_page, old);
         if !self.is_of(page, new) {
@@ -198,8 +198,7 @@ impl Pages {
         }
     }
 
-    /// The first of three looks ahead at what a change of this key will need: the fences of its
-    /// group are asked for.
+    /// The first of three prefetches for a change of this key: the fences of its group.
     pub(super) fn seek_group(&self, key: Key) -> u32 {
         let (from, to) = self.group_of(key);
         prefetch::lines(&self.fences[from..to]);
@@ -249,9 +248,9 @@ impl Pages {
         all
     }
 
-    /// Puts keys, in order, evenly into so many pages in place of those from `from` to `to`. The
-    /// first keeps its fence: if it went up, keys below would belong to a page outside that may be
-    /// full.
+    /// Spreads sorted keys evenly over a number of pages that replace those from `from` to `to`.
+    /// The first page keeps its fence: with a higher one, lower keys would belong to a page outside
+    /// that may be full.
     fn spread(&mut self, from: usize, to: usize, pages: usize, keys: &[Key]) {
         let kept = from + pages.min(to - from);
         (kept..to).for_each(|page| self.give_page(page));
@@ -326,7 +325,7 @@ impl Pages {
         &self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..page.len()]
     }
 
-    /// All of a page's part of the slabs.
+    /// The whole part of the slabs that belongs to a page.
     fn room(&mut self, page: usize) -> &mut [Key] {
         let from = self.pages[page].at();
         &mut self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..self.page_keys_max]

@@ -1,11 +1,11 @@
-//! Asks the processor for lines of memory that will be read soon, without waiting for them.
+//! Prefetch of memory lines that will be read soon, without waiting for them.
 //!
-//! An ordinary read would bring them too, but a processor goes on for some five hundred
-//! instructions only behind a read that misses, and then stands still; a prefetch is done with at
-//! once, and the line comes while other records are worked on. Nothing depends on it: on a
-//! processor without such an instruction here, nothing is done.
+//! An ordinary read would load them too, but a processor continues for only some five hundred
+//! instructions behind a read that misses, and then stalls; a prefetch completes at once, and the
+//! line arrives while other records are processed. Results never depend on prefetching: on a
+//! processor without such an instruction here, the function does nothing.
 
-/// Where an item begins.
+/// Prefetches the first cache line of an item.
 #[inline]
 pub(super) fn one<T>(item: &T) {
     #[cfg(target_arch = "x86_64")]

@@ -1,10 +1,10 @@
 //! App, locale and segments of a device as one number of two bytes.
 //!
 //! A row that named the three separately would spend six bytes; a million devices have some
-//! thousand combinations. Each partition numbers those that it has met, and never forgets one. A
-//! combination that comes when all numbers are given is kept for its device alone, in a map: six
-//! bytes become forty, and nothing else changes. The numbers are of this process: a snapshot spells
-//! the words.
+//! thousand combinations. Each partition numbers the combinations that it has met, and never
+//! forgets one. A combination that arrives when all numbers are in use is stored for its device
+//! alone, in a map: six bytes become forty, and nothing else changes. The numbers are valid in this
+//! process only: a snapshot contains the words.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) struct ProfileIndex(pub(super) u16);
 /// Combinations that have a number; the last number means "in the map".
 const PROFILES_MAX: usize = u16::MAX as usize;
 
-/// What two bytes of a row stand for.
+/// App, locale and segments of a device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Profile {
     pub(super) app: AppIndex,
@@ -43,7 +43,7 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    /// Without any.
+    /// An empty table of profiles.
     pub(super) fn new() -> Self {
         Self {
             known: Vec::new(),
@@ -95,7 +95,7 @@ impl Profiles {
 }
 
 impl Profile {
-    /// Nobody's: never pushed to.
+    /// The profile without an app: never pushed to.
     const UNKNOWN: Self = Self {
         app: AppIndex::UNKNOWN,
         locale: LocaleIndex::UNKNOWN,

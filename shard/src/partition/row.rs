@@ -1,4 +1,4 @@
-//! What is known of one device, in 37 bytes.
+//! The row of one device, 37 bytes.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -39,7 +39,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{key::Place, profile::ProfileIndex, token::TokenRef};
 
-/// 2020-01-01 UTC: before Clarion, so before all that it is told.
+/// 2020-01-01 UTC: before Clarion existed, so before all observations.
 const EPOCH_MS: u64 = 1_577_836_800_000;
 
 /// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to
@@ -61,7 +61,7 @@ impl From<Millis40> for UnixMillis {
 }
 
 impl Millis40 {
-    /// Nothing was observed yet.
+    /// The version of a facet without an observation.
     pub(super) const NEVER: Self = Self([0; 5]);
 
     /// Whether an observation of that time replaces one of this: at a tie the later record wins.
@@ -69,7 +69,7 @@ impl Millis40 {
         of_five(self.0) <= of_five(observed.0)
     }
 
-    /// One millisecond later.
+    /// The version one millisecond later.
     pub(super) fn next(self) -> Self {
         Self(to_five((of_five(self.0) + 1).min((1 << 40) - 1)))
     }
@@ -79,7 +79,7 @@ impl Millis40 {
         of_five(self.0)
     }
 
-    /// From [`Millis40::bits`]; `None`: more than 40 bits.
+    /// The version with the bits of [`Millis40::bits`]; `None`: more than 40 bits.
     pub(super) fn from_bits(bits: u64) -> Option<Self> {
         (bits < 1 << 40).then(|| Self(to_five(bits)))
     }
@@ -101,10 +101,10 @@ const MUTED: u64 = 1 << 36;
 const LIVE: u64 = 1 << 37;
 const SCHEDULED: u64 = 1 << 38;
 const GUEST: u64 = 1 << 39;
-/// In the bits of a place, of a row without one: its mute has the version of its place.
+/// Flag in the bits of an absent place: the row's mute has the version of its place.
 const MUTE_AS_PLACE: u64 = 1;
 
-/// One device. Bytes only, for it stands in a [`super::block`].
+/// The row of one device. It consists of bytes, because it is stored in a [`super::block`].
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Row {
@@ -127,7 +127,7 @@ pub(super) struct Registered {
 }
 
 impl Row {
-    /// Nobody's: all zeros.
+    /// A row without a device: all zeros.
     pub(super) const VACANT: Self = Self {
         device: [0; 16],
         place: [0; 5],
@@ -137,7 +137,7 @@ impl Row {
         registration_version: Millis40::NEVER,
     };
 
-    /// Somebody's, of whom nothing is known, not even a version.
+    /// A row of a device without any facet or version.
     pub(super) fn new(device: DeviceId) -> Self {
         Self { device: device.0, place: to_five(LIVE), ..Self::VACANT }
     }
@@ -147,8 +147,7 @@ impl Row {
         DeviceId(self.device)
     }
 
-    /// Forgets everything but the device, that it is scheduled to be looked at, and where it
-    /// stands.
+    /// Clears everything but the device, its entry in the expiry queue, and its slot.
     pub(super) fn reset(&mut self) {
         *self = Self {
             place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)),
@@ -156,12 +155,13 @@ impl Row {
         };
     }
 
-    /// Its first and last byte together: of no meaning, for who wants the whole of it in the cache.
+    /// Reads the first and the last byte, to load the whole row into the cache; the result has no
+    /// meaning.
     pub(super) fn ends(&self) -> u8 {
         self.device[0] ^ self.registration_version.0[4]
     }
 
-    /// Whether it stands in the slot of another ordinal, which rests ([`super::rows`]).
+    /// Whether the row is stored in the slot of another, resting ordinal ([`super::rows`]).
     pub(super) fn is_guest(&self) -> bool {
         self.has(GUEST)
     }
@@ -170,7 +170,7 @@ impl Row {
         self.set(GUEST, guest);
     }
 
-    /// Nobody's, with its neighbours in a list of vacant slots.
+    /// A vacant row, with its neighbours in the list of vacant slots.
     pub(super) fn link(before: u32, behind: u32) -> Self {
         let [a, b, c, d] = before.to_le_bytes();
         Self {
@@ -180,13 +180,13 @@ impl Row {
         }
     }
 
-    /// What [`Row::link`] was told.
+    /// The neighbours that [`Row::link`] stored.
     pub(super) fn links(&self) -> (u32, u32) {
         let [a, b, c, d, _] = self.place_version.0;
         (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(self.token))
     }
 
-    /// Whether it is somebody's.
+    /// Whether the row belongs to a device.
     pub(super) fn is_live(&self) -> bool {
         self.has(LIVE)
     }
@@ -251,7 +251,7 @@ impl Row {
         (!self.is_registered()).then(|| UnixMillis(u64::from(high) << 32 | u64::from(low)))
     }
 
-    /// Takes the registration away, if there is one, and says when the row is dropped. The token's
+    /// Removes the registration, if any, and sets the time at which the row is dropped. The token's
     /// slot must be free.
     pub(super) fn unregister(&mut self, due: UnixMillis) {
         self.set(REGISTERED, false);

@@ -1,24 +1,24 @@
-//! Rows by ordinal, and which ordinals are whose.
+//! Rows by ordinal, and the assignment of ordinals to devices.
 //!
 //! Ordinals are dense from 0, so a row is found by arithmetic. Rows stand in chunks that never
 //! move: growing a partition copies nothing and leaves no half-empty doubling behind.
 //!
-//! **When an ordinal is given again.** Waves, reports of what was handed over and the ledger name
-//! devices by ordinal. If an ordinal went to another device meanwhile, that device would pass as
-//! alerted. Whether a wave is running is known to one node only and must not matter here: two nodes
-//! that applied the same log have the same ordinals, since one continues with what the other
-//! reported. So the rule uses the only clock that both share, the append time: an ordinal rests for
+//! **When an ordinal is reused.** Waves, reports of handed-over devices and the ledger name devices
+//! by ordinal. If an ordinal went to another device meanwhile, that device would count as alerted.
+//! Only one node knows whether a wave is running, so this must not matter here: two nodes that
+//! applied the same log must have the same ordinals, since one continues from the other's reports.
+//! So the rule uses the only clock that both share, the append time: an ordinal rests for
 //! [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be
 //! pushed to. Together that is a day longer than the longest alert and the 72 h for which it may
 //! stay sticky afterwards.
 //!
-//! **What rests takes no room.** A tenth of all devices may leave within that month, and a vacant
-//! row for each would be four bytes for everybody. So the slot of an ordinal that rests goes to a
-//! *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals has no slots
-//! of its own, but four bytes for each ordinal that say in whose slot its row stands. An ordinal
-//! that is given again has its slot back, and the guest moves on; where no slot is vacant, the
-//! guest's chunk gets slots of its own. Where a row stands is nobody's business but this file's,
-//! and depends on nothing but the order of records.
+//! **A resting ordinal takes no room.** A tenth of all devices may leave within that month, and a
+//! vacant row for each would cost four bytes for every device. So the slot of a resting ordinal
+//! goes to a *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals
+//! has no slots of its own, but four bytes for each ordinal that name the slot of its row. An
+//! ordinal that is reused gets its slot back, and the guest moves on; where no slot is vacant, the
+//! guest's chunk gets slots of its own. Only this file knows the slot of a row, and the slot
+//! depends on nothing but the order of records.
 
 use std::collections::VecDeque;
 
@@ -35,23 +35,23 @@ use super::{
     row::Row,
 };
 
-/// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h,
+/// Time for which an ordinal rests, in append time: the longest active time of an alert and 72 h,
 /// 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
 /// Rows of a chunk: a block full, of which half is empty on average in the last one.
 const CHUNK_ROWS: usize = BLOCK_BYTES / size_of::<Row>();
 /// Of the list of vacant slots: none, and of an ordinal: it has no row.
 const NONE: u32 = u32::MAX;
-/// Room is made for a sixteenth at a time: doubling would leave half of it empty.
+/// Capacity grows by a sixteenth: doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
-/// Rest is counted in units of some 70 minutes, rounded up, so that nobody rests less than told: of
-/// a month's ordinals each then costs four bytes, and each unit sixteen.
+/// Unit of resting times, some 70 minutes, rounded up so that no ordinal rests too short: of a
+/// month's ordinals each then costs four bytes, and each unit sixteen.
 const REST_UNIT_MS: u64 = 1_024 << SAVED_SHIFT;
-/// A snapshot tells the time in units of 1,024 ms.
+/// Snapshots store the time in units of 1,024 ms.
 const SAVED_SHIFT: u32 = 12;
-/// The last time that a snapshot can tell, which nobody will see.
+/// The last time that a snapshot can store.
 const SINCE_MAX: u64 = (1 << (u64::BITS - SAVED_ORDINAL_BITS - SAVED_SHIFT)) - 1;
-/// Of an entry of a snapshot, for the ordinal.
+/// Bits of a snapshot's entry for the ordinal.
 const SAVED_ORDINAL_BITS: u32 = 30;
 
 /// All rows of a partition.
@@ -72,7 +72,7 @@ pub(super) struct Rows {
 
 /// Rows of neighbouring ordinals.
 enum Chunk {
-    /// In slots of their own, where a guest may stand while an ordinal rests.
+    /// In slots of its own, which a guest may use while an ordinal rests.
     Own(Block<Slots>),
     /// As guests, in the slots of these ordinals.
     Guests(Box<[u32; CHUNK_ROWS]>),
@@ -100,7 +100,7 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// The row of somebody.
+    /// The row of an ordinal in use.
     #[inline]
     pub(super) fn get(&self, ordinal: Ordinal) -> Option<&Row> {
         let at = ordinal.0 as usize % CHUNK_ROWS;
@@ -112,12 +112,12 @@ impl Rows {
         }
     }
 
-    /// Reads both ends of a row, which may stand in two lines of the cache.
+    /// Reads both ends of a row, which may be in two cache lines.
     pub(super) fn touch(&self, ordinal: Ordinal) -> u8 {
         self.get(ordinal).map_or(0, Row::ends)
     }
 
-    /// Asks for both ends of a row, which may stand in two lines of the cache.
+    /// Prefetches both ends of a row, which may be in two cache lines.
     #[inline]
     pub(super) fn seek(&self, ordinal: Ordinal) {
         let slot = match self.chunks.get(ordinal.0 as usize / CHUNK_ROWS) {
@@ -143,8 +143,8 @@ impl Rows {
         self.slot_mut(self.slot_of(ordinal))
     }
 
-    /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`:
-    /// all are given. `who` says which ordinal a device has that is here.
+    /// Assigns an ordinal: the one that rested longest, if it rested enough, else a new one.
+    /// `None`: all are in use. `who` returns the ordinal of a device that is present.
     pub(super) fn insert(
         &mut self,
         row: Row,
@@ -173,7 +173,7 @@ impl Rows {
         self.push_resting(now.0.div_ceil(REST_UNIT_MS).min(SINCE_MAX), ordinal);
     }
 
-    /// An ordinal that nobody had.
+    /// Assigns an ordinal for the first time.
     fn give_new(&mut self) -> Ordinal {
         if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
             if self.chunks.len() == self.chunks.capacity() {
@@ -206,7 +206,8 @@ impl Rows {
         *self.slot_mut(slot) = row;
     }
 
-    /// The slot of an ordinal that rested, if it has one, is in no list and nobody's afterwards.
+    /// Frees the slot of a rested ordinal, if it has one: afterwards the slot is in no list and
+    /// without a row.
     fn free_own_slot(
         &mut self,
         ordinal: Ordinal,
@@ -229,7 +230,7 @@ impl Rows {
         self.put(guest, row);
     }
 
-    /// A chunk of guests gets slots of its own.
+    /// Gives a chunk of guests slots of its own.
     fn have_own(&mut self, chunk: usize) {
         let Chunk::Guests(guests) =
             std::mem::replace(&mut self.chunks[chunk], Chunk::Own(Block::new()))
@@ -259,7 +260,7 @@ impl Rows {
         self.vacants += 1;
     }
 
-    /// There is one.
+    /// Takes a vacant slot; there must be one.
     fn pop_vacant(&mut self) -> u32 {
         let slot = self.vacant;
         self.unlink(slot);
@@ -279,7 +280,7 @@ impl Rows {
         self.vacants -= 1;
     }
 
-    /// Where the row of an ordinal that was given stands.
+    /// Slot of the row of an assigned ordinal.
     #[inline]
     fn slot_of(&self, ordinal: Ordinal) -> u32 {
         match &self.chunks[ordinal.0 as usize / CHUNK_ROWS] {
@@ -347,8 +348,8 @@ impl Rows {
         })
     }
 
-    /// Without rows, and with those that rest of so many ordinals: what a snapshot begins with.
-    /// `None`: the numbers cannot be.
+    /// Rows of a snapshot before its rows are read: vacant, with the resting ordinals. `None`: the
+    /// numbers are impossible.
     pub(super) fn vacant(unused: u32, saved_resting: &[u64]) -> Option<Self> {
         let mut new = Self::default();
         for entry in saved_resting {
@@ -383,7 +384,7 @@ impl Rows {
 
 #[cfg(test)]
 impl Rows {
-    /// Everybody, by ordinal.
+    /// All rows in use, by ordinal.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ordinal, &Row)> {
         (0..self.unused).filter_map(|n| self.get(Ordinal(n)).map(|row| (Ordinal(n), row)))
     }

@@ -1,4 +1,4 @@
-//! A partition as bytes: immutable, checked, and readable for years.
+//! Snapshots: a partition as bytes, immutable, checked, and readable for years.
 //!
 //! A node that takes over a partition loads a snapshot and follows the log from there. Whether two
 //! nodes then have the same ordinals decides who is alerted twice, so a snapshot is the state
@@ -98,33 +98,33 @@ const COPIES_MAX: usize = 16_384;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot of {}: section {section} at byte {offset}: {problem}", Named(*.partition))]
 pub struct SnapshotError {
-    /// Whose; `None`: not even that can be read.
+    /// Partition of the snapshot; `None`: it cannot be read.
     pub partition: Option<PartitionId>,
     /// Counted from 0; the head of the file comes before section 0.
     pub section: u32,
-    /// Where that section begins.
+    /// Offset of the section, bytes.
     pub offset: u64,
-    /// What is wrong.
+    /// What is wrong with the section.
     pub problem: Problem,
 }
 
-/// What is wrong with a snapshot.
+/// Defect of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Something else.
-    #[error("this is no snapshot of a partition")]
+    /// The bytes do not start with the mark of a snapshot.
+    #[error("not a snapshot of a partition")]
     Magic,
     /// Written by a later release.
-    #[error("version {0} is not known here, only {VERSION}")]
+    #[error("version: must be {VERSION}; got {0}")]
     Version(u16),
-    /// Bytes were changed.
-    #[error("the checksum is wrong")]
+    /// The bytes were changed.
+    #[error("checksum mismatch; the file is damaged")]
     Checksum,
     /// Bytes are missing.
-    #[error("the end is missing")]
+    #[error("the file is truncated")]
     Truncated,
     /// Bytes are left over.
-    #[error("something follows the end")]
+    #[error("data follows the end of the snapshot")]
     Surplus,
     /// The section is whole and makes no sense.
     #[error("{0}")]

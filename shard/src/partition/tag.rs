@@ -1,11 +1,11 @@
 //! A few bits of the app in a device's key, so that a walk passes over those of other apps without
 //! a look at their rows.
 //!
-//! A wave over two platforms walks once for each lane. Were the app only in the row, each walk
-//! would wait for the memory of all the other's devices to learn that they are not its own. The tag
-//! is a hash of the app's name: it needs no table, is the same on every node and after every
-//! restart, and two apps with the same tag (one pair in sixteen) cost a look at the row, no more:
-//! whoever takes a device checks its app anyway.
+//! A wave over two platforms walks once for each lane. If only the row named the app, each walk
+//! would wait for the memory of the other platform's devices to find that they are not its own. The
+//! tag is a hash of the app's name: it needs no table, is the same on every node and after every
+//! restart, and two apps with the same tag (one pair in sixteen) cost only a look at the row: the
+//! code that takes a device checks its app anyway.
 
 use clarion_proto::ids::AppName;
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bits of a [`Tag`].
 pub(super) const TAG_BITS: u32 = 4;
 
-/// Of an app.
+/// Hash of an app's name, four bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u8);
 
@@ -25,7 +25,7 @@ impl Tag {
         Self::from_bits(xxh3_64(app.id().as_bytes()))
     }
 
-    /// The lowest bits.
+    /// The tag in the lowest bits.
     #[allow(clippy::cast_possible_truncation)] // four bits
     pub(super) fn from_bits(bits: u64) -> Self {
         Self((bits & ((1 << TAG_BITS) - 1)) as u8)
@@ -36,15 +36,15 @@ impl Tag {
     }
 }
 
-/// A set of tags: whom a walk looks for.
+/// A set of tags: a walk passes over all other devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags(u16);
 
 impl Tags {
-    /// Everybody.
+    /// The tags of all apps.
     pub const ALL: Self = Self(u16::MAX);
 
-    /// Those of these apps.
+    /// The tags of these apps.
     pub fn of<'a>(apps: impl IntoIterator<Item = &'a AppName>) -> Self {
         Self(apps.into_iter().fold(0, |set, app| set | 1 << Tag::of(app).0))
     }

@@ -1,4 +1,4 @@
-//! Tokens, without an allocation for each, in as few bytes as they have.
+//! Storage of tokens, without an allocation for each, in as few bytes as possible.
 //!
 //! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and
 //! every churned device takes one and leaves one. One arena would need compaction; so each *shape*
@@ -11,8 +11,8 @@
 //! so 162 of 163 characters take six bits each; where the colon stands is part of the shape. 163
 //! characters become 122 bytes. All else is kept raw; no token is refused or changed.
 //!
-//! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no
-//! field of its own: it stands behind the token in the same slot.
+//! A registration may carry a `person`. It is reserved and clients hardly ever send it, so it has
+//! no field of its own: it is stored behind the token in the same slot.
 //!
 //! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`]
 //! slots and what a block has beyond them (0.1 to 0.5), and for each shape on average half a chunk
@@ -29,7 +29,7 @@ use super::{
     prefetch,
 };
 
-/// Where a token is: chunk above slot.
+/// Place of a token: chunk in the upper bits, slot in the lower.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenRef(pub(super) u32);
 
@@ -48,10 +48,10 @@ const NONE: u32 = u32::MAX;
 /// What a `person` may have (registry.proto). A longer one is a sender's defect and is not kept.
 pub(super) const PERSON_BYTES_MAX: usize = 128;
 
-/// What a slot holds, apart from the bytes themselves.
+/// Form and lengths of a slot's content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape {
-    /// Of the token as it is given out.
+    /// Length of the token as returned, bytes.
     token_bytes: u16,
     /// `None`: raw. Some: packed, with the colon there.
     colon: Option<u8>,
@@ -59,7 +59,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Of a snapshot; `None`: there is no such shape.
+    /// The shape with these lengths; `None`: impossible lengths.
     pub(super) fn new(token_bytes: usize, colon: Option<u8>, person_bytes: usize) -> Option<Self> {
         let fits = (1..=TOKEN_BYTES_MAX).contains(&token_bytes)
             && person_bytes <= PERSON_BYTES_MAX
@@ -87,7 +87,7 @@ impl Shape {
         self.person_bytes.into()
     }
 
-    /// Of the token as it is kept.
+    /// Length of the token as stored, bytes.
     pub(super) fn stored_bytes(self) -> usize {
         match self.colon {
             None => self.token_bytes(),
@@ -95,7 +95,7 @@ impl Shape {
         }
     }
 
-    /// Of token and person.
+    /// Length of token and person together, bytes.
     pub(super) fn content_bytes(self) -> usize {
         self.stored_bytes() + self.person_bytes()
     }
@@ -109,7 +109,7 @@ impl Shape {
 #[derive(Clone, Copy)]
 pub struct StoredToken<'a> {
     shape: Shape,
-    /// Token, then person.
+    /// Bytes of the token, then of the person.
     content: &'a [u8],
 }
 
@@ -207,7 +207,7 @@ struct Slots {
     shape: Shape,
     /// First of the freed slots.
     free: u32,
-    /// Slots that were never used stand at the end of this chunk.
+    /// The chunk whose last slots were never used.
     chunk: u32,
     unused: u32,
     slots: usize,
@@ -226,14 +226,14 @@ impl Tokens {
         at
     }
 
-    /// Stores what [`StoredToken::content`] gave.
+    /// Stores the bytes that [`StoredToken::content`] returned.
     pub(super) fn restore(&mut self, shape: Shape, content: &[u8]) -> TokenRef {
         let (at, to) = self.take(shape);
         to[..content.len()].copy_from_slice(content);
         at
     }
 
-    /// What is stored there.
+    /// The token at this place.
     pub(super) fn get(&self, at: TokenRef) -> StoredToken<'_> {
         let chunk = &self.chunks[(at.0 >> SLOT_BITS) as usize];
         let shape = self.shapes[chunk.shape as usize].shape;
@@ -241,13 +241,13 @@ impl Tokens {
         StoredToken { shape, content: &chunk.bytes.bytes()[from..from + shape.content_bytes()] }
     }
 
-    /// A byte of it, for [`super::Partition::warm`].
+    /// Reads a byte of the token, for [`super::Partition::warm`].
     pub(super) fn touch(&self, at: TokenRef) -> u8 {
         let content = self.get(at).content;
         content[0] ^ content[content.len() - 1]
     }
 
-    /// Asks for what says where a token's bytes are.
+    /// Prefetches the entry that locates a token's bytes.
     pub(super) fn seek_chunk(&self, at: TokenRef) {
         if let Some(chunk) = self.chunks.get((at.0 >> SLOT_BITS) as usize) {
             prefetch::one(chunk);

@@ -1,10 +1,11 @@
-//! The words of a core: apps, locales and sets of segments, each kept once and named by two bytes.
+//! The vocabulary of a core: apps, locales and sets of segments, each stored once and named by two
+//! bytes.
 //!
-//! A million devices speak of a few apps, some hundred locales and some thousand combinations of
+//! A million devices use a few apps, some hundred locales and some thousand combinations of
 //! segments. A row that named them by `String` would cost more than its token, so rows hold indices
 //! into one vocabulary, shared by all partitions of a core. Words are never forgotten: they are
-//! few, and an index means the same for ever, so whoever remembers one (a row, a wave's memo) need
-//! not be told of changes.
+//! few, and an index keeps its meaning for ever, so code that remembers one (a row, a wave's memo)
+//! needs no notice of changes.
 //!
 //! Indices depend on the order in which a core met the words, so they never leave it: reports and
 //! snapshots spell them.
@@ -35,7 +36,7 @@ macro_rules! index {
 }
 
 index! {
-    /// An app.
+    /// Index of an app in a core's vocabulary.
     AppIndex
 }
 index! {
@@ -48,7 +49,7 @@ index! {
 }
 
 impl LocaleIndex {
-    /// The locale was not said.
+    /// No locale was given.
     pub const NONE: Self = Self(0);
 }
 
@@ -170,8 +171,8 @@ impl Vocabulary {
         SegmentsIndex(self.or_unknown(index))
     }
 
-    /// Whether these indices stand for exactly these words: what a device says again, as most do,
-    /// costs no look-up.
+    /// Whether these indices mean exactly these words: a device mostly repeats its words, which
+    /// then costs no look-up.
     pub(super) fn says(
         &self,
         (app, locale, segments): (AppIndex, LocaleIndex, SegmentsIndex),

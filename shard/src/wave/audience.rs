@@ -1,12 +1,12 @@
-//! Who is addressed: an expression over segments, decided once per set of segments.
+//! The audience of a wave: an expression over segments, evaluated once for each set of segments.
 //!
 //! Devices share sets of segments: a million devices have some thousand. The answer for a set never
-//! changes (sets are never changed, see [`Vocabulary`]), so each is worked out when first met and
-//! remembered in a byte.
+//! changes (sets are never changed, see [`Vocabulary`]), so each is computed at the first device
+//! that has it and remembered in a byte.
 
 use crate::partition::{SegmentsIndex, Vocabulary};
 
-/// Operations of one expression.
+/// Highest number of operations in an expression.
 pub const OPS_MAX: usize = 256;
 /// Operands open at once while it is worked out; bounds the stack of the evaluation.
 pub const DEPTH_MAX: usize = 32;
@@ -14,11 +14,11 @@ pub const DEPTH_MAX: usize = 32;
 /// One step of an audience expression in prefix form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SegmentOp {
-    /// Two operands follow.
+    /// Both of the next two operands must match.
     And,
-    /// Two operands follow.
+    /// One of the next two operands must match.
     Or,
-    /// One operand follows.
+    /// The next operand must not match.
     Not,
     /// The device has this segment.
     Has(String),
@@ -30,7 +30,7 @@ pub enum SegmentOp {
 pub struct Program {
     /// In postfix order, so that a stack of booleans suffices.
     ops: Vec<SegmentOp>,
-    /// By index of the set.
+    /// Result for each set of segments, by its index.
     memo: Vec<Answer>,
 }
 
@@ -44,31 +44,31 @@ enum Answer {
 /// An expression that cannot be taken: a defect of the sender; another try cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// Too long.
-    #[error("an audience has at most {OPS_MAX} operations, not {ops}")]
+    /// The expression has too many operations.
+    #[error("audience: must have at most {OPS_MAX} operations; got {ops}")]
     TooLong {
-        /// Its length.
+        /// Number of operations in the expression.
         ops: usize,
     },
-    /// Too deep.
-    #[error("an audience is at most {DEPTH_MAX} deep")]
+    /// The expression is nested too deeply.
+    #[error("audience: must be nested at most {DEPTH_MAX} deep")]
     TooDeep,
     /// An operator without its operands.
-    #[error("the operation at {at} lacks an operand")]
+    #[error("audience: operation {at} has too few operands")]
     OperandMissing {
-        /// From 0, in prefix order.
+        /// Position of the operation in prefix order, from 0.
         at: usize,
     },
     /// Something after the end of the expression.
-    #[error("{surplus} operations stand before or after a whole expression")]
+    #[error("audience: {surplus} operations more than one expression needs")]
     Surplus {
-        /// How many whole expressions too many.
+        /// Number of expressions in excess.
         surplus: usize,
     },
 }
 
 impl Program {
-    /// Checks an expression in prefix form; an empty one addresses everybody.
+    /// Checks an expression in prefix form; an empty one addresses every device.
     ///
     /// # Errors
     /// See [`ProgramError`].
@@ -100,8 +100,8 @@ impl Program {
         Ok(Self { ops, memo: Vec::new() })
     }
 
-    /// Whether devices with this set of segments are addressed. An unknown set is addressed only
-    /// with everybody.
+    /// Whether devices with this set of segments are addressed. An unknown set is addressed only by
+    /// an empty expression.
     pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
         if self.ops.is_empty() {
             return true;

@@ -15,13 +15,13 @@ use crate::partition::key::{Key, Place};
 /// Bands of disjoint cells; one for all cores.
 pub struct Cover {
     bands: Vec<Band>,
-    /// All ranges in order, with their band.
+    /// All ranges in order, each with its band.
     ranges: Vec<(Range, u32)>,
     /// What it, and all else that is kept for its wave, takes of the node's room.
     place: Option<room::Place>,
 }
 
-/// A cover whose cells come bit by bit, any number at a time and in any order.
+/// Builds a cover from cells that arrive in pieces of any size and in any order.
 pub struct CoverBuilder {
     bands: Vec<Band>,
     ranges: usize,
@@ -30,11 +30,11 @@ pub struct CoverBuilder {
 struct Band {
     from_m: f64,
     to_m: f64,
-    /// In order, disjoint, as few as can be.
+    /// Ranges in order, disjoint, as few as possible.
     ranges: Vec<Range>,
 }
 
-/// Memory of one range, bytes: once in its band, once among all of them.
+/// Memory of one range, bytes: it is stored in its band and in the list of all ranges.
 const RANGE_BYTES: usize = size_of::<Range>() + size_of::<(Range, u32)>();
 
 /// Keys of neighbouring cells, both ends included.
@@ -49,47 +49,47 @@ pub(super) struct Range {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
     /// More bands than a number of 32 bits counts.
-    #[error("too many bands: {bands}")]
+    #[error("must be fewer than 2^32 bands; got {bands}")]
     TooManyBands {
-        /// How many.
+        /// Number of bands announced.
         bands: usize,
     },
     /// Cells of a band that was not announced.
-    #[error("cells of band {band}, but there are {bands} bands")]
+    #[error("band {band}: must be below the number of bands; got {bands} bands")]
     NoBand {
         /// Number of the band.
         band: u32,
-        /// How many there are.
+        /// Number of bands announced.
         bands: usize,
     },
     /// Not from near to far.
-    #[error("band {band}: its distances are not from near to far, or not numbers")]
+    #[error("band {band}: distances must be numbers and ascend from near to far")]
     Limits {
         /// Number of the band.
         band: u32,
     },
     /// Not an H3 cell index.
-    #[error("band {band}: cell {at} is not an H3 cell index")]
+    #[error("band {band}: cell {at}: must be an H3 cell index")]
     NotACell {
         /// Number of the band.
         band: u32,
-        /// From 0.
+        /// Position of the cell in its band, counted from 0.
         at: usize,
     },
     /// A place is never finer than resolution 9.
-    #[error("band {band}: cell {at} is finer than resolution 9")]
+    #[error("band {band}: cell {at}: must not be finer than resolution 9")]
     TooFine {
         /// Number of the band.
         band: u32,
-        /// From 0.
+        /// Position of the cell in its band, counted from 0.
         at: usize,
     },
     /// A device could be met twice, and its band would be undefined.
-    #[error("bands {one} and {other} overlap")]
+    #[error("bands {one} and {other}: must not overlap")]
     Overlap {
-        /// The lower.
+        /// The lower band number.
         one: u32,
-        /// The higher, or the same.
+        /// The higher band number, or the same.
         other: u32,
     },
 }
@@ -109,7 +109,7 @@ impl Cover {
         builder.finish()
     }
 
-    /// Memory of its ranges, bytes.
+    /// Memory of the ranges, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.ranges.len() * RANGE_BYTES
@@ -120,13 +120,13 @@ impl Cover {
         self.place = Some(place);
     }
 
-    /// How many bands there are.
+    /// Number of bands.
     #[must_use]
     pub fn bands(&self) -> u32 {
         u32::try_from(self.bands.len()).expect("checked when it was made")
     }
 
-    /// From and to, metres from the place last seen.
+    /// Limits of a band, metres from the place last seen.
     #[must_use]
     pub fn limits(&self, band: u32) -> Option<(f64, f64)> {
         self.bands.get(band as usize).map(|b| (b.from_m, b.to_m))
@@ -220,7 +220,7 @@ impl CoverBuilder {
     }
 }
 
-/// In order, and those that touch as one.
+/// Sorts ranges and joins adjacent ones.
 fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
     ranges.sort_unstable();
     if ranges.windows(2).any(|pair| pair[1].first <= pair[0].last) {
@@ -236,7 +236,7 @@ fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
     Ok(())
 }
 
-/// Tells no place.
+/// Prints no place.
 impl std::fmt::Debug for CoverBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CoverBuilder")
@@ -246,7 +246,7 @@ impl std::fmt::Debug for CoverBuilder {
     }
 }
 
-/// Tells no place.
+/// Prints no place.
 impl std::fmt::Debug for Cover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cover")

@@ -1,9 +1,9 @@
-//! How much memory the plans of waves and counts may take on a node, all together.
+//! Memory limit for the plans of all waves and counts on a node.
 //!
-//! A wide cover takes tens of megabytes, and several may stand at once. So whatever a coordinator
-//! sends to be kept takes its part of one [`Room`] first: [`Place`] rides with the cover for as
-//! long as any core holds it, and gives its bytes back when it is dropped. What finds no room is
-//! refused; nothing waits.
+//! A wide cover takes tens of megabytes, and several may exist at once. So all data from a
+//! coordinator that the node keeps reserves its part of one [`Room`] first: the [`Place`] is stored
+//! with the cover as long as any core holds the cover, and returns its bytes when it is dropped. A
+//! request without room is refused; it does not wait.
 
 use std::sync::{
     Arc,
@@ -48,7 +48,7 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Of this many bytes.
+    /// A room of this many bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared { max, taken: AtomicUsize::new(0) }))
@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    /// Takes more.
+    /// Takes `more` bytes in addition to those held.
     ///
     /// # Errors
     /// As [`Place::resize`].

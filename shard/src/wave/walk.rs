@@ -1,27 +1,27 @@
-//! One wave in one partition: who is next.
+//! The walk of one wave in one partition: finds the next device.
 //!
 //! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The
 //! *frontier* is (band, key): all that stood before it has been met. It names no page, so pages may
 //! split, merge and fill while the wave waits for a lane.
 //!
 //! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`]
-//! at once and moves the frontier behind them. A buffered or late device is only a key: when its
-//! turn comes it is returned if it stands at exactly that key still. If it does not, somebody told
-//! us where it stands now ([`Walk::entered`]), and it is met there.
+//! keys at once and moves the frontier behind them. A buffered or late device is only a key: at its
+//! turn it is returned if the device still has exactly that key. If not, the partition reported the
+//! new key ([`Walk::entered`]), and the walk meets the device there.
 //!
-//! A push reads the device's row and token, which stand anywhere in memory. So a search that has
-//! found who comes next also has their rows and tokens fetched, all at once ([`Partition::warm`]),
-//! so that the waits for memory overlap; how much of it, [`Ahead`] says.
+//! A push reads the device's row and token, which are spread over memory. So a search that has
+//! found the next devices also has their rows and tokens fetched, all at once
+//! ([`Partition::warm`]), so that the waits for memory overlap; [`Ahead`] says how far.
 //!
 //! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest
-//! band first and before all that the walk would meet. The queue is bounded. When it is full the
-//! walk starts over from the nearest cell, which takes everybody in the queue along: whoever was
-//! met already is skipped by a bit, and skipping a million takes milliseconds. It cannot start over
-//! again and again, because right after it all is ahead of the frontier.
+//! band first and before all devices ahead of the frontier. The queue is bounded. When it is full
+//! the walk starts over from the nearest cell, which includes every device in the queue: a bit
+//! skips devices that were met already, and skipping a million takes milliseconds. It cannot start
+//! over again and again, because right after a restart all devices are ahead of the frontier.
 //!
-//! **Each once.** Two bits for each ordinal. *Handed* is for the wave's life: never returned again.
-//! *Met* is set when a device is returned, and cleared when it enters again without having been
-//! handed: so one who was not addressed comes back only after something changed.
+//! **Each once.** Two bits for each ordinal. *Handed* lasts for the wave's life: the device is
+//! never returned again. *Met* is set when a device is returned, and cleared when it enters again
+//! without having been handed: so a device that was not addressed comes back only after it changed.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ const WORK_PER_STEP: usize = 16;
 /// One wave in one partition.
 #[derive(Debug)]
 pub struct Walk {
-    /// Whom it looks for: others are passed over.
+    /// Tags of the devices that the walk looks for.
     tags: Tags,
     handed: Bits,
     met: Bits,
@@ -62,10 +62,10 @@ pub struct Walk {
     range: usize,
     /// Keys of `band` below `next`, the first at the end.
     buffer: Vec<Key>,
-    /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand
-    /// where they stood.
+    /// [`Partition::changes`] when the buffer was filled: while the value is the same, all buffered
+    /// devices are where they were.
     buffered_at: u64,
-    /// Band, place, ordinal.
+    /// Late devices: band, place, ordinal.
     late: BTreeSet<(u32, Place, Ordinal)>,
     bands_walked: u32,
     ahead: Ahead,
@@ -83,7 +83,7 @@ pub(super) struct Limits {
 /// What of the devices that a walk will return next is brought into the cache before their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// Nothing: whoever takes the devices does not read them.
+    /// Loads nothing: the caller does not read the devices.
     Nothing,
     /// Their rows: they are counted.
     Rows,
@@ -91,28 +91,29 @@ pub enum Ahead {
     Tokens,
 }
 
-/// What one step found.
+/// Result of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
     Device {
         /// Ordinal of the device.
         ordinal: Ordinal,
-        /// Where it is.
+        /// Cell in which the device is.
         cell: Cell,
-        /// Of the cover.
+        /// Number of its band in the cover.
         band: u32,
     },
     /// The work allowed for one call is spent without a find: call again.
     More,
-    /// All open bands are walked and nobody there is late; a higher `bands_open` goes on.
+    /// All open bands are walked and no device there is late; a higher `bands_open` continues the
+    /// walk.
     Waiting,
-    /// All bands are walked and nobody is late. [`Walk::entered`] may end this.
+    /// All bands are walked and no device is late. [`Walk::entered`] may end this state.
     Idle,
 }
 
 impl Walk {
-    /// From the beginning, without those whom an earlier holder handed over.
+    /// A walk from the beginning, without the devices that an earlier owner handed over.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
     pub fn new(handed: RoaringBitmap, tags: Tags, ahead: Ahead) -> Self {
@@ -254,7 +255,7 @@ impl Walk {
             .expect("sorted, and each was handed once")
     }
 
-    /// All who are handed over, those of earlier holders too.
+    /// All handed-over devices, those of earlier owners included.
     #[must_use]
     pub fn handed(&self) -> &Bits {
         &self.handed
@@ -271,8 +272,8 @@ impl Walk {
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// A late device, if it is looked for, stands where it was seen and was not met since; it is
-    /// met now.
+    /// Meets a late device, if the walk looks for it, it is still at the same place and was not met
+    /// since.
     fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
         let key = partition
             .key_of(ordinal)
@@ -316,7 +317,7 @@ impl Walk {
         true
     }
 
-    /// Puts those who were not met into the buffer; how many of the keys are done with when it is
+    /// Buffers the keys that were not met; returns the number of processed keys when the buffer is
     /// full.
     fn take(&mut self, keys: &[Key]) -> usize {
         for (at, key) in keys.iter().enumerate() {

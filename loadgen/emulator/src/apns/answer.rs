@@ -1,4 +1,4 @@
-//! How APNs writes its answers.
+//! Responses in the format of APNs.
 //!
 //! Facts are those of Apple's "Handling notification responses from APNs": 200 is HEADERS alone
 //! with END_STREAM; an error is HEADERS and one DATA frame with a JSON object; 410 adds `timestamp`
@@ -69,7 +69,7 @@ fn put_reason(body: &mut Vec<u8>, answer: &Answer) {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// 8-4-4-4-12, lower case.
+/// Text of a UUID: 8-4-4-4-12, lower case.
 #[must_use]
 pub fn uuid_text(uuid: &Uuid) -> [u8; 36] {
     let mut text = [b'-'; 36];

@@ -1,9 +1,9 @@
-//! Provider tokens: the JWT in `authorization`, checked as Apple says that it does.
+//! Provider tokens: the JWT in `authorization`, checked as Apple documents it.
 //!
-//! ES256 only; `kid` names a key that the gateway was given, `iss` its team; `iat` is at most an
-//! hour old. A valid token that grows old is refused as expired, one that was never valid as
-//! invalid: so age is asked at each request ([`Verified::age`]), the signature once for each new
-//! value on a connection.
+//! ES256 only; `kid` names a configured key, `iss` its team; `iat` is at most an hour old. A valid
+//! token that grows old is refused as expired, one that was never valid as invalid: so the age is
+//! checked at each request ([`Verified::age`]), the signature once for each new value on a
+//! connection.
 
 use clarion_proto::ids::UnixMillis;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -26,11 +26,11 @@ const SPKI_PREFIX: [u8; 26] = [
 /// A public key that signs provider tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// `kid`: ten characters at Apple.
+    /// Id of the key, claim `kid`: ten characters at Apple.
     pub key_id: String,
-    /// `iss`.
+    /// Id of the developer team, claim `iss`.
     pub team_id: String,
-    /// The point, uncompressed.
+    /// Point of the P-256 key, uncompressed.
     point: Vec<u8>,
 }
 
@@ -63,14 +63,14 @@ impl Key {
     }
 }
 
-/// A token whose signature and names are right.
+/// A token with a valid signature and valid names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
     /// Which of the keys signed it.
     pub key: usize,
-    /// `iat`, seconds since 1970.
+    /// Claim `iat`, seconds since 1970.
     pub issued_s: u64,
-    /// Tells tokens apart: xxh3-64 of the header's value.
+    /// Id of the token: xxh3-64 of the header's value.
     pub id: u64,
 }
 

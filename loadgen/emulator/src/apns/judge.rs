@@ -1,5 +1,5 @@
-//! What APNs holds against a request on its connection: the provider token that it is bound to, and
-//! bodies already read.
+//! Checks of APNs on a request of a connection: the provider token to which the connection is
+//! bound, and a cache of bodies already checked.
 
 use clarion_proto::time::Time;
 
@@ -13,7 +13,7 @@ use super::{
 /// Bodies remembered as JSON objects: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
 
-/// What one connection remembers.
+/// State that one connection keeps for its checks.
 #[derive(Debug, Default)]
 pub struct Judge {
     binding: Binding,
@@ -97,7 +97,7 @@ struct Binding {
 }
 
 impl Binding {
-    /// What speaks against this token on this connection now.
+    /// Checks a token on this connection now.
     fn check(
         &mut self,
         token: Verified,

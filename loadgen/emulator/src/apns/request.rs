@@ -1,8 +1,8 @@
-//! A request's headers and path as Apple wants them, in the order in which the gateway looks: path,
-//! authorization, headers, token, payload.
+//! Headers and path of a request to APNs, checked in the gateway's order: path, authorization,
+//! headers, token, payload.
 //!
-//! Apple does not say in which order it checks; this one is the order of what is known first.
-//! Reasons and limits are those of "Sending notification requests to APNs". Pure.
+//! Apple does not document the order of its checks; this order follows what is known first. Reasons
+//! and limits are those of "Sending notification requests to APNs". Pure.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -17,9 +17,9 @@ use super::{
 
 /// Largest payload of all push types but voip.
 pub const PAYLOAD_BYTES_MAX: usize = 4_096;
-/// Largest payload of voip.
+/// Longest payload of voip pushes, bytes.
 pub const PAYLOAD_BYTES_MAX_VOIP: usize = 5_120;
-/// Longest collapse id.
+/// Longest collapse id, bytes.
 pub const COLLAPSE_BYTES_MAX: usize = 64;
 /// Longest token: WWDC 2015 announced 100 bytes.
 pub const TOKEN_BYTES_MAX: usize = 100;
@@ -40,27 +40,28 @@ const PUSH_TYPES: [(&[u8], &str); 11] = [
     (b"widgets", ".push-type.widgets"),
 ];
 
-/// What a header block says, its path apart. `None`s are absent or wrong, as the faults tell.
+/// Content of a header block, apart from the path. `None` means absent or invalid, as the faults
+/// tell.
 #[derive(Debug)]
 pub struct Rest {
-    /// What is wrong before authorization is looked at.
+    /// Fault found before the authorization is checked.
     pub method_fault: Option<Reason>,
-    /// Who asks.
+    /// The verified provider token, or why it was refused.
     pub authorization: Result<Verified, Reason>,
-    /// What is wrong after authorization was looked at.
+    /// Fault found after the authorization is checked.
     pub header_fault: Option<Reason>,
-    /// To be echoed.
+    /// Id to be returned in the response.
     pub apns_id: Option<Uuid>,
-    /// For the record.
+    /// Hash of the collapse id, for the record.
     pub collapse_hash: u64,
 }
 
-/// What a request asks of Apple.
+/// Content of a request to APNs.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// All but the path.
+    /// All header fields but the path, shared between requests.
     pub rest: Arc<Rest>,
-    /// The path.
+    /// The request's path, with the device token.
     pub path: Path,
 }
 
@@ -77,7 +78,7 @@ pub struct AppleFields {
 }
 
 impl AppleFields {
-    /// Takes the next field.
+    /// Processes the next field.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let slot = match name {
             b"apns-topic" => &mut self.topic,
@@ -91,7 +92,7 @@ impl AppleFields {
         self.repeated |= first_counts(slot, value);
     }
 
-    /// What all fields together say.
+    /// Checks all fields together.
     #[must_use]
     pub fn read(
         &self,
@@ -190,26 +191,26 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Its bytes.
+    /// Bytes of the token, as the path has them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// What a path says.
+/// Content of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// It does not name a device.
+    /// The path does not name a device.
     Bad,
     /// It names one, but wrongly; found out only after the headers.
     BadToken(Reason),
-    /// It names one.
+    /// The path names a device.
     Device(Token),
 }
 
 impl Path {
-    /// Reads `/3/device/<hexadecimal token>`.
+    /// Parses `/3/device/<hexadecimal token>`.
     #[must_use]
     pub fn read(path: &[u8]) -> Self {
         let digits = match path.strip_prefix(b"/3/device") {

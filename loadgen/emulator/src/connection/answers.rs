@@ -1,9 +1,9 @@
-//! Answers under way: waiting for the client's window, and for the kernel. Those that wait for
-//! their time stand in [`super::line`].
+//! Responses in progress: those that wait for the client's window, and those that wait for the
+//! kernel. [`super::line`] has the responses that wait for their time.
 //!
-//! A body needs the client's flow-control window (80 bytes that nearly always fit); if it does not
-//! fit it waits in line. What was written is remembered for a while, so that the record can tell an
-//! answer that left from one that the client cannot have read.
+//! A body needs the client's flow-control window (80 bytes that nearly always fit); a body that
+//! does not fit waits in line. Written responses are remembered for a while, so that the record can
+//! distinguish a response that left from one that the client cannot have read.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -31,16 +31,16 @@ pub(super) struct Pending {
     pub(super) answer: Answer,
     pub(super) subject: Subject,
     pub(super) handle: Handle,
-    /// How it is written.
+    /// Treatment of the answer.
     pub(super) fate: Fate,
 }
 
-/// What the answer names.
+/// Identity of the message that the answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// Apple: the push's id.
+    /// A push to APNs, by its `apns-id`.
     Apns(Uuid),
-    /// Google.
+    /// A message to FCM: what its response refers to.
     Fcm(fcm::answer::Subject),
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Blocked {
     pub(super) stream: u32,
     pub(super) body: Vec<u8>,
     pub(super) handle: Handle,
-    /// RST_STREAM(NO_ERROR) follows.
+    /// Whether RST_STREAM with NO_ERROR follows the response.
     pub(super) then_reset: bool,
 }
 
@@ -65,7 +65,7 @@ struct Sent {
     handle: Handle,
     /// Position in the connection's output where the answer ends.
     end: u64,
-    /// When it was handed to the kernel.
+    /// Time at which the response was handed to the kernel.
     at: Time,
 }
 
@@ -94,7 +94,8 @@ impl Written {
         self.flushed -= forget;
     }
 
-    /// The client reset a stream whose answer was written; it may have known, or not.
+    /// Records that the client reset a stream whose response was written; it may have received the
+    /// response.
     pub(super) fn cancelled(&self, stream: u32, log: &mut Log) {
         // Newest first: a client gives up what it sent lately.
         if let Some(sent) = self.sent.iter().rev().find(|s| s.stream == stream) {
@@ -102,7 +103,7 @@ impl Written {
         }
     }
 
-    /// The connection is gone.
+    /// Records that the connection is gone.
     pub(super) fn lost(&self, now: Time, log: &mut Log) {
         for sent in
             self.sent.iter().take(self.flushed).rev().take_while(|s| now.since(s.at) < DOUBT)

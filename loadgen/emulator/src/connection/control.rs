@@ -1,5 +1,5 @@
-//! Frames that are not requests, and what the gateway does of its own accord: SETTINGS, windows,
-//! PING, RST_STREAM, GOAWAY.
+//! Frames other than requests, and frames that the gateway sends unasked: SETTINGS, windows, PING,
+//! RST_STREAM, GOAWAY.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Largest flow-control window (RFC 9113, section 6.9.1).
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
-/// How a connection is sent away.
+/// Content of a GOAWAY.
 pub(super) struct Farewell {
     code: Code,
     debug: Vec<u8>,
-    /// What waits for its answer is told to be unprocessed.
+    /// Whether waiting requests are refused as unprocessed.
     refuse_open: bool,
 }
 
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Gives a stream's credit back, at once or later, when the client has less than half of its
+    /// Returns a stream's credit, at once or later, when the client has less than half of its
     /// window left.
     pub(super) fn owe_stream(&mut self, at: usize, context: &Context<'_>) {
         let Some(request) = self.receiving.get_mut(at) else { return };
@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Gives credit for the connection (stream 0) or a stream: at once, or as late as a fault says.
+    /// Sends credit for the connection (stream 0) or a stream: at once, or as late as a fault says.
     pub(super) fn give_credit(&mut self, stream: u32, bytes: u32, context: &Context<'_>) {
         let now = context.now.at;
         let due = now + context.plan.credit_delay(now);
@@ -251,14 +251,14 @@ impl Connection {
         Ok(())
     }
 
-    /// When a connection that nobody uses is ended.
+    /// Time at which an idle connection is closed.
     pub(super) fn idle_due(&self, policy: &Policy) -> Option<Time> {
         let idle = policy.fcm()?.session_idle?;
         let unused = self.open_streams() == 0 && self.drain_due.is_none() && self.end.is_none();
         self.active.filter(|_| unused).map(|active| active + idle)
     }
 
-    /// Ends a connection that nobody used for long.
+    /// Closes a connection that has been idle for long.
     pub(super) fn end_of_idleness(&mut self, context: &mut Context<'_>) {
         self.active.get_or_insert(context.now.at);
         if self.idle_due(context.policy).is_some_and(|due| due <= context.now.at) {

@@ -1,4 +1,5 @@
-//! What a provider makes of a request that came whole, and what is answered nevertheless.
+//! The decision about a complete request: the provider's checks, and the script or fault that
+//! overrides them.
 
 use clarion_proto::{device::token_hash, time::Time};
 use rand::Rng as _;
@@ -17,7 +18,7 @@ use super::{
     request::mint,
 };
 
-/// What a connection remembers for its provider.
+/// State that a connection keeps for its provider.
 #[derive(Debug)]
 pub(super) enum Judge {
     Apns(apns::judge::Judge),
@@ -48,12 +49,12 @@ impl Judge {
     }
 }
 
-/// What becomes of a request.
+/// Decision about a request.
 pub(super) struct Decision {
     pub(super) answer: Answer,
     pub(super) fate: Fate,
     pub(super) subject: Subject,
-    /// When it counts as decided.
+    /// Time at which it counts as decided.
     pub(super) at: Time,
     pub(super) token_hash: u64,
     pub(super) collapse_hash: u64,
@@ -218,11 +219,11 @@ impl Connection {
     }
 }
 
-/// What becomes of a good request.
+/// Result of a valid request.
 struct Verdict {
     answer: Answer,
     fate: Fate,
-    /// It reaches the phone.
+    /// Whether the push reaches the device.
     accepted: bool,
 }
 

@@ -1,17 +1,19 @@
-//! What the gateway's SETTINGS allow, and who knows of it: how many streams a client may have open,
-//! as APNs plays it, and how large the windows of streams and the header table may be.
+//! The limits in the gateway's SETTINGS, and the values that the client has acknowledged: the
+//! number of open streams, as APNs changes it, and the sizes of stream windows and of the header
+//! table.
 //!
-//! One stream until the first authenticated success, then some number, sometimes back to one after
-//! a rejection. Who exceeds what it has been told is sent away (GOAWAY, with Apple's words); who
-//! exceeds a limit that was lowered while its requests were under way is only refused (RST_STREAM):
-//! it could not know. It knows once it has acknowledged; the same holds for windows.
+//! One stream until the first authenticated success, then a larger number, sometimes back to one
+//! after a rejection. A client that exceeds a limit that it was told is sent away (GOAWAY, with
+//! Apple's text); a client that exceeds a limit that was lowered while its requests were on the way
+//! is only refused (RST_STREAM): it could not know. It knows once it has acknowledged; the same
+//! holds for windows.
 
 use std::collections::VecDeque;
 
 /// SETTINGS that may wait for their acknowledgement.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// What becomes of a new stream.
+/// Decision about a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
@@ -24,25 +26,25 @@ pub(super) enum Admission {
 /// The settings that change while a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Values {
-    /// MAX_CONCURRENT_STREAMS.
+    /// Value of SETTINGS_MAX_CONCURRENT_STREAMS.
     pub(super) streams: u32,
-    /// INITIAL_WINDOW_SIZE.
+    /// Value of SETTINGS_INITIAL_WINDOW_SIZE, bytes.
     pub(super) window: u32,
-    /// HEADER_TABLE_SIZE.
+    /// Value of SETTINGS_HEADER_TABLE_SIZE, bytes.
     pub(super) table: u32,
 }
 
-/// The settings and who knows of them.
+/// Settings, with the values that were sent and acknowledged.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Streams, once proven.
+    /// Number of streams after the first authenticated success.
     full: u32,
     /// Whether the connection has had its authenticated success, or needs none.
     open: bool,
-    /// Last sent.
+    /// Values of the SETTINGS frame sent last.
     advertised: Values,
-    /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does
-    /// not wait for them.
+    /// Values acknowledged last; before that, those of the first SETTINGS: APNs makes no allowance
+    /// for a client that does not wait for them.
     acknowledged: Values,
     in_flight: VecDeque<Values>,
 }
@@ -59,7 +61,7 @@ impl Limits {
         }
     }
 
-    /// What the last SETTINGS say.
+    /// Values of the last SETTINGS.
     pub(super) fn advertised(&self) -> Values {
         self.advertised
     }
@@ -122,7 +124,8 @@ impl Limits {
         self.in_flight.len() > IN_FLIGHT_MAX
     }
 
-    /// Other values for windows and header table, and whatever else stands in the same SETTINGS.
+    /// Changes the values for windows and header table, sent in one SETTINGS frame with other
+    /// values.
     pub(super) fn set(&mut self, window: Option<u32>, table: Option<u32>) {
         let now = self.advertised;
         self.advertised = Values {

@@ -1,11 +1,11 @@
-//! The requests that wait for their answer, by when it is due: a calendar, as answers of one tick
-//! leave together.
+//! Requests that wait for their answer, by due time: a calendar, as the answers of one tick leave
+//! together.
 //!
 //! A far gateway has tens of thousands of answers waiting on each connection, and a heap would move
-//! each of them a dozen times. Here an answer is put into the list of its tick and taken out with
-//! it: both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only
-//! a slow gateway's pace reaches, stand in a tree; what waits for the end of a silence, and what is
-//! never answered, apart.
+//! each of them a dozen times. Here an answer is added to the list of its tick and removed with it:
+//! both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only a
+//! slow gateway's pace reaches, are in a tree; answers that wait for the end of a silence, and
+//! requests that are never answered, are in separate lists.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ use clarion_proto::time::Time;
 
 use super::answers::Pending;
 
-/// Answers that wait are due on the next tick of so many microseconds: a write of one answer costs
+/// Length of a tick, microseconds, on which waiting answers are sent: a write of one answer costs
 /// as much as one of hundreds.
 pub(super) const TICK_US: u64 = 1_000;
 /// Ticks that the calendar reaches ahead: 24 bytes each, and what is due in them.
@@ -31,9 +31,9 @@ pub(super) struct Waiting {
     pages: VecDeque<Vec<Pending>>,
     /// Beyond the pages; no list is empty.
     later: BTreeMap<u64, Vec<Pending>>,
-    /// [`Pending::HELD`].
+    /// Answers that are due at [`Pending::HELD`].
     held: Vec<Pending>,
-    /// [`Time::NEVER`].
+    /// Answers that are due at [`Time::NEVER`].
     never: Vec<Pending>,
     len: usize,
     spare: Vec<Vec<Pending>>,
@@ -138,7 +138,7 @@ impl Waiting {
         Some(found)
     }
 
-    /// All of them, oldest stream first.
+    /// Removes all waiting answers, oldest stream first.
     pub(super) fn take(&mut self) -> Vec<Pending> {
         let whole = std::mem::take(self);
         let lists = whole

@@ -1,4 +1,4 @@
-//! A request from its HEADERS to the writing of its answer.
+//! One request, from its HEADERS to the writing of its response.
 
 use clarion_proto::{device::token_hash, time::Time};
 use rand::Rng as _;
@@ -25,7 +25,7 @@ use super::{
 pub(super) struct Receiving {
     pub(super) stream: u32,
     head: Head,
-    /// No more of it than the payload's limit.
+    /// Body so far, at most the payload's limit.
     body: Vec<u8>,
     /// Bytes of DATA that came, and those that the client was given credit for.
     pub(super) received: u64,
@@ -232,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// When the answer is to be written.
+    /// Time at which the answer is to be written.
     fn due(&mut self, context: &Context<'_>) -> Time {
         let (plan, now) = (context.plan, context.now.at);
         if plan.is_instant() {
@@ -345,7 +345,7 @@ impl Connection {
         self.finish(stream, handle, then_reset);
     }
 
-    /// The answer stands whole in the output.
+    /// Records that the response is complete in the output.
     fn finish(&mut self, stream: u32, handle: record::Handle, then_reset: bool) {
         self.written.push(stream, handle, self.position());
         if then_reset {
@@ -370,7 +370,7 @@ impl Connection {
         frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
     }
 
-    /// Of a request that is not looked at further than to see whose token it was.
+    /// Entry of a request that is checked no further than for its token.
     fn entry(&mut self, head: &Head, body: &[u8], context: &Context<'_>) -> Entry {
         let (token_hash, collapse_hash) = match &head.ask {
             Ask::Apns(ask) => match &ask.path {

@@ -1,4 +1,4 @@
-//! What is done to open connections: once, or in turns again and again.
+//! Actions on open connections: once, or repeatedly in turns.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,27 +20,27 @@ pub enum Action {
         /// The error code, by its name in RFC 9113: `ENHANCE_YOUR_CALM`, … Absent: `NO_ERROR`.
         #[serde(default)]
         code: Code,
-        /// First with the largest stream id, and with the real one so many milliseconds later (RFC
-        /// 9113, section 6.8).
+        /// Milliseconds between a first GOAWAY with the largest stream id and a second one with the
+        /// real id (RFC 9113, section 6.8).
         #[serde(default)]
         two_step_ms: Option<u64>,
-        /// Requests still without an answer are told to be unprocessed, by a last stream id below
-        /// theirs, and are not accepted; of two steps, by the second.
+        /// Whether unanswered requests are refused as unprocessed, by a last stream id below
+        /// theirs; with two steps, by the second.
         #[serde(default)]
         refuse_open: bool,
-        /// Only so many connections of each worker thread.
+        /// Number of affected connections of each worker thread; absent: all.
         #[serde(default)]
         connections: Option<usize>,
     },
-    /// TCP reset.
+    /// Resets TCP connections (RST).
     Reset {
-        /// Only so many connections of each worker thread.
+        /// Number of affected connections of each worker thread; absent: all.
         #[serde(default)]
         connections: Option<usize>,
     },
     /// SETTINGS with another MAX_CONCURRENT_STREAMS, for these connections and those to come.
     StreamsMax {
-        /// The limit.
+        /// New value of SETTINGS_MAX_CONCURRENT_STREAMS.
         streams: u32,
     },
     /// SETTINGS with other values, for these connections alone. What is absent stays.
@@ -53,10 +53,10 @@ pub enum Action {
         /// its next request.
         #[serde(default)]
         header_table: Option<u32>,
-        /// MAX_HEADER_LIST_SIZE.
+        /// New value of SETTINGS_MAX_HEADER_LIST_SIZE, bytes.
         #[serde(default)]
         header_list: Option<u32>,
-        /// A setting that nobody knows, which must be ignored.
+        /// Whether an unknown setting is sent, which must be ignored.
         #[serde(default)]
         unknown: bool,
     },
@@ -67,11 +67,11 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
-    /// From one turn to the next.
+    /// Interval between two turns, milliseconds.
     pub every_ms: u64,
-    /// Whose turn it is. A worker that was late for several takes the last one only.
+    /// Actions in turn. A worker that is late for several turns carries out only the last one.
     pub turns: Vec<Action>,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
 }

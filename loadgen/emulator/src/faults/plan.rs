@@ -1,4 +1,4 @@
-//! The faults of one moment, ready to be asked by a worker.
+//! The faults in force at a moment, prepared for a worker's queries.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use super::{
 /// The faults of one moment, ready to be asked.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// As set.
+    /// The faults as the controller set them.
     pub faults: Faults,
-    /// When the faults were set.
+    /// Time at which the faults were set.
     pub since: Time,
     /// Counts the settings; workers compare it to see whether theirs is the newest.
     pub generation: u64,
-    /// The rules, as scripts.
+    /// Rules in the form of scripts.
     pub scripts: Scripts,
     /// The latency at 256 evenly spaced quantiles, microseconds.
     quantiles: Box<[u64]>,
@@ -45,14 +45,14 @@ impl Plan {
         Self { faults, since, generation, scripts, quantiles, struck }
     }
 
-    /// How long an answer takes, by a random byte.
+    /// Delay of an answer, by a random byte.
     #[must_use]
     pub fn latency(&self, random: u8, now: Time) -> Duration {
         let factor = self.slow(now).map_or(1, |s| u64::from(s.factor));
         Duration::from_micros(self.quantiles[usize::from(random)].saturating_mul(factor))
     }
 
-    /// How late credits come.
+    /// Delay of credit at this time.
     #[must_use]
     pub fn credit_delay(&self, now: Time) -> Duration {
         let credit = self.faults.credit;
@@ -126,7 +126,7 @@ impl Plan {
         struck.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok().then_some(error)
     }
 
-    /// What happens to a connection before HTTP/2 begins.
+    /// Faults of a new connection before HTTP/2 begins.
     #[must_use]
     pub fn handshake(&self, connection: u32, now: Time) -> Handshake {
         let fault = self.faults.handshake;
@@ -144,8 +144,8 @@ impl Plan {
         fault.age_seconds_max.filter(|_| self.holds(fault.duration_ms, now))
     }
 
-    /// The actions whose turn came after `then`, until now; of each [`super::Repeat`], the last one
-    /// at most.
+    /// Actions whose turn came after `then`, until now; at most the last one of each
+    /// [`super::Repeat`].
     pub fn turns(&self, then: Time, now: Time) -> impl Iterator<Item = &Action> {
         self.faults.repeat.iter().filter_map(move |repeat| {
             let turn =
@@ -158,7 +158,7 @@ impl Plan {
         })
     }
 
-    /// When the next turn of an action comes.
+    /// Time of the next turn of an action.
     #[must_use]
     pub fn next_turn(&self, now: Time) -> Option<Time> {
         let next = self.faults.repeat.iter().filter(|r| !r.turns.is_empty()).filter_map(|repeat| {
@@ -185,7 +185,7 @@ impl Plan {
         self.next_change(then).is_some_and(|change| change <= now)
     }
 
-    /// What is wrong with the token endpoint now.
+    /// Faults of the token endpoint at this time.
     #[must_use]
     pub fn token_endpoint(&self, now: Time) -> TokenEndpoint {
         let fault = self.faults.token_endpoint;

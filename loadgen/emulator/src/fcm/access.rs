@@ -1,8 +1,8 @@
-//! Access tokens: what the OAuth endpoint issues and the push service believes.
+//! Access tokens: issued by the OAuth endpoint, checked by the push service.
 //!
-//! Google's are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
-//! clients must carry on every request. These look the same and hold, under a keyed hash, who was
-//! given them and until when: so both services know all of them without a table that could grow.
+//! Google's tokens are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
+//! clients must send with every request. These look the same and contain, under a keyed hash, the
+//! account and the expiry time: so both services know all tokens without a table that could grow.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -18,12 +18,12 @@ const PREFIX: &str = "ya29.c.";
 const CLAIM_BYTES: usize = 252;
 const TAG_BYTES: usize = 32;
 
-/// What a token says.
+/// Content of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
-    /// Which service account.
+    /// Index of the service account.
     pub account: usize,
-    /// When it ends, milliseconds since 1970.
+    /// End of its validity, milliseconds since 1970.
     pub expires: UnixMillis,
 }
 
@@ -35,14 +35,14 @@ pub struct Issuer {
 
 /// No randomness was to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no random bytes")]
+#[error("the system returned no random bytes")]
 pub struct NoRandomness;
 
 impl Issuer {
-    /// With a key of its own: tokens of another issuer mean nothing to it.
+    /// An issuer with a new key: tokens of another issuer are invalid.
     ///
     /// # Errors
-    /// If the system has no randomness.
+    /// The system has no randomness.
     pub fn new() -> Result<Self, NoRandomness> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| NoRandomness)?;
@@ -64,7 +64,7 @@ impl Issuer {
         Ok(format!("{:.<TOKEN_BYTES$}", format!("{PREFIX}{told}")))
     }
 
-    /// What a token says, if it is one of ours. Whether it is still good is another question.
+    /// Content of a token that this issuer created. The caller checks whether it is still valid.
     #[must_use]
     pub fn read(&self, token: &[u8]) -> Option<Access> {
         let told = token.strip_prefix(PREFIX.as_bytes()).filter(|_| token.len() == TOKEN_BYTES)?;

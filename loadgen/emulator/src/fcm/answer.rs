@@ -1,11 +1,11 @@
-//! How FCM writes its answers: HEADERS, and one DATA frame with JSON indented as Google indents it,
-//! or a page of HTML.
+//! Responses in the format of FCM: HEADERS, and one DATA frame with JSON indented as Google indents
+//! it, or a page of HTML.
 //!
-//! What is known of the shapes: the table of error codes
+//! Sources of the formats: the table of error codes
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>), bodies recorded by others
 //! (<https://bloomberg.github.io/pushiko/fcm_responses>; the quota's in
-//! firebase/firebase-admin-go#719, which holds no `FcmError` at all: who looks for that alone never
-//! learns that the quota is used up).
+//! firebase/firebase-admin-go#719, which has no `FcmError` at all: a client that looks only for
+//! `FcmError` never learns that the quota is used up).
 
 use std::io::Write as _;
 
@@ -20,27 +20,27 @@ use super::{
     Policy,
 };
 
-/// Whom an answer is about.
+/// Identity of the message that an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject {
     /// The number of the project; none: there is no such.
     pub project: Option<usize>,
-    /// Nothing was to be delivered.
+    /// Whether the request only validates the message.
     pub dry_run: bool,
-    /// Of the message id, random.
+    /// Random part of the message id.
     pub id: u64,
 }
 
-/// An answer with all that it speaks of.
+/// A decided answer with everything that its body mentions.
 #[derive(Debug)]
 pub struct Reply<'a> {
-    /// The decision.
+    /// Status, reason and details of the answer.
     pub answer: &'a Answer,
-    /// Whom it is about.
+    /// The message that the answer is about.
     pub subject: Subject,
-    /// The gateway.
+    /// Configuration of the gateway that answers.
     pub policy: &'a Policy,
-    /// The time.
+    /// Wall-clock time of the answer.
     pub wall: UnixMillis,
 }
 
@@ -138,7 +138,8 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
     let quoted = |text: &str| Value::from(text).to_string();
     let written = write!(
         body,
-        "{{\n  \"error\": {{\n    \"code\": {},\n    \"message\": {},\n    \"status\": \"{status}\"{}\n  }}\n}}\n",
+        "{{\n  \"error\": {{\n    \"code\": {},\n    \"message\": {},\n    \"status\": \
+         \"{status}\"{}\n  }}\n}}\n",
         answer.status,
         quoted(&message),
         if details.is_empty() {
@@ -150,7 +151,7 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
     written.expect("writing to memory");
 }
 
-/// `status` and `message`.
+/// `status` and `message` of an error.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {
         Reason::FcmUnregistered | Reason::FcmProjectNotFound => {
@@ -184,7 +185,8 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::FcmUnspecified => ("UNKNOWN", "An unknown error occurred."),
         Reason::FcmBadGateway => (
             "",
-            "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 seconds.",
+            "The server encountered a temporary error and could not complete your \
+             request.<p>Please try again in 30 seconds.",
         ),
         Reason::FcmUnauthorizedPage => {
             ("", "Your client does not have permission to the requested URL.")
@@ -305,8 +307,8 @@ fn members(fields: &[(&str, &str)], indent: usize) -> String {
     fields.iter().map(member).collect::<Vec<_>>().join(",\n")
 }
 
-/// As Google's front ends write errors of their own: enough of it to be no JSON, and to say what it
-/// is.
+/// Writes an error page as Google's front ends do: enough of it not to be JSON, and to be
+/// recognised.
 fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
     let name = match status {
         401 => "Unauthorized",

@@ -1,5 +1,5 @@
-//! JSON as a tree that keeps what protobuf's JSON form cares about: the order of fields, and
-//! whether one stands twice.
+//! JSON as a tree that keeps what protobuf's JSON mapping depends on: the order of fields, and
+//! repeated names.
 //!
 //! Depth is bounded by the parser (128), everything else by the length of the body.
 
@@ -10,20 +10,20 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-/// A value.
+/// A parsed JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
     /// `null`: in protobuf's JSON, the same as absent.
     Null,
-    /// `true` or `false`.
+    /// The literal `true` or `false`.
     Bool(bool),
-    /// A number.
+    /// A JSON number, as a double.
     Number(f64),
-    /// A string.
+    /// A JSON string, unescaped.
     Text(String),
-    /// An array.
+    /// A JSON array, in order.
     List(Vec<Node>),
-    /// An object; each name stands once.
+    /// An object with unique names.
     Object(Vec<(String, Node)>),
 }
 

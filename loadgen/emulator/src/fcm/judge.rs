@@ -1,10 +1,10 @@
-//! What FCM holds against a request, and the cache that makes this cheap.
+//! Checks of FCM on a request, and the cache that makes them cheap.
 //!
-//! A million pushes of one alert differ in the token alone, which stands in the body. The bytes
-//! before and after it are kept with what they meant. They are kept only after the same bytes
-//! around another token were read whole and meant the same with that token in it: so the hole
-//! between them is the token's string and nothing else. What has the form of a token holds no quote
-//! and no backslash, and cannot end that string. Any other body is read whole.
+//! A million pushes of one alert differ in the token alone, which is in the body. The cache holds
+//! the bytes before and after the token with their meaning. They are cached only after the same
+//! bytes around another token were parsed completely and had the same meaning with that token: so
+//! the gap between them is the token's string and nothing else. A string with the form of a token
+//! has no quote and no backslash, and cannot end that string. Any other body is parsed completely.
 
 use std::ops::Range;
 
@@ -25,11 +25,11 @@ const BODIES_MAX: usize = 8;
 /// body costs their product.
 const TOKEN_BYTES_MAX: usize = 512;
 
-/// What Google says to all who are not known.
+/// Google's text for requests without valid credentials.
 const HELP: &str = "Expected OAuth 2 access token, login cookie or other valid authentication credential. See \
                     https://developers.google.com/identity/sign-in/web/devconsole-project.";
 
-/// What one connection remembers.
+/// State that one connection keeps for its checks.
 #[derive(Debug, Default)]
 pub struct Judge {
     bodies: Vec<Around>,
@@ -51,9 +51,9 @@ impl std::fmt::Debug for Around {
 /// A body as read: its token, if it can be found, and what it means or what is wrong with it.
 #[derive(Debug)]
 pub struct Body<'a> {
-    /// The token's characters.
+    /// Characters of the token.
     pub token: Option<std::borrow::Cow<'a, [u8]>>,
-    /// What is asked.
+    /// Content of the request, or the refusal.
     pub meaning: Result<Meaning, Answer>,
 }
 
@@ -63,7 +63,7 @@ impl Judge {
         self.bodies.clear();
     }
 
-    /// Reads a body.
+    /// Parses a body, or finds it in the cache.
     pub fn read<'a>(&mut self, body: &'a [u8]) -> Body<'a> {
         for (at, around) in self.bodies.iter().enumerate() {
             let Some(token) = around.token(body) else { continue };
@@ -102,7 +102,7 @@ impl Judge {
 }
 
 impl Around {
-    /// Where the token stands in a body, if the rest of it is this.
+    /// Range of the token in a body, if the other bytes are those of the cache.
     fn token(&self, body: &[u8]) -> Option<Range<usize>> {
         let end = body.len().checked_sub(self.after.len())?;
         let token = body.get(self.before.len()..end)?;

@@ -1,8 +1,8 @@
-//! From a body to the message in it.
+//! The message in the body of a request to FCM.
 //!
-//! Limits are those of the reference of `projects.messages` and of the page of error codes: data is
-//! strings by string without reserved keys, a payload has at most 4,096 bytes, `android.ttl` at
-//! most four weeks, a message one target.
+//! Limits are those of the reference of `projects.messages` and of the page of error codes: data
+//! maps strings to strings without reserved keys, a payload has at most 4,096 bytes, `android.ttl`
+//! is at most four weeks, a message has one target.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,7 +25,7 @@ pub const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 pub struct Meaning {
     /// xxh3-64 of `android.collapse_key`; 0 without one.
     pub collapse_hash: u64,
-    /// Nothing is to be delivered.
+    /// Whether the request only validates the message.
     pub dry_run: bool,
 }
 
@@ -87,7 +87,8 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
         }
         [first, second, ..] => {
             let description = format!(
-                "Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot set '{second}' beside '{first}'"
+                "Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot \
+                 set '{second}' beside '{first}'"
             );
             return Err(refused(Reason::FcmInvalidJson, violation("message", description)));
         }
@@ -145,7 +146,7 @@ fn is_reserved(key: &str) -> bool {
     matches!(key, "from" | "message_type") || key.starts_with("google") || key.starts_with("gcm")
 }
 
-/// What protobuf's JSON reader says to what is none.
+/// Refusal of a body that is not valid JSON, in the text of protobuf's reader.
 #[must_use]
 pub fn malformed(description: &str) -> Answer {
     refused(Reason::FcmInvalidJson, violation("", description.to_owned()))

@@ -1,24 +1,24 @@
-//! A project's messages a minute.
+//! The quota of a project: messages per minute.
 //!
-//! Google speaks of a token bucket that is refilled within each minute, and of minutes that follow
-//! no clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The
-//! strictest reading is the one that a client is safe with: in no 60 seconds, wherever they begin,
-//! are more messages let in than the quota. Requests are counted in buckets of 10 ms, and a request
-//! is let in if those of the last 60 s and the one it falls into hold fewer than the quota: so the
-//! promise is exact, and a client that uses all of it meets a refusal at most 10 ms early.
+//! Google describes a token bucket that is refilled within each minute, and minutes that follow no
+//! clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The strictest
+//! reading is the one with which a client is safe: in no 60 seconds, wherever they begin, are more
+//! messages admitted than the quota. Requests are counted in buckets of 10 ms, and a request is
+//! admitted if the buckets of the last 60 s and its own hold fewer than the quota: so the limit is
+//! exact, and a client that uses all of it is refused at most 10 ms early.
 //!
-//! What counts are requests that reached the project, errors of the client (4xx) included, but for
-//! 429. What was refused for want of quota is counted apart: [`Peak::asked`] is what a client would
-//! have needed.
+//! All requests that reached the project count, client errors (4xx) included, except 429. Requests
+//! refused for lack of quota are counted separately: [`Peak::asked`] is the quota that a client
+//! would have needed.
 
 use std::{collections::VecDeque, time::Duration};
 
 use clarion_proto::time::Time;
 use serde::Serialize;
 
-/// The time that the quota speaks of.
+/// The interval over which the quota counts messages.
 pub const MINUTE: Duration = Duration::from_secs(60);
-/// The resolution.
+/// Resolution at which messages are counted.
 pub const BUCKET: Duration = Duration::from_millis(10);
 const BUCKET_US: u64 = 10_000;
 /// Buckets that touch the last 60 s: the one of now, and 6,000 before.
@@ -27,9 +27,9 @@ const BUCKETS: u64 = 6_000;
 /// Highest counts in any 60 s.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Peak {
-    /// Of those that the quota counted: never above it.
+    /// Largest number of counted messages: never above the quota.
     pub counted: u64,
-    /// Of those and what was refused.
+    /// Largest number of counted and refused messages.
     pub asked: u64,
     /// Refused over the quota, in all.
     pub refused: u64,
@@ -62,10 +62,10 @@ pub struct Window {
     peak: Peak,
 }
 
-/// What became of a request at the door.
+/// Decision of the quota about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entrance {
-    /// When it was counted: never before one that was counted earlier, whatever the threads' clocks
+    /// Time at which it was counted: never before an earlier count, whatever the threads' clocks
     /// say. The record must use this time, so that it shows what was counted.
     pub at: Time,
     /// None: it was let in. Else how long it has to wait for room, at least.
@@ -73,7 +73,7 @@ pub struct Entrance {
 }
 
 impl Window {
-    /// With nothing counted.
+    /// A quota without counted messages.
     #[must_use]
     pub fn new(per_minute: u32) -> Self {
         Self {
@@ -86,13 +86,13 @@ impl Window {
         }
     }
 
-    /// The quota.
+    /// Messages that the quota allows per minute.
     #[must_use]
     pub fn per_minute(&self) -> u32 {
         self.per_minute
     }
 
-    /// A request comes.
+    /// Counts a request, or refuses it.
     pub fn enter(&mut self, now: Time) -> Entrance {
         let at = now.max(self.latest);
         self.latest = at;

@@ -1,4 +1,4 @@
-//! A request's headers and path as Google wants them.
+//! Headers and path of a request to FCM.
 
 use super::{
     super::{answer::Reason, fields::Fields},

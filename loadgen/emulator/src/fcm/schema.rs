@@ -1,4 +1,4 @@
-//! What may stand in the body of `messages:send`, and the check that nothing else does.
+//! The schema of the body of `messages:send`, and the check that a body contains nothing else.
 //!
 //! From the reference of `projects.messages`
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>). Google reads JSON
@@ -10,21 +10,21 @@ use super::{super::answer::Violation, json::Node};
 /// A type of the schema.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// A string.
+    /// A JSON string.
     Text,
-    /// `true` or `false`.
+    /// The literal `true` or `false`.
     Bool,
     /// A number, or one in a string, as protobuf allows.
     Number,
     /// A string of this list, in any case, or a number.
     Word(&'static str, &'static [&'static str]),
-    /// Seconds: `"3.5s"`.
+    /// A string with a number of seconds: `"3.5s"`.
     Duration,
-    /// Strings by string.
+    /// An object whose values are strings.
     Map,
-    /// Anything by string.
+    /// An object with values of any kind.
     Struct,
-    /// A list.
+    /// An array of values of this kind.
     List(&'static Kind),
     /// An object of these fields.
     Object(&'static [(&'static str, Kind)]),
@@ -291,7 +291,8 @@ mod tests {
         for (bad, error) in [
             (
                 r#"{"message":{"tokn":"t"}}"#,
-                "Invalid JSON payload received. Unknown name \"tokn\" at 'message': Cannot find field.",
+                "Invalid JSON payload received. Unknown name \"tokn\" at 'message': Cannot find \
+                 field.",
             ),
             (
                 r#"{"to":"t"}"#,

@@ -1,10 +1,10 @@
-//! Assertions: the JWT by which a service account proves who it is (RFC 7523, and Google's page on
-//! service accounts).
+//! Assertions: the JWT with which a service account proves its identity (RFC 7523, and Google's
+//! page on service accounts).
 //!
-//! RS256 only; `iss` names an account that the gateway was given, and its key must have signed;
-//! `aud` is the token endpoint, or Google's (its own Python library writes that whatever the key
-//! file says); `scope` holds one that allows sending; `exp` is at most an hour after `iat`, and now
-//! lies between them.
+//! RS256 only; `iss` names a configured account, whose key must have signed; `aud` is the token
+//! endpoint, or Google's (Google's own Python library always writes the latter, whatever the key
+//! file says); `scope` contains one that allows sending; `exp` is at most an hour after `iat`, and
+//! the current time lies between them.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -34,9 +34,9 @@ const RSA_ENCRYPTION: [u8; 15] =
 /// Why no token is given, in Google's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// `error` (RFC 6749, section 5.2).
+    /// Value of `error` in the response (RFC 6749, section 5.2).
     pub error: &'static str,
-    /// `error_description`.
+    /// Value of `error_description` in the response.
     pub description: String,
 }
 

@@ -1,4 +1,4 @@
-//! `application/x-www-form-urlencoded`.
+//! Parser for `application/x-www-form-urlencoded` bodies.
 
 /// The values of a form's fields of this name, decoded; those that are no UTF-8 are left out.
 pub(super) fn values<'a>(form: &'a [u8], name: &'a str) -> impl Iterator<Item = String> + 'a {

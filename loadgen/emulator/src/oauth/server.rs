@@ -1,5 +1,5 @@
-//! The endpoint on its socket: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with a runtime of its
-//! own.
+//! The server of the token endpoint: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with its own
+//! runtime.
 //!
 //! Bounded: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and with
 //! [`STREAMS_MAX`] requests at once, each with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB, so
@@ -56,7 +56,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts serving.
+    /// Starts a thread that serves the token endpoint.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be made.
@@ -81,7 +81,7 @@ impl Running {
                         stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the token endpoint's socket is of no use");
+                        tracing::error!(%error, "token endpoint not started: socket cannot be used");
                     }
                 }
             });

@@ -1,15 +1,15 @@
-//! Orders over TCP, for an emulator that runs where nobody holds its pipes: a pod of its own.
+//! Orders over TCP, for an emulator that runs in a pod of its own, where no parent holds its pipes.
 //!
-//! The same lines as on stdin, answered in order on the same connection. Where caller and emulator
-//! share no files, the record comes over the connection as well:
+//! The lines are the same as on standard input, answered in order on the same connection. Where
+//! caller and emulator share no files, the record comes over the connection as well:
 //!
 //! ```text
 //! → {"fetch":true}    ← {"fetched":1000000,"bytes":32000112}, then so many bytes: the record as `export` writes it
 //! ```
 //!
-//! In plaintext and without identity: it is for closed networks, and off unless asked for. So a
-//! caller may not choose where the emulator writes: `export` and `take` name a file, and it is made
-//! in the emulator's own folder ([`within`]).
+//! The port is in plaintext and without identity: it is for closed networks, and off by default. So
+//! a caller cannot choose where the emulator writes: `export` and `take` name a file, which is
+//! created in the emulator's own folder ([`within`]).
 
 use std::{
     fs, io,
@@ -218,16 +218,16 @@ fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
     };
     let mut components = path.components();
     let (Some(Component::Normal(name)), None) = (components.next(), components.next()) else {
-        return Err(refused("it has another folder in it"));
+        return Err(refused("must not contain another folder"));
     };
     let inside = directory.join(name);
     match fs::symlink_metadata(&inside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(inside),
         Err(error) => Err(refused(&error.to_string())),
         // A link would be written through.
-        Ok(there) if !there.is_file() => Err(refused("it is there and no regular file")),
+        Ok(there) if !there.is_file() => Err(refused("exists and is not a regular file")),
         // Keys and certificates lie there as well, whose names are known.
-        Ok(_) if !record::is_record(&inside) => Err(refused("it is there and no record")),
+        Ok(_) if !record::is_record(&inside) => Err(refused("exists and is not a record")),
         Ok(_) => Ok(inside),
     }
 }

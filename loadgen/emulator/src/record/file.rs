@@ -50,7 +50,7 @@ pub struct Record {
     pub header: Header,
     /// Every request, by time of decision.
     pub entries: Vec<Entry>,
-    /// Every connection.
+    /// Every connection, in the order of the record.
     pub connections: Vec<ConnectionRow>,
 }
 
@@ -75,11 +75,11 @@ impl Record {
         if head[..8] != *MAGIC || word(8) != sizes() || expected != Some(bytes) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "not a whole record of the gateway emulator",
+                "not a complete record of the gateway emulator",
             ));
         }
         let unknown =
-            || io::Error::new(io::ErrorKind::InvalidData, "a record of an unknown platform");
+            || io::Error::new(io::ErrorKind::InvalidData, "the record has an unknown platform");
         let header = Header {
             start_monotonic_us: word(32),
             start_wall_ms: word(40),

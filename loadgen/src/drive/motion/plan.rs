@@ -1,13 +1,14 @@
-//! What phones tell the registry, and when it reaches it: a pure function of the seed.
+//! The changes that phones report to the registry, and their delivery times: a pure function of the
+//! seed.
 //!
-//! A run's changes are numbered; at a rate of `r` a second, number `n` is *observed* by its phone
-//! `n / r` seconds after the beginning. What it says is drawn from the seed and its number: a
-//! commuter's new place, a whole carriage's, a leap of a phone that was switched off meanwhile, an
+//! A run's changes are numbered; at a rate of `r` a second, the phone *observes* number `n` `n / r`
+//! seconds after the beginning. The change is drawn from the seed and its number: a new place for a
+//! commuter or for a whole carriage, a leap of a phone that was switched off meanwhile, an
 //! installation, a new token, a removal, a mute.
 //!
-//! Nor do observations arrive as they are made. Some are late, by milliseconds up to
-//! [`LATE_MAX_SECONDS`], and so come after others that were observed later; some arrive twice. A
-//! repetition is a change of its own to whoever applies it, and counts as one here.
+//! Observations do not arrive in order. Some are late, by milliseconds up to [`LATE_MAX_SECONDS`],
+//! and arrive after others that were observed later; some arrive twice. The registry applies a
+//! repetition as a change of its own, and it counts as one here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
 
 /// Share of the changes that arrives late.
 const LATE_SHARE: f64 = 0.03;
-/// By so much at most; half of them by less than a quarter of it.
+/// Largest delay of a delivery, seconds; half of the late ones come within a quarter of it.
 const LATE_MAX_SECONDS: f64 = 8.0;
 /// Share of the changes that arrives a second time, as late.
 const TWICE_SHARE: f64 = 0.02;
@@ -31,7 +32,7 @@ const TOKENS: usize = 50;
 const REMOVALS: usize = 30;
 const INSTALLS: usize = 30;
 const MUTES: usize = 20;
-/// Of a thousand changes so many are trains', which come by the carriage.
+/// Changes of trains per thousand changes; they come by the carriage.
 const TRAINS: f64 = 250.0;
 
 /// One delivery of one observation.
@@ -51,19 +52,19 @@ pub struct Plan<'a> {
     population: &'a Population,
     ways: Ways,
     per_second: f64,
-    /// The next change.
+    /// Number of the next change.
     number: u64,
-    /// By delivery.
+    /// Changes delivered late, by the number of the change after which they are delivered.
     postponed: BTreeMap<u64, Vec<Planned>>,
     phones: Vec<Phone>,
-    /// What was given out.
+    /// Number of changes given out, by kind.
     pub kinds: Kinds,
 }
 
-/// What a phone knows of itself.
+/// State of a phone.
 #[derive(Debug, Clone, Copy, Default)]
 struct Phone {
-    /// Its tokens so far, less one.
+    /// Number of its present token, from 0.
     generation: u16,
     gone: bool,
     muted: bool,
@@ -91,14 +92,13 @@ impl<'a> Plan<'a> {
         self.phones.len() as u64
     }
 
-    /// How far it has been given out.
+    /// Time up to which changes were given out.
     #[must_use]
     pub fn reached(&self) -> Duration {
         Duration::from_secs_f64(self.seconds(self.number))
     }
 
-    /// Adds what is to be delivered before a time, at most about so many; later calls go on from
-    /// there.
+    /// Appends the deliveries before a time, at most about `most`; later calls continue from there.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
     pub fn until(&mut self, seconds: f64, most: usize, out: &mut Vec<Planned>) {
         let end = (seconds * self.per_second) as u64;
@@ -222,7 +222,8 @@ mod tests {
 
     fn population(devices: u64, seed: u64) -> Population {
         let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 30000 }]",
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, \
+             radius_meters = 30000 }]",
         );
         Population::new(&spec.unwrap(), seed, devices).unwrap()
     }

@@ -1,10 +1,10 @@
-//! Where a phone is as time goes on: a pure function of the seed, the phone's number and the time.
+//! The way of a phone over time: a pure function of the seed, the phone's number and the time.
 //!
-//! Most are *commuters*: each goes straight towards the place last seen or straight away from it,
-//! at the speed of a bicycle up to that of a car, so that all bands are crossed in both directions
-//! all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones that are at
-//! one place at one time, change their cells together, and half of whose lines cross the rim of the
-//! region while a run lasts.
+//! Most phones are *commuters*: each moves straight towards the place last seen or straight away
+//! from it, at the speed of a bicycle up to that of a car, so that all bands are crossed in both
+//! directions all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones
+//! that are at one place at one time, change their cells together, and half of whose lines cross
+//! the rim of the region during a run.
 
 use std::f64::consts::{PI, TAU};
 
@@ -39,12 +39,12 @@ const TILT: f64 = PI / 6.0;
 pub struct Ways {
     /// Towards and away from here.
     pub center: Place,
-    /// Where trains cross.
+    /// Radius at which train lines cross the region's rim, metres.
     pub rim_meters: f64,
 }
 
 impl Ways {
-    /// Where a device is after so many seconds.
+    /// Place of a device after this many seconds.
     #[must_use]
     pub fn at(&self, population: &Population, device: u64, seconds: f64) -> Place {
         if device.is_multiple_of(RIDE_ONE_IN)
@@ -61,7 +61,7 @@ impl Ways {
         self.center.toward(self.center.bearing(home), now).rounded()
     }
 
-    /// Where a carriage is after so many seconds.
+    /// Place of a carriage after this many seconds.
     fn train(&self, seed: u64, carriage: u64, seconds: f64) -> Place {
         let mut draws = Draws::new(seed, DOMAIN_LINE, carriage / CARRIAGES_PER_TRAIN);
         let bearing = draws.unit() * TAU;
@@ -88,7 +88,7 @@ pub(super) fn carriages(devices: u64) -> u64 {
     devices / RIDE_ONE_IN / CARRIAGE
 }
 
-/// Who rides in a carriage.
+/// Devices that ride in a carriage.
 pub(super) fn riders(carriage: u64) -> impl Iterator<Item = u64> {
     (carriage * CARRIAGE..(carriage + 1) * CARRIAGE).map(|rider| rider * RIDE_ONE_IN)
 }
@@ -105,7 +105,8 @@ mod tests {
 
     fn population(devices: u64) -> Population {
         let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 30000 }]",
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, \
+             radius_meters = 30000 }]",
         );
         Population::new(&spec.unwrap(), 3, devices).unwrap()
     }

@@ -1,4 +1,4 @@
-//! The alerts of a series: begun, watched side by side, and given their requests until they are
+//! The alerts of a series: started, watched side by side, and given their requests until they are
 //! judged.
 
 use std::{
@@ -31,10 +31,10 @@ pub(super) struct Alerts<'a> {
     scene: &'a Scene<'a>,
     alerts_max: usize,
     deadline: Duration,
-    /// By the hash of what their pushes collapse by, which stands in every record.
+    /// Alerts in progress by the hash of their collapse key, which every record contains.
     open: BTreeMap<u64, Open>,
-    /// Of those that are judged, how many requests the cluster has told as unanswered that no
-    /// record showed yet, if any.
+    /// Judged alerts with unanswered requests that the cluster reported and no record has shown
+    /// yet, by hash: their number.
     unseen: BTreeMap<u64, u64>,
     watching: JoinSet<(u64, Result<Ended, DriveError>)>,
     /// The newest has been handed over whole, or has ended.
@@ -50,11 +50,11 @@ struct Open {
 
 /// An alert to be judged.
 pub(super) struct Complete {
-    /// What its pushes collapse by.
+    /// Hash of the collapse key of its pushes.
     pub hash: u64,
-    /// By the cluster's words.
+    /// End of the alert, as the cluster reported it.
     pub ended: Ended,
-    /// By the gateways' records.
+    /// Requests in the gateways' records.
     pub pushes: Vec<Push>,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Alerts<'a> {
         self.changed.notified().await;
     }
 
-    /// Takes note of those that have ended.
+    /// Collects the alerts that have ended.
     pub(super) fn collect(&mut self) -> Result<(), RunError> {
         while let Some(ended) = self.watching.try_join_next() {
             let (hash, ended) = ended.map_err(|e| DriveError::Defect(e.to_string()))?;
@@ -138,16 +138,16 @@ impl<'a> Alerts<'a> {
         alert.map(|open| open.pushes.push(push)).is_some()
     }
 
-    /// One was judged when so many of its requests had not been seen by any gateway, though they
-    /// were sent and never answered.
+    /// Records the result of an alert: this many requests were sent, never answered, and seen by no
+    /// gateway.
     pub(super) fn judged(&mut self, hash: u64, unseen: u64) {
         if unseen > 0 {
             self.unseen.insert(hash, unseen);
         }
     }
 
-    /// Whether a request is one of those: a gateway that had stopped reading has gone on with what
-    /// lay before it.
+    /// Whether a request is one of those: a gateway that had stopped reading continued with
+    /// requests from before.
     pub(super) fn is_late(&mut self, hash: u64) -> bool {
         let unseen = self.unseen.get_mut(&hash).filter(|unseen| **unseen > 0);
         unseen.map(|unseen| *unseen -= 1).is_some()

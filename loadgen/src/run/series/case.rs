@@ -1,4 +1,4 @@
-//! One case: what its alerts add up to, and what was expected of it.
+//! One case of a series: the sum of its alerts, and its expectations.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -56,7 +56,7 @@ pub(super) struct Case {
     accepted_after: BTreeMap<u128, u64>,
 }
 
-/// How finely the time after a trouble is told apart.
+/// Resolution of the time after a fault.
 const BUCKET: Duration = Duration::from_millis(50);
 
 impl Case {
@@ -120,7 +120,7 @@ impl Case {
         self.judged.add(judged);
     }
 
-    /// Its report.
+    /// Concludes the case and returns its report.
     pub(super) fn report(
         mut self,
         spec: &CaseSpec,
@@ -205,8 +205,7 @@ impl Case {
     }
 }
 
-/// Devices that ended as dead or refused without a reason that is told, or reasons without such
-/// devices.
+/// Difference between the devices that ended as dead or refused and the reported reasons.
 fn unexplained(ended: &AlertProgress) -> u64 {
     let outcomes = ended.progress.and_then(|progress| progress.outcomes).unwrap_or_default();
     let told = |outcome| {

@@ -1,4 +1,4 @@
-//! A lane, checked.
+//! The message that describes a lane, checked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use rustls::RootCertStore;
 use super::out_of;
 use crate::outcome::Platform;
 
-/// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can
-/// write.
+/// Highest number of connections of one node to one gateway. At 20 k/s each that is far more than a
+/// machine can write.
 pub(super) const CONNECTIONS_MAX: u32 = 1_024;
-/// Streams of one connection; APNs has announced up to 1,500 and no gateway more than a few
-/// thousand.
+/// Highest number of streams of one connection; APNs has announced up to 1,500 and no gateway more
+/// than a few thousand.
 const STREAMS_MAX: u32 = 100_000;
-/// A deadline or pause beyond ten minutes is a mistake of units.
+/// Longest deadline or pause, ms: more than ten minutes is a mistake of units.
 const MS_MAX: u32 = 600_000;
 /// Answers of one kind in a row that decide: one answer never does, and thousands would decide too
 /// late.
@@ -28,39 +28,38 @@ const NAME_BYTES_MAX: usize = 255;
 /// One lane, as the coordinator describes this node's end of it.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// What was said; compared, so that the same lane said again by a new session costs no
-    /// connection.
+    /// The lane's terms; compared, so that the same lane in a new session closes no connection.
     pub terms: Terms,
-    /// Made from [`Terms::ca_pem`].
+    /// Trust anchors from [`Terms::ca_pem`].
     pub roots: Arc<RootCertStore>,
 }
 
-/// The words of a lane.
+/// Terms of a lane, as the coordinator sends them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// In the cluster.
+    /// Number of the lane, unique in the cluster.
     pub id: LaneId,
-    /// Whose protocol.
+    /// The platform whose protocol the lane speaks.
     pub platform: Platform,
-    /// `gateway/credential`.
+    /// Name of the lane for people: `gateway/credential`.
     pub name: String,
-    /// host:port.
+    /// Address of the gateway, as `host:port`.
     pub endpoint: String,
-    /// For the certificate and `:authority`.
+    /// Server name that the certificate must carry; also sent as `:authority`.
     pub server_name: String,
-    /// Empty: the public roots.
+    /// Private CA in PEM; empty: the public root CAs.
     pub ca_pem: String,
-    /// Real people behind it.
+    /// Whether real people receive the pushes.
     pub live: bool,
-    /// On each connection.
+    /// Highest number of streams on each connection.
     pub streams_per_connection: usize,
-    /// Of one request.
+    /// Time limit of one request.
     pub request_deadline: Duration,
-    /// TCP and TLS together.
+    /// Time limit for connecting: TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause.
+    /// First pause between failed connection attempts.
     pub backoff_min: Duration,
-    /// Longest pause.
+    /// Longest pause between failed connection attempts.
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
@@ -76,7 +75,7 @@ impl Lane {
             Ok(wire::LanePlatform::Unspecified) | Err(_) => {
                 return Err(InvalidField::new(
                     "platform",
-                    format_args!("must be APNS or FCM, is {}", lane.platform),
+                    format_args!("must be APNS or FCM; got {}", lane.platform),
                 ));
             }
         };
@@ -89,14 +88,14 @@ impl Lane {
         if port.is_none_or(|p: u16| p == 0) {
             return Err(InvalidField::new(
                 "endpoint",
-                format_args!("must be host:port, is {endpoint:?}"),
+                format_args!("must be host:port; got {endpoint:?}"),
             ));
         }
         let server_name = text(lane.server_name, NAME_BYTES_MAX, "server_name")?;
         if rustls::pki_types::ServerName::try_from(server_name.as_str()).is_err() {
             return Err(InvalidField::new(
                 "server_name",
-                format_args!("must be a DNS name or an IP address, is {server_name:?}"),
+                format_args!("must be a DNS name or an IP address; got {server_name:?}"),
             ));
         }
         let roots = clarion_runtime::roots::roots(&lane.ca_pem)
@@ -109,7 +108,7 @@ impl Lane {
             return Err(within(InvalidField::new(
                 "backoff_max_ms",
                 format_args!(
-                    "must be at least backoff_min_ms {}, is {}",
+                    "must be at least backoff_min_ms ({}); got {}",
                     limits.backoff_min_ms, limits.backoff_max_ms
                 ),
             )));
@@ -144,7 +143,7 @@ impl Lane {
 fn text(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
     match value.len() {
         n if (1..=max).contains(&n) => Ok(value),
-        n => Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes, has {n}"))),
+        n => Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes; got {n}"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A wave, checked: cover, handed sets, messages, audience.
+//! The message that describes a wave, checked: cover, handed sets, messages, audience.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use crate::{
     wave::{Cover, SegmentOp},
 };
 
-/// Apps of an audience, by the contract of `CreateAlert`.
+/// Highest number of apps in an audience, by the contract of `CreateAlert`.
 pub(super) const APPS_MAX: usize = 64;
-/// Locales of a case, by the contract of `CreateAlert`.
+/// Highest number of locales of an app, by the contract of `CreateAlert`.
 pub(in crate::control) const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
 const APNS_BODY_BYTES_MAX: usize = 5_120;
@@ -29,9 +29,10 @@ const APNS_BODY_BYTES_MAX: usize = 5_120;
 /// need six (`\u0007`), and around them stand field names, braces, time to live, priority and
 /// collapse key: less than 1,024. Without the token.
 const FCM_BODY_BYTES_MAX: usize = 6 * 4_096 + 1_024;
-/// A project id has 6 to 30 characters; those of a domain carry its name before a colon.
+/// Longest project id, bytes. An id has 6 to 30 characters; ids of a domain have the domain's name
+/// before a colon.
 const PROJECT_BYTES_MAX: usize = 128;
-/// `apns-collapse-id`.
+/// Longest `apns-collapse-id`, bytes (Apple's limit).
 const COLLAPSE_ID_BYTES_MAX: usize = 64;
 /// Steps of an expression: 64 names, 63 operators between them, and a NOT before each of those 127.
 const SEGMENT_OPS_MAX: usize = 254;
@@ -41,36 +42,36 @@ pub(in crate::control) const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
 /// One wave, as the coordinator describes this node's part of it.
 #[derive(Debug)]
 pub struct Wave {
-    /// Number of the wave.
+    /// Number of the wave, unique in the cluster.
     pub id: WaveId,
-    /// `alerts/{alert}`.
+    /// Resource name of the alert: `alerts/{alert}`.
     pub alert: String,
-    /// The highest seen is obeyed.
+    /// Epoch of the wave: messages with a lower one than the highest seen are refused.
     pub epoch: Epoch,
-    /// The ownership it was planned for.
+    /// Number of the ownership for which the wave was planned.
     pub ownership: u64,
-    /// For all cores.
+    /// The cover, shared by all cores.
     pub cover: Arc<Cover>,
-    /// How many bands the cover has.
+    /// Number of bands of the cover.
     pub bands: u32,
-    /// One for each partition of ours.
+    /// Work for each partition of this node.
     pub shards: Vec<Shard>,
-    /// What is said, per app.
+    /// Messages of each app.
     pub apps: Vec<AppSpec>,
-    /// Who is addressed.
+    /// Audience as an expression in prefix form; empty: every device.
     pub segments: Vec<SegmentOp>,
-    /// Nothing is sent later.
+    /// Time after which nothing is sent.
     pub expires: Time,
 }
 
-/// One partition's part.
+/// The wave's part for one partition.
 #[derive(Debug)]
 pub struct Shard {
     /// Number of the partition.
     pub partition: PartitionId,
     /// The walk waits until its log is applied up to here.
     pub start: Position,
-    /// Done by an earlier holder.
+    /// Devices that an earlier owner has handed over.
     pub handed: RoaringBitmap,
 }
 
@@ -130,7 +131,10 @@ fn shards(wire: &[wire::ShardWork]) -> Result<Vec<Shard>, InvalidField> {
             RoaringBitmap::new()
         } else {
             RoaringBitmap::deserialize_from(s.handed.as_slice()).map_err(|e| {
-                within(InvalidField::new("handed", format_args!("is not a roaring bitmap: {e}")))
+                within(InvalidField::new(
+                    "handed",
+                    format_args!("must be a portable roaring bitmap: {e}"),
+                ))
             })?
         };
         let partition = partition(s.partition).map_err(|e| within(e.within("partition")))?;
@@ -140,7 +144,7 @@ fn shards(wire: &[wire::ShardWork]) -> Result<Vec<Shard>, InvalidField> {
     if let Some(pair) = shards.windows(2).find(|w| w[0].partition == w[1].partition) {
         return Err(InvalidField::new(
             "shards",
-            format_args!("name partition {} twice", pair[0].partition),
+            format_args!("must be unique; partition {} is named twice", pair[0].partition),
         ));
     }
     Ok(shards)
@@ -154,7 +158,10 @@ fn apps(wire: Vec<wire::AppMessages>) -> Result<Vec<AppSpec>, InvalidField> {
     for (i, a) in wire.into_iter().enumerate() {
         let app = app(a).map_err(|e| e.within(&format!("apps[{i}]")))?;
         if apps.iter().any(|other| other.app == app.app) {
-            return Err(InvalidField::new("apps", format_args!("name {} twice", app.app)));
+            return Err(InvalidField::new(
+                "apps",
+                format_args!("must be unique; {} is named twice", app.app),
+            ));
         }
         apps.push(app);
     }
@@ -217,8 +224,8 @@ fn fcm_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
         n => Err(InvalidField::new(
             "body",
             format_args!(
-                "and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, \
-                 have {n}"
+                "and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together; \
+                 got {n}"
             ),
         )),
     }
@@ -232,7 +239,7 @@ fn fcm(request: wire::FcmRequest) -> Result<Request, InvalidField> {
     if !project.bytes().all(safe) || matches!(project.as_str(), "." | "..") {
         return Err(InvalidField::new(
             "project",
-            "may hold letters, digits and -._~: only, and be no dot segment",
+            "must contain letters, digits and -._~: only, and must not be . or ..",
         ));
     }
     Ok(Request::Fcm { project })
@@ -245,7 +252,7 @@ fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {
         .ok_or_else(|| {
             InvalidField::new(
                 "priority",
-                format_args!("must be 10, 5 or 1, is {}", request.priority),
+                format_args!("must be 10, 5 or 1; got {}", request.priority),
             )
         })?;
     Ok(ApnsHeaders {
@@ -263,11 +270,11 @@ fn header(value: String, max: usize, field: &str) -> Result<String, InvalidField
     if !(1..=max).contains(&value.len()) {
         return Err(InvalidField::new(
             field,
-            format_args!("must have 1 to {max} bytes, has {}", value.len()),
+            format_args!("must have 1 to {max} bytes; got {}", value.len()),
         ));
     }
     if !value.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(InvalidField::new(field, "may hold printable ASCII without spaces only"));
+        return Err(InvalidField::new(field, "must contain printable ASCII without spaces only"));
     }
     Ok(value)
 }
@@ -285,7 +292,7 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
     for (i, step) in wire.iter().enumerate() {
         let field = || format!("segments[{i}]");
         if missing == 0 {
-            return Err(InvalidField::new(field(), "stands behind the end of the expression"));
+            return Err(InvalidField::new(field(), "must not follow the end of the expression"));
         }
         steps.push(match &step.op {
             Some(Op::Segment(name)) if (1..=63).contains(&name.len()) => {
@@ -295,7 +302,7 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
             Some(Op::Segment(name)) => {
                 return Err(InvalidField::new(
                     field(),
-                    format_args!("must have 1 to 63 bytes, has {}", name.len()),
+                    format_args!("must have 1 to 63 bytes; got {}", name.len()),
                 ));
             }
             Some(Op::Binary(op)) => {
@@ -306,7 +313,7 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
                     Ok(wire::BinaryOp::Unspecified) | Err(_) => {
                         return Err(InvalidField::new(
                             field(),
-                            format_args!("must be AND or OR, is {op}"),
+                            format_args!("must be AND or OR; got {op}"),
                         ));
                     }
                 }
@@ -318,7 +325,9 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
     if missing != 0 {
         return Err(InvalidField::new(
             "segments",
-            format_args!("lack {missing} operands at the end"),
+            format_args!(
+                "must be a complete expression; {missing} operands are missing at the end"
+            ),
         ));
     }
     Ok(steps)

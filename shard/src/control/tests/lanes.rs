@@ -116,7 +116,11 @@ fn slices_are_divided_over_all_cores() {
     let half = Some(Rate { per_second: 4.5, burst: 15.0 });
     assert_eq!(got, [(0, half), (1, half), (0, None), (1, None)]);
     bench.say(slice(2, 0, 0));
-    assert!(bench.refusals()[0].reason.contains("slice.lane: no lane 2"));
+    assert!(
+        bench.refusals()[0]
+            .reason
+            .contains("slice.lane: must be the number of a known lane; got 2")
+    );
 }
 
 #[test]

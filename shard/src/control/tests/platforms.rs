@@ -75,7 +75,11 @@ fn a_lane_is_told_to_the_cores_with_its_platform_and_keeps_it() {
     assert_eq!(platforms.collect::<Vec<_>>(), [Platform::Fcm; 2]);
     bench.say(lane_of(wire::LanePlatform::Apns, FCM_LANE));
     assert!(bench.commands().is_empty());
-    assert!(bench.refusals()[0].reason.contains("lane.platform: lane 2 is Fcm for its life"));
+    assert!(
+        bench.refusals()[0]
+            .reason
+            .contains("lane.platform: must not change: lane 2 was created with Fcm")
+    );
     bench.say(lane_of(wire::LanePlatform::Unspecified, 3));
     assert!(bench.refusals()[0].reason.contains("lane.platform: must be APNS or FCM"));
 }
@@ -94,19 +98,28 @@ fn what_does_not_fit_is_refused_by_its_field() {
     for (wave, part) in [
         (wave_with(on_apns), "wave.apps[1].request: is for Fcm, lane 1 is Apns"),
         (apns_on_fcm, "wave.apps[0].request: is for Apns, lane 2 is Fcm"),
-        (two_parts, "wave.apps[0].messages[0].body_after_token: must be 0 to 0, is 1"),
+        (two_parts, "wave.apps[0].messages[0].body_after_token: must be 0 to 0; got 1"),
         (wave_with(nothing), "wave.apps[1].request: is required"),
         (
             wave_with(fcm_app("", BEFORE, AFTER)),
             "wave.apps[1].fcm.project: must have 1 to 128 bytes",
         ),
-        (wave_with(fcm_app("a/../b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("..", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("a?b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("a%2fb", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
+        (
+            wave_with(fcm_app("a/../b", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
+        (wave_with(fcm_app("..", BEFORE, AFTER)), "wave.apps[1].fcm.project: must contain letters"),
+        (
+            wave_with(fcm_app("a?b", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
+        (
+            wave_with(fcm_app("a%2fb", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
         (
             wave_with(fcm_app("a b", BEFORE, AFTER)),
-            "wave.apps[1].fcm.project: may hold printable ASCII",
+            "wave.apps[1].fcm.project: must contain printable ASCII",
         ),
         (
             wave_with(fcm_app("demo-1", "", AFTER)),
@@ -126,7 +139,7 @@ fn what_does_not_fit_is_refused_by_its_field() {
         ),
         (
             wave_with(fcm_app("demo-1", &large, AFTER)),
-            "must have at most 25600 bytes together, have 25601",
+            "must have at most 25600 bytes together; got 25601",
         ),
     ] {
         bench.say(Say::Wave(wave));

@@ -98,7 +98,7 @@ fn no_window_for_ever() {
     assert_eq!(accepted(&world), 7_000, "another connection has another window");
     assert!(world.attempts.len() >= 4, "{}", world.attempts.len());
     assert!(
-        world.said.details.iter().any(|words| words.contains("no window")),
+        world.said.details.iter().any(|words| words.contains("no flow-control window")),
         "{:?}",
         world.said.details
     );

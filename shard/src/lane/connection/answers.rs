@@ -1,4 +1,4 @@
-//! Answers that take more than one frame: header blocks in pieces, and bodies.
+//! Responses that take more than one frame: header blocks in pieces, and bodies.
 
 use std::{num::NonZeroU16, time::Duration};
 
@@ -35,7 +35,7 @@ impl Block {
         self.frames = 0;
     }
 
-    /// The next piece of it.
+    /// Appends the next piece of the block.
     pub(crate) fn add(&mut self, piece: &[u8]) -> Result<(), ConnectionError> {
         self.frames += 1;
         if self.bytes.len() + piece.len() > BLOCK_BYTES_MAX || self.frames > BLOCK_FRAMES_MAX {
@@ -46,7 +46,7 @@ impl Block {
     }
 }
 
-/// What one block said.
+/// Content of one header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
     /// `:status`, 100 to 999, and how long the gateway asks to be left alone; that is not read of
@@ -58,7 +58,7 @@ pub(crate) enum Head {
     Malformed,
 }
 
-/// Reads a whole block.
+/// Decodes a complete block.
 pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, ConnectionError> {
     if block.len() > BLOCK_BYTES_MAX {
         return Err(ConnectionError::calm("header block of too many bytes or frames"));
@@ -107,16 +107,16 @@ fn status(value: &[u8]) -> Option<u16> {
     valid.then(|| digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0')))
 }
 
-/// The number of each answer 200 whose body is still to come. Nobody reads that body, so nothing is
-/// kept of it. Others are numbered up to STREAMS_MAX (2^14), so this is none of theirs.
+/// Number of every answer 200 whose body is still to come. The body is skipped, so nothing is
+/// stored for it. Other answers are numbered up to STREAMS_MAX (2^14), so this number is free.
 pub(crate) const ACCEPTED: NonZeroU16 = NonZeroU16::MAX;
 
 /// The number of the first that is begun.
 const FIRST: NonZeroU16 = NonZeroU16::MIN;
-/// So many are kept for the next ones, with room for their bodies, once all have ended.
+/// Number of finished answers that are kept for reuse, with capacity for their bodies.
 const BEGUN_KEPT: usize = 32;
 
-/// An answer whose status is known and whose end is not.
+/// An answer whose status has arrived and whose end has not.
 #[derive(Debug, Default)]
 struct Begun {
     status: u16,
@@ -139,7 +139,7 @@ impl Answers {
         Self { begun: Vec::new(), free: Vec::new(), body_bytes_max }
     }
 
-    /// Begins one.
+    /// Starts a response and returns its number; `ACCEPTED` for 200, of which nothing is stored.
     pub(crate) fn begin(&mut self, status: u16, retry_after: Option<Duration>) -> NonZeroU16 {
         if status == 200 {
             return ACCEPTED;
@@ -158,7 +158,7 @@ impl Answers {
         number
     }
 
-    /// Part of its body, which has `body_bytes` so far. `false`: that is more than anybody reads.
+    /// Appends a part of a body that has `body_bytes` so far. `false`: the body is too long.
     pub(crate) fn add(&mut self, number: NonZeroU16, data: &[u8], body_bytes: usize) -> bool {
         let fits = body_bytes <= self.body_bytes_max;
         if fits && number != ACCEPTED {
@@ -167,7 +167,7 @@ impl Answers {
         fits
     }
 
-    /// Of one begun.
+    /// Status of an answer in progress.
     pub(crate) fn status(&mut self, number: NonZeroU16) -> u16 {
         if number == ACCEPTED { 200 } else { self.get_mut(number).status }
     }

@@ -1,4 +1,4 @@
-//! How requests and connections end.
+//! The end of requests and connections: resets, GOAWAY, close.
 
 use clarion_proto::time::Time;
 
@@ -37,8 +37,8 @@ impl Connection {
         self.settle();
     }
 
-    /// Says what the gateway decided. Of an acceptance nothing but the ticket is kept, nor has
-    /// `answers` anything of it.
+    /// Reports the gateway's decision. For an acceptance only the ticket is stored, and `answers`
+    /// has no entry for it.
     fn decided(&mut self, slot: &Slot, status: u16) {
         if status == 200 {
             self.accepted.push_back(slot.ticket);
@@ -50,9 +50,9 @@ impl Connection {
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
     }
 
-    /// Nothing more will come for a request. If the head of an acceptance came, it would be wrong
-    /// to push again only because the rest of a body that nobody reads was cut off. Any other
-    /// status says nothing without its reason, which was to follow: it may be a proxy's.
+    /// Ends a request for which nothing more will come. If the head of an acceptance arrived, the
+    /// push must not be sent again only because the rest of its skipped body was cut off. Any other
+    /// status means nothing without its reason, which was to follow: it may be a proxy's.
     pub(super) fn unanswered(&mut self, slot: &Slot) {
         let status = slot.answer.map(|number| self.answers.status(number));
         match status {
@@ -93,7 +93,7 @@ impl Connection {
         self.settle();
     }
 
-    /// No more requests; says why, once.
+    /// Stops taking requests; reports the reason, once.
     pub(super) fn begin_closing(&mut self, reason: CloseReason) {
         if self.phase == Phase::Open {
             self.phase = Phase::Draining { until: self.now + self.config.drain_deadline };
@@ -131,7 +131,7 @@ impl Connection {
         self.settle();
     }
 
-    /// GOAWAY, once.
+    /// Sends GOAWAY, unless it was sent before.
     pub(super) fn say_goodbye(&mut self, code: ErrorCode) {
         if !self.goodbye_said && !self.is_closed() {
             self.goodbye_said = true;

@@ -1,11 +1,11 @@
-//! Why a stream or a connection ends: HTTP/2's codes, and the peer's breaches of the protocol.
+//! Errors of a stream or connection: HTTP/2's error codes, and protocol violations by the peer.
 
-/// Why a stream or connection ended (RFC 9113, 7). Open: peers may say others.
+/// Error code of a stream or connection (RFC 9113, 7). Peers may send other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode(pub u32);
 
 impl ErrorCode {
-    /// All is well.
+    /// No error: a graceful end.
     pub const NO_ERROR: Self = Self(0x0);
     /// Against the rules, in no more special way.
     pub const PROTOCOL_ERROR: Self = Self(0x1);
@@ -15,23 +15,23 @@ impl ErrorCode {
     pub const FRAME_SIZE_ERROR: Self = Self(0x6);
     /// Not processed at all: safe to send again.
     pub const REFUSED_STREAM: Self = Self(0x7);
-    /// Not wanted any more.
+    /// The stream is not needed any more.
     pub const CANCEL: Self = Self(0x8);
     /// The state of the header tables is lost.
     pub const COMPRESSION_ERROR: Self = Self(0x9);
-    /// Too much of something.
+    /// The peer causes too much load.
     pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 }
 
-/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may
-/// do better; if each one ends this way, the gateway (or something in between) is at fault, not a
-/// request.
+/// The peer violated the protocol; GOAWAY tells the peer, and the connection ends. Another
+/// connection may work; if every connection ends this way, the gateway (or an intermediary) is at
+/// fault, not a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
 pub struct ConnectionError {
-    /// As said in our GOAWAY.
+    /// Error code sent in our GOAWAY.
     pub code: ErrorCode,
-    /// The rule broken.
+    /// The violated rule, as text.
     pub what: &'static str,
 }
 

@@ -1,10 +1,11 @@
-//! Windows: what we may send, and what we let the peer send (RFC 9113, 5.2 and 6.9).
+//! Flow control: bytes that the connection may send, and bytes that the peer may send (RFC 9113,
+//! 5.2 and 6.9).
 //!
-//! A request's body goes out in one piece with its header as long as the windows allow, which is
-//! nearly always. Only for a body that was cut does a stream keep state; it waits in the order of
-//! sending, and holds no more than a reference to the body that its template owns. Credit may free
-//! a thousand of them at once: what goes out for it is encoded a burst at a time, as the socket
-//! takes it.
+//! A request's body is sent in one piece with its header as long as the windows allow, which is
+//! nearly always. A stream keeps state only for a body that was cut; it waits in the order of
+//! sending, and holds only a reference to the body that its template owns. A WINDOW_UPDATE may free
+//! a thousand of them at once: their frames are encoded a burst at a time, as the socket takes
+//! them.
 
 use std::collections::VecDeque;
 
@@ -15,29 +16,29 @@ use super::{
     frames::{self, PAYLOAD_BYTES_MAX, flag, kind},
 };
 
-/// Windows before anything else was said (RFC 9113, 6.9.2).
+/// Size of windows before SETTINGS (RFC 9113, 6.9.2).
 pub(crate) const WINDOW_DEFAULT: i64 = 65_535;
 
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
-/// Cut bodies go on while less than this waits to be fetched: two TLS records. Without a bound a
+/// Cut bodies continue while less than this waits to be fetched: two TLS records. Without a bound a
 /// connection whose windows open again would hold the bodies of all its streams encoded, and keep
 /// the memory for it.
 const BURST_BYTES: usize = 32 * 1024;
-/// While so many bodies are cut, no further ones are begun: requests that cannot go on fill streams
-/// and memory for nothing. As many as are worth a write.
+/// While this many bodies are cut, no further request is sent: requests that cannot continue fill
+/// streams and memory for nothing. This many are worth a write.
 const CUT_MAX: usize = 64;
-/// Room for so many cut bodies is kept once there are none.
+/// Capacity for cut bodies that is kept once there are none.
 const PENDING_KEPT: usize = 32;
 
-/// What the peer lets us send.
+/// Windows in which we may send.
 #[derive(Debug)]
 pub(crate) struct SendWindows {
     connection: i64,
     /// The most that the connection's window ever was: what the peer opens, as far as it has been
     /// seen.
     widest: i64,
-    /// Of each new stream.
+    /// Initial window of a new stream.
     initial: i64,
     /// Bodies cut, in the order of their streams' ids. At most [`CUT_MAX`].
     pending: VecDeque<Pending>,
@@ -96,7 +97,8 @@ impl SendWindows {
         }
     }
 
-    /// The stream ended. `true`: before its body had been sent, so the peer must be told.
+    /// Removes a stream that ended. `true`: its body was not sent completely, so the peer must be
+    /// told.
     pub(crate) fn forget(&mut self, id: u32) -> bool {
         let found = if self.pending.is_empty() { None } else { self.find(id) };
         found.map(|at| self.remove(at)).is_some()
@@ -217,7 +219,7 @@ impl Pending {
         self.window.min(connection) > 0
     }
 
-    /// Sends as much as both windows allow; `true`: all of it is sent.
+    /// Sends as much as both windows allow; `true`: everything is sent.
     fn send(&mut self, out: &mut Vec<u8>, connection: &mut i64) -> bool {
         loop {
             let left = self.body.len() - self.sent;
@@ -249,7 +251,8 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
-    /// Some ten thousand error bodies in flight; what is kept of them is bounded elsewhere.
+    /// Receive window: some ten thousand error bodies in flight; the memory for them is bounded
+    /// elsewhere.
     pub(crate) const WINDOW: u32 = 1 << 20;
 
     /// Also writes the first WINDOW_UPDATE: the window begins at the default.

@@ -1,8 +1,8 @@
-//! HTTP/2 frames as bytes (RFC 9113, 4 and 6).
+//! HTTP/2 frames as bytes (RFC 9113, 4 and 6): parsing and writing.
 
 use super::error::{ConnectionError, ErrorCode};
 
-/// What a client says first (RFC 9113, 3.4).
+/// Preface of a client (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes before each frame's payload.
@@ -36,7 +36,7 @@ pub(crate) mod flag {
     pub(crate) const PRIORITY: u8 = 0x20;
 }
 
-/// One whole frame as received.
+/// One complete frame as received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u8,
@@ -104,7 +104,7 @@ pub(crate) fn header(length: usize, kind: u8, flags: u8, stream: u32) -> [u8; HE
     ]
 }
 
-/// Appends a whole frame.
+/// Appends a complete frame.
 pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend_from_slice(&header(payload.len(), kind, flags, stream));
     out.extend_from_slice(payload);
@@ -122,7 +122,7 @@ pub(crate) fn put_block(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
     }
 }
 
-/// Appends RST_STREAM.
+/// Appends an RST_STREAM frame to the output.
 pub(crate) fn put_reset(out: &mut Vec<u8>, stream: u32, code: ErrorCode) {
     put(out, kind::RST_STREAM, 0, stream, &code.0.to_be_bytes());
 }
@@ -134,7 +134,7 @@ pub(crate) fn put_goaway(out: &mut Vec<u8>, code: ErrorCode) {
     put(out, kind::GOAWAY, 0, 0, &payload);
 }
 
-/// Appends WINDOW_UPDATE.
+/// Appends a WINDOW_UPDATE frame to the output.
 pub(crate) fn put_window_update(out: &mut Vec<u8>, stream: u32, credit: u32) {
     put(out, kind::WINDOW_UPDATE, 0, stream, &credit.to_be_bytes());
 }

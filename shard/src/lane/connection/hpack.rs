@@ -1,6 +1,6 @@
-//! HPACK (RFC 7541): what both directions share.
+//! HPACK (RFC 7541): code shared by encoder and decoder.
 //!
-//! The library that was meant to decode for us panics on a table size update that is cut short and
+//! The library first intended as decoder panics on a table size update that is cut short and
 //! accepts one in the middle of a block, and in a process that aborts on panic one such frame would
 //! end a node. So both directions are written here, small, without allocation once warm, and
 //! checked against two independent implementations in the tests.
@@ -12,7 +12,7 @@ pub(crate) mod huffman;
 /// Each entry of a table counts its bytes and this (RFC 7541, 4.1).
 pub(crate) const ENTRY_OVERHEAD: usize = 32;
 
-/// The size of a dynamic table before anything else was said (RFC 9113, 6.5.2).
+/// Size of a dynamic table before SETTINGS (RFC 9113, 6.5.2).
 pub(crate) const TABLE_SIZE_DEFAULT: usize = 4_096;
 
 /// What an entry counts towards a table's size, and a field towards a header list's.
@@ -70,7 +70,7 @@ pub(crate) fn static_name(name: &str) -> Option<usize> {
     STATIC_TABLE.iter().position(|(n, _)| *n == name).map(|i| i + 1)
 }
 
-/// How many entries stand before the dynamic table.
+/// Number of entries in the static table.
 pub(crate) const STATIC_LEN: usize = STATIC_TABLE.len();
 
 #[rustfmt::skip]

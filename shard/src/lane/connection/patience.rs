@@ -1,11 +1,11 @@
-//! How much is put up with that brings no request nearer to its end.
+//! Budget for frames that do not bring a request nearer to its end.
 //!
-//! PING, SETTINGS, PRIORITY, credit that nobody waits for, GOAWAY, extensions, resets, frames of
-//! streams that have ended: each is allowed at any time and costs next to nothing, and a peer that
-//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So they are
-//! paid for from a purse that requests and time fill again. An honest peer never sees its bottom:
-//! what servers send besides an answer is a reset, a window or two and now and then a PING for each
-//! request.
+//! PING, SETTINGS, PRIORITY, credit that no request needs, GOAWAY, extensions, resets, frames of
+//! streams that have ended: each is allowed at any time and costs next to nothing, but a peer that
+//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So each such
+//! frame spends from a budget that requests and time refill. An honest peer never exhausts the
+//! budget: in addition to an answer, servers send a reset, a window or two and now and then a PING
+//! for each request.
 
 use clarion_proto::time::Time;
 
@@ -14,7 +14,7 @@ use super::error::ConnectionError;
 /// When full: enough for a reset and some windows for each of the most streams that gateways allow
 /// (1,500), all at once.
 const FULL: u64 = 10_000;
-/// For each request.
+/// Frames that each request pays for.
 const PER_REQUEST: u64 = 8;
 /// For each second, so that a connection that idles for hours is not charged for its gateway's
 /// PINGs.
@@ -35,7 +35,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// One such frame came. `next_id`: of the next request.
+    /// Spends one frame of the budget. `next_id`: id of the next request.
     pub(super) fn spend(&mut self, now: Time, next_id: u32) -> Result<(), ConnectionError> {
         if self.left == 0 {
             self.refill(now, next_id);
@@ -47,8 +47,9 @@ impl Patience {
         Ok(())
     }
 
-    /// Only when it is empty, so that nearly every frame costs one subtraction. An honest peer has
-    /// then earned it full again: whoever has earned nothing since is not one.
+    /// Refills the budget only when it is empty, so that nearly every frame costs one subtraction.
+    /// An honest peer has then earned it full again: a peer that has earned nothing since is not
+    /// honest.
     fn refill(&mut self, now: Time, next_id: u32) {
         let seconds = now.since(self.at).as_secs();
         let requests = u64::from(next_id.saturating_sub(self.next_id)) / 2;

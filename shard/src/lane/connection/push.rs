@@ -1,4 +1,4 @@
-//! Requests out.
+//! Sending of requests on a connection.
 
 use clarion_proto::{device::TOKEN_BYTES_MAX, time::Time};
 use secrecy::ExposeSecret as _;

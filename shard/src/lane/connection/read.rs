@@ -1,10 +1,10 @@
-//! Answers and everything else that the peer sends.
+//! Reading of responses and all other frames of the peer.
 //!
 //! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or,
-//! with FCM, a DATA frame behind it with a body that nobody reads. The block begins with 0x88,
-//! entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a
-//! block written after that has been read, no block can change how another reads: then these are
-//! not decoded beyond that byte. Every other frame takes the long way.
+//! with FCM, a DATA frame behind it with a body that is skipped. The block begins with 0x88, entry
+//! 8 of the static table. Once the peer has acknowledged our header table of size 0, and a block
+//! written after that has been read, no block can change how another one is decoded: from then on
+//! such blocks are not decoded beyond that byte. Every other frame takes the slow path.
 
 use super::{
     Connection, ConnectionError, ErrorCode,
@@ -24,7 +24,7 @@ const STATUS_200: u8 = 0x88;
 /// reads.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_000;
 
-/// The reader's own state.
+/// State of the reader.
 pub(super) struct Reader {
     /// The beginning of a frame that has not come whole: at most one frame.
     partial: Vec<u8>,
@@ -185,8 +185,8 @@ impl Connection {
         Ok(())
     }
 
-    /// A whole block. It is decoded even if nobody waits for it, as long as it may change the
-    /// table.
+    /// Handles a complete block. It is decoded even for a closed stream, as long as it may change
+    /// the table.
     fn header_block(
         &mut self,
         id: u32,
@@ -392,7 +392,7 @@ impl Connection {
     }
 }
 
-/// Fills up `partial` with the rest of its frame; `false`: that has not come whole yet.
+/// Completes `partial` with the rest of its frame; `false`: the frame is still incomplete.
 fn complete(partial: &mut Vec<u8>, input: &mut &[u8]) -> Result<bool, ConnectionError> {
     let mut fill = |partial: &mut Vec<u8>, length: usize| {
         let (piece, rest) = input.split_at(length.saturating_sub(partial.len()).min(input.len()));

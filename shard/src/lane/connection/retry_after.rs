@@ -1,14 +1,14 @@
-//! `retry-after`, in seconds or as a date (RFC 9110, 10.2.3), without a clock of our own.
+//! The header `retry-after`, in seconds or as a date (RFC 9110, 10.2.3), without a local clock.
 //!
-//! A date means something only beside a clock, and the one that it was made with stands in the same
-//! answer: `date` (RFC 9110, 6.6.1). So the wait is the difference of both, and the gateway's clock
-//! may be as wrong as it likes. A date without a `date` beside it says nothing.
+//! A date has a meaning only relative to the clock that made it, and the same answer carries that
+//! clock's time: `date` (RFC 9110, 6.6.1). So the wait is the difference of both, and the gateway's
+//! clock may be wrong by any amount. A date without a `date` header is ignored.
 
 use std::time::{Duration, SystemTime};
 
 use crate::outcome::RETRY_AFTER_MAX;
 
-/// What the fields of one answer said.
+/// The two header fields of one answer.
 #[derive(Debug, Default)]
 pub(super) struct RetryAfter {
     seconds: Option<u64>,
@@ -32,7 +32,7 @@ impl RetryAfter {
         }
     }
 
-    /// How long to wait; at most [`RETRY_AFTER_MAX`].
+    /// Time to wait; at most [`RETRY_AFTER_MAX`].
     pub(super) fn wait(&self) -> Option<Duration> {
         let until = || Some(self.at?.duration_since(self.date?).unwrap_or_default());
         let wait = self.seconds.map(Duration::from_secs).or_else(until)?;

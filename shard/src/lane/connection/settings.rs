@@ -1,4 +1,4 @@
-//! SETTINGS, both sides' (RFC 9113, 6.5).
+//! SETTINGS of both sides of a connection (RFC 9113, 6.5).
 
 use super::{
     error::ConnectionError,
@@ -17,7 +17,7 @@ mod id {
 /// A whole error body many times over; an answer that needs more is read as far as this.
 const STREAM_WINDOW: u32 = 16_384;
 
-/// Of an answer; APNs sends some 200 bytes.
+/// Longest header list of an answer, bytes; APNs sends some 200.
 pub(crate) const HEADER_LIST_MAX: u32 = 8_192;
 
 /// Appends our SETTINGS.

@@ -1,4 +1,4 @@
-//! What goes into a connection and what comes out of it.
+//! Parameters, events and errors of a connection.
 
 use std::time::Duration;
 
@@ -16,12 +16,13 @@ use crate::{
 /// Limits and deadlines of one connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionConfig {
-    /// How answers read, and how many requests may be out before the first: with APNs one, until a
-    /// credential was accepted (Apple, "Establishing a token-based connection to APNs"); with FCM
-    /// what SETTINGS say. Before SETTINGS it is one with both: FCM ends a connection that exceeds
-    /// its 100, and they come with the end of the handshake.
+    /// Platform, which decides how answers are parsed and how many requests may be open before the
+    /// first answer: with APNs one, until a credential was accepted (Apple, "Establishing a
+    /// token-based connection to APNs"); with FCM the limit in SETTINGS. Before SETTINGS it is one
+    /// with both: FCM ends a connection that exceeds its 100, and SETTINGS arrive with the end of
+    /// the handshake.
     pub platform: Platform,
-    /// `:authority`.
+    /// Value of the `:authority` pseudo-header.
     pub authority: String,
     /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are
     /// brought inside.
@@ -35,7 +36,7 @@ pub struct ConnectionConfig {
     /// After so long without a byte from the peer a PING asks whether it is there; `None`: never
     /// (FCM punishes PINGs).
     pub ping_after: Option<Duration>,
-    /// From the PING; then the connection is given up.
+    /// Time limit for the answer to a PING; then the connection is closed.
     pub ping_deadline: Duration,
     /// How long open requests may still be answered after GOAWAY, either side's.
     pub drain_deadline: Duration,
@@ -68,14 +69,14 @@ impl Default for ConnectionConfig {
     }
 }
 
-/// All that the pushes of one template share.
+/// Content that all pushes of one template share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateSpec {
-    /// Of the request.
+    /// Fields of the request.
     pub request: Request,
-    /// APNs: JSON, as it goes out. FCM: what of it stands before the token.
+    /// APNs: the complete JSON. FCM: the bytes before the token.
     pub body: Bytes,
-    /// FCM: what stands behind the token. APNs: empty.
+    /// FCM: the bytes after the token. APNs: empty.
     pub body_after_token: Bytes,
 }
 
@@ -93,30 +94,29 @@ impl TemplateSpec {
 /// What became of a ticket, or of the connection. Each ticket pushed gets exactly one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectionEvent {
-    /// The gateway answered.
+    /// The gateway answered a push.
     Answer {
-        /// Of the push.
+        /// Ticket of the push.
         ticket: u64,
-        /// What it said.
+        /// The parsed answer.
         answer: Answer,
     },
     /// Sent, and no answer came or will come as a whole: perhaps processed.
     Unanswered {
-        /// Of the push.
+        /// Ticket of the push.
         ticket: u64,
-        /// The head of an answer came, which broke off behind it. It cannot be said whose answer
-        /// that was.
+        /// Status of an answer that broke off after its head. Its source is unknown.
         status: Option<u16>,
     },
     /// Certainly not processed: safe to send again at once.
     Unprocessed {
-        /// Of the push.
+        /// Ticket of the push.
         ticket: u64,
     },
     /// No more requests go out here; open ones may still be answered. Once, and always before
     /// [`Self::Closed`].
     Closing {
-        /// Why the connection takes no more requests.
+        /// Reason why the connection takes no more requests.
         reason: CloseReason,
     },
     /// Every ticket has had its event. What [`super::Connection::transmit`] still gives may be
@@ -127,7 +127,7 @@ pub enum ConnectionEvent {
 /// Why a connection takes no more requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The peer said GOAWAY.
+    /// The peer sent GOAWAY.
     GoAway {
         /// `NO_ERROR` for an orderly end.
         code: ErrorCode,
@@ -135,11 +135,11 @@ pub enum CloseReason {
         /// notification requests to APNs").
         reason: Reason,
     },
-    /// All stream ids are used: connect anew.
+    /// All stream ids are used; a new connection is needed.
     StreamIdsSpent,
-    /// [`super::Connection::close`].
+    /// The owner closed the connection: see [`super::Connection::close`].
     Asked,
-    /// Nothing came from the peer although something was due.
+    /// The peer sent nothing although something was due.
     Silent,
     /// The peer broke the protocol.
     Error(ConnectionError),
@@ -147,42 +147,40 @@ pub enum CloseReason {
     Lost,
 }
 
-/// Why nothing can be sent on a connection that stands, though nothing is out on it.
+/// Reason why an established connection without open requests can send nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
-    /// `SETTINGS_MAX_CONCURRENT_STREAMS` is 0.
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS` is 0: the gateway allows no stream.
     #[error("the gateway allows no stream (SETTINGS_MAX_CONCURRENT_STREAMS 0)")]
     Streams,
     /// No credit has come for what was sent.
-    #[error("the gateway opens no window for requests")]
+    #[error("the gateway opens no flow-control window for requests")]
     Window,
-    /// `SETTINGS_MAX_HEADER_LIST_SIZE`.
-    #[error(
-        "a push's header list is larger than the gateway takes (SETTINGS_MAX_HEADER_LIST_SIZE {0})"
-    )]
+    /// A request's header list exceeds the peer's `SETTINGS_MAX_HEADER_LIST_SIZE`, in bytes.
+    #[error("a push's header list exceeds the gateway's limit (SETTINGS_MAX_HEADER_LIST_SIZE {0})")]
     HeaderList(usize),
 }
 
 /// A push that was not taken; nothing was written and the ticket gets no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// Nobody's fault: [`super::Connection::room`] is 0, try again after the next answers.
+    /// No error: [`super::Connection::room`] is 0; retry after the next answers.
     #[error("no stream or window is free")]
     Full,
-    /// Nobody's fault: use another connection.
+    /// No error: use another connection.
     #[error("the connection takes no more requests")]
     Closing,
     /// The device's fault: no other try can succeed.
     #[error(
-        "a token has 1 to {} bytes, with FCM printable ASCII only",
+        "token: must have 1 to {} bytes; for FCM, printable ASCII only",
         clarion_proto::device::TOKEN_BYTES_MAX
     )]
     Token,
     /// The alert's fault: no device can succeed.
-    #[error("header {0} holds bytes that no header may hold")]
+    #[error("header {0}: contains bytes that are not allowed in a header")]
     Header(&'static str),
     /// The alert's fault, or the gateway allows strangely little: no device can succeed on this
     /// connection.
-    #[error("the request's header list is larger than the gateway takes")]
+    #[error("the request's header list exceeds the gateway's limit")]
     HeaderListTooLarge,
 }

@@ -1,13 +1,13 @@
-//! Open requests: which ticket waits on which stream, since when.
+//! Open requests: the ticket of each stream, and the time at which its request was sent.
 //!
-//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so neighbours in
-//! time are neighbours in memory. A request that stays open for long keeps its slot; an id whose
-//! slot is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the
-//! unused lower ones). With twice as many slots as streams a free one is at hand, even if most
-//! requests linger: skipping costs ids, one in two at the worst.
+//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so requests close
+//! in time are close in memory. A request that stays open for long keeps its slot; an id whose slot
+//! is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the unused
+//! lower ones). With twice as many slots as streams a free one is at hand, even if most requests
+//! stay open for long: skipping costs ids, one in two at the worst.
 //!
-//! The slots are also a list in the order of sending. All requests have the same time to be
-//! answered, so the head of the list has the next deadline.
+//! The slots are also a list in the order of sending. All requests have the same deadline after
+//! sending, so the head of the list has the next deadline.
 
 use clarion_proto::time::Time;
 
@@ -18,7 +18,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Slot {
     pub(crate) ticket: u64,
     pub(crate) sent: Time,
-    /// 0: free.
+    /// Id of the open stream; 0: the slot is free.
     pub(crate) id: u32,
     /// The answer begun, as [`super::answers::Answers`] numbers it.
     pub(crate) answer: Option<std::num::NonZeroU16>,
@@ -34,12 +34,12 @@ const FREE: Slot =
 /// All open requests of a connection.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// A power of two.
+    /// Slots of the ring; their number is a power of two.
     slots: Box<[Slot]>,
     oldest: u32,
     newest: u32,
     open: usize,
-    /// Of the next request, unless its slot is taken.
+    /// Id of the next request, unless its slot is taken.
     next_id: u32,
     last_id: u32,
 }
@@ -133,7 +133,7 @@ impl Streams {
         self.slots.get(self.oldest as usize)
     }
 
-    /// The one opened last.
+    /// The stream that was opened last.
     pub(crate) fn newest(&self) -> Option<&Slot> {
         self.slots.get(self.newest as usize)
     }

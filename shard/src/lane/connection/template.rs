@@ -1,12 +1,12 @@
-//! Requests as blocks of bytes with a hole for the token.
+//! Request templates: blocks of bytes with a gap for the token.
 //!
 //! The pushes of one message differ in the token and in the stream id. So HEADERS and DATA are
-//! written once, and a push copies them: all that stands before the token, the token, and all that
-//! stands behind it. For a body of 257 bytes that is two copies and the token, some 25 ns. Where
-//! the hole is differs: APNs has the token in `:path` ([`apns`]), FCM in the body ([`fcm`]), where
-//! it makes the frame longer or shorter. A template holds a copy of the body, so that each side of
-//! the hole is in one piece: the core that numbers templates bounds their memory by forgetting
-//! those of waves that ended.
+//! written once, and a push copies them: the bytes before the token, the token, and the bytes after
+//! it. For a body of 257 bytes these are two copies and the token, some 25 ns. The place of the gap
+//! differs: APNs has the token in `:path` ([`apns`]), FCM in the body ([`fcm`]), where it changes
+//! the length of the frame. A template holds a copy of the body, so that the bytes on each side of
+//! the gap are contiguous: the core that numbers templates bounds their memory by dropping the
+//! templates of waves that ended.
 
 mod apns;
 mod fcm;
@@ -31,7 +31,7 @@ const FCM_TOKEN_BYTES: usize = 163;
 /// All templates of a connection, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Templates {
-    /// Sorted by number.
+    /// Templates, sorted by number.
     all: Vec<Template>,
     /// Where the last one asked for is: pushes come in runs.
     last: usize,
@@ -57,7 +57,7 @@ impl Templates {
         self.all.get_mut(self.last)
     }
 
-    /// Adds it or replaces the earlier one of its number.
+    /// Adds a template, or replaces the one with its number.
     pub(crate) fn put(&mut self, template: Template) -> &mut Template {
         self.note_body(template.body_bytes(FCM_TOKEN_BYTES));
         self.last = match self.all.binary_search_by_key(&template.number, |t| t.number) {
@@ -159,7 +159,7 @@ impl Template {
         Ok(template)
     }
 
-    /// With a token of this length.
+    /// Size of the header list with a token of this length, bytes.
     pub(crate) fn header_list_bytes(&self, token_bytes: usize) -> usize {
         match self.form {
             Form::Apns(_) => self.header_list_bytes + 2 * token_bytes,
@@ -167,7 +167,7 @@ impl Template {
         }
     }
 
-    /// With a token of this length.
+    /// Size of the body with a token of this length, bytes.
     pub(crate) fn body_bytes(&self, token_bytes: usize) -> usize {
         match &self.form {
             Form::Apns(form) => form.body_bytes,
@@ -211,7 +211,7 @@ impl Form {
     }
 }
 
-/// What a request is made of.
+/// Parts of a request.
 struct Parts<'a> {
     /// `:method`, `:scheme`, `:authority`, `:path`.
     pseudo: &'a [(&'static str, &'a str); 4],

@@ -1,5 +1,4 @@
-//! The pieces of a connection for those who attack them: fuzz targets and comparisons. Not part of
-//! any program.
+//! Internals of a connection for fuzz targets and comparisons. Not part of any program.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! An answer from its bytes, by the lane's platform.
+//! Parser for the body of an answer, by the lane's platform.
 
 use std::time::Duration;
 
 use super::{apns, fcm};
 use crate::outcome::{Answer, Platform};
 
-/// An answer from its status, what was kept of its body, and its `retry-after`.
+/// Parses an answer from its status, the stored part of its body, and its `retry-after`.
 #[must_use]
 pub fn read(platform: Platform, status: u16, body: &[u8], retry_after: Option<Duration>) -> Answer {
     let answer = match platform {

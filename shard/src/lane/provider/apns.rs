@@ -1,5 +1,5 @@
-//! What an APNs request looks like and how an answer's body is read (Apple, "Sending notification
-//! requests to APNs" and "Handling notification responses from APNs"). Pure.
+//! Requests to APNs and the parser for bodies of its answers (Apple, "Sending notification requests
+//! to APNs" and "Handling notification responses from APNs"). Pure.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in
 //! hexadecimal>`, then the fields below in this order. `content-type` and `content-length` are not
@@ -53,7 +53,7 @@ pub(crate) fn fields<'a>(
     fields
 }
 
-/// An answer from its status and what was kept of its body.
+/// Parses an answer from its status and the stored part of its body.
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may
     // add to one says nothing.
@@ -61,8 +61,8 @@ pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     Answer { status, reason, timestamp_ms, retry_after: None }
 }
 
-/// `{"reason":"…","timestamp":…}` in any order, with anything else beside; whatever is not that
-/// says nothing. GOAWAY's debug data may hold the same.
+/// Parses `{"reason":"…","timestamp":…}` in any order, with other fields; anything else gives no
+/// reason. The debug data of GOAWAY may contain the same object.
 pub(crate) fn read_body(body: &[u8]) -> (Reason, Option<u64>) {
     #[derive(Deserialize)]
     struct Body<'a> {

@@ -1,8 +1,9 @@
-//! The secret of a request: the value of `authorization`.
+//! The secret of a request: the value of the `authorization` header.
 
 use std::sync::Arc;
 
-/// The value of `authorization`. Secret: `Debug` says nothing of it, its memory is wiped.
+/// Value of the `authorization` header. Secret: `Debug` prints nothing of it, and its memory is
+/// wiped.
 #[derive(Clone)]
 pub struct Authorization(pub Arc<secrecy::SecretString>);
 

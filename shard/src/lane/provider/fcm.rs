@@ -1,5 +1,5 @@
-//! What an FCM request looks like and how an answer's body is read (Firebase, "Send messages using
-//! the HTTP v1 API"; "FCM error codes"). Pure.
+//! Requests to FCM and the parser for bodies of its answers (Firebase, "Send messages using the
+//! HTTP v1 API"; "FCM error codes"). Pure.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path
 //! /v1/projects/<project>/messages:send`, then the fields below: the same for all devices, so the
@@ -37,15 +37,15 @@ pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     ]
 }
 
-/// Whether a token may stand in a JSON string as it is: printable ASCII without space, quote and
-/// backslash. Those of FCM are letters, digits, `-`, `_` and `:`; anything else could end the
-/// string and add a field. Without branches, so that the compiler makes vector instructions of it.
+/// Whether a token can be part of a JSON string unchanged: printable ASCII without space, quote and
+/// backslash. Tokens of FCM are letters, digits, `-`, `_` and `:`; anything else could end the
+/// string and add a field. Without branches, so that the compiler uses vector instructions.
 pub(crate) fn is_safe_token(token: &[u8]) -> bool {
     let unsafe_byte = |b: u8| !(0x21..=0x7e).contains(&b) | (b == b'"') | (b == b'\\');
     !token.iter().fold(false, |found, b| found | unsafe_byte(*b))
 }
 
-/// An answer from its status and what was kept of its body.
+/// Parses an answer from its status and the stored part of its body.
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     // The body of 200 names the message that was made, which nobody asks for.
     let reason = if status == 200 { None } else { read_error(body) };
@@ -57,8 +57,7 @@ pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     }
 }
 
-/// `{"error":{"status":…,"details":[…]}}`, with anything else beside; whatever is not that says
-/// nothing.
+/// Parses `{"error":{"status":…,"details":[…]}}`, with other fields; anything else gives no reason.
 fn read_error(body: &[u8]) -> Option<fcm::Reason> {
     if body.len() > BODY_BYTES_MAX || body.first().is_none_or(|b| *b == b'<') {
         return None;

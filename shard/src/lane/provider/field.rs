@@ -1,4 +1,4 @@
-//! Fields of a request, of either provider.
+//! Header fields of a request to either provider.
 
 use std::borrow::Cow;
 
@@ -10,19 +10,18 @@ pub(crate) struct Field<'a> {
     pub(crate) secret: bool,
 }
 
-/// How a field is written.
+/// Representation of a field in HPACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Indexing {
     /// Enters the table with its value: the same for very many requests.
     Value,
     /// Its name enters the table, with the first value seen; the value is a literal.
     Name,
-    /// Never enters any table, and says so to everybody on the way (RFC 7541, 7.1.3).
+    /// Never enters a table; intermediaries are told so (RFC 7541, 7.1.3).
     Never,
 }
 
-/// Whether these bytes may stand in a field (RFC 9113, 8.2.1): nothing that ends a line, no space
-/// at either end.
+/// Whether these bytes are valid in a field (RFC 9113, 8.2.1): no line end, no space at either end.
 pub(crate) fn is_field_value(value: &str) -> bool {
     let edge = |c: Option<&u8>| matches!(c, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();

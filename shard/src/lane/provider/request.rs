@@ -1,21 +1,21 @@
-//! What all pushes of one app and wave share beside the body.
+//! The part of a request that all pushes of one app and wave share, apart from the body.
 
 use crate::outcome::Platform;
 
 /// What all pushes of an app and wave share beside the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// APNs: what a push says beside its body stands in headers.
+    /// APNs: everything but the body is in headers.
     Apns(ApnsHeaders),
-    /// FCM: all but the project stands in the body.
+    /// FCM: everything but the project is in the body.
     Fcm {
-        /// Name of the project, which stands in the path.
+        /// Name of the project, which is part of the path.
         project: String,
     },
 }
 
 impl Request {
-    /// Which lanes take it.
+    /// Platform of the lanes that take the request.
     #[must_use]
     pub fn platform(&self) -> Platform {
         match self {
@@ -28,13 +28,13 @@ impl Request {
 /// APNs request headers that are the same for every device of an app and wave (A-send).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApnsHeaders {
-    /// `apns-topic`.
+    /// Value of `apns-topic`: the app's bundle id.
     pub topic: String,
-    /// `apns-push-type`.
+    /// Value of `apns-push-type`, for example `alert`.
     pub push_type: String,
-    /// `apns-priority`: 10, 5 or 1.
+    /// Value of `apns-priority`: 10, 5 or 1.
     pub priority: u8,
-    /// `apns-expiration`, Unix seconds.
+    /// Value of `apns-expiration`, Unix seconds.
     pub expiration: u64,
     /// `apns-collapse-id`, at most 64 bytes.
     pub collapse_id: String,

@@ -1,4 +1,4 @@
-//! A section of rows: built column by column, and read back.
+//! A section of rows in a snapshot: written and read column by column.
 
 use std::collections::BTreeMap;
 
@@ -172,7 +172,7 @@ pub(super) fn read(
     let flags = content.take(rows)?;
     let having = |flag: u8| flags.iter().filter(|flags| **flags & flag != 0).count();
     if having(REGISTERED) != registered || flags.iter().any(|flags| *flags >= MUTE_VERSION << 1) {
-        return Err(Problem::Content("the flags of rows make no sense"));
+        return Err(Problem::Content("a row has an impossible combination of flags"));
     }
     let devices = content.column::<16>(rows)?;
     let mut places = content.column::<8>(having(PLACED))?.iter();
@@ -205,23 +205,24 @@ pub(super) fn read(
             let number = u16::from_le_bytes(*profile_numbers.next().ok_or(short.clone())?);
             let profile = *profiles
                 .get(usize::from(number))
-                .ok_or(Problem::Content("there is no such profile"))?;
+                .ok_or(Problem::Content("a row refers to a profile that does not exist"))?;
             let [a, b, c, d, person] = *shapes.next().ok_or(short.clone())?;
             let colon = match u16::from_le_bytes([c, d]) {
                 NONE => None,
-                colon => Some(
-                    u8::try_from(colon).map_err(|_| Problem::Content("there is no such token"))?,
-                ),
+                colon => Some(u8::try_from(colon).map_err(|_| {
+                    Problem::Content("a row refers to a token that does not exist")
+                })?),
             };
             let shape = Shape::new(u16::from_le_bytes([a, b]).into(), colon, person.into())
-                .ok_or(Problem::Content("there is no such token"))?;
+                .ok_or(Problem::Content("a row refers to a token that does not exist"))?;
             Ok((profile, shape, content.take(shape.content_bytes())?))
         } else {
             let [a, b, c, d, e, f] = *dues.next().ok_or(short.clone())?;
             Err(UnixMillis(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])))
         };
-        let ordinal =
-            first.checked_add(offset.into()).ok_or(Problem::Content("there is no such ordinal"))?;
+        let ordinal = first
+            .checked_add(offset.into())
+            .ok_or(Problem::Content("an entry refers to an ordinal that does not exist"))?;
         let entry = Entry {
             device: DeviceId(devices[row]),
             place,
@@ -242,8 +243,9 @@ fn version(b: &[u8; 5]) -> Millis40 {
         .unwrap_or(Millis40::NEVER)
 }
 
-/// The checksum has said already that these are the bytes that were written; this is a check of the
-/// writer, and cheap: the bits that all cells of resolution 9 share, and the base cell.
+/// Checks a place. The checksum has shown already that these are the bytes that were written; this
+/// is a cheap check of the writer: the bits that all cells of resolution 9 share, and the base
+/// cell.
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
     Cell::new(u64::from_le_bytes(*index))
         .map(Place::from)

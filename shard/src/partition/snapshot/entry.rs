@@ -1,4 +1,4 @@
-//! One row as a snapshot has it, with everything that belongs to it.
+//! One row in a snapshot, with all data that belongs to it.
 
 use clarion_proto::ids::{DeviceId, UnixMillis};
 

@@ -1,4 +1,4 @@
-//! Sections: framing, compression and checksums.
+//! Sections of a snapshot: framing, compression and checksums.
 
 use super::{Problem, SECTION_BYTES_MAX, VERSION};
 use clarion_proto::ids::PartitionId;
@@ -95,15 +95,15 @@ impl Head {
         if content_bytes > SECTION_BYTES_MAX
             || stored_bytes > SECTION_BYTES_MAX + (SECTION_BYTES_MAX >> 8) + 64
         {
-            return Err(Problem::Content("a section is larger than any can be"));
+            return Err(Problem::Content("a section exceeds the largest possible size"));
         }
         if head[1..4] != [0; 3] {
-            return Err(Problem::Content("bytes that must be zero are not"));
+            return Err(Problem::Content("reserved bytes are not zero"));
         }
         Ok(Self { kind: head[0], number: word(4), content_bytes, stored_bytes })
     }
 
-    /// Head, content and checksum.
+    /// Size of the section: head, content and checksum.
     pub(super) fn section_bytes(&self) -> usize {
         SECTION_HEAD_BYTES + self.stored_bytes + CHECKSUM_BYTES
     }
@@ -121,7 +121,7 @@ impl Head {
             return Err(Problem::Checksum);
         }
         if self.number != number {
-            return Err(Problem::Content("a section is missing, or comes twice"));
+            return Err(Problem::Content("a section is missing or repeated"));
         }
         // What was in it is overwritten, or the section is refused.
         content.resize(self.content_bytes, 0);
@@ -131,11 +131,11 @@ impl Head {
             Ok(bytes) if bytes == self.content_bytes => {}
             _ => return Err(Problem::Content("the content cannot be decompressed")),
         }
-        Kind::of(self.kind).ok_or(Problem::Content("a section of no known kind"))
+        Kind::of(self.kind).ok_or(Problem::Content("a section has an unknown kind"))
     }
 }
 
-/// What is left of a content.
+/// The unread rest of a content.
 pub(super) struct Content<'a>(pub(super) &'a [u8]);
 
 impl<'a> Content<'a> {
@@ -146,7 +146,7 @@ impl<'a> Content<'a> {
         Ok(taken)
     }
 
-    /// So many items of `N` bytes.
+    /// Reads a column of items of `N` bytes.
     pub(super) fn column<const N: usize>(
         &mut self,
         items: usize,

@@ -1,4 +1,4 @@
-//! Reading, as the bytes come in.
+//! Reader of snapshots, incremental as bytes arrive.
 
 use std::mem;
 
@@ -24,16 +24,16 @@ use super::{
 /// A partition that came out of a snapshot.
 #[derive(Debug)]
 pub struct Restored {
-    /// As it was.
+    /// The partition as it was at the snapshot.
     pub partition: Partition,
-    /// How far its log was applied.
+    /// Applied position of its log.
     pub position: Position,
 }
 
-/// Takes a snapshot in, in pieces of any size. Until [`SnapshotReader::finish`] says so, there is
-/// no partition.
+/// Reads a snapshot, in pieces of any size. The partition exists only after
+/// [`SnapshotReader::finish`].
 ///
-/// Holds one section at most beside what it has built. After an error it takes nothing more.
+/// Holds at most one section in addition to the result. After an error it accepts no more bytes.
 pub struct SnapshotReader {
     page_keys_max: usize,
     /// What came and is not used up: less than a section.
@@ -54,11 +54,11 @@ struct Built {
     position: Position,
     resting: Vec<u64>,
     keys: Vec<Key>,
-    /// Of all rows: the index is made of them at once, at the end.
+    /// Hashes of all rows: the index is built of them at once, at the end.
     hashes: Vec<(IdHash, Ordinal)>,
     rows: u64,
     scheduled: u64,
-    /// What the state announced.
+    /// Counts that the state section announced.
     expected: Expected,
     next_ordinal: u32,
 }
@@ -77,13 +77,13 @@ impl Default for SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// For one snapshot.
+    /// A reader of one snapshot.
     #[must_use]
     pub fn new() -> Self {
         Self::with_pages(PAGE_KEYS_MAX)
     }
 
-    /// With pages of another size.
+    /// A reader with pages of another size.
     pub(crate) fn with_pages(page_keys_max: usize) -> Self {
         Self {
             page_keys_max,
@@ -100,10 +100,10 @@ impl SnapshotReader {
         }
     }
 
-    /// Takes the next bytes. `words` are those of the core that the partition will belong to.
+    /// Reads the next bytes. `words` belong to the core that will own the partition.
     ///
     /// # Errors
-    /// The snapshot is not what was written. Nothing of it can be used.
+    /// The bytes are not those that were written. Nothing of the snapshot can be used.
     pub fn push(&mut self, bytes: &[u8], words: &mut Vocabulary) -> Result<(), SnapshotError> {
         let mut content = mem::take(&mut self.content);
         let mut pending = mem::take(&mut self.pending);
@@ -153,10 +153,10 @@ impl SnapshotReader {
         Ok(whole.saturating_sub(pending.len()))
     }
 
-    /// The partition, if all of it came.
+    /// Returns the partition if the snapshot is complete.
     ///
     /// # Errors
-    /// Something is missing.
+    /// The end is missing.
     pub fn finish(mut self) -> Result<Restored, SnapshotError> {
         match self.built.take() {
             Some(built) if self.ended => {
@@ -166,8 +166,7 @@ impl SnapshotReader {
         }
     }
 
-    /// Takes the head or one section from the front; how many bytes that were. 0: not all of it is
-    /// there.
+    /// Reads the head or one section from the front; returns its size. 0: it is incomplete.
     fn step(
         &mut self,
         bytes: &[u8],
@@ -286,10 +285,10 @@ impl Built {
         if resting.len() != of_resting as usize
             || self.partition.expiry.iter().count() != expiry as usize
         {
-            return Err(Problem::Content("the queues have other lengths than announced"));
+            return Err(Problem::Content("the lengths of the queues differ from the header"));
         }
-        self.partition.rows =
-            Rows::vacant(unused, &resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
+        self.partition.rows = Rows::vacant(unused, &resting)
+            .ok_or(Problem::Content("the free list contains ordinals that cannot be free"))?;
         Ok(())
     }
 
@@ -340,7 +339,7 @@ impl Built {
         let mut seen = Bits::default();
         let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();
         if !partition.rows.resting().all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {
-            return Err(Problem::Content("an ordinal rests that is somebody's"));
+            return Err(Problem::Content("the free list contains an ordinal that a device uses"));
         }
         let mut seen = Bits::default();
         let is_named = |ordinal| {
@@ -349,10 +348,10 @@ impl Built {
         if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named)
             || seen.len() != self.scheduled
         {
-            return Err(Problem::Content("the expiry queue does not fit the rows"));
+            return Err(Problem::Content("the expiry queue does not match the rows"));
         }
         partition.index = Index::of(&mem::take(&mut self.hashes), &partition.rows)
-            .ok_or(Problem::Content("a device comes twice"))?;
+            .ok_or(Problem::Content("a device is stored twice"))?;
         self.keys.sort_unstable();
         partition.pages =
             Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));

@@ -186,17 +186,19 @@ fn errors_name_partition_section_and_offset() {
     later[12..16].copy_from_slice(&checksum.to_le_bytes());
     assert_eq!(
         error(&later).to_string(),
-        "snapshot of an unknown partition: section 0 at byte 0: version 2 is not known here, only 1"
+        "snapshot of an unknown partition: section 0 at byte 0: version: must be 1; got 2"
     );
 
     let first = 16 + frame::Head::read(whole[16..].first_chunk().unwrap()).unwrap().section_bytes();
     let mut flipped = whole.clone();
     flipped[first + 20] ^= 1;
-    let expected =
-        format!("snapshot of partition 77: section 1 at byte {first}: the checksum is wrong");
+    let expected = format!(
+        "snapshot of partition 77: section 1 at byte {first}: checksum mismatch; the file is \
+         damaged"
+    );
     assert_eq!(error(&flipped).to_string(), expected);
     let expected =
-        format!("snapshot of partition 77: section 1 at byte {first}: the end is missing");
+        format!("snapshot of partition 77: section 1 at byte {first}: the file is truncated");
     assert_eq!(error(&whole[..first + 20]).to_string(), expected);
     assert_eq!(error(b"something else entirely").problem, Problem::Magic);
 }

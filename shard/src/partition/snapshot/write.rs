@@ -1,4 +1,4 @@
-//! Writing, a section at a time, while records are applied.
+//! Writer of snapshots, a section at a time, while records are applied.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,14 @@ const ENTRIES_PER_SECTION: usize = 65_536;
 /// A row as it was when the snapshot began.
 struct Copied {
     entry: Entry<'static>,
-    /// In place of the entry's, which is empty.
+    /// Content of the token; the entry's own is empty.
     content: Box<[u8]>,
 }
 
 /// What a partition keeps for the snapshot that is being written.
 pub(in super::super) struct Saving {
     number: u64,
-    /// Rows below are written.
+    /// Rows below this ordinal are written.
     next: u32,
     /// Ordinals from here on were not given when it began.
     end: u32,
@@ -53,8 +53,8 @@ pub enum WriteError {
     /// More rows changed than are kept.
     #[error("more than {COPIES_MAX} rows changed before they were written")]
     Overrun,
-    /// Another snapshot of this partition was begun.
-    #[error("another snapshot was begun")]
+    /// Another snapshot of this partition was started.
+    #[error("another snapshot was started")]
     Replaced,
 }
 
@@ -65,7 +65,7 @@ impl Partition {
         self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
     }
 
-    /// With other bounds; tests choose small ones.
+    /// Begins a snapshot with other bounds, for tests.
     pub(crate) fn begin_snapshot_with(
         &mut self,
         position: Position,
@@ -137,7 +137,7 @@ impl Partition {
         }
     }
 
-    /// The row of an ordinal that nobody had.
+    /// Keeps the vacant row of an ordinal that is assigned for the first time.
     pub(in super::super) fn keep_vacant(&mut self, ordinal: Ordinal) {
         if self.saving.as_ref().is_some_and(|saving| saving.wants(ordinal)) {
             self.copy(ordinal, None);

@@ -1,4 +1,4 @@
-//! Six bits for a character of base64url, with one colon among them.
+//! Packed tokens: six bits for each character of base64url, with one colon among them.
 
 /// Characters of base64url (RFC 4648, section 5) by value.
 const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -34,7 +34,7 @@ pub(super) fn colon_of(token: &[u8]) -> Option<u8> {
     if packable && token.len() > 1 { u8::try_from(colon).ok() } else { None }
 }
 
-/// Bytes for so many characters.
+/// Number of bytes for this many characters.
 pub(super) fn packed_bytes(characters: usize) -> usize {
     (characters * 6).div_ceil(8)
 }
@@ -61,7 +61,7 @@ pub(super) fn pack(token: &[u8], colon: usize, packed: &mut [u8]) {
     }
 }
 
-/// The reverse of [`pack`]; the length of `token` says how many characters there are.
+/// Reverses [`pack`]; the length of `token` is the number of characters.
 pub(super) fn unpack(packed: &[u8], colon: usize, token: &mut [u8]) {
     let characters = token.len() - 1;
     let mut triples = packed.chunks_exact(3);

@@ -1,4 +1,4 @@
-//! Header blocks of answers to fields.
+//! Decoder: header blocks of responses to fields.
 //!
 //! We announce a table of size 0, so after the peer has acknowledged that, a block refers to the
 //! static table only and blocks no longer depend on each other. Until then the peer may use the
@@ -14,7 +14,7 @@ use super::{ENTRY_OVERHEAD, STATIC_LEN, TABLE_SIZE_DEFAULT, huffman, static_entr
 pub(crate) enum HpackError {
     #[error("header block cut short, or a number in it too large")]
     Truncated,
-    #[error("index outside of both header tables")]
+    #[error("header index outside of both tables")]
     Index,
     #[error("header string is not valid Huffman code")]
     Huffman,
@@ -34,7 +34,7 @@ pub(crate) struct Decoder {
     size: usize,
     /// As the peer's encoder has chosen it, at most `limit`.
     size_max: usize,
-    /// As announced and acknowledged.
+    /// Table size that was announced and acknowledged.
     limit: usize,
     name: Vec<u8>,
     value: Vec<u8>,
@@ -58,21 +58,21 @@ impl Decoder {
         }
     }
 
-    /// The peer has acknowledged this table size. A correct one says so at the beginning of its
-    /// next block; for one that never uses its table and therefore says nothing, the table is
-    /// emptied here already.
+    /// Records that the peer has acknowledged this table size. A correct peer announces a change at
+    /// the beginning of its next block; for a peer that never uses its table and announces nothing,
+    /// the table is emptied here already.
     pub(crate) fn acknowledged(&mut self, limit: usize) {
         self.limit = limit;
         self.size_max = self.size_max.min(limit);
         self.evict();
     }
 
-    /// Whether what a block says can no longer change how the next one reads.
+    /// Whether a block can no longer change how the next one is decoded.
     pub(crate) fn is_stateless(&self) -> bool {
         self.limit == 0
     }
 
-    /// What the table holds (RFC 7541, 4.1).
+    /// Size of the table's content (RFC 7541, 4.1).
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn table_bytes(&self) -> usize {
         self.size

@@ -1,10 +1,10 @@
-//! Fields of requests to header blocks, with a dynamic table that is filled and then left alone.
+//! Encoder: fields of requests to header blocks, with a dynamic table that is filled once.
 //!
-//! The table is never evicted from: an entry that does not fit is written as a literal each time.
-//! So the indexes in a template stay right until the next entry comes in, which
-//! [`Encoder::version`] tells, and entries come in only while templates are new. A table that must
-//! begin anew (other size, other credential) is emptied by a size update to zero at the beginning
-//! of the next block, which every decoder understands (RFC 7541, 4.2).
+//! The encoder never evicts an entry: a field that does not fit is written as a literal each time.
+//! So the indexes in a template stay valid until the next entry is added, which
+//! [`Encoder::version`] indicates, and entries are added only while templates are new. A table that
+//! must start again (other size, other credential) is emptied by a size update to zero at the
+//! beginning of the next block, which every decoder understands (RFC 7541, 4.2).
 
 use super::{STATIC_LEN, TABLE_SIZE_DEFAULT, entry_size, huffman, put_integer, static_name};
 use crate::lane::provider::field::Indexing;
@@ -12,7 +12,7 @@ use crate::lane::provider::field::Indexing;
 /// The table as the peer's decoder sees it after all that was written so far.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// Oldest first.
+    /// Entries of the dynamic table, oldest first.
     entries: Vec<Entry>,
     size: usize,
     size_max: usize,
@@ -64,7 +64,7 @@ impl Encoder {
         self.version = self.version.wrapping_add(1).max(1);
     }
 
-    /// Begins a block.
+    /// Begins a header block.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
         if self.announce {
             // First to the smallest size that was ever meant, then to the one in force.

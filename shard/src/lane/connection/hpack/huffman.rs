@@ -40,7 +40,7 @@ pub(crate) fn encoded_len(text: &[u8]) -> usize {
     text.iter().map(|&b| usize::from(LENGTHS[usize::from(b)])).sum::<usize>().div_ceil(8)
 }
 
-/// Appends `text` encoded.
+/// Appends the encoding of `text`.
 #[allow(clippy::cast_possible_truncation)] // whole bytes are taken off the accumulator
 pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     let (mut bits, mut have) = (0u64, 0u32);
@@ -59,7 +59,7 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends `input` decoded: at most 8/5 of its length.
+/// Appends the decoding of `input`: at most 8/5 of its length.
 #[allow(clippy::cast_possible_truncation)] // a window of 32 bits, and symbols below 256
 pub(crate) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), BadHuffman> {
     let mut input = input.iter();
@@ -92,7 +92,7 @@ pub(crate) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), BadHuffman> 
     }
 }
 
-/// All that follows from the lengths.
+/// Tables that follow from the code lengths.
 struct Table {
     codes: [u32; 257],
     /// Symbols by length, then by value.

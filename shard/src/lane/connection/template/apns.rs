@@ -1,4 +1,4 @@
-//! The token in `:path`, in hexadecimal digits.
+//! Templates of APNs: the token in `:path`, in hexadecimal digits.
 
 use zeroize::Zeroizing;
 
@@ -93,7 +93,7 @@ impl Form {
     }
 }
 
-/// The length of `:path` and what stands in it before the token.
+/// Appends the length of `:path` and its bytes before the token.
 fn put_path(out: &mut Vec<u8>, token_bytes: usize) {
     hpack::put_integer(out, 0, 7, PATH.len() + 2 * token_bytes);
     out.extend_from_slice(PATH.as_bytes());

@@ -1,5 +1,5 @@
-//! The token in the body, as it is. The header block is the same for all devices; only DATA's
-//! length goes with the token's.
+//! Templates of FCM: the token in the body, unchanged. The header block is the same for all
+//! devices; only the length of DATA depends on the token.
 
 use zeroize::Zeroizing;
 
@@ -10,11 +10,11 @@ use crate::lane::{connection::hpack::encode::Encoder, provider::field::Indexing}
 pub(super) struct Form {
     /// HEADERS whole, DATA's frame header, the body up to the token. Holds the credential.
     head: Zeroizing<Vec<u8>>,
-    /// Where in `head` DATA begins.
+    /// Offset in `head` at which DATA begins.
     data: usize,
     /// The body behind the token.
     tail: Vec<u8>,
-    /// Without the token.
+    /// Length of the body without the token.
     pub(super) body_bytes: usize,
 }
 
@@ -47,7 +47,7 @@ impl Form {
         self.body_bytes = request.body.len() + request.after.len();
     }
 
-    /// The header block.
+    /// Bytes of the header block.
     pub(super) fn block(&self) -> &[u8] {
         &self.head[HEADER_BYTES..self.data]
     }

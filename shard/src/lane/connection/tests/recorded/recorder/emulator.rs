@@ -28,7 +28,8 @@ pub(super) fn record(dir: &Path, requests: u8) -> Option<Vec<Conversation>> {
         .filter(|p| p.exists());
     let Some(program) = built else {
         eprintln!(
-            "!!! SKIPPED: `cargo build -p clarion-loadgen` makes the emulator, to record what it says"
+            "!!! SKIPPED: `cargo build -p clarion-loadgen` makes the emulator, to record what it \
+             says"
         );
         return None;
     };
