@@ -74,6 +74,8 @@ impl AlertRecord {
             ) => {
                 next.state = to;
                 next.ended = Some(now);
+                // Nobody runs it any more; the bodies of many apps and languages are the most of it.
+                next.plan = None;
             }
             (_, Event::End(to)) => return Err(illegal(to)),
             (from, Event::Settle(_)) if self.settled.is_some() && from.is_final() => {
@@ -91,7 +93,18 @@ pub(crate) mod tests {
     use clarion_proto::ids::{AppName, Epoch, LogIdentity, WaveId};
 
     use super::*;
-    use crate::store::RequestId;
+    use crate::{
+        bands::BandEdges,
+        store::{RequestId, SendPlan},
+    };
+
+    fn plan() -> SendPlan {
+        SendPlan {
+            edges: BandEdges::default(),
+            segments: Vec::new(),
+            apps: crate::fixtures::alert().apps,
+        }
+    }
 
     pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         AlertRecord {
@@ -99,6 +112,7 @@ pub(crate) mod tests {
             request_id: RequestId(uuid::Uuid::from_u128(u128::from(created))),
             submitted: Arc::default(),
             apps: vec![AppName::from_id("demo").expect("valid")],
+            plan: Some(Arc::new(plan())),
             wave: WaveId(created),
             epoch: Epoch(1),
             log: LogIdentity([0; 16]),
@@ -137,6 +151,7 @@ pub(crate) mod tests {
                         (after.state, after.ended, after.revision),
                         (to, Some(UnixMillis(5)), 2)
                     );
+                    assert_eq!(after.plan, None, "what was only needed while active");
                 } else {
                     let illegal = Illegal { name: before.name, from, to };
                     assert_eq!(after.expect_err("not drawn"), illegal);

@@ -14,8 +14,9 @@ use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
     clock::Clock,
-    dispatch::{Dispatch, keeper::Keeper},
+    dispatch::Dispatch,
     lane::catalog::Catalog,
+    reconcile::Reconciler,
     store::{AlertStore, ChangeLog},
 };
 
@@ -63,14 +64,14 @@ pub struct Context {
     pub clock: Clock,
     /// Apps and alerts.
     pub store: Arc<dyn AlertStore>,
-    /// Keeps the records of alerts true.
-    pub keeper: Keeper,
+    /// Runs every active alert of the store.
+    pub reconciler: Reconciler,
     /// Changes of devices.
     pub log: Arc<dyn ChangeLog>,
-    /// Carries alerts out.
+    /// Nodes and lanes.
     pub dispatch: Arc<dyn Dispatch>,
-    /// Who is let in.
-    pub admission: Admission,
+    /// Admission of alerts and previews.
+    pub admission: Arc<Admission>,
     /// Owns every task; streams end with its token.
     pub drain: Drain,
 }

@@ -279,14 +279,7 @@ fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
     };
     let whole = 475_806;
     assert_eq!(at(&mut session, 100), whole / 20, "cold");
-    let begun = wave(Phase::Running);
-    let begun = StandingWave {
-        plan: begun.plan.clone(),
-        lanes: begun.lanes.clone(),
-        heads: begun.heads.clone(),
-        phase: begun.phase,
-    };
-    board.begin(begun, seconds(100));
+    board.begin(StandingWave::clone(&wave(Phase::Running)), seconds(100));
     assert_eq!(at(&mut session, 100), whole / 20);
     assert_eq!(at(&mut session, 130), whole * 525 / 1_000);
     assert_eq!(at(&mut session, 160), whole);
@@ -305,12 +298,8 @@ fn a_lane_of_fcm_and_its_messages_say_so() {
     let mut plan = alert();
     plan.apps[0].request = PushRequest::Fcm { project: "p".to_owned() };
     plan.apps[0].messages[0].body_after_token = b"behind".as_slice().into();
-    let apns = wave(Phase::Running);
-    let (lanes, heads) = (apns.lanes.clone(), apns.heads.clone());
-    standing.waves.insert(
-        WAVE,
-        Arc::new(StandingWave { plan: Arc::new(plan), lanes, heads, phase: Phase::Running }),
-    );
+    let of_fcm = StandingWave { plan: Arc::new(plan), ..(*wave(Phase::Running)).clone() };
+    standing.waves.insert(WAVE, Arc::new(of_fcm));
     let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(standing));
     let messages = sent(&mut session);
     let (Message::Lane(lane), Message::Wave(wave)) = (&messages[1], &messages[3]) else {
@@ -324,7 +313,7 @@ fn a_lane_of_fcm_and_its_messages_say_so() {
 
 #[test]
 fn there_are_no_grants_after_a_cancel_nor_after_the_end_of_the_time() {
-    for (phase, now) in [(Phase::Cancelled, 3), (Phase::Expired, 3), (Phase::Running, 100)] {
+    for (phase, now) in [(Phase::Cancelled, 3), (Phase::Closed, 3), (Phase::Running, 100)] {
         let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(phase));
         sent(&mut session);
         session.receive(ask(1), seconds(now)).unwrap();
@@ -392,7 +381,7 @@ fn end_is_said_once() {
 
 #[test]
 fn an_expired_wave_is_not_given_to_a_node_that_comes_now() {
-    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Expired));
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Closed));
     assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
 }
 

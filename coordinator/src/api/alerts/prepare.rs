@@ -11,12 +11,12 @@ use tonic::Status;
 
 use super::{
     Alerts, Context, status,
-    target::{self, Target},
 };
 use crate::{
     admission::{
         self, Refusal,
         render::{self, Rendered},
+        target::{self, Target},
     },
     bands::Bands,
     dispatch::CountError,
@@ -60,8 +60,15 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let (target, sketch) = target::of(&self.api, spec, peer).await?;
-        if !self.api.config.alerts.allow_small_audiences && target.area_km2 < REGION_KM2_MIN {
+        let target = target::TargetSpec {
+            region: spec.region.clone(),
+            last_seen: spec.last_seen,
+            edges: self.api.config.alerts.bands.clone(),
+        };
+        let limited = !self.api.config.alerts.allow_small_audiences;
+        let (target, sketch) =
+            self.api.admission.target(target, limited, peer).await.map_err(status::refusal)?;
+        if limited && target.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",
                 "alert.region",
