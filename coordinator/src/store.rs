@@ -37,7 +37,7 @@ mod known;
 pub mod memory;
 mod record;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};

@@ -55,7 +55,7 @@ macro_rules! suite {
 }
 pub(super) use suite;
 
-pub(super) fn app(name: &str) -> AppRecord {
+pub(crate) fn app(name: &str) -> AppRecord {
     let app = App {
         name: AppName::from_id(name).expect("valid"),
         display_name: String::new(),

@@ -101,8 +101,13 @@ impl Waves {
         let span = info_span!("wave", wave = plan.id.0, alert = %plan.alert, epoch = plan.epoch.0);
         info!(parent: &span, bands = plan.bands, cores = plan.cores.len(), "taken up");
         let former = self.waves.remove(&plan.id);
+        let again = former.is_some().then(|| plan.cores.keys().copied().collect::<Vec<_>>());
         self.waves.insert(plan.id, State::new(&plan, former, span, now));
         out.extend(plan.into_commands());
+        // Whoever plans the wave anew may have heard nothing of it: what was reported in this
+        // session, before the new plan came, may have been heard by nobody.
+        let again = again.into_iter().flatten();
+        out.extend(again.map(|core| Output::command(core, Command::ReportAll)));
         Ok(())
     }
 
@@ -376,6 +381,7 @@ impl State {
         let cores: Vec<usize> = plan.cores.keys().copied().collect();
         let (merge, report_due) = match former {
             Some(mut former) => {
+                former.merge.start_over();
                 former.merge.set_cores(cores.iter().copied());
                 (former.merge, former.report_due)
             }
