@@ -271,7 +271,12 @@ impl Roster {
         let nodes: Vec<_> = ownership.nodes().iter().map(ToString::to_string).collect();
         let owned = Arc::new(Owned::new(ownership.clone(), partitions, logs));
         board.change(|standing| standing.owned = Some(owned));
-        tracing::info!(nodes = nodes.join(", "), partitions, number, "partitions assigned to nodes");
+        tracing::info!(
+            nodes = nodes.join(", "),
+            partitions,
+            number,
+            "partitions assigned to nodes"
+        );
         self.sessions.send_modify(|n| *n += 1);
     }
 

@@ -109,8 +109,7 @@ impl Reconciler {
             match self.shared.store.active_alerts().await {
                 Ok(alerts) => break alerts,
                 Err(error) => {
-                    let (reason, now) =
-                        (error.to_string(), self.shared.clock.now().since(Time(0)));
+                    let (reason, now) = (error.to_string(), self.shared.clock.now().since(Time(0)));
                     if let Some(times) = away.note(&reason, now) {
                         tracing::warn!(reason, times, "active alerts not listed yet");
                     }

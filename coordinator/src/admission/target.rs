@@ -54,7 +54,8 @@ impl Admission {
     ) -> Result<(Target, Option<Sketch>), Refusal> {
         let _core = self.core(peer).await;
         let span = tracing::info_span!("cover");
-        let covered = tokio::task::spawn_blocking(move || span.in_scope(|| cover_of(&spec, sketched)));
+        let covered =
+            tokio::task::spawn_blocking(move || span.in_scope(|| cover_of(&spec, sketched)));
         let covered = covered.await.map_err(|e| Refusal::CoverFailed(e.to_string()))?;
         let Covered { cells, sketch, bands, area_km2 } = covered.map_err(Refusal::Invalid)?;
         let room = self.cells(peer, bands.iter().map(|band| band.cells.len()).sum())?;

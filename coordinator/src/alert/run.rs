@@ -94,13 +94,8 @@ impl Run {
         let granted = plan.is_taken_over().then_some(begun.at);
         let node = || Node { connected: true, granted, ..Node::default() };
         let nodes: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, node())).collect();
-        let fold = Fold::new(
-            plan.name.clone(),
-            timeline,
-            &plan.bands,
-            &plan.apps,
-            nodes.keys().cloned(),
-        );
+        let fold =
+            Fold::new(plan.name.clone(), timeline, &plan.bands, &plan.apps, nodes.keys().cloned());
         Self {
             phase: Phase::Running,
             expires: timeline.at(plan.expires),

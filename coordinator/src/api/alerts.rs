@@ -99,7 +99,8 @@ impl Alerts {
     }
 
     fn answer(&self, alert: &AlertRecord) -> wire::Alert {
-        let newest = self.api.reconciler.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
+        let newest =
+            self.api.reconciler.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
         answer::alert(alert, newest.as_deref())
     }
 }

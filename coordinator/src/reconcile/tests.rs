@@ -193,8 +193,7 @@ impl Process {
     fn over(store: &Arc<Flaky>, clock: Clock) -> Self {
         let (dispatch, drain) = (Arc::new(Script::default()), Drain::new());
         let (store, of_dispatch) = (Arc::clone(store) as _, Arc::clone(&dispatch) as _);
-        let reconciler =
-            Reconciler::spawn(store, of_dispatch, admission(), clock, drain.clone());
+        let reconciler = Reconciler::spawn(store, of_dispatch, admission(), clock, drain.clone());
         Self { reconciler, dispatch, drain }
     }
 

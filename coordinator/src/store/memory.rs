@@ -389,8 +389,7 @@ impl Tables {
 /// What a record takes: a region is as large decoded as it is encoded, within a factor of two. The
 /// bodies are there only until the alert has ended.
 fn bytes_of(alert: &AlertRecord) -> usize {
-    let messages =
-        alert.plan.iter().flat_map(|plan| &plan.apps).flat_map(|app| &app.messages[..]);
+    let messages = alert.plan.iter().flat_map(|plan| &plan.apps).flat_map(|app| &app.messages[..]);
     let bodies: usize = messages.map(|m| m.body.len() + m.body_after_token.len()).sum();
     let snapshot = alert
         .settled

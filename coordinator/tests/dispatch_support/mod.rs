@@ -11,9 +11,7 @@ use bytes::Bytes;
 use clarion_coordinator::{
     bands::Band,
     clock::Clock,
-    dispatch::{
-        Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, Start, endpoint,
-    },
+    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, Start, endpoint},
     lane::{ConnectionLimits, Gateway, LaneKey},
     lane_owner::{ApnsKey, Credential},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
@@ -299,7 +297,12 @@ impl Coordinator {
 
     fn new(addresses: &[SocketAddr], pipes: Option<&Pipes>) -> Self {
         let clock = Clock::start();
-        Self::over_store(addresses, pipes, Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock)), clock)
+        Self::over_store(
+            addresses,
+            pipes,
+            Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock)),
+            clock,
+        )
     }
 
     /// Over a store that may hold the work of a former coordinator.

@@ -9,9 +9,7 @@ use clarion_proto::{
 use clarion_runtime::peers::{PeerKey, shares::Place};
 use tonic::Status;
 
-use super::{
-    Alerts, Context, status,
-};
+use super::{Alerts, Context, status};
 use crate::{
     admission::{
         self, Refusal,
