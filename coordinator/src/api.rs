@@ -68,7 +68,7 @@ pub struct Context {
     pub reconciler: Reconciler,
     /// Changes of devices.
     pub log: Arc<dyn ChangeLog>,
-    /// Nodes and lanes.
+    /// Nodes and lanes that carry alerts out.
     pub dispatch: Arc<dyn Dispatch>,
     /// Admission of alerts and previews.
     pub admission: Arc<Admission>,

@@ -179,18 +179,19 @@ impl Reconciler {
         events::apply(&*self.shared.store, alert, event, self.shared.clock.wall(), None).await
     }
 
-    /// Alerts whose end is not recorded, with their newest state.
+    /// Alerts that a stop waits for, with their newest state: their end is not recorded, or the last
+    /// reports on what is resolved are about to come.
     #[must_use]
     pub fn under_way(&self) -> Vec<Arc<Snapshot>> {
-        let handles = self.shared.unrecorded();
+        let handles = self.shared.under_way();
         handles.iter().map(|handle| handle.snapshots.borrow().clone()).collect()
     }
 
-    /// Waits until the store has the end of every alert of this process.
+    /// Waits until no alert is under way.
     pub async fn all_ended(&self) {
-        while let Some(handle) = self.shared.unrecorded().pop() {
+        while let Some(handle) = self.shared.under_way().pop() {
             // Its sender lives with the handle.
-            let _ = handle.recorded.subscribe().wait_for(|recorded| *recorded).await;
+            let _ = handle.over.subscribe().wait_for(|over| *over).await;
         }
     }
 }
@@ -219,9 +220,9 @@ impl Shared {
         self.alerts.lock().by_name.get(alert).cloned()
     }
 
-    fn unrecorded(&self) -> Vec<Arc<Handle>> {
+    fn under_way(&self) -> Vec<Arc<Handle>> {
         let alerts = self.alerts.lock();
-        alerts.by_name.values().filter(|handle| !*handle.recorded.borrow()).cloned().collect()
+        alerts.by_name.values().filter(|handle| !*handle.over.borrow()).cloned().collect()
     }
 
     /// An alert is settled: its last snapshot stays for a while.

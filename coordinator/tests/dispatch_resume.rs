@@ -218,7 +218,7 @@ async fn an_alert_goes_on_with_what_its_node_reports() {
 }
 
 #[tokio::test]
-async fn what_a_node_reports_before_its_wave_is_known_is_told_again_to_nobody_twice() {
+async fn a_report_that_comes_before_the_new_plan_is_not_counted_twice() {
     let mut a = ScriptedNode::tcp().await;
     let store = store().await;
     let former = Process::over(&[&a], &store).await;

@@ -233,7 +233,7 @@ async fn cancel(
                 alert = %alert.name,
                 ?state,
                 unconfirmed = unconfirmed.len(),
-                "alert cancelled"
+                "alert cancel answered"
             );
             if !state.is_final() {
                 return Ok(alert);

@@ -157,7 +157,7 @@ impl AlertTask {
             %node,
             last_write_ago_us = ?stopped.last_write_ago_us,
             written_after_cancel = stopped.written_after_cancel,
-            "stopped"
+            "node stopped alert"
         );
     }
 

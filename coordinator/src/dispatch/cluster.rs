@@ -169,7 +169,7 @@ impl Cluster {
             Note::CountFailed { id, reason, again } => {
                 self.answer(node, id, Err(NotCounted { reason, again }));
             }
-            Note::Fault(what) => tracing::warn!(%node, what, "node"),
+            Note::Fault(what) => tracing::warn!(%node, what, "node reports fault"),
         }
     }
 

@@ -1,13 +1,13 @@
 //! Writes what happens to an alert into its record.
 
+use std::sync::Arc;
+
 use clarion_proto::ids::{AlertName, Epoch, UnixMillis};
 
 use crate::{
     alert::Event,
     store::{AlertRecord, AlertStore, StoreError},
 };
-
-use std::sync::Arc;
 
 /// Applies an event to the newest record, however often somebody else is faster. An event that is
 /// not legal any more (two ends met) leaves the record as it is.

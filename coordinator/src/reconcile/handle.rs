@@ -16,8 +16,8 @@ use crate::{
 pub(super) struct Handle {
     /// Newest state, from dispatch once the run has begun.
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
-    /// Whether the store has the end.
-    pub(super) recorded: watch::Sender<bool>,
+    /// Whether a stop of the process need not wait for the alert any more.
+    pub(super) over: watch::Sender<bool>,
     /// Wakes the task that waits to start.
     pub(super) wake: Notify,
     stage: Mutex<Stage>,
@@ -41,7 +41,7 @@ impl Handle {
         let snapshot = Snapshot::empty(alert.name.clone(), alert.state);
         Self {
             snapshots: watch::Sender::new(Arc::new(snapshot)),
-            recorded: watch::Sender::new(false),
+            over: watch::Sender::new(false),
             wake: Notify::new(),
             stage: Mutex::new(Stage::Waiting { cancelled: alert.state == State::Cancelling }),
         }

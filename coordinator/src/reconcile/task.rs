@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::ids::UnixMillis;
+use clarion_proto::{ids::UnixMillis, time::Time};
 use clarion_runtime::{peers::PeerKey, repeated::Repeated};
 use tokio::sync::watch;
 
@@ -19,7 +19,6 @@ use crate::{
     snapshot::{Snapshot, State},
     store::{AlertRecord, SendPlan, StoreError},
 };
-use clarion_proto::time::Time;
 
 /// Pause between tries of what nobody tells that it may succeed: the store, lanes, room for cells.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
@@ -102,7 +101,7 @@ impl AlertTask {
             Begun::Running => {}
             Begun::Over(state) => self.publish_end(state),
             Begun::Gone => {
-                self.handle.recorded.send_replace(true);
+                self.handle.over.send_replace(true);
                 return self.shared.forget(&self.record.name);
             }
         }
@@ -184,17 +183,21 @@ impl AlertTask {
     /// Follows the progress until nothing changes any more; records the end as soon as it is known.
     async fn follow(mut self) {
         let mut newest = self.handle.snapshots.subscribe();
+        let mut recorded = false;
         loop {
             let snapshot = Arc::clone(&newest.borrow_and_update());
-            if snapshot.state.is_final() && !*self.handle.recorded.borrow() {
+            if snapshot.state.is_final() && !recorded {
                 let at = snapshot.ended.unwrap_or_else(|| self.shared.clock.wall());
-                let recorded = self.recorded(Event::End(snapshot.state), at).await;
-                // Nobody waits for what cannot be recorded.
-                self.handle.recorded.send_replace(true);
+                recorded = self.recorded(Event::End(snapshot.state), at).await;
                 if !recorded {
                     break;
                 }
                 self.shared.dispatch.recorded(&self.record.name).await;
+                // The last reports of what is resolved come at once; answers to what was cut off
+                // may take as long as requests may.
+                if snapshot.state != State::Resolved {
+                    self.handle.over.send_replace(true);
+                }
             }
             if snapshot.settled {
                 let settle = Event::Settle(Arc::clone(&snapshot));
@@ -207,6 +210,7 @@ impl AlertTask {
                 break; // never: the handle has the sender
             }
         }
+        self.handle.over.send_replace(true);
         self.shared.ended(&self.record.name);
     }
 

@@ -284,14 +284,14 @@ async fn a_created_alert_starts_at_once_and_its_end_is_recorded() {
     let mut newest = process.reconciler.watch(&alert.name).expect("known");
     process.dispatch.publish(0, |s| (s.state, s.ended) = (State::Resolved, Some(WALL)));
     newest.wait_for(|s| s.state == State::Resolved).await.expect("progress");
-    process.reconciler.all_ended().await;
-    let record = read(&store).await;
-    assert_eq!((record.state, record.ended, &record.plan), (State::Resolved, Some(WALL), &None));
-    assert!(record.settled.is_none() && process.reconciler.under_way().is_empty());
+    let record = recorded(&store, State::Resolved).await;
+    assert_eq!((record.ended, &record.plan), (Some(WALL), &None));
+    assert!(record.settled.is_none());
+    assert_eq!(process.reconciler.under_way().len(), 1, "the last reports are about to come");
     process.dispatch.publish(0, |s| (s.settled, s.totals.handed) = (true, 3));
-    while read(&store).await.settled.is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    process.reconciler.all_ended().await;
+    let settled = read(&store).await.settled.clone().expect("recorded");
+    assert!(settled.totals.handed == 3 && process.reconciler.under_way().is_empty());
     assert_eq!(*process.dispatch.recorded.lock(), [alert.name.clone()]);
     assert!(process.reconciler.watch(&alert.name).is_some(), "for those who ask late");
     assert_eq!(process.drain.finish(SECOND).await, Ok(()));
@@ -364,11 +364,23 @@ async fn an_end_is_recorded_when_the_store_is_back() {
     assert_eq!(process.reconciler.under_way().len(), 1, "a stop waits for it");
     assert_eq!(process.reconciler.under_way()[0].state, State::Resolved);
     store.away.store(false, Ordering::SeqCst);
-    process.reconciler.all_ended().await;
     let record = recorded(&store, State::Resolved).await;
     assert_eq!(record.ended, Some(WALL), "when it ended, not when it was written");
     tokio::time::sleep(SECOND).await;
     assert_eq!(*process.dispatch.recorded.lock(), [alert.name.clone()]);
+    process.dispatch.publish(0, |s| s.settled = true);
+    process.reconciler.all_ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_answers_to_what_was_cancelled() {
+    let (store, clock) = store().await;
+    let process = Process::serving(&store, clock).await;
+    let alert = created(&store).await;
+    process.reconciler.hand_over(Arc::clone(&alert), bands(&alert).await);
+    process.dispatch.publish(0, |s| (s.state, s.ended) = (State::Expired, Some(WALL)));
+    process.reconciler.all_ended().await;
+    assert_eq!(read(&store).await.state, State::Expired);
 }
 
 #[tokio::test(start_paused = true)]

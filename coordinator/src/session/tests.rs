@@ -1,5 +1,6 @@
 //! Conversations with one node, both sides written out.
 
+use clarion_proto::ids::Epoch;
 use roaring::RoaringBitmap;
 use session_response::Message as Said;
 
@@ -7,7 +8,7 @@ use super::*;
 use crate::{
     fixtures::*,
     lane::Quota,
-    planned::{CountPlan, PushRequest},
+    planned::{CountPlan, PlannedAlert, PushRequest},
     standing::StandingWave,
 };
 
@@ -454,4 +455,28 @@ fn a_node_is_told_its_part_of_a_budget_once_it_has_said_how_it_uses_what_it_has(
     session.update(Arc::new(standing.clone()), seconds(3));
     session.update(Arc::new(standing), seconds(3));
     assert_eq!(told(&mut session), [3]);
+}
+
+#[test]
+fn a_wave_of_a_former_coordinator_is_cancelled_and_ended_at_a_node_that_was_never_offered_it() {
+    let taken_over = |phase| {
+        let plan = PlannedAlert { epoch: Epoch(2), ..alert() };
+        let mut standing = standing(None);
+        let of_former = StandingWave { plan: Arc::new(plan), ..(*wave(phase)).clone() };
+        standing.waves.insert(WAVE, Arc::new(of_former));
+        Arc::new(standing)
+    };
+    let cancelled = taken_over(Phase::Cancelled);
+    let mut session = open(BOOT_1, NodeMemory::default(), &cancelled);
+    let messages = sent(&mut session);
+    let Some(Message::Cancel(cancel)) = messages.last() else { panic!("{messages:?}") };
+    assert_eq!((cancel.wave, cancel.epoch), (WAVE.0, 2));
+    session.update(without_wave(&cancelled), seconds(3));
+    assert_eq!(kinds(&mut session), ["end"]);
+    // What has run out is not offered, and the node is told of the end.
+    let closed = taken_over(Phase::Closed);
+    let mut session = open(BOOT_1, NodeMemory::default(), &closed);
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+    session.update(without_wave(&closed), seconds(3));
+    assert_eq!(kinds(&mut session), ["end"]);
 }

@@ -4,6 +4,7 @@
 mod fence;
 mod lanes;
 mod platforms;
+mod take_over;
 mod support;
 
 use std::time::Duration;

@@ -115,7 +115,7 @@ impl Alerts {
                 mode = ?spec.mode,
                 severity = ?spec.severity,
                 bands = bands.len(),
-                "alert admitted"
+                "alert admitted and planned"
             );
             let answer = launch(&api, record, bands, of_peer).await;
             // Held until here, whatever became of the caller.
