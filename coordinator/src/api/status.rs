@@ -164,7 +164,7 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
 }
 
 /// What dispatch refuses.
-pub(super) fn start(error: StartError) -> Status {
+pub(super) fn start(error: &StartError) -> Status {
     let message = error.to_string();
     match error {
         StartError::NoNodes { .. } => {

@@ -292,7 +292,7 @@ async fn a_created_alert_starts_at_once_and_its_end_is_recorded() {
     process.reconciler.all_ended().await;
     let settled = read(&store).await.settled.clone().expect("recorded");
     assert!(settled.totals.handed == 3 && process.reconciler.under_way().is_empty());
-    assert_eq!(*process.dispatch.recorded.lock(), [alert.name.clone()]);
+    assert_eq!(process.dispatch.recorded.lock()[..], *std::slice::from_ref(&alert.name));
     assert!(process.reconciler.watch(&alert.name).is_some(), "for those who ask late");
     assert_eq!(process.drain.finish(SECOND).await, Ok(()));
 }
@@ -367,7 +367,7 @@ async fn an_end_is_recorded_when_the_store_is_back() {
     let record = recorded(&store, State::Resolved).await;
     assert_eq!(record.ended, Some(WALL), "when it ended, not when it was written");
     tokio::time::sleep(SECOND).await;
-    assert_eq!(*process.dispatch.recorded.lock(), [alert.name.clone()]);
+    assert_eq!(process.dispatch.recorded.lock()[..], *std::slice::from_ref(&alert.name));
     process.dispatch.publish(0, |s| s.settled = true);
     process.reconciler.all_ended().await;
 }

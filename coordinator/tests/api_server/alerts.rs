@@ -190,8 +190,9 @@ async fn a_lane_that_cannot_exist_is_refused_before_anything_is_recorded() {
     let server = Server::with_demo().await;
     let lane = LaneKey { gateway: "apns".to_owned(), credential: "team".to_owned() };
     server.nodes.broken.lock().push(lane);
-    let refused = soon(server.alerts().create_alert(create(1, demo_alert())));
-    let refused = refused.await.expect_err("its key makes no token");
+    let mut client = server.alerts();
+    let refused = soon(client.create_alert(create(1, demo_alert()))).await;
+    let refused = refused.expect_err("its key makes no token");
     assert_eq!(reason(&refused), (Code::FailedPrecondition, "LANE_NOT_CONFIGURED".to_owned()));
     let active = server.context.store.active_alerts().await.expect("up");
     assert!(active.is_empty() && server.nodes.started.lock().is_empty());

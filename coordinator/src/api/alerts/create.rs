@@ -145,7 +145,7 @@ async fn launch(
     }
     let lanes: Vec<&LaneKey> =
         record.plan.iter().flat_map(|plan| &plan.apps).map(|app| &app.lane).collect();
-    api.dispatch.check_start(&lanes).map_err(status::start)?;
+    api.dispatch.check_start(&lanes).map_err(|e| status::start(&e))?;
     let created = api.store.create_alert(record, api.config.alerts.active_max).await;
     let created = created.map_err(status::store)?;
     if let Created::New(alert) = &created {
