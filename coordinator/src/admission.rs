@@ -33,6 +33,7 @@ use clarion_runtime::peers::{
 use crate::{lane::catalog::Catalog, store::AppRecord};
 
 pub mod render;
+pub(crate) mod target;
 
 /// The segment that an exercise reaches.
 pub const EXERCISE_SEGMENT: &str = "exercise";
@@ -98,6 +99,9 @@ pub enum Refusal {
         /// `gateway/credential`.
         lane: String,
     },
+    /// The process is ending, or a defect.
+    #[error("alert.region: its cover was not computed: {0}")]
+    CoverFailed(String),
     /// Trying again helps once others have ended.
     #[error(
         "alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free, and \

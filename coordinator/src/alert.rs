@@ -74,6 +74,8 @@ impl AlertRecord {
             ) => {
                 next.state = to;
                 next.ended = Some(now);
+                // Nobody runs it any more; the bodies of many apps and languages are the most of it.
+                next.plan = None;
             }
             (_, Event::End(to)) => return Err(illegal(to)),
             (from, Event::Settle(_)) if self.settled.is_some() && from.is_final() => {
@@ -115,6 +117,7 @@ mod tests {
                         (after.state, after.ended, after.revision),
                         (to, Some(UnixMillis(5)), 2)
                     );
+                    assert_eq!(after.plan, None, "what was only needed while active");
                 } else {
                     let illegal = Illegal { name: before.name, from, to };
                     assert_eq!(after.expect_err("not drawn"), illegal);

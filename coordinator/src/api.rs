@@ -14,8 +14,9 @@ use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
     clock::Clock,
-    dispatch::{Dispatch, keeper::Keeper},
+    dispatch::Dispatch,
     lane::catalog::Catalog,
+    reconcile::Reconciler,
     store::{AlertStore, ChangeLog},
 };
 
@@ -63,14 +64,14 @@ pub struct Context {
     pub clock: Clock,
     /// Records of apps and alerts.
     pub store: Arc<dyn AlertStore>,
-    /// Keeps the records of alerts true.
-    pub keeper: Keeper,
+    /// Runs every active alert of the store.
+    pub reconciler: Reconciler,
     /// Logs of the changes of devices.
     pub log: Arc<dyn ChangeLog>,
-    /// Whoever carries alerts out.
+    /// Nodes and lanes that carry alerts out.
     pub dispatch: Arc<dyn Dispatch>,
-    /// Rules and limits by which alerts are let in.
-    pub admission: Admission,
+    /// Rules and limits by which alerts and previews are let in.
+    pub admission: Arc<Admission>,
     /// Owns every task; streams end with its token.
     pub drain: Drain,
 }

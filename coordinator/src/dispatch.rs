@@ -1,6 +1,6 @@
 //! Carries planned alerts out: one task for an alert, one session for a node.
 //!
-//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board**
+//! The parts, in the order of an alert's way: [`Dispatch::start`] puts the wave on the **board**
 //! ([`crate::standing`]), from where every session takes what its node has to know; what nodes
 //! report comes back through their sessions to the alert's **task** ([`alert`]), whose state
 //! machine ([`crate::alert::run`]) decides when all are complete, when its time is over and when a
@@ -23,7 +23,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId};
+use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LaneId, LogIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,15 +42,14 @@ use crate::{
     session::Identity,
     snapshot::{Snapshot, State},
     standing::{Phase, StandingWave},
-    store::{ChangeLog, StoreError},
+    store::{ChangeLog, ClusterStore},
 };
 use alert::AlertTask;
-use cluster::{AlertHandle, Cluster, Input};
+use cluster::{Cluster, Input};
 
 mod alert;
 mod cluster;
 mod count;
-pub mod keeper;
 mod node;
 mod nodes;
 
@@ -79,12 +78,28 @@ pub enum StartError {
     /// The alert names a lane that cannot exist. Trying again does not help.
     #[error(transparent)]
     Lane(#[from] LaneError),
-    /// The log's head could not be read. Whether trying again helps, the error says.
-    #[error(transparent)]
-    Log(StoreError),
+    /// The alert's positions are those of another log. Trying again does not help in this process.
+    #[error("the alert was recorded over log {recorded}, this coordinator serves log {serves}")]
+    OtherLog {
+        /// Log of the record.
+        recorded: LogIdentity,
+        /// Log of this process.
+        serves: LogIdentity,
+    },
     /// It runs already. The caller's mistake.
     #[error("{0} has been started before")]
     Twice(AlertName),
+}
+
+/// An alert to be carried out, and where its progress goes.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Everything that nodes need.
+    pub plan: Arc<PlannedAlert>,
+    /// Whether the run begins cancelled: nodes are told to stop, and nothing is offered.
+    pub cancelled: bool,
+    /// Snapshots of the progress, with growing versions, until one that is settled.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
 /// A question could not be answered.
@@ -129,7 +144,7 @@ pub enum CountError {
 /// What [`Dispatch::cancel`] achieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CancelState {
-    /// Not known here: never started, or ended long ago.
+    /// Not known here: never started, or ended.
     Unknown,
     /// `Cancelled`: all nodes confirmed. `Cancelling`: some did not. Otherwise it had ended before.
     At {
@@ -151,11 +166,23 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// See [`LaneError`].
     fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError>;
 
-    /// Makes a recorded alert run.
+    /// Checks whether an alert on these lanes would reach anybody now: before it is recorded.
     ///
     /// # Errors
-    /// See [`StartError`].
-    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
+    /// No node that owns partitions is connected, or a lane cannot exist.
+    fn check_start(&self, lanes: &[&LaneKey]) -> Result<(), StartError>;
+
+    /// Makes a recorded alert run, as soon as partitions are assigned; nodes may be away.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing was sent.
+    fn start(&self, start: Start) -> Result<(), StartError>;
+
+    /// Changes whenever a start that failed may succeed.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// The store has the end of an alert: nodes may forget it.
+    async fn recorded(&self, alert: &AlertName);
 
     /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at
     /// most.
@@ -173,9 +200,6 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// See [`CountError`].
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
-
-    /// The newest state of an alert; `None` if it was never started here or ended long ago.
-    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
 
     /// What all nodes hold.
     fn registry(&self) -> RegistryTotals;
@@ -210,7 +234,6 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Inner {
     cluster: Arc<Cluster>,
-    log: Arc<dyn ChangeLog>,
     questions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -220,18 +243,25 @@ impl Dispatcher {
     /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a
     /// tokio runtime.
     #[must_use]
-    pub fn spawn(config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock) -> Self {
-        Self::spawn_over(config, log, clock, Arc::new(Tcp))
+    pub fn spawn<S>(config: DispatchConfig, store: Arc<S>, clock: Clock) -> Self
+    where
+        S: ChangeLog + ClusterStore,
+    {
+        Self::spawn_over(config, store, clock, Arc::new(Tcp))
     }
 
     /// The same over other connections than TCP.
     #[must_use]
-    pub fn spawn_over(
+    pub fn spawn_over<S>(
         config: DispatchConfig,
-        log: Arc<dyn ChangeLog>,
+        store: Arc<S>,
         clock: Clock,
         connect: Arc<dyn Connect>,
-    ) -> Self {
+    ) -> Self
+    where
+        S: ChangeLog + ClusterStore,
+    {
+        let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
         let identity = Identity { cluster, coordinator, log: log.identity() };
@@ -245,9 +275,6 @@ impl Dispatcher {
         let pruning = Arc::new(pruning);
         let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
-        // Numbers of ownership grow over restarts of this process without a store that would
-        // remember them.
-        let number = clock.wall().0.max(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
@@ -257,14 +284,14 @@ impl Dispatcher {
         };
         let shared = cluster.clone();
         until(Box::pin(async move {
-            shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await;
+            shared.roster.share_out(&shared.board, (partitions, logs), &*store, clock).await;
         }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
-        until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
+        until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
         // Ends its own tasks in order.
         tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
-        let inner = Inner { cluster, log, questions: AtomicU64::new(1), tasks, stop };
+        let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
 
@@ -285,42 +312,47 @@ impl Dispatcher {
         self.inner.cluster.lanes.replace(credentials)
     }
 
-    fn run(
-        &self,
-        alert: &PlannedAlert,
-        wave: StandingWave,
-        owned: &Owned,
-    ) -> Result<(), StartError> {
+    fn run(&self, start: Start, lanes: Vec<LaneId>, owned: &Owned) -> Result<(), StartError> {
+        let Start { plan: alert, cancelled, snapshots } = start;
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
-        let mut run =
-            Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
-        let (snapshots, watch) = watch::channel(Arc::new(run.snapshot()));
-        if !cluster.enter(&alert.name, alert.wave, AlertHandle { inputs, snapshots: watch }) {
+        let (nodes, begun) = (owned.nodes().keys().cloned(), cluster.clock.moment());
+        let mut run = Run::new(&alert, nodes, cluster.lanes.request_deadline_max(), begun);
+        if !cluster.enter(&alert.name, alert.wave, inputs) {
             return Err(StartError::Twice(alert.name.clone()));
         }
         // From here on every session that ends is heard of; who has no session now is away.
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
+        match cancelled {
+            true => run.cancel(begun.at),
+            false => run.step(begun.at),
+        }
+        snapshots.send_replace(Arc::new(run.snapshot()));
         tracing::info!(
             alert = %alert.name,
             wave = alert.wave.0,
+            epoch = alert.epoch.0,
             bands = alert.bands.len(),
-            "alert starts"
+            cancelled,
+            "alert run begins"
         );
-        let mut ids = wave.lanes.clone();
+        let mut ids = lanes.clone();
         ids.sort_unstable();
         ids.dedup();
-        let lanes =
+        let specs =
             ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
         let apps =
-            alert.apps.iter().map(|app| app.app.clone()).zip(wave.lanes.iter().copied()).collect();
-        cluster.board.begin(wave, cluster.clock.now());
+            alert.apps.iter().map(|app| app.app.clone()).zip(lanes.iter().copied()).collect();
+        // A run that has ended by now has nothing for nodes: its task says so at once.
+        let phase = run.standing().unwrap_or(Phase::Closed);
+        let (plan, expires) = (Arc::clone(&alert), run.expires());
+        cluster.board.begin(StandingWave { plan, lanes, expires, phase }, begun.at);
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
             run,
-            lanes,
+            lanes: specs,
             apps,
             cluster,
             inputs: received,
@@ -354,23 +386,6 @@ impl Dispatcher {
         self.inner.cluster.roster.sessions()
     }
 
-    /// Alerts that have not ended, with their newest state.
-    #[must_use]
-    pub fn under_way(&self) -> Vec<Arc<Snapshot>> {
-        let handles = self.inner.cluster.under_way();
-        handles.iter().map(|snapshots| snapshots.borrow().clone()).collect()
-    }
-
-    /// Waits until no alert is under way.
-    pub async fn all_ended(&self) {
-        while let Some(mut snapshots) = self.inner.cluster.under_way().pop() {
-            // Its task has ended without a last word: the process is being torn down.
-            if snapshots.wait_for(|snapshot| snapshot.state.is_final()).await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// How nodes' ends of all lanes are.
     #[must_use]
     pub fn lanes(&self) -> Vec<LaneStatus> {
@@ -381,6 +396,20 @@ impl Dispatcher {
     #[must_use]
     pub fn credentials(&self) -> Vec<CredentialStatus> {
         self.inner.cluster.lanes.credentials()
+    }
+
+    /// The lanes of these names, made if they were not there.
+    fn ensure_lanes<'a>(
+        &self,
+        lanes: impl Iterator<Item = &'a LaneKey>,
+    ) -> Result<Vec<LaneId>, LaneError> {
+        let cluster = &self.inner.cluster;
+        let ensure = |key| cluster.lanes.ensure(key, &cluster.board, &cluster.clock);
+        lanes.map(|key| Ok(ensure(key)?.id)).collect()
+    }
+
+    fn no_nodes(&self) -> StartError {
+        StartError::NoNodes { configured: self.inner.cluster.roster.addresses() }
     }
 
     /// Ownership, if it is made and any owner is connected.
@@ -395,44 +424,47 @@ impl Dispatcher {
 #[async_trait]
 impl Dispatch for Dispatcher {
     fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
-        self.inner
-            .cluster
-            .lanes
-            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
-            .map(drop)
+        self.ensure_lanes(std::iter::once(key)).map(drop)
     }
 
-    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+    fn check_start(&self, lanes: &[&LaneKey]) -> Result<(), StartError> {
+        self.owned().ok_or_else(|| self.no_nodes())?;
+        self.ensure_lanes(lanes.iter().copied())?;
+        Ok(())
+    }
+
+    fn start(&self, start: Start) -> Result<(), StartError> {
         let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
-        let lanes = alert
-            .apps
-            .iter()
-            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
-        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
-        let heads = self.inner.log.heads().await.map_err(StartError::Log)?;
-        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
-        self.run(&alert, wave, &owned)
+        let (recorded, serves) = (start.plan.log, cluster.identity.log);
+        if recorded != serves {
+            return Err(StartError::OtherLog { recorded, serves });
+        }
+        let owned = cluster.board.read().owned.clone().ok_or_else(|| self.no_nodes())?;
+        let lanes = self.ensure_lanes(start.plan.apps.iter().map(|app| &app.lane))?;
+        self.run(start, lanes, &owned)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.sessions()
+    }
+
+    async fn recorded(&self, alert: &AlertName) {
+        if let Some(inputs) = self.inner.cluster.alert(alert) {
+            // Fails only if the alert has settled by itself.
+            let _ = inputs.send(Input::Recorded).await;
+        }
     }
 
     async fn cancel(&self, alert: &AlertName) -> CancelState {
-        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
+        let Some(inputs) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
+            inputs.send(Input::Cancel(answer)).await.ok()?;
             answered.await.ok()
         };
-        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
-            Ok(Some(state)) => state,
-            // It ended in this moment, or its task is far behind: what is known is the newest
-            // snapshot.
-            Ok(None) | Err(_) => {
-                let state = handle.snapshots.borrow().state;
-                CancelState::At { state, unconfirmed: Vec::new() }
-            }
-        }
+        // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+        let answered = tokio::time::timeout(CANCEL_DEADLINE, asked).await;
+        answered.ok().flatten().unwrap_or(CancelState::Unknown)
     }
 
     async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
@@ -451,10 +483,6 @@ impl Dispatch for Dispatcher {
             .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
         let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
         count::reaches(id, plan, least, cluster, &owned).await
-    }
-
-    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        Some(self.inner.cluster.alert(alert)?.snapshots)
     }
 
     fn registry(&self) -> RegistryTotals {

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use clarion_proto::{
     app::Platform,
-    ids::{AlertName, AppName, BootId, Epoch, LaneId, Position, WaveId},
+    ids::{AlertName, AppName, BootId, Epoch, LaneId, LogIdentity, Position, UnixMillis, WaveId},
     time::Time,
 };
 use secrecy::SecretString;
 
 use crate::{
     bands::Band,
+    clock::Moment,
     lane::{ConnectionLimits, Gateway, LaneKey, LaneSpec, ProviderToken, Quota},
     owners::{NodeName, Owned, Ownership},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
@@ -33,7 +34,10 @@ pub(crate) fn node(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
 }
 
-/// Two bands, 1,000 a second, from 1 s to 100 s.
+/// The moment at which runs of [`alert`] begin: 1 s on both clocks.
+pub(crate) const BEGUN: Moment = Moment { at: Time(1_000_000), wall: UnixMillis(1_000) };
+
+/// Two bands, 1,000 a second, from 1 s to 100 s; log `l` stands at 10 + `l`.
 pub(crate) fn alert() -> PlannedAlert {
     let cell = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Nine);
     let band = |from_m, to_m| Band { from_m, to_m, cells: vec![cell] };
@@ -59,8 +63,10 @@ pub(crate) fn alert() -> PlannedAlert {
             }],
         }],
         segments: Vec::new(),
-        created: seconds(1),
-        expires: seconds(100),
+        log: LogIdentity([0; 16]),
+        positions: (0..u64::from(PARTITIONS)).map(|log| Position(10 + log)).collect(),
+        created: UnixMillis(1_000),
+        expires: UnixMillis(100_000),
         max_rate_per_second: 1_000,
     }
 }
@@ -105,8 +111,8 @@ pub(crate) fn standing(quota: Option<Quota>) -> Standing {
     standing
 }
 
-/// The wave of [`alert`]; log `l` stands at 10 + `l`.
+/// The wave of [`alert`].
 pub(crate) fn wave(phase: Phase) -> Arc<StandingWave> {
-    let heads = (0..u64::from(PARTITIONS)).map(|log| Position(10 + log)).collect();
-    Arc::new(StandingWave { plan: Arc::new(alert()), lanes: vec![LANE], heads, phase })
+    let (plan, expires) = (Arc::new(alert()), seconds(100));
+    Arc::new(StandingWave { plan, lanes: vec![LANE], expires, phase })
 }

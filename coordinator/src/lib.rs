@@ -44,13 +44,15 @@ use crate::{
     api::{ApiConfig, Context, ports},
     clock::Clock,
     config::{Args, Config, ConfigError},
-    dispatch::{Dispatch, Dispatcher, NodesConfig, keeper::Keeper},
-    store::{ChangeLog, memory::MemoryStore},
+    dispatch::{Dispatch, Dispatcher, NodesConfig},
+    reconcile::Reconciler,
+    store::{AlertStore, ChangeLog, memory::MemoryStore},
 };
 
 pub mod config;
 mod stop;
 pub mod api;
+pub mod reconcile;
 pub mod dispatch;
 pub mod admission;
 pub mod alert;
@@ -196,6 +198,21 @@ impl Coordinator {
     /// # Errors
     /// A port that cannot be had, by its address; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, Failure> {
+        let clock = Clock::start();
+        let logs = config.dispatch.logs;
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
+        Self::bind_over(config, store, clock).await
+    }
+
+    /// Binds over a store that may hold the work of a former coordinator, and goes on with it.
+    ///
+    /// # Errors
+    /// The same as [`Coordinator::bind`].
+    pub async fn bind_over(
+        config: Config,
+        store: Arc<MemoryStore>,
+        clock: Clock,
+    ) -> Result<Self, Failure> {
         jwt::install();
         let shares = connections(&config.api, &config.dispatch.nodes)?;
         let limits = ports::api(&config.api).with_connections_max(shares.api);
@@ -204,11 +221,8 @@ impl Coordinator {
         let feed = Port::bind(config.feed_listen, limits).await?;
         let health =
             HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
-        let clock = Clock::start();
-        let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&log), clock);
+        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), clock);
         if config.api.device_key.is_random() {
             tracing::warn!(
                 "no device_key_file: devices that are no UUIDs are strangers after a restart"
@@ -220,10 +234,19 @@ impl Coordinator {
             let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
+        let admission = Arc::new(Admission::new(config.admission));
+        let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());
+        let reconciler = Reconciler::spawn(
+            Arc::clone(&store) as Arc<dyn AlertStore>,
+            Arc::clone(&dispatch),
+            Arc::clone(&admission),
+            clock,
+            drain.clone(),
+        );
         let context = Arc::new(Context {
-            admission: Admission::new(config.admission),
-            dispatch: Arc::new(dispatcher.clone()) as Arc<dyn Dispatch>,
-            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
+            admission,
+            dispatch,
+            reconciler,
             drain,
             config: config.api,
             clock,
@@ -287,7 +310,13 @@ impl Coordinator {
         );
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
-        let api = ports::serve_api(api.listener, api.limits, routes, stopped());
+        // Nobody may find an active alert that this process does not know.
+        let (reconciler, until) = (context.reconciler.clone(), token.clone());
+        let until_stopped = stopped();
+        let api = async move {
+            until.run_until_cancelled(reconciler.listed()).await;
+            ports::serve_api(api.listener, api.limits, routes, until_stopped).await;
+        };
         let feed = ports::serve_feed(feed.listener, feed.limits, &context, stopped());
         let health = health.serve(health_service, stopped());
 
@@ -305,7 +334,7 @@ impl Coordinator {
                 }
                 context.admission.close();
                 let end = *end.insert(Instant::now() + deadline);
-                let alerts = stop::let_alerts_finish(&dispatcher, end - STOP_RESERVE.min(deadline / 4));
+                let alerts = stop::let_alerts_finish(&context.reconciler, end - STOP_RESERVE.min(deadline / 4));
                 let serving = async {
                     tokio::select! {
                         _ = &mut serving => return,

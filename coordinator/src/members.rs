@@ -6,7 +6,8 @@
 //! would each be given the other's partitions, and everybody would be alerted twice; so the second
 //! is refused for as long as the first is connected.
 //!
-//! **Ownership** is made once (R = 1): when as many nodes as there are addresses have said hello,
+//! **Ownership** is made once (R = 1) and kept in the store, so that a coordinator that starts again
+//! goes on with it. It is made when as many nodes as there are addresses have said hello,
 //! or [`GATHER`] after the first ([`GATHER_COMING`] while a node says that it will take a session
 //! soon), with those that are there. Then it stays. A node that is away keeps its partitions, and
 //! what they have to do waits for its return; one that comes later owns nothing, which is logged.
@@ -21,6 +22,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1 as wire,
 };
+use clarion_runtime::repeated::Repeated;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -30,6 +32,7 @@ use crate::{
     owners::{NodeName, Owned, Ownership},
     session::NodeMemory,
     standing::Board,
+    store::{ClusterStore, StoreError},
 };
 
 pub mod registry;
@@ -43,6 +46,8 @@ pub const GATHER: Duration = Duration::from_secs(5);
 pub const GATHER_COMING: Duration = Duration::from_secs(15);
 /// How long such a word holds: longer than the longest pause between two calls.
 const COMING: Duration = Duration::from_secs(4);
+/// Pause between tries to read ownership while the store is away.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that
 /// nodes draw random names, which would each be given a registry to hold.
 pub const NAMES_MAX: usize = 1_024;
@@ -221,33 +226,65 @@ impl Roster {
         nodes.by_name.iter().map(status).collect()
     }
 
-    /// Makes ownership when its time has come, puts it on the board and ends. `number`: higher than
-    /// that of any ownership that a node may hold.
+    /// Puts the store's ownership on the board, or makes the first one when its time has come,
+    /// records it and puts it there. Then ends.
     pub(crate) async fn share_out(
         &self,
         board: &Board,
         (partitions, logs): (u16, u16),
-        number: u64,
+        store: &dyn ClusterStore,
         clock: Clock,
     ) {
+        let mut away = Repeated::default();
+        loop {
+            let owned = match store.ownership().await {
+                Ok(Some(owned)) => Ok(owned),
+                Ok(None) => {
+                    let names = self.gather(clock).await;
+                    // Another coordinator may have been faster: then the store's is taken.
+                    store.replace_ownership(Ownership::assign(1, partitions, &names)).await
+                }
+                Err(error) => Err(error),
+            };
+            match owned {
+                Ok(owned) => return self.assigned(board, &owned, partitions, logs),
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => {
+                    let (reason, now) = (error.to_string(), clock.now().since(Time(0)));
+                    if let Some(times) = away.note(&reason, now) {
+                        tracing::warn!(reason, times, "ownership not read from store; retrying");
+                    }
+                    tokio::time::sleep(STORE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Puts ownership on the board: from now on alerts can start.
+    fn assigned(&self, board: &Board, ownership: &Ownership, partitions: u16, logs: u16) {
+        if ownership.partition_count() != partitions {
+            let (recorded, configured) = (ownership.partition_count(), partitions);
+            tracing::error!(recorded, configured, "ownership has another number of partitions");
+            return;
+        }
+        let number = ownership.number;
+        let nodes: Vec<_> = ownership.nodes().iter().map(ToString::to_string).collect();
+        let owned = Arc::new(Owned::new(ownership.clone(), partitions, logs));
+        board.change(|standing| standing.owned = Some(owned));
+        tracing::info!(
+            nodes = nodes.join(", "),
+            partitions,
+            number,
+            "partitions assigned to nodes"
+        );
+        self.sessions.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until partitions can be shared out, and names the nodes that are there.
+    async fn gather(&self, clock: Clock) -> Vec<NodeName> {
         loop {
             let due = match self.nodes.lock().gathered(clock.now()) {
-                Gathered::Ready(names) => {
-                    let names_said =
-                        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    let ownership = Ownership::assign(number, partitions, &names);
-                    board.change(|s| {
-                        s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs)));
-                    });
-                    tracing::info!(
-                        nodes = names_said,
-                        partitions,
-                        number,
-                        "partitions assigned to nodes"
-                    );
-                    self.sessions.send_modify(|n| *n += 1);
-                    return;
-                }
+                Gathered::Ready(names) => return names,
                 Gathered::Wait(until) => until,
             };
             tokio::select! {

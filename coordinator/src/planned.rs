@@ -5,12 +5,14 @@
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, WaveId},
-    time::Time,
+    ids::{AlertName, AppName, Epoch, LogIdentity, Position, UnixMillis, WaveId},
     wire::shard_v1 as wire,
 };
 
 use crate::{bands::Bands, lane::LaneKey};
+
+/// Epoch of the coordinator that created an alert; every take-over raises it by one.
+pub const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
 #[derive(Debug)]
@@ -27,16 +29,29 @@ pub struct PlannedAlert {
     pub apps: Vec<AppPlan>,
     /// Who: an expression over segments in prefix form; empty: everybody.
     pub segments: Vec<wire::SegmentOp>,
-    /// When it was recorded, on [`crate::clock::Clock`].
-    pub created: Time,
-    /// Nothing is sent later, on [`crate::clock::Clock`].
-    pub expires: Time,
+    /// Log from which the audience is read.
+    pub log: LogIdentity,
+    /// Newest position of every log when the alert was recorded: every change acknowledged before
+    /// is in the audience.
+    pub positions: Vec<Position>,
+    /// Wall time at which the alert was recorded.
+    pub created: UnixMillis,
+    /// Wall time after which nothing is sent.
+    pub expires: UnixMillis,
     /// Over all nodes; 0: no limit.
     pub max_rate_per_second: u32,
 }
 
+impl PlannedAlert {
+    /// Whether another coordinator may have offered the wave to nodes before.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        self.epoch > FIRST_EPOCH
+    }
+}
+
 /// What is said to one app's devices, and through which lane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppPlan {
     /// App whose devices get this.
     pub app: AppName,

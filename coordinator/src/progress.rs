@@ -43,6 +43,9 @@ use crate::{
 use reasons::{NodeReasons, top};
 
 mod reasons;
+mod timeline;
+
+pub(crate) use timeline::Timeline;
 
 /// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more
 /// than 480 km radius goes without the cells reported last.
@@ -59,7 +62,7 @@ const REFUSED_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Fold {
     alert: AlertName,
-    created: Time,
+    timeline: Timeline,
     nodes: BTreeMap<NodeName, Node>,
     /// Of its apps.
     lanes: BTreeMap<AppName, LaneKey>,
@@ -123,7 +126,7 @@ pub(crate) struct Answers {
 impl Fold {
     pub(crate) fn new(
         alert: AlertName,
-        created: Time,
+        timeline: Timeline,
         bands: &[Band],
         apps: &[AppPlan],
         nodes: impl IntoIterator<Item = NodeName>,
@@ -141,7 +144,7 @@ impl Fold {
         };
         Self {
             alert,
-            created,
+            timeline,
             nodes: nodes.into_iter().map(|name| (name, node())).collect(),
             lanes: apps.iter().map(|app| (app.app.clone(), app.lane.clone())).collect(),
             bands: bands.iter().map(|b| (b.from_m, b.to_m)).collect(),
@@ -242,7 +245,7 @@ impl Fold {
             version: self.version,
             state,
             settled: self.settled,
-            ended,
+            ended: ended.map(|at| self.timeline.wall(at)),
             totals,
             unanswered_requests: sum(|t| t.unanswered),
             retried_requests: sum(|t| t.retried),
@@ -264,7 +267,7 @@ impl Fold {
     }
 
     fn after(&self, at: Option<Time>) -> Option<Duration> {
-        at.map(|at| at.since(self.created))
+        at.map(|at| self.timeline.since_created(at))
     }
 }
 

@@ -317,7 +317,7 @@ impl Session {
             self.taken(Subject::Wave(wave));
             let running =
                 standing.waves.get(&wave).filter(|w| w.phase == Phase::Running && mine > 0);
-            if let Some(running) = running.filter(|w| w.plan.expires > now) {
+            if let Some(running) = running.filter(|w| w.expires > now) {
                 let rate = lease::rate_millis(running.plan.max_rate_per_second, mine, all);
                 grants.push(wire::WaveGrant { wave: wave.0, rate_millis_per_second: rate });
                 self.notes.push_back(Note::Wave(wave, WaveNote::Granted));

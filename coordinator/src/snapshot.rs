@@ -8,7 +8,6 @@ use std::time::Duration;
 use clarion_proto::{
     ids::{AlertName, AppName, UnixMillis},
     outcome::Outcome,
-    time::Time,
 };
 
 use crate::{lane::LaneKey, owners::NodeName};
@@ -99,11 +98,12 @@ pub struct Snapshot {
     pub version: u64,
     /// Where the alert stands.
     pub state: State,
-    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired`
-    /// answers to requests under way still come in for some seconds before this is set.
+    /// Nothing will change any more; the watcher's stream can end. After a final state was reached
+    /// the last reports, and answers to requests under way, still come in for some seconds before
+    /// this is set.
     pub settled: bool,
-    /// When the alert reached a final state.
-    pub ended: Option<Time>,
+    /// Wall time at which the alert reached a final state.
+    pub ended: Option<UnixMillis>,
     /// Counts of all bands together.
     pub totals: Counts,
     /// Requests without an answer in their deadline.
@@ -114,7 +114,7 @@ pub struct Snapshot {
     pub nodes_walked: u32,
     /// Nodes with a part.
     pub nodes: u32,
-    /// Since the alert was recorded, on this coordinator's clock: the first acceptance reported.
+    /// Time from the alert's record to the first acceptance that this coordinator heard of.
     pub first_accepted_after: Option<Duration>,
     /// The same for the newest acceptance reported.
     pub last_accepted_after: Option<Duration>,
@@ -218,6 +218,35 @@ pub enum Trouble {
     Intermediary,
     /// The gateway does not know the project.
     Project,
+}
+
+impl Snapshot {
+    /// The state of an alert that no node has reported on yet.
+    #[must_use]
+    pub fn empty(alert: AlertName, state: State) -> Self {
+        Self {
+            alert,
+            version: 0,
+            state,
+            settled: false,
+            ended: None,
+            totals: Counts::default(),
+            unanswered_requests: 0,
+            retried_requests: 0,
+            nodes_walked: 0,
+            nodes: 0,
+            first_accepted_after: None,
+            last_accepted_after: None,
+            bands: Vec::new(),
+            cells: Vec::new(),
+            refused_messages: Vec::new(),
+            lane_troubles: Vec::new(),
+            isolated: Vec::new(),
+            reasons: Vec::new(),
+            other_reasons: 0,
+            pruning_alarms: Vec::new(),
+        }
+    }
 }
 
 impl State {

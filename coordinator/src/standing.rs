@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
-    ids::{LaneId, Position, WaveId},
+    ids::{LaneId, WaveId},
     time::Time,
 };
 use tokio::sync::watch;
@@ -55,13 +55,13 @@ impl Standing {
 }
 
 /// One wave under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct StandingWave {
     pub(crate) plan: Arc<PlannedAlert>,
     /// Of each app of the plan, in its order.
     pub(crate) lanes: Vec<LaneId>,
-    /// The head of each log when the wave started: what was acknowledged before is seen by it.
-    pub(crate) heads: Vec<Position>,
+    /// When the alert's time is over, on the process's clock.
+    pub(crate) expires: Time,
     pub(crate) phase: Phase,
 }
 
@@ -72,8 +72,9 @@ pub(crate) enum Phase {
     Running,
     /// Nodes are to write nothing more.
     Cancelled,
-    /// Its time is over, which nodes know by themselves: no grants, and nobody is given it anew.
-    Expired,
+    /// Over for callers, by its time or because all is done: no grants, and no node is given it
+    /// anew. A node that has it keeps it.
+    Closed,
     /// Send the last report and forget it.
     Ended,
 }
@@ -118,9 +119,7 @@ impl Board {
                 None => drop(standing.waves.remove(&wave)),
                 Some(phase) => {
                     if let Some(entry) = standing.waves.get_mut(&wave) {
-                        let StandingWave { plan, lanes, heads, .. } = &**entry;
-                        let (plan, lanes, heads) = (plan.clone(), lanes.clone(), heads.clone());
-                        *entry = Arc::new(StandingWave { plan, lanes, heads, phase });
+                        Arc::make_mut(entry).phase = phase;
                     }
                 }
             }

@@ -11,7 +11,7 @@ use clarion_runtime::health::HealthReporter;
 use tokio::time::{Instant, timeout_at};
 use tonic_health::ServingStatus;
 
-use crate::dispatch::Dispatcher;
+use crate::{dispatch::Dispatcher, reconcile::Reconciler};
 
 /// The service whose readiness depends on nodes.
 pub(crate) const ALERTS: &str = "clarion.v1.AlertService";
@@ -43,10 +43,10 @@ pub(crate) async fn tell_readiness(dispatcher: Dispatcher, reporter: HealthRepor
 }
 
 /// Names the alerts under way and waits for them, until then at most; names those that are left.
-/// Sessions and grants go on meanwhile. What is left is lost with this process: alerts live in its
-/// memory.
-pub(crate) async fn let_alerts_finish(dispatcher: &Dispatcher, until: Instant) {
-    let alerts = dispatcher.under_way();
+/// Sessions and grants go on meanwhile. What is left stays active in the store: a coordinator over
+/// the same store goes on with it, and the engine in memory loses it with this process.
+pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
+    let alerts = reconciler.under_way();
     if alerts.is_empty() {
         return;
     }
@@ -54,11 +54,11 @@ pub(crate) async fn let_alerts_finish(dispatcher: &Dispatcher, until: Instant) {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
         tracing::warn!(alert = %alert.alert, state = ?alert.state, handed, open, "alert under way at shutdown");
     }
-    if timeout_at(until, dispatcher.all_ended()).await.is_ok() {
+    if timeout_at(until, reconciler.all_ended()).await.is_ok() {
         tracing::info!("every alert under way at shutdown has ended");
         return;
     }
-    for alert in dispatcher.under_way() {
+    for alert in reconciler.under_way() {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
         tracing::error!(alert = %alert.alert, state = ?alert.state, handed, open, "alert left unfinished by shutdown");
     }

@@ -39,10 +39,10 @@ mod known;
 pub mod memory;
 mod record;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
-pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId};
+pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
 
 /// An engine cannot do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,9 +137,6 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
         alert: AlertRecord,
         active_max: usize,
     ) -> Result<Created<AlertRecord>, StoreError>;
-    /// Takes back an alert that was recorded and could not be started. Only its creator may, before
-    /// it answered.
-    async fn discard_alert(&self, name: &AlertName) -> Result<(), StoreError>;
     /// Replaces the record whose revision is one less than this one's and whose epoch is not
     /// higher.
     async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError>;

@@ -9,7 +9,7 @@ use clarion_coordinator::{
     store::ChangeLog,
 };
 use clarion_proto::{
-    ids::{AppName, DeviceId, LogId, Position, log_of, partition_of},
+    ids::{AppName, DeviceId, LogId, LogIdentity, Position, log_of, partition_of},
     outcome::Outcome,
     wire::shard_v1::{self as wire, session_request::Message, session_response::Message as Said},
 };
@@ -24,6 +24,8 @@ async fn an_alert_is_carried_out_by_two_nodes_and_resolves_with_exact_totals() {
     coordinator.log.append_all(vec![(LogId(3), Default::default())]).await.unwrap();
     let alert = coordinator.alert("one", 60);
     let mut progress = coordinator.start(&alert).await;
+    let again = coordinator.dispatcher.start(start_of(&alert).0);
+    assert!(matches!(again, Err(StartError::Twice(_))), "it runs");
 
     let (wave_a, wave_b) = (peer_a.wave().await, peer_b.wave().await);
     let mut partitions: Vec<_> =
@@ -59,10 +61,6 @@ async fn an_alert_is_carried_out_by_two_nodes_and_resolves_with_exact_totals() {
         last.first_accepted_after.is_some()
             && last.first_accepted_after <= last.last_accepted_after
     );
-    assert!(
-        matches!(coordinator.dispatcher.start(alert).await, Err(StartError::Twice(_))),
-        "a name is used once"
-    );
     coordinator.dispatcher.shutdown().await;
     assert!(peer_a.is_ended().await);
 }
@@ -85,9 +83,12 @@ async fn an_alert_for_nobody_resolves() {
 async fn without_nodes_nothing_starts() {
     let a = ScriptedNode::tcp().await;
     let coordinator = Coordinator::over_tcp(&[&a]);
-    let error = coordinator.dispatcher.start(coordinator.alert("none", 60)).await.unwrap_err();
+    let (start, watch) = start_of(&coordinator.alert("none", 60));
+    let error = coordinator.dispatcher.start(start).unwrap_err();
     assert!(matches!(error, StartError::NoNodes { .. }), "{error}");
-    assert!(coordinator.dispatcher.watch(&coordinator.alert("none", 60).name).is_none());
+    let error = coordinator.dispatcher.check_start(&[]).unwrap_err();
+    assert!(matches!(error, StartError::NoNodes { .. }), "{error}");
+    assert_eq!(watch.borrow().version, 0, "nothing was published");
 }
 
 #[tokio::test]
@@ -99,8 +100,26 @@ async fn a_lane_that_is_not_configured_starts_nothing() {
     peer.wave().await;
     let mut alert = std::sync::Arc::into_inner(coordinator.alert("bad", 60)).unwrap();
     alert.apps[0].lane.gateway = "elsewhere".to_owned();
-    let error = coordinator.dispatcher.start(alert.into()).await.unwrap_err();
-    assert!(matches!(&error, StartError::Lane(lane) if lane.gateway == "elsewhere"), "{error}");
+    let alert = std::sync::Arc::new(alert);
+    for error in [
+        coordinator.dispatcher.check_start(&[&alert.apps[0].lane]).unwrap_err(),
+        coordinator.dispatcher.start(start_of(&alert).0).unwrap_err(),
+    ] {
+        assert!(matches!(&error, StartError::Lane(lane) if lane.gateway == "elsewhere"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_alert_over_another_log_starts_nothing() {
+    let mut a = ScriptedNode::tcp().await;
+    let coordinator = Coordinator::over_tcp(&[&a]);
+    let mut peer = a.hello("a", BOOT_1).await;
+    coordinator.start(&coordinator.alert("good", 60)).await;
+    peer.wave().await;
+    let mut alert = std::sync::Arc::into_inner(coordinator.alert("old", 60)).unwrap();
+    alert.log = LogIdentity([9; 16]);
+    let error = coordinator.dispatcher.start(start_of(&alert.into()).0).unwrap_err();
+    assert!(matches!(error, StartError::OtherLog { .. }), "its positions mean nothing: {error}");
 }
 
 #[tokio::test]

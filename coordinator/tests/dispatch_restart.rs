@@ -179,7 +179,7 @@ async fn what_a_node_holds_of_another_log_counts_for_nothing() {
     let owned =
         peer.until(|m| if let Message::Ownership(owned) = m { Some(owned) } else { None }).await;
     assert_eq!(owned.log_identity, coordinator.log.identity().to_wire());
-    assert!(owned.number > 1_700_000_000_000, "from a time-ordered source: {}", owned.number);
+    assert_eq!(owned.number, 1, "the first of this log: nodes compare numbers within one log only");
     let state = wire::RegistryState {
         positions,
         devices: 9,
@@ -201,12 +201,6 @@ async fn a_node_that_drains_is_answered_and_its_next_process_is_given_its_last_r
     let coordinator = Coordinator::over_tcp(&[&a]);
     let mut peer = a.hello("a", BOOT_1).await;
     let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
-    let under_way = coordinator.dispatcher.under_way();
-    assert_eq!(under_way.iter().map(|s| s.alert.id().to_owned()).collect::<Vec<_>>(), ["one"]);
-    let over = tokio::spawn({
-        let dispatcher = coordinator.dispatcher.clone();
-        async move { dispatcher.all_ended().await }
-    });
     let wave = peer.wave().await;
     let last = wire::Report {
         handed: vec![ordinals(2, &[1, 2])],
@@ -224,11 +218,8 @@ async fn a_node_that_drains_is_answered_and_its_next_process_is_given_its_last_r
     let done: Vec<u32> =
         RoaringBitmap::deserialize_from(&done.handed[..]).unwrap().iter().collect();
     assert_eq!(done, [1], "what was answered, and not what was open");
-    assert!(!over.is_finished());
     peer.report(complete(&again, 1, 1, 1)).await;
     peer.end().await;
     peer.report(ended(&again, 2, 1, 1)).await;
     when(&mut progress, |s| s.settled).await;
-    tokio::time::timeout(PATIENCE, over).await.expect("no alert is under way").unwrap();
-    assert!(coordinator.dispatcher.under_way().is_empty());
 }

@@ -55,7 +55,7 @@ async fn a_node_that_comes_late_owns_nothing_and_one_that_returns_does_its_part(
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let alert = coordinator.alert("one", 600);
     let mut peer = a.hello("a", BOOT_1).await;
-    let early = coordinator.dispatcher.start(alert.clone()).await.unwrap_err();
+    let early = coordinator.dispatcher.start(start_of(&alert).0).unwrap_err();
     assert!(
         matches!(early, StartError::NoNodes { configured: 2 }),
         "b may be about to come: {early}"

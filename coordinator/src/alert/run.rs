@@ -2,26 +2,30 @@
 //! state, what nodes are to do next and the progress go out. No task, no clock.
 //!
 //! ```text
-//! Running ──all nodes complete──▶ Ending ──last reports──▶ Settled (RESOLVED)
-//!    ├────────its time is over──▶ Expired ───────────────▶ Settled (EXPIRED)
-//!    └──cancel──▶ Cancelling ──all confirmed──▶ Cancelled ▶ Settled (CANCELLED)
+//! Running ─all nodes complete─▶ Resolved ─recorded─▶ Ending ─last reports─▶ Settled (RESOLVED)
+//!    ├─────its time is over───▶ Expired ──────────────────────────────────▶ Settled (EXPIRED)
+//!    └──cancel──▶ Cancelling ──all confirmed──▶ Cancelled ────────────────▶ Settled (CANCELLED)
 //! ```
+//!
+//! `Resolved` waits until the store has the end: a node that was told of it forgets what it has
+//! handed over, and a coordinator that found the alert active would send to everybody again.
 //!
 //! A node that never took the wave ([`WaveNote::Isolated`]) is never complete: such an alert runs
 //! until its time is over or it is cancelled, and says so to those who watch it.
 //!
-//! `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to what is under
-//! way still come in; `Settled` is when no number will change any more.
+//! `Resolved`, `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to
+//! what is under way still come in; `Settled` is when no number will change any more.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{ids::BootId, time::Time, wire::shard_v1 as wire};
 
 use crate::{
+    clock::Moment,
     lane::lease::LEASE_MS,
     owners::NodeName,
     planned::PlannedAlert,
-    progress::{Added, Fold},
+    progress::{Added, Fold, Timeline},
     session::note::WaveNote,
     snapshot::{Snapshot, State},
     standing,
@@ -52,6 +56,7 @@ pub(crate) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
+    Resolved,
     Ending { since: Time },
     Cancelling { since: Time },
     Cancelled { since: Time },
@@ -77,24 +82,23 @@ struct Node {
 
 impl Run {
     /// `nodes`: those with a part, taken to be connected until [`Run::away`] or [`WaveNote::Gone`]
-    /// says otherwise.
+    /// says otherwise. Of an alert that was taken over each may have a grant of the former
+    /// coordinator, given until `begun`.
     pub(crate) fn new(
         plan: &PlannedAlert,
         nodes: impl IntoIterator<Item = NodeName>,
         request_deadline: Duration,
+        begun: Moment,
     ) -> Self {
-        let node = || Node { connected: true, ..Node::default() };
+        let timeline = Timeline::new(plan.created, begun);
+        let granted = plan.is_taken_over().then_some(begun.at);
+        let node = || Node { connected: true, granted, ..Node::default() };
         let nodes: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, node())).collect();
-        let fold = Fold::new(
-            plan.name.clone(),
-            plan.created,
-            &plan.bands,
-            &plan.apps,
-            nodes.keys().cloned(),
-        );
+        let fold =
+            Fold::new(plan.name.clone(), timeline, &plan.bands, &plan.apps, nodes.keys().cloned());
         Self {
             phase: Phase::Running,
-            expires: plan.expires,
+            expires: timeline.at(plan.expires),
             request_deadline,
             nodes,
             fold,
@@ -150,6 +154,19 @@ impl Run {
         self.step(now);
     }
 
+    /// The store has the end: nodes may forget the alert.
+    pub(crate) fn recorded(&mut self, now: Time) {
+        if self.phase == Phase::Resolved {
+            self.phase = Phase::Ending { since: now };
+        }
+        self.step(now);
+    }
+
+    /// When the alert's time is over.
+    pub(crate) fn expires(&self) -> Time {
+        self.expires
+    }
+
     /// Time has passed.
     pub(crate) fn step(&mut self, now: Time) {
         // Each turn moves on at most once, and there are four phases in a row at most.
@@ -176,7 +193,7 @@ impl Run {
                 || now >= self.quiet_by(since)
         };
         match self.phase {
-            Phase::Running if all(|n| n.complete) => Some(Phase::Ending { since: now }),
+            Phase::Running if all(|n| n.complete) => Some(Phase::Resolved),
             Phase::Running if now >= self.expires => Some(Phase::Expired { since: now }),
             Phase::Ending { since }
                 if all(|n| n.ended || !n.connected) || now >= since + LAST_REPORTS =>
@@ -212,14 +229,15 @@ impl Run {
             Phase::Cancelled { since } | Phase::Expired { since } => {
                 Some(since + GRANT).filter(|at| *at > now).or(Some(self.quiet_by(since)))
             }
-            Phase::Settled(_) => None,
+            Phase::Resolved | Phase::Settled(_) => None,
         }
     }
 
     /// What callers see.
     pub(crate) fn state(&self) -> State {
         match self.phase {
-            Phase::Running | Phase::Ending { .. } => State::Active,
+            Phase::Running => State::Active,
+            Phase::Resolved | Phase::Ending { .. } => State::Resolved,
             Phase::Cancelling { .. } => State::Cancelling,
             Phase::Cancelled { .. } => State::Cancelled,
             Phase::Expired { .. } => State::Expired,
@@ -233,7 +251,7 @@ impl Run {
             Phase::Running => Some(standing::Phase::Running),
             Phase::Ending { .. } => Some(standing::Phase::Ended),
             Phase::Cancelling { .. } | Phase::Cancelled { .. } => Some(standing::Phase::Cancelled),
-            Phase::Expired { .. } => Some(standing::Phase::Expired),
+            Phase::Resolved | Phase::Expired { .. } => Some(standing::Phase::Closed),
             Phase::Settled(_) => None,
         }
     }

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::{Context, door, page, status};
 use crate::{
+    admission::target::Target,
     alert::{Event, REASON_BYTES_MAX},
     bands::BandEdges,
     dispatch::CancelState,
@@ -26,16 +27,13 @@ use crate::{
 
 pub(super) mod answer;
 mod create;
-mod launch;
 mod prepare;
 mod preview;
 mod requests;
 mod server;
-mod target;
 mod watch;
 
 use requests::Requests;
-use target::Target;
 
 pub(super) use server::server;
 
@@ -90,7 +88,7 @@ impl Alerts {
     ) -> Result<BoxStream<'static, Result<bytes::Bytes, Status>>, Status> {
         let alert = self.existing(&request.name).await?;
         let seat = self.watchers.enter(&alert.name, peer)?;
-        let newest = self.api.dispatch.watch(&alert.name);
+        let newest = self.api.reconciler.watch(&alert.name);
         Ok(watch::stream(seat, &alert, newest, request.cells, self.api.drain.token()))
     }
 
@@ -101,7 +99,8 @@ impl Alerts {
     }
 
     fn answer(&self, alert: &AlertRecord) -> wire::Alert {
-        let newest = self.api.dispatch.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
+        let newest =
+            self.api.reconciler.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
         answer::alert(alert, newest.as_deref())
     }
 }
@@ -223,25 +222,25 @@ async fn cancel(
     if alert.state.is_final() {
         return Ok(alert);
     }
-    let alert =
-        api.keeper.record(&alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
+    let recorded = api.reconciler.record(&alert.name, Event::Cancel { reason }).await;
+    let alert = recorded.map_err(status::store)?;
     if alert.state.is_final() {
         return Ok(alert);
     }
-    match api.dispatch.cancel(&alert.name).await {
+    match api.reconciler.cancel(&alert.name).await {
         CancelState::At { state, unconfirmed } => {
             tracing::info!(
                 alert = %alert.name,
                 ?state,
                 unconfirmed = unconfirmed.len(),
-                "alert cancelled"
+                "alert cancel answered"
             );
             if !state.is_final() {
                 return Ok(alert);
             }
-            api.keeper.record(&alert.name, Event::End(state)).await.map_err(status::store)
+            api.reconciler.record(&alert.name, Event::End(state)).await.map_err(status::store)
         }
-        // Recorded and not started yet: its creator finds it CANCELLING and ends it.
+        // Another process's, or it ended in this moment: whoever runs it finds it CANCELLING.
         CancelState::Unknown => Ok(alert),
     }
 }

@@ -89,7 +89,7 @@ impl Apps {
             return Err(differs("lane_kind", &gateway.lane_kind));
         }
         let key = LaneKey { gateway: app.gateway.clone(), credential: app.credential.clone() };
-        self.api.dispatch.ensure_lane(&key).map_err(|e| status::start(e.into()))
+        self.api.dispatch.ensure_lane(&key).map_err(|e| status::start(&e.into()))
     }
 
     async fn existing(&self, name: &AppName) -> Result<Arc<AppRecord>, Status> {

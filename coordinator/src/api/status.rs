@@ -158,20 +158,20 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
         Refusal::LiveWithoutIdentity | Refusal::ExerciseWithoutIdentity { .. } => {
             precondition("IDENTITY_NOT_CONFIGURED", message)
         }
+        Refusal::CoverFailed(_) => internal(&message),
         Refusal::CoversFull { .. } => exhausted("COVERS_FULL", message, Duration::from_secs(5)),
     }
 }
 
 /// What dispatch refuses.
-pub(super) fn start(error: StartError) -> Status {
+pub(super) fn start(error: &StartError) -> Status {
     let message = error.to_string();
     match error {
         StartError::NoNodes { .. } => {
             again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1))
         }
         StartError::Lane(_) => precondition("LANE_NOT_CONFIGURED", message),
-        StartError::Twice(_) => internal(&message),
-        StartError::Log(error) => store(error),
+        StartError::Twice(_) | StartError::OtherLog { .. } => internal(&message),
     }
 }
 

@@ -70,11 +70,12 @@ impl AlertTask {
                         self.note(&node, boot, note).await;
                     }
                     Some(Input::Cancel(answer)) => {
-                        tracing::info!(alert = %self.alert, "cancel");
+                        tracing::info!(alert = %self.alert, "cancel of running alert");
                         self.run.cancel(clock.now());
                         let wait = if waiting.len() < WAITING_MAX { CANCEL_WAIT } else { Duration::ZERO };
                         waiting.push((clock.now() + wait, answer));
                     }
+                    Some(Input::Recorded) => self.run.recorded(clock.now()),
                     None => return, // the dispatcher is gone
                 },
                 // Their senders live with the cluster, which this task holds.
@@ -93,7 +94,7 @@ impl AlertTask {
             }
             if state != self.run.state() {
                 state = self.run.state();
-                tracing::info!(alert = %self.alert, ?state, "alert");
+                tracing::info!(alert = %self.alert, ?state, "alert state changed");
                 publish_at = Some(now);
             }
             if publish_at.is_some_and(|at| at <= now) && !self.run.is_settled() {
@@ -102,6 +103,8 @@ impl AlertTask {
             }
             self.answer(&mut waiting, now);
         }
+        // Of a run that was settled from its beginning nobody has told them yet.
+        self.tell_nodes(None);
         self.publish();
         self.cluster.ended(&self.alert, self.wave);
         let now = clock.now();
@@ -154,7 +157,7 @@ impl AlertTask {
             %node,
             last_write_ago_us = ?stopped.last_write_ago_us,
             written_after_cancel = stopped.written_after_cancel,
-            "stopped"
+            "node stopped alert"
         );
     }
 

@@ -1,16 +1,13 @@
 //! What all tasks of dispatch share: the board, the nodes, the lanes, and where notes of a wave go.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
     ids::{AlertName, BootId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::CancelState;
 use crate::{
@@ -26,13 +23,9 @@ use crate::{
         Identity,
         note::{Note, WaveNote},
     },
-    snapshot::{PruningAlarm, Snapshot},
+    snapshot::PruningAlarm,
     standing::Board,
 };
-
-/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40
-/// bytes each, 1,300 for a usual one: 13 MB. The record in the store goes on without it.
-const ENDED_KEPT: usize = 256;
 
 /// What one node answers to a question.
 pub(super) type NodeAnswer = Result<wire::Counted, NotCounted>;
@@ -59,13 +52,11 @@ pub(crate) struct Cluster {
     answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, NodeAnswer)>>>,
 }
 
+/// Inputs of alerts under way, until they are settled.
 #[derive(Debug, Default)]
 struct Alerts {
-    by_name: BTreeMap<AlertName, AlertHandle>,
-    /// Only waves under way.
+    by_name: BTreeMap<AlertName, mpsc::Sender<Input>>,
     by_wave: BTreeMap<WaveId, mpsc::Sender<Input>>,
-    /// Oldest first.
-    ended: VecDeque<AlertName>,
 }
 
 /// What comes to an alert's task.
@@ -82,13 +73,8 @@ pub(crate) enum Input {
     },
     /// Somebody wants it stopped, and to know how that went.
     Cancel(oneshot::Sender<CancelState>),
-}
-
-/// How an alert is reached.
-#[derive(Debug, Clone)]
-pub(super) struct AlertHandle {
-    pub(super) inputs: mpsc::Sender<Input>,
-    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The store has the end.
+    Recorded,
 }
 
 impl Cluster {
@@ -122,37 +108,31 @@ impl Cluster {
     }
 
     /// Enters an alert. False: there is one of that name or with that wave, which stays.
-    pub(super) fn enter(&self, name: &AlertName, wave: WaveId, handle: AlertHandle) -> bool {
+    pub(super) fn enter(
+        &self,
+        name: &AlertName,
+        wave: WaveId,
+        inputs: mpsc::Sender<Input>,
+    ) -> bool {
         let mut alerts = self.alerts.lock();
         if alerts.by_name.contains_key(name) || alerts.by_wave.contains_key(&wave) {
             return false;
         }
-        alerts.by_wave.insert(wave, handle.inputs.clone());
-        alerts.by_name.insert(name.clone(), handle);
+        alerts.by_wave.insert(wave, inputs.clone());
+        alerts.by_name.insert(name.clone(), inputs);
         true
     }
 
-    /// An alert is settled: its last snapshot stays for a while.
+    /// An alert is settled: nothing is heard of it any more.
     pub(super) fn ended(&self, name: &AlertName, wave: WaveId) {
         self.roster.forget(wave);
         let mut alerts = self.alerts.lock();
         alerts.by_wave.remove(&wave);
-        alerts.ended.push_back(name.clone());
-        if alerts.ended.len() > ENDED_KEPT
-            && let Some(oldest) = alerts.ended.pop_front()
-        {
-            alerts.by_name.remove(&oldest);
-        }
+        alerts.by_name.remove(name);
     }
 
-    /// Of alerts that have not ended.
-    pub(super) fn under_way(&self) -> Vec<watch::Receiver<Arc<Snapshot>>> {
-        let alerts = self.alerts.lock();
-        let snapshots = alerts.by_name.values().map(|handle| &handle.snapshots);
-        snapshots.filter(|snapshots| !snapshots.borrow().state.is_final()).cloned().collect()
-    }
-
-    pub(super) fn alert(&self, name: &AlertName) -> Option<AlertHandle> {
+    /// Where inputs of an alert go; `None`: it does not run here, or is settled.
+    pub(super) fn alert(&self, name: &AlertName) -> Option<mpsc::Sender<Input>> {
         self.alerts.lock().by_name.get(name).cloned()
     }
 
@@ -188,7 +168,7 @@ impl Cluster {
             Note::CountFailed { id, reason, again } => {
                 self.answer(node, id, Err(NotCounted { reason, again }));
             }
-            Note::Fault(what) => tracing::warn!(%node, what, "node"),
+            Note::Fault(what) => tracing::warn!(%node, what, "node reports fault"),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Who is taken, who is refused, and when partitions are shared out.
 
 use super::*;
-use crate::fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds};
+use crate::{
+    fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds},
+    store::memory::MemoryStore,
+};
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -159,9 +162,27 @@ async fn the_board_has_ownership_once_all_are_there() {
         let _b = claim(&roster, "b", BOOT_1, 2, 0).unwrap();
         watch.changed().await.unwrap();
     };
-    tokio::join!(roster.share_out(&board, (PARTITIONS, 4), 77, clock), wait);
+    let store = MemoryStore::new(4, 1 << 20, clock);
+    tokio::join!(roster.share_out(&board, (PARTITIONS, 4), &store, clock), wait);
     let owned = board.read().owned.clone().unwrap();
-    assert_eq!(owned.ownership.number, 77);
+    assert_eq!(owned.ownership.number, 1, "the first in a new store");
+    assert_eq!(store.ownership().await.unwrap().as_deref(), Some(&owned.ownership), "recorded");
     assert_eq!(owned.nodes().values().sum::<u16>(), PARTITIONS);
     assert_eq!(owned.nodes().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ownership_of_the_store_is_on_the_board_before_any_node_is_there() {
+    let (roster, board, clock) = (Roster::new(1), Board::new(), Clock::start());
+    let store = MemoryStore::new(4, 1 << 20, clock);
+    let first = Ownership::assign(1, PARTITIONS, &[node("a")]);
+    let second = Ownership::assign(2, PARTITIONS, &[node("a"), node("b")]);
+    for ownership in [&first, &second] {
+        store.replace_ownership(ownership.clone()).await.unwrap();
+    }
+    roster.share_out(&board, (PARTITIONS, 4), &store, clock).await;
+    assert_eq!(board.read().owned.clone().unwrap().ownership, second);
+    let (other, wrong) = (Board::new(), PARTITIONS + 1);
+    roster.share_out(&other, (wrong, 4), &store, clock).await;
+    assert!(other.read().owned.is_none(), "of another number of partitions: nobody is assigned");
 }

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
+use crate::fixtures::{BEGUN, BOOT_1, BOOT_2, alert, node, seconds};
 
 mod reasons;
 
@@ -12,7 +12,8 @@ const CELL: u64 = 0x8641_1ab4_ffff_ffff;
 
 fn fold() -> Fold {
     let alert = alert();
-    Fold::new(alert.name, alert.created, &alert.bands, &alert.apps, [node("a"), node("b")])
+    let timeline = Timeline::new(alert.created, BEGUN);
+    Fold::new(alert.name, timeline, &alert.bands, &alert.apps, [node("a"), node("b")])
 }
 
 /// One band and one cell at once.

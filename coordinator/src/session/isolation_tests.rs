@@ -167,12 +167,7 @@ fn a_refusal_or_a_cancel_in_the_middle_ends_the_parts() {
     let Some(Message::CoverPart(part)) = session.poll_part().unwrap().message else { panic!() };
     assert_eq!((part.delivery, part.number), (2, 0));
     let mut cancelled = Standing::clone(&with(&[]));
-    let plan = StandingWave {
-        phase: Phase::Cancelled,
-        lanes: vec![LANE],
-        heads: wide.heads.clone(),
-        plan: wide.plan.clone(),
-    };
+    let plan = StandingWave { phase: Phase::Cancelled, ..(*wide).clone() };
     cancelled.waves.insert(WaveId(1), Arc::new(plan));
     session.update(Arc::new(cancelled), seconds(5));
     assert!(!session.has_part());

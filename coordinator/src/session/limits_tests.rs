@@ -67,16 +67,16 @@ fn largest(cells: usize, message_bytes: usize) -> PlannedAlert {
         bands: bands.collect::<Vec<_>>().into(),
         apps: apps.collect(),
         segments: names.chain(operators).collect(),
+        positions: vec![Position(u64::MAX); usize::from(PARTITIONS_MAX)],
         ..alert()
     }
 }
 
 fn standing(plan: PlannedAlert) -> StandingWave {
-    let heads = vec![Position(u64::MAX); usize::from(PARTITIONS_MAX)];
     StandingWave {
         plan: Arc::new(plan),
         lanes: vec![LaneId(u32::MAX); APPS_MAX],
-        heads,
+        expires: seconds(100),
         phase: Phase::Running,
     }
 }

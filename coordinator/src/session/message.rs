@@ -113,8 +113,8 @@ pub(super) fn wave(
     };
     let shards = owned.ownership.partitions_of(node).into_iter().map(|partition| wire::ShardWork {
         partition: u32::from(partition.0),
-        start_position: wave
-            .heads
+        start_position: plan
+            .positions
             .get(usize::from(log_of(partition, owned.log_count).0))
             .map_or(0, |p| p.0),
         handed: handed(partition),
@@ -133,7 +133,7 @@ pub(super) fn wave(
             .map(|(app, lane)| app_messages(app, *lane, whole))
             .collect(),
         segments: plan.segments.clone(),
-        expires_in_ms: u64::from(millis(plan.expires.since(now))),
+        expires_in_ms: u64::from(millis(wave.expires.since(now))),
         delivery,
         cover_cells: if whole { 0 } else { cells(&plan.bands) as u64 },
     }))

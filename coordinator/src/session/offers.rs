@@ -28,6 +28,11 @@ impl Session {
         let sent = self.sent.waves.get(&id).copied();
         if sent.is_none() && owned.share(&self.node) > 0 {
             self.notes.push_back(Note::Wave(id, WaveNote::Joined));
+            if wave.plan.is_taken_over() {
+                // The node may have it from a former coordinator: it is told of a cancel and of the
+                // end, too.
+                self.memory.offer(id);
+            }
         }
         if wave.phase != Phase::Running {
             self.withdraw(Subject::Wave(id));
@@ -54,7 +59,7 @@ impl Session {
                 self.end(id);
                 Ended
             }
-            (Phase::Expired, None | Some(Waiting)) => Passed,
+            (Phase::Closed, None | Some(Waiting)) => Passed,
             (_, Some(as_before)) => as_before,
         };
         self.sent.waves.insert(id, next);

@@ -1,5 +1,6 @@
 //! Conversations with one node, both sides written out.
 
+use clarion_proto::ids::Epoch;
 use roaring::RoaringBitmap;
 use session_response::Message as Said;
 
@@ -7,7 +8,7 @@ use super::*;
 use crate::{
     fixtures::*,
     lane::Quota,
-    planned::{CountPlan, PushRequest},
+    planned::{CountPlan, PlannedAlert, PushRequest},
     standing::StandingWave,
 };
 
@@ -279,14 +280,7 @@ fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
     };
     let whole = 475_806;
     assert_eq!(at(&mut session, 100), whole / 20, "cold");
-    let begun = wave(Phase::Running);
-    let begun = StandingWave {
-        plan: begun.plan.clone(),
-        lanes: begun.lanes.clone(),
-        heads: begun.heads.clone(),
-        phase: begun.phase,
-    };
-    board.begin(begun, seconds(100));
+    board.begin(StandingWave::clone(&wave(Phase::Running)), seconds(100));
     assert_eq!(at(&mut session, 100), whole / 20);
     assert_eq!(at(&mut session, 130), whole * 525 / 1_000);
     assert_eq!(at(&mut session, 160), whole);
@@ -305,12 +299,8 @@ fn a_lane_of_fcm_and_its_messages_say_so() {
     let mut plan = alert();
     plan.apps[0].request = PushRequest::Fcm { project: "p".to_owned() };
     plan.apps[0].messages[0].body_after_token = b"behind".as_slice().into();
-    let apns = wave(Phase::Running);
-    let (lanes, heads) = (apns.lanes.clone(), apns.heads.clone());
-    standing.waves.insert(
-        WAVE,
-        Arc::new(StandingWave { plan: Arc::new(plan), lanes, heads, phase: Phase::Running }),
-    );
+    let of_fcm = StandingWave { plan: Arc::new(plan), ..(*wave(Phase::Running)).clone() };
+    standing.waves.insert(WAVE, Arc::new(of_fcm));
     let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(standing));
     let messages = sent(&mut session);
     let (Message::Lane(lane), Message::Wave(wave)) = (&messages[1], &messages[3]) else {
@@ -324,7 +314,7 @@ fn a_lane_of_fcm_and_its_messages_say_so() {
 
 #[test]
 fn there_are_no_grants_after_a_cancel_nor_after_the_end_of_the_time() {
-    for (phase, now) in [(Phase::Cancelled, 3), (Phase::Expired, 3), (Phase::Running, 100)] {
+    for (phase, now) in [(Phase::Cancelled, 3), (Phase::Closed, 3), (Phase::Running, 100)] {
         let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(phase));
         sent(&mut session);
         session.receive(ask(1), seconds(now)).unwrap();
@@ -392,7 +382,7 @@ fn end_is_said_once() {
 
 #[test]
 fn an_expired_wave_is_not_given_to_a_node_that_comes_now() {
-    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Expired));
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Closed));
     assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
 }
 
@@ -465,4 +455,28 @@ fn a_node_is_told_its_part_of_a_budget_once_it_has_said_how_it_uses_what_it_has(
     session.update(Arc::new(standing.clone()), seconds(3));
     session.update(Arc::new(standing), seconds(3));
     assert_eq!(told(&mut session), [3]);
+}
+
+#[test]
+fn a_wave_of_a_former_coordinator_is_cancelled_and_ended_at_a_node_that_was_never_offered_it() {
+    let taken_over = |phase| {
+        let plan = PlannedAlert { epoch: Epoch(2), ..alert() };
+        let mut standing = standing(None);
+        let of_former = StandingWave { plan: Arc::new(plan), ..(*wave(phase)).clone() };
+        standing.waves.insert(WAVE, Arc::new(of_former));
+        Arc::new(standing)
+    };
+    let cancelled = taken_over(Phase::Cancelled);
+    let mut session = open(BOOT_1, NodeMemory::default(), &cancelled);
+    let messages = sent(&mut session);
+    let Some(Message::Cancel(cancel)) = messages.last() else { panic!("{messages:?}") };
+    assert_eq!((cancel.wave, cancel.epoch), (WAVE.0, 2));
+    session.update(without_wave(&cancelled), seconds(3));
+    assert_eq!(kinds(&mut session), ["end"]);
+    // What has run out is not offered, and the node is told of the end.
+    let closed = taken_over(Phase::Closed);
+    let mut session = open(BOOT_1, NodeMemory::default(), &closed);
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+    session.update(without_wave(&closed), seconds(3));
+    assert_eq!(kinds(&mut session), ["end"]);
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use clarion_proto::ids::{AlertName, AppName, Epoch, LogIdentity, UnixMillis, WaveId};
 
-use super::{AlertRecord, RequestId};
-use crate::snapshot::State;
+use super::{AlertRecord, RequestId, SendPlan};
+use crate::{bands::BandEdges, snapshot::State};
 
 /// An active alert for `apps/demo`.
 pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
@@ -14,6 +14,11 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         request_id: RequestId(uuid::Uuid::from_u128(u128::from(created))),
         submitted: Arc::default(),
         apps: vec![AppName::from_id("demo").expect("valid")],
+        plan: Some(Arc::new(SendPlan {
+            edges: BandEdges::default(),
+            segments: Vec::new(),
+            apps: crate::fixtures::alert().apps,
+        })),
         wave: WaveId(created),
         epoch: Epoch(1),
         log: LogIdentity([0; 16]),
@@ -31,5 +36,6 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
 /// The next revision of an alert, which ended in that state.
 pub(crate) fn ended(alert: &AlertRecord, state: State) -> AlertRecord {
     let revision = alert.revision + 1;
-    AlertRecord { state, revision, ended: Some(UnixMillis(9)), ..alert.clone() }
+    let (ended, plan) = (Some(UnixMillis(9)), None);
+    AlertRecord { state, revision, ended, plan, ..alert.clone() }
 }

@@ -207,13 +207,6 @@ impl AlertStore for MemoryStore {
         Ok(Created::New(alert))
     }
 
-    async fn discard_alert(&self, name: &AlertName) -> Result<(), StoreError> {
-        let mut tables = self.tables.lock();
-        tables.forget(name);
-        tables.active.remove(name);
-        Ok(())
-    }
-
     async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError> {
         let mut tables = self.tables.lock();
         let name = alert.name.clone();
@@ -393,13 +386,16 @@ impl Tables {
     }
 }
 
-/// What a record takes: a region is as large decoded as it is encoded, within a factor of two.
+/// What a record takes: a region is as large decoded as it is encoded, within a factor of two. The
+/// bodies are there only until the alert has ended.
 fn bytes_of(alert: &AlertRecord) -> usize {
+    let messages = alert.plan.iter().flat_map(|plan| &plan.apps).flat_map(|app| &app.messages[..]);
+    let bodies: usize = messages.map(|m| m.body.len() + m.body_after_token.len()).sum();
     let snapshot = alert
         .settled
         .as_ref()
         .map_or(0, |last| size_of_val(&last.cells[..]) + size_of_val(&last.bands[..]));
-    size_of::<AlertRecord>() + alert.submitted.encoded_len() + snapshot
+    size_of::<AlertRecord>() + alert.submitted.encoded_len() + bodies + snapshot
 }
 
 fn cursor(alert: &AlertRecord) -> AlertCursor {

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use clarion_proto::{
     app::App,
     ids::{AlertName, AppName, Epoch, LogIdentity, Position, UnixMillis, WaveId},
-    wire::v1 as wire,
+    wire::{shard_v1, v1 as wire},
 };
 
-use crate::snapshot::{Snapshot, State};
+use crate::{
+    bands::BandEdges,
+    planned::AppPlan,
+    snapshot::{Snapshot, State},
+};
 
 /// A caller's key for one alert: the same for every try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub uuid::Uuid);
 
-/// An alert as recorded.
+/// An alert as recorded: complete, so that any coordinator can run it from the record alone, and
+/// with wall times only.
 #[derive(Debug, Clone)]
 pub struct AlertRecord {
     /// Name of the alert.
@@ -26,6 +31,8 @@ pub struct AlertRecord {
     pub submitted: Arc<wire::Alert>,
     /// Apps that the alert addresses.
     pub apps: Vec<AppName>,
+    /// What is sent and to whom; `None` once the alert has ended.
+    pub plan: Option<Arc<SendPlan>>,
     /// The one wave of the alert.
     pub wave: WaveId,
     /// Grows with every coordinator that takes it over.
@@ -49,6 +56,21 @@ pub struct AlertRecord {
     pub cancel_reason: Option<String>,
     /// The last word of the nodes, once nothing changes any more.
     pub settled: Option<Arc<Snapshot>>,
+}
+
+/// What an active alert sends and to whom, as decided when it was created: a coordinator of another
+/// version that takes the alert over must not decide it in another way.
+///
+/// Region, place last seen and maximum rate are read from [`AlertRecord::submitted`], whose
+/// decoding is the contract's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SendPlan {
+    /// Distances at which one band ends and the next begins.
+    pub edges: BandEdges,
+    /// Segment expression in prefix form, with the segment that the mode adds; empty: everybody.
+    pub segments: Vec<shard_v1::SegmentOp>,
+    /// Lane, request headers and rendered bodies of each app, in the order of the audience.
+    pub apps: Vec<AppPlan>,
 }
 
 /// What became of a creation.

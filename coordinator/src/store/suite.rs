@@ -42,6 +42,7 @@ macro_rules! suite {
             a_follower_is_told_of_growth
             an_alert_names_the_logs_as_they_were
             one_alert_for_a_request
+            an_active_alert_is_kept_whole
             the_first_writer_wins
             a_lower_epoch_writes_nothing
             active_alerts_are_listed_until_they_end
@@ -54,7 +55,7 @@ macro_rules! suite {
 }
 pub(super) use suite;
 
-pub(super) fn app(name: &str) -> AppRecord {
+pub(crate) fn app(name: &str) -> AppRecord {
     let app = App {
         name: AppName::from_id(name).expect("valid"),
         display_name: String::new(),
@@ -203,6 +204,22 @@ pub(super) async fn one_alert_for_a_request(store: impl Engine) {
     assert_eq!(full, StoreError::TooManyActive { active: 2, limit: 2 });
     store.replace_alert(ended(&first, State::Resolved)).await.expect("first");
     assert!(matches!(store.create_alert(record("d", 4), 2).await, Ok(Created::New(_))));
+}
+
+pub(super) async fn an_active_alert_is_kept_whole(store: impl Engine) {
+    let store = with_app(store).await;
+    let written = record("a", 1);
+    store.create_alert(written.clone(), 9).await.expect("room");
+    let active = store.active_alerts().await.expect("up");
+    let read = store.alert(&written.name).await.expect("up").expect("there");
+    for read in [&active[0], &read] {
+        assert_eq!((&read.plan, read.created), (&written.plan, written.created));
+        assert_eq!((read.expires, &read.submitted), (written.expires, &written.submitted));
+    }
+    let ended = store.replace_alert(ended(&read, State::Resolved)).await.expect("first");
+    assert_eq!(ended.plan, None);
+    let read = store.alert(&written.name).await.expect("up").expect("there");
+    assert_eq!(read.plan, None, "gone with the end");
 }
 
 pub(super) async fn the_first_writer_wins(store: impl Engine) {

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use clarion_coordinator::{config::Args, planned::PushRequest};
+use clarion_coordinator::{
+    config::Args,
+    lane::LaneKey,
+    planned::{FIRST_EPOCH, PushRequest},
+    snapshot::State,
+};
 use clarion_proto::wire::v1 as wire;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -178,6 +183,38 @@ async fn without_nodes_nothing_is_recorded_and_the_same_request_can_be_tried_aga
     assert!(list.alerts.is_empty());
     *server.nodes.away.lock() = false;
     soon(server.alerts().create_alert(create(1, alert))).await.expect("created");
+}
+
+#[tokio::test]
+async fn a_lane_that_cannot_exist_is_refused_before_anything_is_recorded() {
+    let server = Server::with_demo().await;
+    let lane = LaneKey { gateway: "apns".to_owned(), credential: "team".to_owned() };
+    server.nodes.broken.lock().push(lane);
+    let mut client = server.alerts();
+    let refused = soon(client.create_alert(create(1, demo_alert()))).await;
+    let refused = refused.expect_err("its key makes no token");
+    assert_eq!(reason(&refused), (Code::FailedPrecondition, "LANE_NOT_CONFIGURED".to_owned()));
+    let active = server.context.store.active_alerts().await.expect("up");
+    assert!(active.is_empty() && server.nodes.started.lock().is_empty());
+    server.nodes.broken.lock().clear();
+    server.created(1).await;
+}
+
+#[tokio::test]
+async fn the_record_is_complete_and_its_plan_goes_with_the_end() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let record = server.context.store.alert(&name(&alert)).await.expect("up").expect("there");
+    let (started, plan) = (server.nodes.started.lock()[0].clone(), record.plan.clone());
+    let plan = plan.expect("active");
+    assert_eq!((&plan.apps, &plan.segments), (&started.apps, &started.segments));
+    assert_eq!((record.epoch, started.epoch), (FIRST_EPOCH, FIRST_EPOCH));
+    assert_eq!((&record.positions, record.log), (&started.positions, started.log));
+    assert_eq!(plan.edges, server.context.config.alerts.bands);
+    let cancel = wire::CancelAlertRequest { name: alert.name.clone(), ..Default::default() };
+    soon(server.alerts().cancel_alert(cancel)).await.expect("cancelled");
+    let record = server.context.store.alert(&name(&alert)).await.expect("up").expect("there");
+    assert!(record.plan.is_none() && record.state == State::Cancelled);
 }
 
 #[tokio::test]

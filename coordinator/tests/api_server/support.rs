@@ -14,11 +14,12 @@ use clarion_coordinator::{
     api::{self, Context, ports},
     clock::Clock,
     config::{Args, Config},
-    dispatch::{CancelState, CountError, Dispatch, StartError, keeper::Keeper},
+    dispatch::{CancelState, CountError, Dispatch, Start, StartError},
     lane::LaneKey,
     lane_owner::LaneError,
     members::registry::RegistryTotals,
     planned::{CountPlan, CountedDevices, PlannedAlert},
+    reconcile::Reconciler,
     snapshot::{self, Snapshot, State},
     store::memory::MemoryStore,
 };
@@ -49,8 +50,13 @@ pub(crate) struct Nodes {
     pub(crate) started: Mutex<Vec<Arc<PlannedAlert>>>,
     pub(crate) lanes: Mutex<Vec<LaneKey>>,
     snapshots: Mutex<BTreeMap<AlertName, watch::Sender<Arc<Snapshot>>>>,
+    /// Alerts whose end the store has.
+    pub(crate) recorded: Mutex<Vec<AlertName>>,
     /// True: no node is there.
     pub(crate) away: Mutex<bool>,
+    /// Lanes that cannot exist.
+    pub(crate) broken: Mutex<Vec<LaneKey>>,
+    changes: watch::Sender<u64>,
     /// True: cancels are not confirmed.
     pub(crate) deaf: Mutex<bool>,
     pub(crate) totals: Mutex<RegistryTotals>,
@@ -60,7 +66,7 @@ pub(crate) struct Nodes {
     pub(crate) counted: Mutex<Option<Vec<u64>>>,
     /// Bands of each question whether an audience is large enough.
     pub(crate) questions: Mutex<Vec<usize>>,
-    /// A start waits for a permit while this is set.
+    /// A question whether an audience is large enough waits for a permit while this is set.
     pub(crate) gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
 }
 
@@ -88,43 +94,46 @@ impl Dispatch for Nodes {
         Ok(())
     }
 
-    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
-        let gate = self.gate.lock().clone();
-        if let Some(gate) = gate {
-            gate.acquire().await.expect("open").forget();
-        }
+    fn check_start(&self, lanes: &[&LaneKey]) -> Result<(), StartError> {
         if *self.away.lock() {
             return Err(StartError::NoNodes { configured: 1 });
         }
+        match lanes.iter().find(|lane| self.broken.lock().contains(*lane)) {
+            None => Ok(()),
+            Some(lane) => Err(StartError::Lane(LaneError {
+                gateway: lane.gateway.clone(),
+                credential: lane.credential.clone(),
+                problem: "the key makes no token".to_owned(),
+            })),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    async fn recorded(&self, alert: &AlertName) {
+        self.recorded.lock().push(alert.clone());
+    }
+
+    fn start(&self, start: Start) -> Result<(), StartError> {
+        let Start { plan: alert, cancelled, snapshots } = start;
+        self.check_start(&[])?;
         let bands = alert.bands.iter().map(|band| snapshot::BandCounts {
             from_m: band.from_m,
             to_m: band.to_m,
             walked: false,
             counts: snapshot::Counts::default(),
         });
+        let state = if cancelled { State::Cancelling } else { State::Active };
         let snapshot = Snapshot {
-            alert: alert.name.clone(),
             version: 1,
-            state: State::Active,
-            settled: false,
-            ended: None,
-            totals: snapshot::Counts::default(),
-            unanswered_requests: 0,
-            retried_requests: 0,
-            nodes_walked: 0,
             nodes: 2,
-            first_accepted_after: None,
-            last_accepted_after: None,
             bands: bands.collect(),
-            cells: Vec::new(),
-            refused_messages: vec![],
-            lane_troubles: vec![],
-            isolated: Vec::new(),
-            reasons: vec![],
-            other_reasons: 0,
-            pruning_alarms: vec![],
+            ..Snapshot::empty(alert.name.clone(), state)
         };
-        self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
+        snapshots.send_replace(Arc::new(snapshot));
+        self.snapshots.lock().insert(alert.name.clone(), snapshots);
         self.started.lock().push(alert);
         Ok(())
     }
@@ -156,14 +165,14 @@ impl Dispatch for Nodes {
 
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
         self.questions.lock().push(plan.bands.len());
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("open").forget();
+        }
         if *self.away.lock() {
             return Err(CountError::NoNodes { configured: 1 });
         }
         Ok(self.audience.lock().is_none_or(|audience| audience >= least))
-    }
-
-    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        self.snapshots.lock().get(alert).map(watch::Sender::subscribe)
     }
 
     fn registry(&self) -> RegistryTotals {
@@ -265,16 +274,26 @@ impl Server {
         let logs = config.dispatch.logs;
         let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
         let drain = Drain::new();
+        let admission = Arc::new(Admission::new(config.admission));
+        let dispatch: Arc<dyn Dispatch> = Arc::clone(&nodes) as _;
+        let reconciler = Reconciler::spawn(
+            Arc::clone(&store) as _,
+            Arc::clone(&dispatch),
+            Arc::clone(&admission),
+            clock,
+            drain.clone(),
+        );
         let context = Arc::new(Context {
-            admission: Admission::new(config.admission),
-            dispatch: Arc::clone(&nodes) as Arc<dyn Dispatch>,
-            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
+            admission,
+            dispatch,
+            reconciler,
             drain,
             clock,
             log: Arc::clone(&store) as _,
             store,
             config: config.api,
         });
+        context.reconciler.listed().await;
         let listener = listener_on_any_port().await;
         let address = listener.local_addr().expect("bound");
         let routes = api::routes(&context).expect("descriptors");

@@ -11,16 +11,16 @@ use bytes::Bytes;
 use clarion_coordinator::{
     bands::Band,
     clock::Clock,
-    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, endpoint},
+    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, Start, endpoint},
     lane::{ConnectionLimits, Gateway, LaneKey},
     lane_owner::{ApnsKey, Credential},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
-    snapshot::Snapshot,
-    store::memory::MemoryStore,
+    snapshot::{Snapshot, State},
+    store::{ChangeLog as _, memory::MemoryStore},
 };
 use clarion_proto::{
     app::Platform,
-    ids::{AlertName, AppName, ClusterName, Epoch, WaveId},
+    ids::{AlertName, AppName, ClusterName, Epoch, UnixMillis, WaveId},
     wire::shard_v1::{
         self as wire, SessionRequest, SessionResponse,
         session_request::Message,
@@ -28,6 +28,7 @@ use clarion_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
+use futures_util::FutureExt as _;
 use h3o::{LatLng, Resolution};
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
@@ -296,7 +297,21 @@ impl Coordinator {
 
     fn new(addresses: &[SocketAddr], pipes: Option<&Pipes>) -> Self {
         let clock = Clock::start();
-        let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock));
+        Self::over_store(
+            addresses,
+            pipes,
+            Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock)),
+            clock,
+        )
+    }
+
+    /// Over a store that may hold the work of a former coordinator.
+    pub fn over_store(
+        addresses: &[SocketAddr],
+        pipes: Option<&Pipes>,
+        log: Arc<MemoryStore>,
+        clock: Clock,
+    ) -> Self {
         let config = DispatchConfig {
             cluster: ClusterName::default(),
             nodes: NodesConfig {
@@ -321,7 +336,7 @@ impl Coordinator {
     pub fn alert(&self, id: &str, seconds: u64) -> Arc<PlannedAlert> {
         let cell = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
         let band = |from_m, to_m| Band { from_m, to_m, cells: vec![cell] };
-        let now = self.clock.now();
+        let (now, positions) = (self.clock.wall(), self.log.heads());
         Arc::new(PlannedAlert {
             name: AlertName::from_id(id).unwrap(),
             wave: WaveId(11),
@@ -344,8 +359,10 @@ impl Coordinator {
                 }],
             }],
             segments: Vec::new(),
+            log: self.log.identity(),
+            positions: positions.now_or_never().expect("memory does not wait").unwrap(),
             created: now,
-            expires: now + Duration::from_secs(seconds),
+            expires: UnixMillis(now.0 + 1_000 * seconds),
             max_rate_per_second: 1_000,
         })
     }
@@ -358,9 +375,24 @@ impl Coordinator {
             }
         };
         timeout(PATIENCE, shared_out).await.expect("partitions are shared out");
-        self.dispatcher.start(alert.clone()).await.unwrap();
-        self.dispatcher.watch(&alert.name).unwrap()
+        let (start, watch) = start_of(alert);
+        self.dispatcher.start(start).unwrap();
+        let (dispatcher, name, mut newest) =
+            (self.dispatcher.clone(), alert.name.clone(), watch.clone());
+        tokio::spawn(async move {
+            if newest.wait_for(|s| s.state.is_final()).await.is_ok() {
+                dispatcher.recorded(&name).await;
+            }
+        });
+        watch
     }
+}
+
+/// What dispatch is asked, and where the progress will be.
+pub fn start_of(alert: &Arc<PlannedAlert>) -> (Start, watch::Receiver<Arc<Snapshot>>) {
+    let snapshot = Snapshot::empty(alert.name.clone(), State::Active);
+    let (snapshots, watch) = watch::channel(Arc::new(snapshot));
+    (Start { plan: alert.clone(), cancelled: false, snapshots }, watch)
 }
 
 /// The first snapshot for which `is` holds.

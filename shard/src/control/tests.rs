@@ -5,6 +5,7 @@ mod fence;
 mod lanes;
 mod platforms;
 mod replan;
+mod take_over;
 mod support;
 
 use std::time::Duration;

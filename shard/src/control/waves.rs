@@ -114,7 +114,14 @@ impl Waves {
         let (bands, cores) = (plan.bands, plan.cores.len());
         info!(parent: &span, bands, cores, ownership = plan.ownership, "wave taken up");
         let state = match self.waves.remove(&id) {
-            Some(former) => former.replanned(plan, span, out),
+            Some(mut former) => {
+                // The coordinator that plans the wave anew may have received nothing of it: reports
+                // that left in this session, before the plan came, may have reached no alert.
+                former.merge.start_over();
+                let state = former.replanned(plan, span, out);
+                state.tell(out, || Command::ReportAll);
+                state
+            }
             None => State::new(now, plan.spec.clone()).replanned(plan, span, out),
         };
         self.waves.insert(id, state);

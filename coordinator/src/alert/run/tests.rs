@@ -1,5 +1,7 @@
 //! Alerts from start to end, with time moved by hand.
 
+use clarion_proto::ids::{Epoch, UnixMillis};
+
 use super::*;
 use crate::fixtures::*;
 
@@ -8,11 +10,12 @@ struct Case {
     sequence: u64,
 }
 
+fn run(alert: &PlannedAlert) -> Run {
+    Run::new(alert, [node("a"), node("b")], Duration::from_secs(10), BEGUN)
+}
+
 fn case() -> Case {
-    let mut case = Case {
-        run: Run::new(&alert(), [node("a"), node("b")], Duration::from_secs(10)),
-        sequence: 0,
-    };
+    let mut case = Case { run: run(&alert()), sequence: 0 };
     case.say("a", BOOT_1, WaveNote::Joined, 1);
     case.say("b", BOOT_1, WaveNote::Joined, 1);
     case
@@ -68,13 +71,19 @@ fn resolves_when_all_are_complete_and_have_said_their_last() {
     case.report("b", BOOT_1, 5, 5, "complete", 3);
     assert_eq!(
         (case.run.state(), case.run.standing()),
-        (State::Active, Some(standing::Phase::Ended))
+        (State::Resolved, Some(standing::Phase::Closed)),
+        "no node may forget what it handed over before the store has the end"
     );
-    case.report("a", BOOT_1, 10, 10, "complete ended", 3);
-    case.report("b", BOOT_1, 6, 6, "complete ended", 3);
+    assert_eq!(case.run.deadline(seconds(3)), None, "however long the store is away");
+    case.run.step(seconds(200));
+    assert_eq!(case.run.standing(), Some(standing::Phase::Closed));
+    case.run.recorded(seconds(200));
+    assert_eq!(case.run.standing(), Some(standing::Phase::Ended));
+    case.report("a", BOOT_1, 10, 10, "complete ended", 200);
+    case.report("b", BOOT_1, 6, 6, "complete ended", 200);
     assert_eq!((case.run.state(), case.run.standing()), (State::Resolved, None));
     let snapshot = case.run.snapshot();
-    assert!(snapshot.settled && snapshot.ended == Some(seconds(3)));
+    assert!(snapshot.settled && snapshot.ended == Some(UnixMillis(3_000)));
     assert_eq!((snapshot.totals.handed, snapshot.totals.open(), snapshot.nodes_walked), (16, 0, 2));
 }
 
@@ -86,7 +95,7 @@ fn a_node_that_has_more_to_do_again_is_waited_for() {
     case.report("b", BOOT_1, 5, 5, "complete", 4);
     assert_eq!(case.run.standing(), Some(standing::Phase::Running));
     case.report("a", BOOT_1, 11, 11, "complete", 5);
-    assert_eq!(case.run.standing(), Some(standing::Phase::Ended));
+    assert_eq!(case.run.standing(), Some(standing::Phase::Closed));
 }
 
 #[test]
@@ -94,9 +103,10 @@ fn last_reports_that_never_come_do_not_hold_an_alert_up() {
     let mut case = case();
     case.report("a", BOOT_1, 10, 10, "complete", 2);
     case.report("b", BOOT_1, 5, 5, "complete", 3);
+    case.run.recorded(seconds(3));
     assert_eq!(case.run.deadline(seconds(3)), Some(seconds(5)));
     case.run.step(seconds(5));
-    assert_eq!(case.run.state(), State::Resolved);
+    assert!(case.run.is_settled() && case.run.state() == State::Resolved);
 }
 
 #[test]
@@ -121,7 +131,7 @@ fn a_new_process_has_to_complete_anew() {
     assert_eq!(case.run.standing(), Some(standing::Phase::Running));
     case.sequence = 0;
     case.report("a", BOOT_2, 0, 0, "complete", 6);
-    assert_eq!(case.run.standing(), Some(standing::Phase::Ended));
+    assert_eq!(case.run.standing(), Some(standing::Phase::Closed));
 }
 
 #[test]
@@ -137,7 +147,7 @@ fn a_node_that_is_away_is_waited_for_until_the_time_is_over() {
     case.run.step(seconds(100));
     assert_eq!(
         (case.run.state(), case.run.standing()),
-        (State::Expired, Some(standing::Phase::Expired))
+        (State::Expired, Some(standing::Phase::Closed))
     );
     assert!(!case.run.is_settled(), "it may come back with what it knows");
     assert_eq!(case.run.snapshot().totals.open(), 2);
@@ -166,7 +176,7 @@ fn an_expired_alert_settles_with_the_last_reports() {
     assert!(!case.run.is_settled());
     case.report("b", BOOT_1, 10, 10, "ended", 102);
     assert!(case.run.is_settled());
-    assert_eq!(case.run.snapshot().ended, Some(seconds(100)));
+    assert_eq!(case.run.snapshot().ended, Some(UnixMillis(100_000)));
 }
 
 #[test]
@@ -190,7 +200,7 @@ fn a_cancel_is_done_when_all_have_stopped_and_settles_with_the_last_answers() {
     case.report("b", BOOT_1, 7, 7, "ended", 6);
     let snapshot = case.run.snapshot();
     assert!(snapshot.settled && snapshot.state == State::Cancelled);
-    assert_eq!((snapshot.ended, snapshot.totals.handed), (Some(seconds(4)), 14));
+    assert_eq!((snapshot.ended, snapshot.totals.handed), (Some(UnixMillis(4_000)), 14));
 }
 
 #[test]
@@ -237,10 +247,32 @@ fn a_cancel_of_what_has_ended_changes_nothing() {
     case.report("a", BOOT_1, 10, 10, "complete", 2);
     case.report("b", BOOT_1, 5, 5, "complete", 3);
     case.run.cancel(seconds(3));
-    assert_eq!(case.run.standing(), Some(standing::Phase::Ended));
+    assert_eq!(case.run.standing(), Some(standing::Phase::Closed));
+    case.run.recorded(seconds(3));
     case.run.step(seconds(5));
     case.run.cancel(seconds(6));
     assert_eq!(case.run.state(), State::Resolved);
+}
+
+#[test]
+fn after_a_take_over_every_node_counts_as_granted() {
+    let mut run = run(&PlannedAlert { epoch: Epoch(2), ..alert() });
+    for name in ["a", "b"] {
+        run.away(&node(name));
+    }
+    run.cancel(seconds(1));
+    assert_eq!(run.state(), State::Cancelling, "a node may send under the former holder's grant");
+    run.step(seconds(1) + GRANT);
+    assert_eq!(run.state(), State::Cancelled);
+}
+
+#[test]
+fn an_alert_whose_time_is_over_before_it_runs_expires_at_once() {
+    let late = Moment { at: seconds(7), wall: UnixMillis(500_000) };
+    let mut run = Run::new(&alert(), [node("a")], Duration::from_secs(10), late);
+    assert_eq!(run.expires(), seconds(7));
+    run.step(seconds(7));
+    assert_eq!((run.state(), run.snapshot().ended), (State::Expired, Some(UnixMillis(500_000))));
 }
 
 #[test]
@@ -248,7 +280,9 @@ fn an_alert_for_nobody_resolves() {
     let mut case = case();
     case.report("a", BOOT_1, 0, 0, "complete ended", 2);
     case.report("b", BOOT_1, 0, 0, "complete ended", 2);
+    case.run.recorded(seconds(2));
     let snapshot = case.run.snapshot();
+    assert!(snapshot.settled);
     assert_eq!(
         (snapshot.state, snapshot.totals.handed, snapshot.first_accepted_after),
         (State::Resolved, 0, None)

@@ -1,31 +1,39 @@
-//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → record →
-//! start → answer.
+//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → nodes and
+//! lanes there? → record → hand over → answer.
 //!
-//! Everything up to "record" changes nothing, so a refusal leaves nothing behind. From there on the
-//! work belongs to a task of its own: a caller who hangs up between the record and the start must
-//! not leave an alert that nobody carries out. An alert that was recorded and cannot start (no node
-//! is there) is taken back, and its `request_id` with it, so that the same request can be tried
-//! again. Tries of one request wait for each other ([`super::requests`]): otherwise a second try
-//! could be answered from a record that the first is about to take back.
+//! Everything up to "record" changes nothing, so a refusal leaves nothing behind, and the same
+//! request can be tried again. The record is the start: it is complete, and from then on
+//! [`crate::reconcile`] runs the alert, whatever becomes of the caller and of this process. Tries
+//! of one request wait for each other ([`super::requests`]), so that only one of them does the
+//! work.
 
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
     alert::AlertSpec,
     error::{InvalidField, required},
-    ids::{AlertName, Epoch, WaveId},
+    ids::{AlertName, WaveId},
     wire::v1 as wire,
 };
-use clarion_runtime::peers::PeerKey;
+use clarion_runtime::peers::{PeerKey, shares::Place};
 use prost::Message as _;
 use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{super::REQUEST_BYTES_MAX, Alerts, launch::launch, prepare::within_alert, status};
+use super::{
+    super::REQUEST_BYTES_MAX,
+    Alerts, Context,
+    prepare::{Prepared, within_alert},
+    status,
+};
 use crate::{
+    admission::render::Rendered,
+    bands::Bands,
+    lane::LaneKey,
+    planned::{AppPlan, FIRST_EPOCH},
     snapshot::State,
-    store::{AlertRecord, Created, RequestId},
+    store::{AlertRecord, Created, RequestId, SendPlan},
 };
 
 /// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than
@@ -83,8 +91,9 @@ impl Alerts {
             request_id,
             submitted: Arc::clone(&submitted),
             apps: spec.audience.apps.clone(),
+            plan: Some(Arc::new(send_plan(&self.api, &prepared, rendered))),
             wave: wave(id),
-            epoch: Epoch(1),
+            epoch: FIRST_EPOCH,
             log: self.api.log.identity(),
             positions: Vec::new(),
             created: self.api.clock.wall(),
@@ -100,7 +109,15 @@ impl Alerts {
         })?;
         let api = Arc::clone(&self.api);
         let launching = async move {
-            let answer = launch(api, record, spec, prepared, rendered, of_peer).await;
+            let bands = prepared.target.bands.clone();
+            tracing::info!(
+                alert = %record.name,
+                mode = ?spec.mode,
+                severity = ?spec.severity,
+                bands = bands.len(),
+                "alert admitted and planned"
+            );
+            let answer = launch(&api, record, bands, of_peer).await;
             // Held until here, whatever became of the caller.
             drop((one_try, turn));
             answer
@@ -111,6 +128,56 @@ impl Alerts {
             Created::New(alert) => Ok(Answer::Recorded(alert)),
             Created::Existing(alert) => same(alert, &submitted),
         }
+    }
+}
+
+/// Records the alert and hands it over, if nodes and lanes are there.
+async fn launch(
+    api: &Context,
+    record: AlertRecord,
+    bands: Bands,
+    of_peer: Place,
+) -> Result<Created<AlertRecord>, Status> {
+    // Admitted before the stop began; the stop waits for alerts that were handed over, not for
+    // those about to be.
+    if api.admission.is_closed() {
+        return Err(status::draining());
+    }
+    let lanes: Vec<&LaneKey> =
+        record.plan.iter().flat_map(|plan| &plan.apps).map(|app| &app.lane).collect();
+    api.dispatch.check_start(&lanes).map_err(|e| status::start(&e))?;
+    let created = api.store.create_alert(record, api.config.alerts.active_max).await;
+    let created = created.map_err(status::store)?;
+    if let Created::New(alert) = &created {
+        api.reconciler.hand_over(Arc::clone(alert), bands);
+        if let Some(mut newest) = api.reconciler.watch(&alert.name) {
+            let stop = api.drain.token();
+            api.drain.spawn(async move {
+                let _place = of_peer;
+                let ended = newest.wait_for(|snapshot| snapshot.state.is_final());
+                // The place is free when the alert has ended, or the process stops.
+                let _ = stop.run_until_cancelled(ended).await;
+            });
+        }
+    }
+    Ok(created)
+}
+
+fn send_plan(api: &Context, prepared: &Prepared, rendered: Vec<Rendered>) -> SendPlan {
+    let apps =
+        prepared.apps.iter().zip(rendered).map(|(app, Rendered { request, messages })| AppPlan {
+            app: app.app.name.clone(),
+            lane: LaneKey {
+                gateway: app.app.gateway.clone(),
+                credential: app.app.credential.clone(),
+            },
+            request,
+            messages,
+        });
+    SendPlan {
+        edges: api.config.alerts.bands.clone(),
+        segments: prepared.segments.to_wire(),
+        apps: apps.collect(),
     }
 }
 

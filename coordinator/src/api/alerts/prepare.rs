@@ -9,14 +9,12 @@ use clarion_proto::{
 use clarion_runtime::peers::{PeerKey, shares::Place};
 use tonic::Status;
 
-use super::{
-    Alerts, Context, status,
-    target::{Target, plan_target},
-};
+use super::{Alerts, Context, status};
 use crate::{
     admission::{
         self, Refusal,
         render::{self, Rendered},
+        target::{self, Target},
     },
     bands::Bands,
     dispatch::CountError,
@@ -60,8 +58,15 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let (target, sketch) = plan_target(&self.api, spec, peer).await?;
-        if !self.api.config.alerts.allow_small_audiences && target.area_km2 < REGION_KM2_MIN {
+        let target = target::TargetSpec {
+            region: spec.region.clone(),
+            last_seen: spec.last_seen,
+            edges: self.api.config.alerts.bands.clone(),
+        };
+        let limited = !self.api.config.alerts.allow_small_audiences;
+        let (target, sketch) =
+            self.api.admission.target(target, limited, peer).await.map_err(status::refusal)?;
+        if limited && target.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",
                 "alert.region",

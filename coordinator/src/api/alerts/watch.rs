@@ -252,26 +252,11 @@ mod tests {
         let cell =
             |cell, version| CellCounts { cell, handed: 30, accepted: 30, failed: 0, version };
         Snapshot {
-            alert: AlertName::from_id("a1").expect("a name"),
             version,
-            state: State::Active,
-            settled: false,
-            ended: None,
             totals: Counts { handed: 60, outcomes: [60, 0, 0, 0, 0] },
-            unanswered_requests: 0,
-            retried_requests: 0,
-            nodes_walked: 0,
             nodes: 1,
-            first_accepted_after: None,
-            last_accepted_after: None,
-            bands: vec![],
             cells: vec![cell(0x86411ca07ffffff, 3), cell(0x86411ca0fffffff, 7)],
-            refused_messages: vec![],
-            lane_troubles: vec![],
-            isolated: Vec::new(),
-            reasons: vec![],
-            other_reasons: 0,
-            pruning_alarms: vec![],
+            ..Snapshot::empty(AlertName::from_id("a1").expect("a name"), State::Active)
         }
     }
 

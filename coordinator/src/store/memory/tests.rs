@@ -124,6 +124,22 @@ async fn what_is_known_is_charged_once() {
     assert_eq!(appended, (1_000_000 * 7 / 8 - 120 - 120) / alone);
 }
 
+/// Bodies are counted while they are there.
+#[tokio::test]
+async fn an_alert_that_has_ended_gives_its_bodies_back() {
+    let store = store();
+    store.create_app(app("demo")).await.expect("room");
+    let mut alert = record("a", 1);
+    let mut plan = alert.plan.as_deref().expect("active").clone();
+    plan.apps[0].messages[0].body = vec![b'x'; 100_000].into();
+    alert.plan = Some(Arc::new(plan));
+    store.create_alert(alert.clone(), 1).await.expect("room");
+    let held = || store.tables.lock().bytes;
+    assert!(held() > 100_000, "{}", held());
+    store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
+    assert!(held() < 2_000, "{}", held());
+}
+
 /// A cover or an outline makes a record of megabytes.
 #[tokio::test]
 async fn large_alerts_that_ended_are_forgotten_sooner() {

@@ -1,0 +1,61 @@
+//! Writes what happens to an alert into its record.
+
+use std::sync::Arc;
+
+use clarion_proto::ids::{AlertName, Epoch, UnixMillis};
+
+use crate::{
+    alert::Event,
+    store::{AlertRecord, AlertStore, StoreError},
+};
+
+/// Applies an event to the newest record, however often somebody else is faster. An event that is
+/// not legal any more (two ends met) leaves the record as it is.
+///
+/// `epoch`: of the coordinator that runs the alert; the store refuses the event once another one
+/// has taken the alert over. `None`: a caller's wish, which anybody may write.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn apply(
+    store: &dyn AlertStore,
+    name: &AlertName,
+    event: Event,
+    at: UnixMillis,
+    epoch: Option<Epoch>,
+) -> Result<Arc<AlertRecord>, StoreError> {
+    loop {
+        let existing = store.alert(name).await?;
+        let existing = existing.ok_or_else(|| StoreError::Missing(name.name()))?;
+        let next = match existing.after(event.clone(), at) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(existing),
+            Err(illegal) => {
+                tracing::warn!(%illegal, "an alert ended twice: the first end stays");
+                return Ok(existing);
+            }
+        };
+        let epoch = epoch.unwrap_or(next.epoch);
+        match store.replace_alert(AlertRecord { epoch, ..next }).await {
+            Err(StoreError::Conflict(_)) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Raises the epoch of an active alert: from then on no other coordinator can write its end.
+/// `None`: the alert has ended, or is gone.
+///
+/// # Errors
+/// The store's; [`StoreError::Conflict`] if somebody else was faster.
+pub(super) async fn take_over(
+    store: &dyn AlertStore,
+    name: &AlertName,
+) -> Result<Option<Arc<AlertRecord>>, StoreError> {
+    let Some(stored) = store.alert(name).await?.filter(|stored| !stored.state.is_final()) else {
+        return Ok(None);
+    };
+    let (epoch, revision) = (Epoch(stored.epoch.0 + 1), stored.revision + 1);
+    let next = AlertRecord { epoch, revision, ..AlertRecord::clone(&stored) };
+    store.replace_alert(next).await.map(Some)
+}

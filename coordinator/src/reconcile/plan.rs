@@ -1,0 +1,45 @@
+//! From a record to a plan: nothing else is asked.
+
+use std::sync::Arc;
+
+use clarion_proto::{
+    error::{InvalidField, required},
+    region::{LatLng, Region},
+};
+
+use crate::{
+    admission::target::TargetSpec,
+    bands::Bands,
+    planned::PlannedAlert,
+    store::{AlertRecord, SendPlan},
+};
+
+/// Where an alert goes, as its record says.
+///
+/// # Errors
+/// The submitted region cannot be read: another version of the program took it.
+pub(super) fn target(alert: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec, InvalidField> {
+    let submitted = &alert.submitted;
+    let region = required(submitted.region.clone(), "alert.region")?;
+    let region = Region::from_wire(region).map_err(|e| e.within("alert.region"))?;
+    let last_seen = submitted.last_seen.map(LatLng::from_wire).transpose();
+    let last_seen = last_seen.map_err(|e| e.within("alert.last_seen"))?;
+    Ok(TargetSpec { region, last_seen, edges: plan.edges.clone() })
+}
+
+/// What dispatch carries out. `bands`: of [`target`].
+pub(super) fn planned(alert: &AlertRecord, plan: &SendPlan, bands: Bands) -> Arc<PlannedAlert> {
+    Arc::new(PlannedAlert {
+        name: alert.name.clone(),
+        wave: alert.wave,
+        epoch: alert.epoch,
+        bands,
+        apps: plan.apps.clone(),
+        segments: plan.segments.clone(),
+        log: alert.log,
+        positions: alert.positions.clone(),
+        created: alert.created,
+        expires: alert.expires,
+        max_rate_per_second: alert.submitted.max_rate_per_second,
+    })
+}

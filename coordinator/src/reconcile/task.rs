@@ -1,0 +1,238 @@
+//! The task of one active alert: takes it over, waits until dispatch can start it, records its end.
+
+use std::{sync::Arc, time::Duration};
+
+use clarion_proto::{ids::UnixMillis, time::Time};
+use clarion_runtime::{peers::PeerKey, repeated::Repeated};
+use tokio::sync::watch;
+
+use super::{
+    Shared, events,
+    handle::{Handle, Stage},
+    plan,
+};
+use crate::{
+    alert::Event,
+    bands::Bands,
+    dispatch::{Start, StartError},
+    planned::PlannedAlert,
+    snapshot::{Snapshot, State},
+    store::{AlertRecord, SendPlan, StoreError},
+};
+
+/// Pause between tries of what nobody tells that it may succeed: the store, lanes, room for cells.
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
+
+/// One active alert, until its end is recorded.
+pub(super) struct AlertTask {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    record: Arc<AlertRecord>,
+    /// Whether this process created the alert: nobody else has offered it to a node.
+    own: bool,
+    /// Made as soon as the bands are known.
+    planned: Option<Arc<PlannedAlert>>,
+    changes: watch::Receiver<u64>,
+    waiting: Repeated,
+}
+
+/// What became of an alert before its run.
+enum Begun {
+    /// Dispatch carries it out.
+    Running,
+    /// It ended before anything was sent by this process.
+    Over(State),
+    /// Its record had ended, or was gone.
+    Gone,
+}
+
+impl AlertTask {
+    /// An alert that this process created, with the bands that admission computed.
+    pub(super) fn created(
+        shared: Arc<Shared>,
+        handle: Arc<Handle>,
+        record: Arc<AlertRecord>,
+        bands: Bands,
+    ) -> Self {
+        let mut task = Self::found(shared, handle, record);
+        task.own = true;
+        task.planned = task.record.plan.as_ref().map(|of| plan::planned(&task.record, of, bands));
+        task
+    }
+
+    /// An alert that was found in the store.
+    pub(super) fn found(
+        shared: Arc<Shared>,
+        handle: Arc<Handle>,
+        record: Arc<AlertRecord>,
+    ) -> Self {
+        let (changes, waiting) = (shared.dispatch.changes(), Repeated::default());
+        Self { shared, handle, record, own: false, planned: None, changes, waiting }
+    }
+
+    /// Tries to start at once, if the bands are known.
+    pub(super) fn try_start(&mut self) -> Option<Result<(), StartError>> {
+        let plan = Arc::clone(self.planned.as_ref()?);
+        self.changes.borrow_and_update();
+        let mut stage = self.handle.stage();
+        let cancelled = match *stage {
+            Stage::Waiting { cancelled } => cancelled,
+            Stage::Started => return Some(Ok(())),
+        };
+        let snapshots = self.handle.snapshots.clone();
+        let started = self.shared.dispatch.start(Start { plan, cancelled, snapshots });
+        if started.is_ok() {
+            *stage = Stage::Started;
+        }
+        Some(started)
+    }
+
+    /// Runs until the end is recorded and nothing changes any more.
+    pub(super) async fn run(mut self) {
+        let clock = self.shared.clock;
+        let left = Duration::from_millis(self.record.expires.0.saturating_sub(clock.wall().0));
+        let expires = clock.now() + left;
+        let begun = tokio::select! {
+            biased;
+            begun = self.begin() => begun,
+            () = clock.sleep_until(Some(expires)) => Begun::Over(State::Expired),
+        };
+        match begun {
+            Begun::Running => {}
+            Begun::Over(state) => self.publish_end(state),
+            Begun::Gone => {
+                self.handle.over.send_replace(true);
+                return self.shared.forget(&self.record.name);
+            }
+        }
+        self.follow().await;
+    }
+
+    async fn begin(&mut self) -> Begun {
+        if !self.own && !self.take_over().await {
+            return Begun::Gone;
+        }
+        loop {
+            if self.own && *self.handle.stage() == (Stage::Waiting { cancelled: true }) {
+                return Begun::Over(State::Cancelled);
+            }
+            let reason = match self.try_start() {
+                Some(Ok(())) => return Begun::Running,
+                Some(Err(error)) => error.to_string(),
+                None => match self.make_plan().await {
+                    Ok(()) => continue,
+                    Err(reason) => reason,
+                },
+            };
+            self.wait(&reason).await;
+        }
+    }
+
+    /// Raises the record's epoch, before anything is said to a node. False: the alert has ended.
+    async fn take_over(&mut self) -> bool {
+        loop {
+            match events::take_over(&*self.shared.store, &self.record.name).await {
+                Ok(Some(record)) => {
+                    let (alert, epoch) = (&record.name, record.epoch.0);
+                    tracing::info!(%alert, epoch, state = ?record.state, "alert taken over");
+                    if record.state == State::Cancelling {
+                        self.handle.cancel_waiting();
+                    }
+                    self.record = record;
+                    return true;
+                }
+                Ok(None) => return false,
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => self.wait(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Computes the bands, which a process that did not create the alert has not.
+    async fn make_plan(&mut self) -> Result<(), String> {
+        let send: Arc<SendPlan> = self.record.plan.clone().ok_or("the record has no plan")?;
+        let target = plan::target(&self.record, &send).map_err(|e| e.to_string())?;
+        let target = self.shared.admission.target(target, false, PeerKey::NONE).await;
+        let (target, _) = target.map_err(|e| e.to_string())?;
+        self.planned = Some(plan::planned(&self.record, &send, target.bands));
+        Ok(())
+    }
+
+    /// Says what is missing and waits until it may be there.
+    async fn wait(&mut self, reason: &str) {
+        let now = self.shared.clock.now().since(Time(0));
+        if let Some(times) = self.waiting.note(reason, now) {
+            tracing::warn!(alert = %self.record.name, reason, times, "alert waits to start");
+        }
+        tokio::select! {
+            _ = self.changes.changed() => {}
+            () = self.handle.wake.notified() => {}
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+
+    /// Of an alert that dispatch never had.
+    fn publish_end(&self, state: State) {
+        *self.handle.stage() = Stage::Waiting { cancelled: true };
+        let (ended, name) = (Some(self.shared.clock.wall()), self.record.name.clone());
+        let snapshot =
+            Snapshot { version: 1, settled: true, ended, ..Snapshot::empty(name, state) };
+        self.handle.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// Follows the progress until nothing changes any more; records the end as soon as it is known.
+    async fn follow(mut self) {
+        let mut newest = self.handle.snapshots.subscribe();
+        let mut recorded = false;
+        loop {
+            let snapshot = Arc::clone(&newest.borrow_and_update());
+            if snapshot.state.is_final() && !recorded {
+                let at = snapshot.ended.unwrap_or_else(|| self.shared.clock.wall());
+                recorded = self.recorded(Event::End(snapshot.state), at).await;
+                if !recorded {
+                    break;
+                }
+                self.shared.dispatch.recorded(&self.record.name).await;
+                // The last reports of what is resolved come at once; answers to what was cut off
+                // may take as long as requests may.
+                if snapshot.state != State::Resolved {
+                    self.handle.over.send_replace(true);
+                }
+            }
+            if snapshot.settled {
+                let settle = Event::Settle(Arc::clone(&snapshot));
+                self.recorded(settle, self.shared.clock.wall()).await;
+                let (alert, handed) = (&self.record.name, snapshot.totals.handed);
+                tracing::info!(%alert, state = ?snapshot.state, handed, "alert has ended");
+                break;
+            }
+            if newest.changed().await.is_err() {
+                break; // never: the handle has the sender
+            }
+        }
+        self.handle.over.send_replace(true);
+        self.shared.ended(&self.record.name);
+    }
+
+    /// Records an event however long the store is away; false if it never will be.
+    async fn recorded(&mut self, event: Event, at: UnixMillis) -> bool {
+        let (name, epoch) = (&self.record.name, Some(self.record.epoch));
+        let mut away = Repeated::default();
+        loop {
+            match events::apply(&*self.shared.store, name, event.clone(), at, epoch).await {
+                Ok(_) => return true,
+                Err(StoreError::Away(reason)) => {
+                    let now = self.shared.clock.now().since(Time(0));
+                    if let Some(times) = away.note(&reason, now) {
+                        tracing::warn!(alert = %name, reason, times, "the end is not recorded yet");
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(alert = %name, %error, "the end cannot be recorded");
+                    return false;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
