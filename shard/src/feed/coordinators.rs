@@ -24,7 +24,7 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
-    /// Coordinators by name, each as `host:port`; names are resolved when the feed connects.
+    /// `host:port` each.
     #[must_use]
     pub fn new(names: Vec<String>) -> Self {
         Self { names, addresses: Vec::new(), asked: None, next: 0 }
