@@ -144,7 +144,7 @@ fn a_problem_is_one_line_with_file_key_and_words() {
             "F: device_key_file: cannot read D/none: No such file or directory (os error 2)",
         ),
         ("exercise_prefix = \" \"", "F: exercise_prefix: must say something"),
-        ("band_edges_meters = [2, 1]", "F: band_edges_meters: must ascend"),
+        ("band_edges_meters = [2, 1]", "F: band_edges_meters: must be greater than 2; got 1"),
         (
             "partitions = \"many\"",
             "F: partitions: invalid type: string \"many\", expected u16 (line 1)",
