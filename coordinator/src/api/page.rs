@@ -1,7 +1,8 @@
 //! Page tokens: where the next page begins, opaque to callers and checked when they come back.
 //!
-//! A token holds what the list is ordered by, after its kind and version and before a checksum. It is no secret and no
-//! capability; the checksum tells a token from a typing mistake, the kind one list's token from another's.
+//! A token holds what the list is ordered by, after its kind and version and before a checksum. It
+//! is no secret and no capability; the checksum tells a token from a typing mistake, the kind one
+//! list's token from another's.
 
 use clarion_proto::{
     error::InvalidField,

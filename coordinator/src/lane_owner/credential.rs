@@ -1,4 +1,5 @@
-//! What authorises a lane's requests, as configured: a signing key of APNs, or a service account of Google.
+//! What authorises a lane's requests, as configured: a signing key of APNs, or a service account of
+//! Google.
 
 use clarion_proto::app::Platform;
 use secrecy::{ExposeSecret, SecretString};
@@ -96,8 +97,9 @@ impl Credential {
         }
     }
 
-    /// FCM: whose messages it authorises here. Google would let an account send for other projects too; then a refusal of
-    /// one project (no permission, quota) would stand for all apps of the lane, and two lanes could spend one quota.
+    /// FCM: whose messages it authorises here. Google would let an account send for other projects
+    /// too; then a refusal of one project (no permission, quota) would stand for all apps of the
+    /// lane, and two lanes could spend one quota.
     #[must_use]
     pub fn project(&self) -> Option<&str> {
         match self {
@@ -107,7 +109,8 @@ impl Credential {
     }
 }
 
-/// Both are from files of this coordinator's own: how long the comparison takes tells nobody anything.
+/// Both are from files of this coordinator's own: how long the comparison takes tells nobody
+/// anything.
 fn same(a: &SecretString, b: &SecretString) -> bool {
     a.expose_secret() == b.expose_secret()
 }

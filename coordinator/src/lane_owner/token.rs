@@ -1,5 +1,5 @@
-//! When a credential's token is to be replaced. Pure; what tokens are and how they are made stands in [`super::apns`] and
-//! [`super::oauth`].
+//! When a credential's token is to be replaced. Pure; what tokens are and how they are made stands
+//! in [`super::apns`] and [`super::oauth`].
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ impl Refresh {
         Self { rules, replace_at, refused: false, not_before, failures: 0, under_way: false }
     }
 
-    /// One is being made: nothing is due until it is [`Refresh::minted`] or has [`Refresh::failed`].
+    /// One is being made: nothing is due until it is [`Refresh::minted`] or has
+    /// [`Refresh::failed`].
     pub(crate) fn begin(&mut self) {
         self.under_way = true;
     }
@@ -61,13 +62,14 @@ impl Refresh {
         self.failures
     }
 
-    /// A gateway refuses the token. A node may say so just after a new one was issued, of the old one: then one token
-    /// more is made when the spacing allows, which does no harm.
+    /// A gateway refuses the token. A node may say so just after a new one was issued, of the old
+    /// one: then one token more is made when the spacing allows, which does no harm.
     pub(crate) fn refused(&mut self) {
         self.refused = true;
     }
 
-    /// Another key has taken the place of the one that made the token: due at once, whatever the former key's rules were.
+    /// Another key has taken the place of the one that made the token: due at once, whatever the
+    /// former key's rules were.
     pub(crate) fn replaced(&mut self) {
         *self = Self::new(self.rules);
     }
