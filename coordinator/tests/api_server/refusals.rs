@@ -144,7 +144,7 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "latitude NaN", |c| place(c, wire::place::Place::Point(wire::LatLng { latitude: f64::NAN, longitude: 0.0 })) => "arrival.place.point.latitude", ["-90 and 90"];
     "a cell that is none", |c| place(c, wire::place::Place::Cell(7)) => "arrival.place.cell", ["H3"];
     "a coarse cell", |c| place(c, wire::place::Place::Cell(0x86411ca07ffffff)) => "arrival.place.cell", ["9"];
-    "app unknown", |c| registration(c).app = "apps/nobody".into() => "arrival.registration.app", ["no app"];
+    "app unknown", |c| registration(c).app = "apps/nobody".into() => "arrival.registration.app", ["existing app"];
     "app malformed", |c| registration(c).app = "nobody".into() => "arrival.registration.app", ["apps/"];
     "token empty", |c| registration(c).token.clear() => "arrival.registration.token", ["is required"];
     "token not hexadecimal", |c| registration(c).token = "zz".repeat(32) => "arrival.registration.token", ["hexadecimal", "64"];
