@@ -129,7 +129,8 @@ options! {
         "Maximum number of WatchAlert streams; one client address may have half of them";
     watchers_per_alert_max: usize = WATCHERS_PER_ALERT_MAX,
         "CLARION_WATCHERS_PER_ALERT_MAX", "N",
-        "Maximum number of WatchAlert streams on one alert; one client address may have half of them";
+        "Maximum number of WatchAlert streams on one alert; one client address may have half of \
+         them";
     #[arg(value_delimiter = ',')]
     band_edges_meters: Vec<f64> = listed(&EDGES_M), "CLARION_BAND_EDGES_METERS", "METERS",
         "Outer edges of the first bands: distances from the place last seen, ascending, in meters; \
@@ -147,8 +148,8 @@ options! {
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
         "Time limit of a graceful shutdown, in milliseconds, 1 to 600000";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",
-        "Gateways as a TOML array of tables, such as [{name=\"apns\",platform=\"apns\",…}]; default: \
-         none";
+        "Gateways as a TOML array of tables, such as [{name=\"apns\",platform=\"apns\",…}]; \
+         default: none";
     credentials: Tables<CredentialTable>, "CLARION_CREDENTIALS", "TOML",
         "Credentials as a TOML array of tables; default: none";
 }

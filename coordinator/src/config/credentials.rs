@@ -81,7 +81,8 @@ pub(super) fn share_no_quota(
         {
             let (endpoint, other) = (&gateway.endpoint, &other.name);
             let problem = format!(
-                "must differ from gateway {other}, with which it would share a quota; got {endpoint}"
+                "must differ from gateway {other}, with which it would share a quota; \
+                 got {endpoint}"
             );
             return Err(place.error(format!("gateways[{i}].endpoint"), problem));
         }

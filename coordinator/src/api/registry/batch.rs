@@ -183,8 +183,8 @@ fn is_growing(change: &Change) -> bool {
 }
 
 fn no_room(index: u32) -> wire::DeviceError {
-    let description = "the store has no room for registrations and places, and writes only removals and mutes; \
-         retry after retry_after";
+    let description = "the store has no room for registrations and places, and writes only \
+                       removals and mutes; retry after retry_after";
     wire::DeviceError {
         index,
         field: "change".to_owned(),

@@ -100,7 +100,8 @@ impl Writer {
 fn idle() -> Status {
     let seconds = NEXT_BATCH_WITHIN.as_secs();
     let words = format!(
-        "no batch arrived within {seconds} s of the last answer; open a new stream for the next batch"
+        "no batch arrived within {seconds} s of the last answer; open a new stream for the next \
+         batch"
     );
     status::late("WRITE_STREAM_IDLE", words)
 }
