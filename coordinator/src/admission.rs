@@ -1,12 +1,12 @@
-//! Refuse early: what an alert may do, on which lanes, and how many may be on their way in.
+//! Admission of alerts: refuses early what the rules forbid, and limits alerts in admission.
 //!
-//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert
-//! being admitted holds a decoded region and its cover (at most 100,000 cells, under 2 MB) and
-//! takes some milliseconds of a core, so the number inside is bounded, and one more is refused at
-//! the door with the time to come back instead of being queued: a queue would only make everybody
-//! late, as on the day when many authorities alert at once. One peer has its share of places, and
-//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into
-//! bands takes its part of the cells that all may have together.
+//! [`admit`] is pure and applies the rules; [`Admission`] counts the alerts and previews in
+//! admission. An alert in admission holds a decoded region and its cover (at most 100,000 cells,
+//! under 2 MB) and takes some milliseconds of a core, so their number is limited. A request beyond
+//! the limit is refused with the time of the next try and is not queued: a queue would delay every
+//! caller, as on the day when many authorities alert at once. Each peer has a share of the places,
+//! and the peers use the cores and query the nodes in turn. A cover that was cut into bands counts
+//! against the limit on the cells of all covers together.
 
 use std::{
     num::NonZeroUsize,
@@ -35,95 +35,96 @@ use crate::{lane::catalog::Catalog, store::AppRecord};
 pub mod render;
 pub(crate) mod target;
 
-/// The segment that an exercise reaches.
+/// Name of the segment that an EXERCISE alert reaches.
 pub const EXERCISE_SEGMENT: &str = "exercise";
 
-/// What admission is configured by.
+/// Limits and rules of admission, from the configuration.
 #[derive(Debug, Clone)]
 pub struct AdmissionConfig {
-    /// Alerts and previews that may be in admission at once (each holds a decoded region and its
-    /// cover, a few MB); one more is refused.
+    /// Maximum number of alerts and previews in admission at once (each holds a decoded region and
+    /// its cover, a few MB); further requests are refused.
     pub inside_max: usize,
-    /// Questions that the nodes are asked at a time: as many as dispatch takes.
+    /// Maximum number of counts that the nodes run at once: the limit of dispatch.
     pub questions_max: usize,
-    /// What an alert may do.
+    /// Rules that every alert is checked by.
     pub rules: Rules,
 }
 
-/// What an alert may do, and on which lanes.
+/// Rules that every alert is checked by: the allowed modes and the configured lanes.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// LIVE alerts, and exercises on live lanes, are taken although nobody has to say who they are.
+    /// Whether LIVE alerts, and exercises on live lanes, are accepted without authentication.
     pub allow_live_without_identity: bool,
-    /// Lanes that the configuration allows.
+    /// Gateways and credentials of the configuration.
     pub lanes: Arc<Catalog>,
 }
 
-/// Why an alert is not taken. Nothing was recorded.
+/// Reason why an alert is refused. Nothing was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The caller's fault: a field.
+    /// A field of the alert is invalid: the caller's fault.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
-    /// The operator's fault: the configuration changed under the app.
-    #[error("{app} is on lane {lane}, which is not configured for its platform any more")]
+    /// The configuration no longer has the lane of an app: the operator's fault.
+    #[error("{app} is on lane {lane}, which the configuration no longer has for its platform")]
     LaneNotConfigured {
-        /// Which.
+        /// App of the alert that has the lane.
         app: AppName,
-        /// `gateway/credential`.
+        /// Name of the lane as `gateway/credential`.
         lane: String,
     },
-    /// The caller's fault: a test must not reach people.
-    #[error("a TEST alert may not open {lane}, the live lane of {app}")]
+    /// A TEST alert must not reach real people: the caller's fault.
+    #[error("a TEST alert must not use {lane}, the live lane of {app}")]
     TestOnLiveLane {
-        /// Which.
+        /// App of the alert that has the lane.
         app: AppName,
-        /// `gateway/credential`.
+        /// Name of the lane as `gateway/credential`.
         lane: String,
     },
-    /// The operator's to decide: nobody is asked who they are.
+    /// Callers are not authenticated, so the operator has to allow LIVE alerts.
     #[error(
-        "LIVE alerts are refused while no identity is configured; \
-         --allow-live-without-identity at the coordinator's start takes them"
+        "LIVE alerts are refused while no identity is configured; to accept them, start the \
+         coordinator with --allow-live-without-identity"
     )]
     LiveWithoutIdentity,
-    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and
-    /// anybody may write its segment.
+    /// Callers are not authenticated, so the operator has to allow exercises on live lanes: such an
+    /// exercise wakes real people, and any caller may write its segment.
     #[error(
-        "an EXERCISE on {lane}, the live lane of {app}, is refused while no identity is configured; \
-         --allow-live-without-identity at the coordinator's start takes it"
+        "an EXERCISE on {lane}, the live lane of {app}, is refused while no identity is \
+         configured; to accept it, start the coordinator with --allow-live-without-identity"
     )]
     ExerciseWithoutIdentity {
-        /// Which.
+        /// App of the alert that has the lane.
         app: AppName,
-        /// `gateway/credential`.
+        /// Name of the lane as `gateway/credential`.
         lane: String,
     },
-    /// The process is ending, or a defect.
+    /// The cover could not be computed: the process is shutting down, or this is a defect.
     #[error("alert.region: its cover was not computed: {0}")]
     CoverFailed(String),
-    /// Trying again helps once others have ended.
+    /// The covers under way leave too few cells; a retry succeeds once some of them have ended.
     #[error(
-        "alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free, and \
-         {held} are held for this caller, who leaves a sixteenth for others"
+        "alert.region: needs {wanted} cells, and {free} of {limit} cells for all alerts and \
+         previews under way are free; this caller holds {held}, and may hold at most 15 in 16 of \
+         the cells that no other caller holds; retry later"
     )]
     CoversFull {
-        /// For all.
+        /// Maximum number of cells of all covers under way together.
         limit: u64,
-        /// Of those.
+        /// Number of cells of the limit that no cover holds.
         free: u64,
-        /// Of those, for the same peer.
+        /// Number of cells that covers of the same peer hold.
         held: u64,
-        /// For this one.
+        /// Number of cells that the refused cover needs.
         wanted: usize,
     },
 }
 
-/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of
+/// Checks the mode of an alert and the lanes of its apps; `apps[i]` is the store's record of
 /// `spec.audience.apps[i]`.
 ///
 /// # Errors
-/// The first reason not to send it.
+/// The first rule that the alert breaks.
 pub fn admit(
     spec: &AlertSpec,
     apps: &[Option<Arc<AppRecord>>],
@@ -134,7 +135,7 @@ pub fn admit(
     }
     for (i, (name, app)) in spec.audience.apps.iter().zip(apps).enumerate() {
         let Some(AppRecord { app, .. }) = app.as_deref() else {
-            // The caller's fault: create it first.
+            // The caller's fault: the app has to be created first.
             let field = format!("audience.apps[{i}]");
             return Err(InvalidField::new(field, format_args!("there is no {name}")).into());
         };
@@ -149,7 +150,7 @@ pub fn admit(
         let (Some(gateway), Some(_)) = (gateway, credential) else {
             return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
         };
-        // Both marks are asked: the gateway's may have been changed to live since the app was made.
+        // Both kinds count: the gateway's may have been changed to live since the app was made.
         let live = app.lane_kind == LaneKind::Live || gateway.lane_kind == LaneKind::Live;
         if spec.mode == Mode::Test && live {
             return Err(Refusal::TestOnLiveLane { app: name.clone(), lane: lane() });
@@ -161,7 +162,7 @@ pub fn admit(
     Ok(())
 }
 
-/// Who is addressed in the end: an exercise reaches nobody who did not take part in it.
+/// Segments of an alert's audience: an EXERCISE reaches only devices of [`EXERCISE_SEGMENT`].
 #[must_use]
 pub fn segments(spec: &AlertSpec) -> SegmentExpr {
     let segments = spec.audience.segments.clone();
@@ -171,7 +172,7 @@ pub fn segments(spec: &AlertSpec) -> SegmentExpr {
     }
 }
 
-/// How many are being admitted, and how many of those are computing or asking the nodes.
+/// Alerts and previews in admission, and their turns to compute and to query the nodes.
 #[derive(Debug)]
 pub struct Admission {
     inside: Places,
@@ -182,18 +183,19 @@ pub struct Admission {
     rules: Rules,
 }
 
-/// Cells are counted by as many as this.
+/// Unit in which cells of covers are counted.
 const CELLS_UNIT: usize = 1_000;
-/// One part in so many of the cells is left by a peer: 250 cities beside two continents.
+/// Of the cells that no other peer holds, a peer leaves one part in this many free: 250 cities
+/// beside two continents.
 const LEFT_FOR_OTHERS: u64 = 16;
 
 impl Admission {
-    /// Of those inside one computes on each core.
+    /// Makes an empty admission; as many requests compute at once as there are CPUs.
     #[must_use]
     pub fn new(config: AdmissionConfig) -> Self {
         let AdmissionConfig { inside_max, questions_max, rules } = config;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
-        // A question may wait 10 s for a node: half of them are always other peers'.
+        // A count may wait 10 s for a node: one peer has at most half of the counts.
         let questions = questions_max as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
         let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
@@ -210,23 +212,24 @@ impl Admission {
     /// Checks an alert by the configured rules: see [`admit`].
     ///
     /// # Errors
-    /// The first reason not to send it.
+    /// The first rule that the alert breaks.
     pub fn admit(&self, spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>]) -> Result<(), Refusal> {
         admit(spec, apps, &self.rules)
     }
 
-    /// A place inside.
+    /// Takes a place in admission; never waits.
     ///
     /// # Errors
-    /// There is none, or the peer has its share: nobody waits.
+    /// No place is free, or the peer holds its share.
     pub fn enter(&self, peer: PeerKey) -> Result<Place, Full> {
         self.inside.enter(peer)
     }
 
-    /// Room for the cells of a cover, for as long as it is needed: every node holds them, too.
+    /// Reserves cells for a cover until the returned place is dropped; never waits. Every node
+    /// holds the cells of the cover, too.
     ///
     /// # Errors
-    /// [`Refusal::CoversFull`]: nobody waits.
+    /// [`Refusal::CoversFull`]: too few cells are free for this peer.
     pub fn cells(&self, peer: PeerKey, cells: usize) -> Result<Place, Refusal> {
         let mut room = self.cells.empty(peer);
         match room.grow(cells.div_ceil(CELLS_UNIT) as u64) {
@@ -244,23 +247,23 @@ impl Admission {
         }
     }
 
-    /// No new alert is taken any more: the process is stopping.
+    /// Refuses new alerts from now on, for a graceful shutdown.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Whether no new alert is taken.
+    /// Whether new alerts are refused because the process shuts down.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Leave to compute. Those who wait are at most as many as are inside.
+    /// Waits for a turn to compute. At most the requests in admission wait.
     pub async fn core(&self, peer: PeerKey) -> Turn {
         self.cores.enter(peer, 1).await
     }
 
-    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day
+    /// Waits for a turn to count an audience on the nodes; the limit is that of dispatch. On a day
     /// when many authorities alert at once, each waits some milliseconds instead of being refused.
     pub async fn question(&self, peer: PeerKey) -> Turn {
         self.questions.enter(peer, 1).await

@@ -1,12 +1,12 @@
-//! Cover to bands, nearest first: the order in which everybody is told.
+//! Splits a cover into bands, nearest first: the order in which devices are pushed to.
 //!
 //! A band is the cells of a cover in one interval of distance from the place last seen. When a
-//! provider's quota binds, minutes pass between the first phone and the last, and the order matters
-//! more than the speed. Within a band the order is that of the pages, which is what makes the walk
-//! cheap; so a band's width is the price of order.
+//! provider's quota limits the rate, minutes pass between the first device and the last, and the
+//! order matters more than the speed. Within a band, devices follow the order of the registry's
+//! pages, which makes the walk cheap; so the width of a band is the accuracy of the order.
 //!
-//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit
-//! of dispatch, of order and of progress. Pure: same input, same plan.
+//! With the partitions of a node, bands are the node's geo-shards: one band of one partition is the
+//! unit of dispatch, of order and of progress. Pure: the same input makes the same plan.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -16,37 +16,37 @@ use h3o::{CellIndex, Resolution};
 
 use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
 
-/// Where bands begin and end, metres from the place last seen.
+/// Distances at which bands begin and end, metres from the place last seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BandEdges {
     edges_m: Vec<f64>,
     step_m: f64,
 }
 
-/// Outer edges of the first bands unless configured otherwise, metres.
+/// Outer edges of the first bands, metres; the default of `band_edges_meters`.
 pub const EDGES_M: [f64; 5] = [1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0];
-/// Width of all further bands unless configured otherwise, metres.
+/// Width of all further bands, metres; the default of `band_step_meters`.
 pub const STEP_M: f64 = 10_000.0;
-/// Half the meridian: nobody is further away, metres.
+/// Largest distance of two places on earth, metres: half a meridian, rounded up.
 const FURTHEST_M: f64 = 20_100_000.0;
 
 impl BandEdges {
-    /// Ascending edges, then one every `step_m`.
+    /// Checks ascending edges; a further edge follows every `step_m`.
     ///
     /// # Errors
-    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`]
-    /// bands.
+    /// The edges do not ascend from above 0, the step is not above 0, or there are more than
+    /// [`BANDS_MAX`] bands.
     pub fn new(edges_m: Vec<f64>, step_m: f64) -> Result<Self, InvalidField> {
         if !(step_m.is_finite() && step_m > 0.0) {
             return Err(InvalidField::new(
                 "band_step_meters",
-                format_args!("must be more than 0, is {step_m}"),
+                format_args!("must be greater than 0; got {step_m}"),
             ));
         }
         let mut previous = 0.0;
         for (i, &edge) in edges_m.iter().enumerate() {
             if !(edge.is_finite() && edge > previous) {
-                let problem = format!("must ascend from above 0: {edge} follows {previous}");
+                let problem = format!("must be greater than {previous}; got {edge}");
                 return Err(InvalidField::new(format!("band_edges_meters[{i}]"), problem));
             }
             previous = edge;
@@ -54,13 +54,13 @@ impl BandEdges {
         let bands = edges_m.len() as f64 + (FURTHEST_M - previous).max(0.0) / step_m;
         if bands > BANDS_MAX as f64 {
             let problem =
-                format!("makes {bands:.0} bands over half the globe, at most {BANDS_MAX}");
+                format!("must make at most {BANDS_MAX} bands over half the globe; got {bands:.0}");
             return Err(InvalidField::new("band_step_meters", problem));
         }
         Ok(Self { edges_m, step_m })
     }
 
-    /// The band of a distance, from 0.
+    /// Index of the band of a distance, from 0.
     #[must_use]
     pub fn band_of(&self, distance_m: f64) -> usize {
         let last = self.edges_m.last().copied().unwrap_or(0.0);
@@ -72,7 +72,7 @@ impl BandEdges {
         self.edges_m.len() + beyond
     }
 
-    /// From where to where a band reaches, metres.
+    /// Inner and outer edge of a band, metres.
     #[must_use]
     pub fn interval_m(&self, band: usize) -> (f64, f64) {
         let edge = |i: usize| match i.checked_sub(1) {
@@ -88,26 +88,26 @@ impl BandEdges {
 }
 
 impl Default for BandEdges {
-    /// [`EDGES_M`], then every [`STEP_M`].
+    /// The edges [`EDGES_M`], then one edge every [`STEP_M`].
     fn default() -> Self {
         Self { edges_m: EDGES_M.to_vec(), step_m: STEP_M }
     }
 }
 
-/// The bands of one cover, with their part of the cells that all covers may have together. Clones
-/// share them.
+/// The bands of one cover, with their share of the limit on the cells of all covers together.
+/// Clones share the bands.
 #[derive(Debug, Clone)]
 pub struct Bands(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
     bands: Vec<Band>,
-    /// Given back when nobody needs the bands any more.
+    /// Share of the limit; released with the last clone.
     _room: Option<Place>,
 }
 
 impl Bands {
-    /// Bands that hold room until the last clone is dropped.
+    /// Makes bands that hold their share of the limit until the last clone is dropped.
     #[must_use]
     pub fn holding(bands: Vec<Band>, room: Place) -> Self {
         Self(Arc::new(Held { bands, _room: Some(room) }))
@@ -115,7 +115,7 @@ impl Bands {
 }
 
 impl From<Vec<Band>> for Bands {
-    /// Bands too few to count, such as the nearest ones of others.
+    /// Makes bands that hold no share of the limit, such as the nearest bands of a counted cover.
     fn from(bands: Vec<Band>) -> Self {
         Self(Arc::new(Held { bands, _room: None }))
     }
@@ -135,37 +135,39 @@ impl Deref for Bands {
     }
 }
 
-/// The cells of a cover in one interval of distance. Never empty.
+/// The cells of a cover in one interval of distance; at least one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Band {
-    /// Metres from the place last seen.
+    /// Inner edge: distance from the place last seen, metres.
     pub from_m: f64,
-    /// Metres from the place last seen.
+    /// Outer edge: distance from the place last seen, metres.
     pub to_m: f64,
-    /// Resolution 0 to 9; disjoint over all bands.
+    /// Cells of resolution 0 to 9, disjoint over all bands.
     pub cells: Vec<CellIndex>,
 }
 
-/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell
-/// goes to the band of its centre. A third makes it resolution 7 in a band of 10 km; a finer one
-/// would be in truer order and, at the sixth, make the plan for 120 km three times as long.
+/// Largest width of a cell that lies across an edge of its band, as a part of the band's width.
+///
+/// Such a cell goes to the band of its centre; a wider cell is split. A third means resolution 7 in
+/// a band of 10 km. A sixth would keep the order more exactly, and make the plan for 120 km three
+/// times as long.
 const STRADDLE_PART: f64 = 0.35;
 
-/// A cover that would have too many cells, cut into bands: the caller's fault.
+/// Refusal of a cover that would have too many cells after it is cut into bands; caller's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its cover, cut into bands, would need more than {cells_max} cells")]
 pub struct TooManyCells {
-    /// The limit.
+    /// The limit that [`plan_bands`] was given.
     pub cells_max: usize,
 }
 
-/// Splits a cover into bands, nearest first; bands without cells are left out.
+/// Splits a cover into bands, nearest first; omits bands without cells.
 ///
-/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become
-/// millions: at most `cells_max`, and the work ends there.
+/// A large cell that lies in several bands is cut into smaller cells, so a few cells may become
+/// millions. The work stops at `cells_max` cells.
 ///
 /// # Errors
-/// [`TooManyCells`].
+/// [`TooManyCells`]: the bands need more than `cells_max` cells.
 pub fn plan_bands(
     cells: &[CellIndex],
     last_seen: LatLng,
@@ -192,7 +194,8 @@ pub fn plan_bands(
         .collect())
 }
 
-/// No cell is wider than the widest band, so a continent needs no work to be refused.
+/// Lower bound of the number of cells after the split, so that a continent is refused at once: no
+/// cell is wider than the widest band.
 fn cells_at_least(cells: &[CellIndex], edges: &BandEdges) -> u64 {
     let widths = edges.edges_m.windows(2).map(|pair| pair[1] - pair[0]);
     let widest = widths.chain(edges.edges_m.first().copied()).fold(edges.step_m, f64::max);
@@ -208,12 +211,12 @@ struct Planner<'a> {
     origin: Origin,
     edges: &'a BandEdges,
     cells: Vec<Vec<CellIndex>>,
-    /// Cells that it may still make.
+    /// Number of cells that the planner may still make.
     room: usize,
 }
 
 impl Planner<'_> {
-    /// `None`: there is no room left.
+    /// Places a cell, or its descendants, into bands; `None`: no cells are left in `room`.
     fn place(&mut self, cell: CellIndex) -> Option<()> {
         let center = center_of(cell);
         let radius = MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
@@ -244,11 +247,11 @@ impl Planner<'_> {
     }
 }
 
-/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a
-/// place last seen.
+/// The middle of a cover, for an alert without a place last seen: the mean direction of its cells,
+/// weighted by area.
 ///
 /// # Panics
-/// If there is no cell.
+/// If the cover has no cell.
 #[must_use]
 pub fn middle(cells: &[CellIndex]) -> LatLng {
     assert!(!cells.is_empty(), "a cover has cells");

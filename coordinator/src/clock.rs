@@ -1,64 +1,65 @@
-//! The coordinator's two clocks, read in one place.
+//! The coordinator's two clocks, a monotonic clock and the wall clock, read in one place.
 //!
-//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read
-//! it here. It follows tokio's clock, so a test that pauses tokio pauses all of the coordinator.
-//! Wall time is for what leaves the process: append times, `iat` of provider tokens.
+//! Every state machine takes [`Time`] (microseconds since the process started) as a parameter;
+//! drivers read the time here. [`Time`] follows tokio's clock, so a test that pauses tokio pauses
+//! the whole coordinator. Wall time is for values that leave the process: append times, `iat` of
+//! provider tokens.
 
 use std::time::SystemTime;
 
 use clarion_proto::{ids::UnixMillis, time::Time};
 
-/// One for the process, copied to whoever drives something.
+/// The clocks of the process; copied to each driver.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: tokio::time::Instant,
-    /// Wall time at the start, where it is made up.
+    /// Fixed wall time at the start, for tests; `None`: the system's wall clock.
     wall_at_start: Option<UnixMillis>,
 }
 
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// Time for what decides.
+    /// Monotonic time, for state machines.
     pub at: Time,
-    /// Wall time for what leaves the process.
+    /// Wall time, for values that leave the process.
     pub wall: UnixMillis,
 }
 
 impl Clock {
-    /// What both clocks show now.
+    /// Reads both clocks.
     #[must_use]
     pub fn moment(&self) -> Moment {
         Moment { at: self.now(), wall: self.wall() }
     }
 
-    /// Starts at [`Time`] 0.
+    /// Starts a clock at [`Time`] 0.
     #[must_use]
     pub fn start() -> Self {
         Self { started: tokio::time::Instant::now(), wall_at_start: None }
     }
 
-    /// The same with a wall time that is made up and passes as tokio's clock does.
+    /// Starts a clock with a fixed wall time, which advances with tokio's clock; for tests.
     #[must_use]
     pub fn start_at(wall: UnixMillis) -> Self {
         Self { wall_at_start: Some(wall), ..Self::start() }
     }
 
-    /// Since the start; never goes back.
+    /// Monotonic time since the start; never goes back.
     #[must_use]
     pub fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// When tokio's clock shows `time`.
+    /// Instant of tokio's clock at `time`.
     #[must_use]
     pub fn instant(&self, time: Time) -> tokio::time::Instant {
-        // 30 years away where the sum would overflow: as good as never.
+        // Where the sum would overflow: an instant 30 years away, which is as good as never.
         const FAR: std::time::Duration = std::time::Duration::from_secs(86_400 * 365 * 30);
         self.started.checked_add(time.since(Time(0))).unwrap_or_else(|| self.started + FAR)
     }
 
-    /// Sleeps until tokio's clock shows `time`; without a time for ever.
+    /// Sleeps until tokio's clock reaches `time`; `None`: sleeps for ever.
     pub async fn sleep_until(&self, time: Option<Time>) {
         match time {
             Some(time) => tokio::time::sleep_until(self.instant(time)).await,
@@ -66,9 +67,9 @@ impl Clock {
         }
     }
 
-    /// Wall time, UTC.
+    /// Wall time in UTC, milliseconds since 1970.
     #[must_use]
-    #[allow(clippy::disallowed_methods)] // the one place that reads it
+    #[allow(clippy::disallowed_methods)] // the only place that reads the system's wall clock
     pub fn wall(&self) -> UnixMillis {
         if let Some(UnixMillis(start)) = self.wall_at_start {
             return UnixMillis(start + self.now().0 / 1_000);

@@ -1,14 +1,15 @@
-//! Flags, environment and file into one typed configuration, checked whole before anything is
+//! Configuration: merges flags, environment and file, and checks the result before any port is
 //! bound.
 //!
 //! Every option can be given three ways: `--store-bytes-max 1000`, `CLARION_STORE_BYTES_MAX=1000`,
-//! or `store_bytes_max = 1000` in the file ([`args`] has the table of all). A flag beats the
-//! environment, the environment beats the file. What is wrong is said in one line: where, which
-//! key, what about it. Keys are read and tried here, so that a coordinator that starts can sign;
-//! they are held as secrets and no `Debug` shows them. They alone are looked at again while it runs
-//! ([`watch`]).
+//! or `store_bytes_max = 1000` in the file ([`args`] has the table of all options). A flag
+//! overrides the environment, and the environment overrides the file. An error is one line: place,
+//! key, problem. Signing keys are read and tried here, so that a coordinator that starts can sign;
+//! they are held as secrets, and no `Debug` shows them. Only credentials are reloaded while the
+//! coordinator runs ([`watch`]).
 //!
-//! Each part of the coordinator declares what it is configured by; here those types are made.
+//! Each part of the coordinator declares the type of its configuration; this module makes the
+//! values.
 
 use std::{
     fmt,
@@ -45,39 +46,39 @@ mod watch;
 /// Longest prefix of an exercise's title, bytes.
 const EXERCISE_PREFIX_BYTES_MAX: usize = 64;
 
-/// All that a coordinator is told at its start.
+/// Complete configuration of a coordinator.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the API is served; loopback unless said otherwise. Port 0: the system chooses.
+    /// Address of the API; default: loopback. Port 0: the system chooses the port.
     pub listen: SocketAddr,
-    /// Where `grpc.health.v1` is served in plaintext.
+    /// Address of `grpc.health.v1`, in plaintext.
     pub health_listen: SocketAddr,
-    /// Where nodes follow the logs.
+    /// Address where nodes follow the logs.
     pub feed_listen: SocketAddr,
-    /// Bytes that the logs in memory may hold; then registrations and places are refused, and 64
-    /// MiB later all changes. A million APNs devices take some 120 MB: 110 of records, and 12 to
-    /// know them again.
+    /// Limit of the logs in memory, bytes. Near the limit, registrations and places are refused;
+    /// the last 64 MiB are reserved for removals, mutes and dead tokens. A million APNs devices
+    /// take some 120 MB: 110 MB of records, and 12 MB to recognize the devices.
     pub store_bytes_max: u64,
-    /// How long a graceful shutdown may take.
+    /// Time limit of a graceful shutdown.
     pub drain_deadline: Duration,
-    /// What the API is configured by.
+    /// Limits and rules of the API.
     pub api: ApiConfig,
-    /// What admission is configured by.
+    /// Limits and rules of admission.
     pub admission: AdmissionConfig,
-    /// What dispatch is configured by.
+    /// Cluster, nodes, gateways and credentials for dispatch.
     pub dispatch: DispatchConfig,
-    /// Where to look whether credentials have changed.
+    /// Files from which credentials are reloaded.
     pub credential_files: CredentialFiles,
 }
 
-/// Something is wrong with the configuration.
+/// A problem of the configuration: place, key and problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
-    /// The file, or the environment and flags.
+    /// Path of the file, or "environment and flags".
     pub place: String,
-    /// The key at fault, such as `gateways[0].endpoint`; empty if it is the file itself.
+    /// Key at fault, such as `gateways[0].endpoint`; empty: the file itself.
     pub key: String,
-    /// What about it.
+    /// Description of the problem, with the limit and the value.
     pub problem: String,
 }
 
@@ -92,7 +93,7 @@ impl fmt::Display for ConfigError {
 }
 
 impl Config {
-    /// Reads the file that the flags name, if any, and checks everything.
+    /// Reads the file that the flags name, if any, and checks all options.
     ///
     /// # Errors
     /// The first problem found.
@@ -196,7 +197,7 @@ fn nodes(given: Given<Vec<String>>, places: &Places<'_>) -> Result<Vec<String>, 
     let key = given.key;
     let addresses = given.or(vec![args::NODES.to_owned()]);
     if addresses.is_empty() {
-        return Err(place.error(key, "must name one node at least"));
+        return Err(place.error(key, "must have at least 1 address; got 0"));
     }
     for (i, address) in addresses.iter().enumerate() {
         lanes::host_port(address).map_err(|problem| place.error(format!("{key}[{i}]"), problem))?;
@@ -215,8 +216,9 @@ fn exercise_prefix(given: Given<String>, places: &Places<'_>) -> Result<String, 
         && (prefix.trim().is_empty() || prefix.len() > EXERCISE_PREFIX_BYTES_MAX)
     {
         let problem = format!(
-            "must say something, in at most {EXERCISE_PREFIX_BYTES_MAX} bytes: an exercise is to \
-             be told from the real thing"
+            "must be 1 to {EXERCISE_PREFIX_BYTES_MAX} bytes and not blank, so that an exercise is \
+             distinguishable from a real alert; got {} bytes",
+            prefix.len()
         );
         return Err(given.error(places, problem));
     }

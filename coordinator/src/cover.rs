@@ -1,19 +1,19 @@
 //! Region to compacted H3 cells of resolution 0 to 9: top-down, geodesic, outward only.
 //!
-//! A flat cover at resolution 9 of a circle of 120 km is 441,000 cells and a second of work; almost
-//! all of them lie safely inside. So a cell is taken whole if the circle around it, with a margin,
-//! lies inside; dropped if that circle lies outside; and only else descended. The work is
-//! proportional to the rim.
+//! A flat cover at resolution 9 of a circle of 120 km has 441,000 cells and takes a second; almost
+//! all of these cells lie safely inside. So the descent takes a cell whole if the circle around the
+//! cell, with a margin, lies inside the region, drops the cell if that circle lies outside, and
+//! descends into the cell's children otherwise. The work is proportional to the rim.
 //!
-//! **What is in.** A cell of resolution 9 belongs to the cover if the circle around it (its centre,
-//! the largest distance to one of its corners) is not wholly outside the region; it is left out by
-//! an exclusion only if that circle lies in the exclusion whole. That errs outwards by at most two
-//! such radii, 2 × 222 m, never inwards.
+//! **Which cells belong to the cover.** A cell of resolution 9 belongs to the cover if the circle
+//! around it (its centre, the largest distance to one of its corners) is not wholly outside the
+//! region. An exclusion removes the cell only if that circle lies wholly in the exclusion. The
+//! cover errs outwards by at most two such radii, 2 × 222 m, and never inwards.
 //!
-//! **Why the margin.** Descendants of a cell stick out of it, by up to 1.067 of its circumradius.
-//! [`MARGIN`] covers that with the circles around them: the coarser decisions only anticipate what
-//! every descendant would decide, so the cover is the same set, cell by cell, as the flat one (a
-//! property test holds it to that).
+//! **Why there is a margin.** Descendants of a cell stick out of it by up to 1.067 of its
+//! circumradius. [`MARGIN`] covers that, and the circles around the descendants: a decision for a
+//! coarse cell only anticipates the decision for each descendant. So the cover is the same set,
+//! cell by cell, as the flat cover (a property test compares them).
 
 mod area;
 mod circle;
@@ -31,57 +31,59 @@ pub(crate) use self::geodesic::{Origin, Point};
 pub use self::{area::area_km2, geodesic::distance_m};
 use self::{disc::Disc, shape::Prepared, work::Work};
 
-/// By how much the circle around a cell grows before a decision is taken for all of its
-/// descendants.
+/// Factor by which the circle around a cell grows before one decision covers all descendants.
 pub const MARGIN: f64 = 1.08;
 
-/// Furthest that somebody outside the region can be and still be in its cover, metres.
+/// Largest distance outside a region at which its cover still includes a device, metres.
 pub const OVERSHOOT_M_MAX: f64 = 500.0;
 
-/// How large a cover may become.
+/// Limits of one cover: the number of its cells and the work to find them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CellBudget {
-    /// Cells of the result, compacted.
+    /// Maximum number of cells of the compacted cover.
     pub cells_max: usize,
-    /// Work to find them, in tests of a disc against an edge; a circle counts as 8.
+    /// Maximum work to find the cells, in tests of a disc against an edge; a circle counts as 8.
     pub tests_max: u64,
 }
 
 impl Default for CellBudget {
-    /// A circle of 120 km takes some 3,900 cells, one of 500 km some 16,400: the rim decides.
-    /// 100,000 allow a circle of 3,000 km. Cut into bands it has more: see
+    /// Limits for a circle of 3,000 km.
+    ///
+    /// A circle of 120 km takes some 3,900 cells, one of 500 km some 16,400: the length of the rim
+    /// decides. A cover that is cut into bands has more cells: see
     /// `clarion_proto::limits::COVER_CELLS_MAX`.
     fn default() -> Self {
-        // A circle of 3,000 km takes some 5 million tests. This many are a second of a core,
-        // whatever the region is made of: a thousand circles, or ten thousand edges from one end of
-        // it to the other.
+        // A circle of 3,000 km takes some 5 million tests. 400 million tests take a core a second,
+        // also for a thousand circles, or for ten thousand edges from one end of the region to the
+        // other.
         Self { cells_max: 100_000, tests_max: 400_000_000 }
     }
 }
 
-/// Why there is no cover.
+/// Reason why a region has no cover: a limit of [`CellBudget`]. The caller's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
-    /// The caller's fault: the rim of the region is too long.
+    /// The rim of the region is too long.
     #[error("the region's rim is too long: its cover would need more than {cells_max} cells")]
     Budget {
-        /// The limit.
+        /// The limit, [`CellBudget::cells_max`].
         cells_max: usize,
     },
-    /// The caller's fault: the region is made of too many shapes, or of too many long edges.
+    /// The region has too many shapes, or too many long edges.
     #[error(
-        "the region is too intricate: its cover would need more than {tests_max} tests of a cell against an edge"
+        "the region is too intricate: its cover would need more than {tests_max} tests of a cell \
+         against an edge"
     )]
     Work {
-        /// The limit.
+        /// The limit, [`CellBudget::tests_max`].
         tests_max: u64,
     },
 }
 
-/// The cover of a region, ascending, disjoint, siblings merged. Pure.
+/// Finds the cover of a region: ascending, disjoint cells, complete siblings merged. Pure.
 ///
 /// # Errors
-/// The budget is spent; the work until then is bounded by it.
+/// The cover exceeds a limit of `budget`. The work stops at that limit.
 pub fn cover(region: &Region, budget: CellBudget) -> Result<Vec<CellIndex>, CoverError> {
     let prepared = Prepared::new(region);
     let mut descent =
@@ -102,8 +104,8 @@ struct Descent<'a> {
 }
 
 impl Descent<'_> {
-    /// True: the cell is in whole, and it is the caller who writes it down, or merges it with its
-    /// siblings.
+    /// Visits a cell; true if the whole cell belongs to the cover. The caller then records the
+    /// cell, or merges it with its siblings.
     fn visit(&mut self, cell: CellIndex) -> Result<bool, CoverError> {
         let disc = Disc::around(cell);
         if self.work.done() > self.budget.tests_max {
@@ -128,8 +130,8 @@ impl Descent<'_> {
                 whole = false;
             }
         }
-        // All children whole: nothing else was written since `start`, for a whole child writes
-        // nothing of its own.
+        // All children are whole: `cells` holds nothing else since `start`, because the visit of a
+        // whole child records nothing itself.
         if whole {
             self.cells.truncate(start);
         }

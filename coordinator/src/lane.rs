@@ -1,9 +1,9 @@
-//! What a lane is: one credential on one gateway, in the whole cluster.
+//! Lanes: a lane is one credential on one gateway, in the whole cluster.
 //!
-//! Who owns lanes, and what only their owner may do, is in [`crate::lane_owner`]. Here is what
-//! everybody knows of them: names, gateways, quotas and tokens; [`ramp`] how much of a quota an
-//! idle lane begins with; [`lease`] how leave to send is divided between nodes; [`catalog`] which
-//! lanes the configuration allows.
+//! [`crate::lane_owner`] owns the lanes and mints their tokens. This module has the types that all
+//! other modules share: names, gateways, quotas and tokens. [`ramp`] computes the share of a quota
+//! that a lane uses after it was idle; [`lease`] divides rates and quotas between nodes;
+//! [`catalog`] lists the gateways and credentials of the configuration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ pub mod catalog;
 pub(crate) mod lease;
 pub(crate) mod ramp;
 
-/// Names a lane: one credential on one gateway, both as configured.
+/// Name of a lane: a gateway and a credential of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
     /// Name of the gateway in `[[gateways]]`.
@@ -26,7 +26,7 @@ pub struct LaneKey {
     pub credential: String,
 }
 
-/// A gateway as configured, checked.
+/// A gateway of the configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// Unique name of the gateway.
@@ -35,27 +35,27 @@ pub struct Gateway {
     pub platform: Platform,
     /// Address as host:port.
     pub endpoint: String,
-    /// Name for the certificate and for `:authority`.
+    /// Name that the certificate must have; also sent as `:authority`.
     pub server_name: String,
     /// CA certificates, PEM; empty: the public root CAs.
     pub ca_pem: String,
     /// Whether real people are behind the gateway.
     pub live: bool,
-    /// Connections of each lane of this gateway, in the whole cluster.
+    /// Minimum and maximum number of connections of each lane, in the whole cluster.
     pub connections: ConnectionLimits,
-    /// Streams at once on a connection, whatever the gateway allows.
+    /// Maximum number of streams at once on a connection, even if the gateway allows more.
     pub streams_per_connection: u32,
-    /// Time after which a request counts as unanswered.
+    /// Time without an answer after which a request counts as unanswered.
     pub request_deadline: Duration,
-    /// Time for TCP and TLS together.
+    /// Deadline for connecting: TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause before another try (to connect: a second at most).
+    /// First pause before a retry (before a new connection: a second at most).
     pub backoff_min: Duration,
-    /// Longest pause (to connect: while nobody waits).
+    /// Longest pause before a retry (before a new connection: only while no request waits).
     pub backoff_max: Duration,
-    /// Whether `authorization` enters the HPACK table.
+    /// Whether the header `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that a node needs before it judges
+    /// Number of equal answers in a row, without a success between them, after which a node judges
     /// a message, credential or lane: 2 to 1,024.
     pub evidence_answers: u32,
     /// Requests that the provider allows each lane of this gateway in any minute, over the whole
@@ -63,28 +63,30 @@ pub struct Gateway {
     pub quota: Option<Quota>,
 }
 
-/// Within what a budget stays, connections in the cluster. A node with partitions has one in any
-/// case, so more nodes than the ceiling are more connections than the ceiling.
+/// Range of a lane's budget of connections in the whole cluster.
+///
+/// Each node with partitions has at least one connection, so a cluster with more nodes than the
+/// ceiling has more connections than the ceiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections while there is nothing to send.
+    /// Number of connections of an idle lane.
     pub floor: u32,
-    /// Connections at most, whatever would be of use.
+    /// Maximum number of connections of a busy lane.
     pub ceiling: u32,
 }
 
-/// Requests that a provider allows.
+/// Quota of requests that a provider allows a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Requests in any minute.
+    /// Maximum number of requests in any minute.
     pub per_minute: u32,
-    /// Requests at once, of those in a minute; `None`: one second's worth.
+    /// Maximum number of requests at once, out of the minute's; `None`: one second's worth.
     pub burst: Option<u32>,
-    /// How long the rate takes to rise after the lane was idle; zero: no time.
+    /// Time that the rate takes to rise after the lane was idle; zero: no ramp.
     pub ramp: Duration,
 }
 
-/// One lane, as sessions tell it to nodes.
+/// One lane, as sessions send it to nodes.
 #[derive(Debug)]
 pub(crate) struct LaneSpec {
     pub(crate) id: LaneId,
@@ -99,14 +101,14 @@ impl LaneSpec {
     }
 }
 
-/// The value of `authorization`, which is secret.
+/// Provider token of a lane: the secret value of the header `authorization`.
 #[derive(Debug)]
 pub(crate) struct ProviderToken {
     pub(crate) authorization: SecretString,
-    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request
-    /// stands for itself.
+    /// Identifies the APNs key, which a connection is tied to; 0 with FCM, where each request is
+    /// authorized separately.
     pub(crate) signer: u64,
 }
 
-/// An app on the lane that its devices are reached through.
+/// An app and the lane that reaches its devices.
 pub(crate) type AppLane = (AppName, LaneId);

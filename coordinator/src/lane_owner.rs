@@ -1,25 +1,26 @@
-//! The lanes of the cluster and what only their owner may do: mint provider tokens, share out
-//! quotas, stop the pruning.
+//! Owner of the cluster's lanes: mints provider tokens, sets budgets of connections, collects
+//! health, and decides which dead tokens are pruned.
 //!
-//! A lane is one credential on one gateway. It exists from the moment an app names it, so that
-//! nodes connect before the first alert needs them. Its number is made from its name, so that it
-//! stays the same over restarts and whatever else is configured. One provider token serves a
-//! credential in the whole cluster: APNs answers 429 if a key's tokens change more than once in 20
-//! minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token of
-//! a key is a function of the time ([`apns`]): restarts do not change it.
+//! A lane is one credential on one gateway. The lane exists from the moment an app names it, so
+//! that nodes connect before the first alert. The lane's number is a hash of its name, so that the
+//! number survives restarts and other changes of the configuration. One provider token serves a
+//! credential in the whole cluster: APNs answers 429 (`TooManyProviderTokenUpdates`) if a key's
+//! tokens change more than once in 20 minutes, also when several processes make them. So the token
+//! of a key is a function of the time ([`apns`]), and restarts do not change it.
 //!
-//! A token of APNs is signed here and there at once. One of FCM is given by Google's token
-//! endpoint, which may be slow or away: the lane exists without it, nodes send once it has come,
-//! and one credential's trouble holds up no other.
+//! The coordinator signs a token of APNs itself, at once. Google's token endpoint issues a token of
+//! FCM, and may be slow or unreachable: the lane exists without a token, nodes send once the token
+//! has arrived, and a failing credential delays no other credential.
 //!
-//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when;
-//! [`budget`] how many connections it has; [`health`] what nodes say of their lane ends;
-//! [`feedback`] dead tokens back into the registry, where there is evidence that the tokens are to
-//! blame.
+//! The parts: [`credential`] has the keys and accounts, [`apns`] and [`oauth`] make tokens,
+//! [`token`] says when a token is due; [`budget`] sets the number of connections; [`health`] keeps
+//! the health of lane ends; [`feedback`] returns dead tokens to the registry, where there is
+//! evidence that the tokens are dead.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
+use clarion_runtime::repeated::Repeated;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -47,73 +48,77 @@ use health::{HealthBook, LaneStatus};
 use oauth::{AccessToken, ExchangeError};
 use token::Refresh;
 
-/// All lanes of the cluster.
+/// All lanes of the cluster, with their tokens, budgets and health.
 #[derive(Debug)]
 pub(crate) struct LaneOwner {
     gateways: BTreeMap<String, Arc<Gateway>>,
     table: Mutex<Table>,
-    /// A token may be due earlier than thought.
+    /// Wakes [`LaneOwner::keep_fresh`], because a token may be due earlier.
     changed: Notify,
-    /// Counts the changes of lane ends' healths.
+    /// Number of changes of lane ends' health so far.
     healths: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// As configured, or as their files tell by now.
+    /// Credentials by name, as last read from their files.
     credentials: BTreeMap<String, Arc<Credential>>,
     lanes: BTreeMap<LaneKey, Arc<LaneSpec>>,
-    /// By credential: those that a lane uses.
+    /// Tokens by the name of the credential, for credentials that a lane uses.
     kept: BTreeMap<String, Kept>,
     health: HealthBook,
     budgets: BTreeMap<LaneId, Budget>,
 }
 
-/// One credential's token.
+/// Token of one credential, and when it is replaced.
 #[derive(Debug)]
 struct Kept {
     refresh: Refresh,
     token: Option<Arc<ProviderToken>>,
-    /// Why there is no newer one.
+    /// Reason of the last failure to get a token; `None`: the last try succeeded.
     problem: Option<String>,
+    /// Limits the log lines of failures.
+    failures: Repeated,
 }
 
-/// How a credential is: whether its lanes can send.
+/// State of a credential: whether its lanes can send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialStatus {
-    /// As configured.
+    /// Name of the credential in the configuration.
     pub credential: String,
-    /// Nodes were given a token.
+    /// Whether nodes have got a token of the credential.
     pub has_token: bool,
-    /// Why the last try to get one failed; `None`: it did not.
+    /// Reason why the last try to get a token failed; `None`: the try succeeded.
     pub problem: Option<String>,
 }
 
-/// A lane that cannot exist: the configuration lacks its gateway or credential, or the key makes no
-/// token.
+/// Reason why a lane cannot exist: the configuration lacks its gateway or credential, the two have
+/// different platforms, or the key signs no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("lane {gateway}/{credential}: {problem}")]
 pub struct LaneError {
-    /// Name of its gateway.
+    /// Name of the lane's gateway.
     pub gateway: String,
-    /// Name of its credential.
+    /// Name of the lane's credential.
     pub credential: String,
-    /// What is wrong, for people.
+    /// Description of the problem, for people.
     pub problem: String,
 }
 
-/// Credentials that cannot take the place of those that there are. The file's fault; a restart
-/// takes them.
+/// Reason why new credentials cannot replace the present credentials without a restart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplaceError {
-    /// A new name.
-    #[error("credential {0} was not there at the start: a restart takes it")]
+    /// A credential that the configuration did not have at startup.
+    #[error("credential {0} was added after startup; restart the coordinator to use it")]
     Added(String),
-    /// A name that is missing.
-    #[error("credential {0} is there no more: a restart forgets it")]
+    /// A credential that the configuration had at startup and no longer has.
+    #[error("credential {0} was removed after startup; restart the coordinator to drop it")]
     Removed(String),
-    /// The name means something else now.
-    #[error("credential {0} is of another platform or project now: a restart takes it")]
+    /// A credential that now has another platform or project.
+    #[error(
+        "credential {0} changed its platform or project after startup; restart the coordinator to \
+         use it"
+    )]
     Other(String),
 }
 
@@ -133,12 +138,12 @@ impl LaneOwner {
         }
     }
 
-    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as
-    /// soon as Google has given one. Waits for nobody.
+    /// Returns the lane of that name; creates it if needed and puts it on the board with its
+    /// provider token (a token of FCM follows once Google has issued it). Never waits.
     ///
     /// # Errors
-    /// The configuration lacks one of the two, they are of different platforms, or the key makes no
-    /// token.
+    /// The configuration lacks the gateway or the credential, the two have different platforms, or
+    /// the key signs no token.
     pub(crate) fn ensure(
         &self,
         key: &LaneKey,
@@ -150,14 +155,17 @@ impl LaneOwner {
             credential: key.credential.clone(),
             problem,
         };
-        let gateway =
-            self.gateways.get(&key.gateway).ok_or_else(|| refuse("no such gateway".to_owned()))?;
-        // The table is held throughout, so that two first alerts do not make two tokens.
+        let gateway = self
+            .gateways
+            .get(&key.gateway)
+            .ok_or_else(|| refuse("the configuration has no such gateway".to_owned()))?;
+        // The table stays locked, so that two concurrent first alerts do not make two tokens.
         let mut table = self.table.lock();
         let credential = table.credentials.get(&key.credential).cloned();
-        let credential = credential.ok_or_else(|| refuse("no such credential".to_owned()))?;
+        let credential = credential
+            .ok_or_else(|| refuse("the configuration has no such credential".to_owned()))?;
         if gateway.platform != credential.platform() {
-            return Err(refuse("gateway and credential are of different platforms".to_owned()));
+            return Err(refuse("gateway and credential must have the same platform".to_owned()));
         }
         if let Some(lane) = table.lanes.get(key) {
             return Ok(lane.clone());
@@ -177,12 +185,17 @@ impl LaneOwner {
             standing.lanes.insert(lane.id, lane.clone());
             standing.tokens.extend(token.map(|token| (lane.id, token)));
         });
-        tracing::info!(lane = lane.name(), id = lane.id.0, live = gateway.live, "lane");
+        tracing::info!(
+            lane = lane.name(),
+            id = lane.id.0,
+            live = gateway.live,
+            "lane added to the cluster"
+        );
         self.changed.notify_one();
         Ok(lane)
     }
 
-    /// A node says how its end of a lane is.
+    /// Records the health of a lane end, as its node reports it.
     pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState, now: Moment) {
         let mut table = self.table.lock();
         let Some(lane) = table.lanes.values().find(|lane| lane.id.0 == state.lane).cloned() else {
@@ -200,14 +213,14 @@ impl LaneOwner {
         }
     }
 
-    /// A node has no session: nobody knows how its lane ends are.
+    /// Marks the lane ends of a node as unknown, because the node has no session.
     pub(crate) fn node_gone(&self, node: &NodeName) {
         if self.table.lock().health.gone(node) {
             self.healths.send_modify(|changes| *changes += 1);
         }
     }
 
-    /// A node says how its connections of a lane are used: what the cluster has of them may change.
+    /// Records the load of a node's connections of a lane; may change the lane's budget.
     pub(crate) fn loaded(&self, node: &NodeName, load: wire::LaneLoad, board: &Board, now: Time) {
         let standing = board.read();
         let Some(lane) = standing.lanes.get(&LaneId(load.lane)) else { return };
@@ -224,28 +237,33 @@ impl LaneOwner {
         let connections = budget.connections();
         let before = standing.connections.get(&lane.id).copied();
         if before != Some(connections) {
-            // Under the table's lock, so that the newest budget is the last on the board.
+            // Under the table's lock, so that the newest budget reaches the board last.
             board.change(|standing| standing.connections.insert(lane.id, connections));
-            tracing::info!(lane = lane.name(), connections, before, "budget of connections");
+            tracing::info!(
+                lane = lane.name(),
+                connections,
+                before,
+                "connection budget of a lane changed"
+            );
         }
     }
 
-    /// Marked as changed whenever a lane end's health is another.
+    /// Receiver that is marked as changed with each change of a lane end's health.
     pub(crate) fn health_changes(&self) -> watch::Receiver<u64> {
         self.healths.subscribe()
     }
 
-    /// What keeps these lanes from sending now.
+    /// Troubles that keep these lanes from sending now.
     pub(crate) fn troubles(&self, lanes: &[Arc<LaneSpec>]) -> Vec<LaneTrouble> {
         self.table.lock().health.troubles(lanes.iter().map(|lane| &**lane))
     }
 
-    /// How all lane ends are.
+    /// Health of all lane ends.
     pub(crate) fn status(&self) -> Vec<LaneStatus> {
         self.table.lock().health.status()
     }
 
-    /// How all credentials are that a lane uses.
+    /// States of all credentials that a lane uses.
     pub(crate) fn credentials(&self) -> Vec<CredentialStatus> {
         let table = self.table.lock();
         let status = |(name, kept): (&String, &Kept)| CredentialStatus {
@@ -256,13 +274,13 @@ impl LaneOwner {
         table.kept.iter().map(status).collect()
     }
 
-    /// The longest that a request may go unanswered on any lane: then every open one has its fate.
+    /// Longest request deadline of all gateways: after it, every open request has its outcome.
     pub(crate) fn request_deadline_max(&self) -> Duration {
         self.gateways.values().map(|g| g.request_deadline).max().unwrap_or_default()
     }
 
     /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run
-    /// beside each other and beside all else, at most one for each credential.
+    /// concurrently, at most one for each credential.
     pub(crate) async fn keep_fresh(&self, board: &Board, clock: Clock) {
         let mut random = StdRng::seed_from_u64(clock.wall().0);
         let mut exchanges = FuturesUnordered::new();
@@ -290,7 +308,7 @@ impl LaneOwner {
         }
     }
 
-    /// Credentials whose token is due; each counts as under way from now on.
+    /// Credentials whose token is due; marks each token as under way.
     fn begin_due(&self, now: Time) -> Vec<Arc<Credential>> {
         let mut table = self.table.lock();
         let Table { kept, credentials, .. } = &mut *table;
@@ -303,13 +321,12 @@ impl LaneOwner {
         begun.collect()
     }
 
-    /// Credentials as their files tell now: the token of one that is another than before is made
-    /// anew at once, by the new key, and a token that is still on its way from the old one is not
-    /// used.
+    /// Replaces the credentials with those that their files have now. The new key of a changed
+    /// credential makes a token at once; a token that the old key still gets is dropped.
     ///
     /// # Errors
-    /// A name that was not there at the start, or is there no more, or means another platform or
-    /// project: lanes and apps stand on those. Nothing was replaced then.
+    /// A credential was added or removed, or has another platform or project: lanes and apps depend
+    /// on these. No credential was replaced then.
     pub(crate) fn replace(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         let mut table = self.table.lock();
         let mut changed = Vec::new();
@@ -337,7 +354,7 @@ impl LaneOwner {
             if let Some(kept) = table.kept.get_mut(&name) {
                 kept.refresh.replaced();
             }
-            tracing::info!(credential = name, "another key");
+            tracing::info!(credential = name, "credential reloaded from its file");
             table.credentials.insert(name, Arc::new(credential));
         }
         drop(table);
@@ -361,7 +378,7 @@ impl LaneOwner {
         random: &mut impl Rng,
     ) {
         let name = credential.name();
-        // Replaced meanwhile: the new key's own exchange is under way or due.
+        // The credential was replaced meanwhile: the new key's exchange is under way or due.
         if !self
             .table
             .lock()
@@ -385,7 +402,7 @@ impl LaneOwner {
         }
     }
 
-    /// A new token: to all lanes of the credential.
+    /// Puts a new token on the board for all lanes of its credential.
     fn took(
         &self,
         name: &str,
@@ -399,6 +416,7 @@ impl LaneOwner {
         let Some(kept) = table.kept.get_mut(name) else { return };
         kept.refresh.minted(now, replace_after);
         (kept.token, kept.problem) = (Some(token.clone()), None);
+        kept.failures = Repeated::default();
         let lanes: Vec<_> =
             table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
         table.health.forgive(&lanes);
@@ -406,7 +424,7 @@ impl LaneOwner {
         board.change(|standing| {
             standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone())));
         });
-        tracing::info!(credential = name, "new provider token");
+        tracing::info!(credential = name, "provider token replaced");
     }
 
     fn failed(
@@ -421,22 +439,23 @@ impl LaneOwner {
         let Some(kept) = table.kept.get_mut(name) else { return };
         kept.refresh.failed(now, pause(kept.refresh.failures()));
         let words = error.to_string();
-        // Once for each new reason: an endpoint that is down for an hour is one line.
-        if kept.problem.as_ref() != Some(&words) {
-            let lanes_stand = kept.token.is_none();
+        if let Some(times) = kept.failures.note(&words, now.since(Time(0))) {
+            let has_token = kept.token.is_some();
             if is_passing {
                 tracing::warn!(
                     credential = name,
-                    lanes_stand,
+                    has_token,
                     error = words,
-                    "no new provider token; tried again"
+                    times,
+                    "provider token not renewed; retrying"
                 );
             } else {
                 tracing::error!(
                     credential = name,
-                    lanes_stand,
+                    has_token,
                     error = words,
-                    "no new provider token"
+                    times,
+                    "provider token not renewed; check the credential"
                 );
             }
         }
@@ -445,8 +464,8 @@ impl LaneOwner {
 }
 
 impl Kept {
-    /// Of a credential that no lane has used yet. A key signs here and now; of a service account
-    /// nothing is known until [`LaneOwner::keep_fresh`] has asked.
+    /// Token of a credential that no lane has used yet. A key signs a token at once; a service
+    /// account gets its token once [`LaneOwner::keep_fresh`] has asked for one.
     fn first(credential: &Credential, clock: &Clock) -> Result<Self, apns::MintError> {
         let (rules, token) = match credential {
             Credential::Apns(key) => (apns::RULES, Some(Arc::new(apns::mint(key, clock.wall())?))),
@@ -456,12 +475,12 @@ impl Kept {
         if token.is_some() {
             refresh.minted(clock.now(), apns::replace_after(clock.wall()));
         }
-        Ok(Self { refresh, token, problem: None })
+        Ok(Self { refresh, token, problem: None, failures: Repeated::default() })
     }
 }
 
-/// The number of a lane: a hash of its name. If another lane has it (one in four thousand million),
-/// the next free one.
+/// The number of a lane: a hash of its name, or the next free number if another lane has that hash
+/// (probability one in four thousand million).
 fn free_id(key: &LaneKey, table: &Table) -> LaneId {
     let hash = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.gateway, key.credential).as_bytes());
     #[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash
@@ -472,7 +491,7 @@ fn free_id(key: &LaneKey, table: &Table) -> LaneId {
     id
 }
 
-/// What a quota grants, of which a ramp gives a share in thousandths.
+/// Requests per second that a quota grants at a ramp's share, in thousandths.
 #[allow(clippy::cast_precision_loss)] // thousandths
 fn granted_per_second(quota: Quota, share: u64) -> f64 {
     f64::from(quota.per_minute) / 60.0 * share as f64 / ramp::SHARE_MAX as f64

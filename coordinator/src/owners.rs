@@ -1,12 +1,13 @@
-//! Which node owns which partition: rendezvous hashing, kept within one partition of an even share.
+//! Ownership of partitions: rendezvous hashing, kept within one partition of an even share.
 //!
-//! Every node scores every partition by a hash of both names; a partition goes to its highest
-//! scorer that still has room. Pure rendezvous hashing would leave 64 partitions on two nodes some
-//! 36 to 28, and a wave is as slow as its fullest node; the cap costs a few partitions more that
-//! move when a node joins or leaves.
+//! A hash of a node's and a partition's names is the node's score for the partition; a partition
+//! goes to the node with the highest score that still has room. Pure rendezvous hashing would split
+//! 64 partitions on two nodes about 36 to 28, and a wave is as slow as its fullest node. The cap
+//! moves a few more partitions when a node joins or leaves.
 //!
-//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with
-//! its own. R = 1 here.
+//! An ownership is immutable and has a number. A message about work carries the number, and a node
+//! that holds a different number refuses the message and returns its number. Each partition has one
+//! owner (R = 1).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,16 +22,17 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub struct NodeName(std::sync::Arc<str>);
 
 impl NodeName {
-    /// 1 to 253 characters, as a host name has.
+    /// Checks a name: 1 to 253 bytes (the limit of host names) without blanks.
     ///
     /// # Errors
-    /// Names the limit and the length.
+    /// The name is empty, too long, or has blanks or control characters.
     pub fn new(name: &str) -> Result<Self, InvalidField> {
         if name.is_empty()
             || name.len() > 253
             || name.chars().any(|c| c.is_control() || c.is_whitespace())
         {
-            let problem = format!("must be 1 to 253 characters without blanks, has {}", name.len());
+            let problem =
+                format!("must be 1 to 253 bytes without blanks; got {} bytes", name.len());
             return Err(InvalidField::new("node", problem));
         }
         Ok(Self(name.into()))
@@ -49,18 +51,18 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Which node owns which partition.
+/// Assignment of every partition to its owner node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
-    /// Grows with every change.
+    /// Number of the ownership; grows with every change.
     pub number: u64,
     nodes: Vec<NodeName>,
-    /// By partition: an index into `nodes`.
+    /// Owner of each partition, as an index into `nodes`.
     owners: Vec<u32>,
 }
 
 impl Ownership {
-    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes`
+    /// Assigns every partition to one of the nodes; without nodes, to none. The order of `nodes`
     /// does not matter.
     #[must_use]
     pub fn assign(number: u64, partition_count: u16, nodes: &[NodeName]) -> Self {
@@ -86,13 +88,13 @@ impl Ownership {
         Self { number, nodes, owners }
     }
 
-    /// Who owns a partition; nobody if there are no nodes.
+    /// Owner of a partition; `None`: there are no nodes.
     #[must_use]
     pub fn owner(&self, partition: PartitionId) -> Option<&NodeName> {
         self.owners.get(usize::from(partition.0)).map(|&i| &self.nodes[i as usize])
     }
 
-    /// What a node owns, ascending.
+    /// Partitions that a node owns, ascending.
     #[must_use]
     pub fn partitions_of(&self, node: &NodeName) -> Vec<PartitionId> {
         let partitions = (0u16..).zip(&self.owners);
@@ -102,7 +104,7 @@ impl Ownership {
             .collect()
     }
 
-    /// All nodes, by name.
+    /// All nodes, sorted by name.
     #[must_use]
     pub fn nodes(&self) -> &[NodeName] {
         &self.nodes
@@ -121,7 +123,7 @@ pub(crate) struct Owned {
     pub(crate) ownership: Ownership,
     pub(crate) partition_count: u16,
     pub(crate) log_count: u16,
-    /// Those with at least one partition, and how many.
+    /// Nodes with at least one partition, and their number of partitions.
     nodes: BTreeMap<NodeName, u16>,
 }
 
@@ -136,17 +138,17 @@ impl Owned {
         Self { ownership, partition_count, log_count, nodes }
     }
 
-    /// Nodes with partitions, and how many each.
+    /// Nodes with at least one partition, and their number of partitions.
     pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, u16> {
         &self.nodes
     }
 
-    /// How many partitions a node has.
+    /// Number of partitions that a node owns.
     pub(crate) fn share(&self, node: &NodeName) -> u16 {
         self.nodes.get(node).copied().unwrap_or(0)
     }
 
-    /// The logs of a node's partitions.
+    /// Logs of a node's partitions, ascending, without duplicates.
     pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
         let mut logs: Vec<_> = self
             .ownership

@@ -1,7 +1,7 @@
-//! What is sent and to whom: an alert as dispatch carries it out, and a count that sends nothing.
+//! Plans that dispatch carries out: an alert to send, and a count that sends nothing.
 //!
-//! Everything here has been decoded, checked, planned and rendered before. Sessions say it to
-//! nodes, one by one; the alert's own machine takes from it what progress is measured against.
+//! The values here are decoded, checked, planned and rendered. Sessions send them to the nodes; the
+//! alert's own state machine measures progress against them.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -23,11 +23,11 @@ pub struct PlannedAlert {
     pub wave: WaveId,
     /// Epoch of the coordinator; a node obeys it if it is the highest seen for this alert.
     pub epoch: Epoch,
-    /// Nearest first; together the cover.
+    /// Bands of the cover, nearest first; together the whole cover.
     pub bands: Bands,
-    /// What is said, per app.
+    /// Messages and lane of each app.
     pub apps: Vec<AppPlan>,
-    /// Who: an expression over segments in prefix form; empty: everybody.
+    /// Expression over segments in prefix form that selects devices; empty: all devices.
     pub segments: Vec<wire::SegmentOp>,
     /// Log from which the audience is read.
     pub log: LogIdentity,
@@ -38,7 +38,7 @@ pub struct PlannedAlert {
     pub created: UnixMillis,
     /// Wall time after which nothing is sent.
     pub expires: UnixMillis,
-    /// Over all nodes; 0: no limit.
+    /// Maximum number of pushes per second over all nodes; 0: no limit.
     pub max_rate_per_second: u32,
 }
 
@@ -50,25 +50,25 @@ impl PlannedAlert {
     }
 }
 
-/// What is said to one app's devices, and through which lane.
+/// Messages for one app's devices, and the lane that carries them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppPlan {
-    /// App whose devices get this.
+    /// App whose devices get the messages.
     pub app: AppName,
     /// Lane that reaches the devices of the app.
     pub lane: LaneKey,
-    /// What all requests to the app have in common.
+    /// Headers or project that all requests to the app share.
     pub request: PushRequest,
     /// One message for each locale; the first is the fallback.
     pub messages: Vec<LocaleMessage>,
 }
 
-/// What all requests to one app's devices share; of its lane's platform.
+/// Part of a request that all devices of an app share, by the platform of the lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushRequest {
     /// Headers of a request to APNs.
     Apns(ApnsRequest),
-    /// FCM: all else stands in the body.
+    /// Project of a request to FCM; everything else is in the body.
     Fcm {
         /// Project in the path of the request.
         project: String,
@@ -78,9 +78,9 @@ pub enum PushRequest {
 /// Headers of every request to APNs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApnsRequest {
-    /// Header `apns-topic`.
+    /// Value of the header `apns-topic`.
     pub topic: String,
-    /// Header `apns-push-type`.
+    /// Value of the header `apns-push-type`.
     pub push_type: String,
     /// Header `apns-priority`: 10 or 5.
     pub priority: u32,
@@ -93,29 +93,28 @@ pub struct ApnsRequest {
 /// The body of a push in one language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocaleMessage {
-    /// Locale as of BCP 47, lower case.
+    /// BCP 47 tag of the locale, in lower case.
     pub locale: String,
-    /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
+    /// APNs: the whole body. FCM: the body up to the opening quote of the token, inclusive.
     pub body: Bytes,
-    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
+    /// FCM: the body from the closing quote of the token. APNs: empty.
     pub body_after_token: Bytes,
 }
 
-/// Who would a wave reach? Nothing is sent.
+/// Plan of a count: the devices that a wave would reach. Nothing is sent.
 #[derive(Debug)]
 pub struct CountPlan {
-    /// Nearest first.
+    /// Bands to count in, nearest first.
     pub bands: Bands,
-    /// Counted one by one.
+    /// Apps whose devices are counted, each separately.
     pub apps: Vec<AppName>,
-    /// As in [`PlannedAlert`].
+    /// Expression over segments, as in [`PlannedAlert`].
     pub segments: Vec<wire::SegmentOp>,
 }
 
-/// Devices that a [`CountPlan`] would reach: for each app of the plan, in its order, those of each
-/// band.
+/// Result of a [`CountPlan`]: the number of devices by app and band, in the order of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedDevices {
-    /// Devices by app (outer) and by band (inner).
+    /// Number of devices by app (outer) and by band (inner).
     pub devices: Vec<Vec<u64>>,
 }

@@ -1,44 +1,45 @@
-//! Small audiences are private: what is told of few, and who may be addressed at all. Pure.
+//! Privacy of small audiences: which counts are published and which audiences are refused. Pure.
 //!
-//! The registry answers "how many", never "who" or "where". But whoever can ask for small numbers
-//! can ask for one person: three phones in a street, one phone with a rare segment. Two rules stand
-//! against that.
+//! The registry answers "how many", never "who" or "where". But a caller who can ask for small
+//! counts can ask about one person: three phones in a street, one phone with a rare segment. Two
+//! rules prevent that.
 //!
-//! - **Numbers below [`TOLD_MIN`] are not told**: of an audience that is only counted, [`Told`]
-//!   withholds as many others as keep the small ones from being worked out; of a wave, bands are
-//!   told together with their neighbours ([`bands`]) and cells together with those around them
-//!   ([`cells`]) until there are enough.
+//! - **Counts below [`TOLD_MIN`] are not published.** For an audience that is only counted,
+//!   [`Told`] also withholds as many other counts as are needed to keep the small counts from being
+//!   computed. For a wave, bands are merged with their neighbours ([`bands`]), and cells with the
+//!   cells around them ([`cells`]), until the count is large enough.
 //! - **Regions below [`REGION_KM2_MIN`] and audiences below [`AUDIENCE_MIN`] are refused** unless
-//!   the operator allows them. An audience is counted before an alert to it is recorded, nearest
-//!   first and only until it is large enough: a city is large enough within its first kilometres.
+//!   the operator allows them. An audience is counted before its alert is recorded, nearest band
+//!   first and only until the audience is large enough: a city is large enough within its first
+//!   kilometres.
 //!
-//! Totals of one's own alert are told exactly: they place nobody more exactly than the alert's
-//! region. That holds for `AlertProgress.reasons`, too: their counts are by app, status and reason
-//! over the whole alert, never by band or cell, and carry no device and no token. A pruning alarm
-//! is told to everybody (`GetRegistryStats`), so it starts at [`TOLD_MIN`] tokens at least
-//! (`lane_owner/feedback/evidence.rs`).
+//! A caller gets the exact totals of its own alert: they locate no person more exactly than the
+//! alert's region does. The same holds for `AlertProgress.reasons`: these counts are by app, status
+//! and reason over the whole alert, never by band or cell, and carry no device and no token. Every
+//! caller can read a pruning alarm (`GetRegistryStats`), so an alarm starts at [`TOLD_MIN`] tokens
+//! at least (`lane_owner/feedback/evidence.rs`).
 //!
-//! A third rule is about many questions: nearly equal regions are counted as one, and each peer
-//! asks so often ([`curiosity`]).
+//! A third rule limits repeated counts: nearly equal regions are counted as one region, and the
+//! rate of each peer is limited ([`curiosity`]).
 //!
-//! **What these rules do not cover, until callers have identities:**
+//! **Gaps of these rules until callers are authenticated:**
 //!
-//! - *Invented devices count.* Whoever may write devices puts two hundred of their own into a
-//!   street: then it is large enough to be addressed and counted, and what is told less two hundred
-//!   is who else is there. (Nothing is told of whom, or where in it.)
-//! - *Many addresses are many peers.* Rates hold for each of them. That nearly equal regions are
-//!   one holds for all.
+//! - *Invented devices count.* A caller who may write devices registers two hundred devices in a
+//!   street. Then the street is large enough to be addressed and counted, and the published count
+//!   minus two hundred is the number of other devices. (Their identity and place stay private.)
+//! - *Many addresses are many peers.* The rates hold for each address. The rule on nearly equal
+//!   regions holds for all addresses together.
 //! - *Larger differences.* Two regions that differ by more than a twentieth, and by more than 1
-//!   km², are two; a union less its parts can be one house. Each costs questions, of which a peer
-//!   has few.
+//!   km², are two regions; a union minus its parts can be one house. Each region costs a count, and
+//!   a peer has few counts.
 //! - *Continents.* Regions of more than half a million cells are too large to be compared.
-//! - *Time.* After an hour, or in the rates of one region, the same count is taken again: who came
-//!   or left is in it. So are two messages of one watch.
-//! - *Segments.* An audience and the same less one rare segment are two audiences; each is told by
-//!   the rules above.
+//! - *Time.* After an hour, or within the rate of one region, the same count is taken again, and
+//!   the difference shows who came or left. So do two messages of one watch.
+//! - *Segments.* An audience, and the same audience without one rare segment, are two audiences;
+//!   the rules above apply to each.
 //!
-//! Against these stand whoever may reach the port, and the log, which names the peer of each
-//! question.
+//! The remaining protection is the network, which limits the callers of the port, and the log,
+//! which names the peer of each count.
 
 pub mod curiosity;
 pub mod sketch;
@@ -50,49 +51,48 @@ use crate::{
     snapshot::{BandCounts, CellCounts},
 };
 
-/// The smallest number of devices that is told.
+/// Smallest count of devices that is published.
 pub const TOLD_MIN: u64 = 20;
-/// The smallest audience that may be addressed without the operator's leave, devices.
+/// Smallest audience that is accepted without `allow_small_audiences`, devices.
 pub const AUDIENCE_MIN: u64 = 100;
-/// The smallest region that may be addressed without the operator's leave, km².
+/// Smallest region that is accepted without `allow_small_audiences`, km².
 pub const REGION_KM2_MIN: f64 = 1.0;
 
-/// A number as it is told.
+/// A count of devices as it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
-    /// As counted.
+    /// The exact count, [`TOLD_MIN`] or more.
     Exact(u64),
-    /// Fewer than [`TOLD_MIN`].
+    /// A count below [`TOLD_MIN`].
     Few,
-    /// Of any size: it would give away another.
+    /// A count of any size, withheld because it would reveal a small count.
     Withheld,
 }
 
 impl Told {
-    /// A number that is the sum of nothing else that is told.
+    /// Publishes a count that is not the sum of other published counts.
     #[must_use]
     pub fn total(count: u64) -> Self {
         if count < TOLD_MIN { Self::Few } else { Self::Exact(count) }
     }
 
-    /// The parts of a total that is told as [`Told::total`].
+    /// Publishes the parts of a total that is published by [`Told::total`].
     ///
-    /// With the total, what is told of the parts gives the sum of the others. So that each part
-    /// told as `Few` could still be anything from 0 to 19, other parts are withheld, smallest
-    /// first, until
+    /// The total minus the published parts is the sum of the other parts. Each `Few` must still be
+    /// able to be any count from 0 to 19, so further parts are withheld, smallest first, until
     ///
     /// ```text
     /// sum over withheld of (count − 20) + sum over few of count ≥ 19
     /// ```
     ///
-    /// for whoever reads it knows that each withheld part is at least 20. If all parts together are
-    /// too few for that, none says anything: then nobody knows which of them are few.
+    /// because the reader knows that each withheld part is at least 20. If all parts together are
+    /// too few for that, every part is withheld: then the reader does not know which parts are few.
     #[must_use]
     pub fn parts(counts: &[u64]) -> Vec<Self> {
         let total: u64 = counts.iter().sum();
         let mut told: Vec<_> = counts.iter().map(|&count| Self::total(count)).collect();
         let few: u64 = counts.iter().filter(|&&count| count < TOLD_MIN).sum();
-        // A total that is itself few is not told: nothing can be worked out from it.
+        // A total below the minimum is not published, so no part can be computed from it.
         if total < TOLD_MIN || told.iter().all(|part| *part != Self::Few) {
             return told;
         }
@@ -110,8 +110,8 @@ impl Told {
     }
 }
 
-/// Bands, each with [`TOLD_MIN`] devices at least or together with its neighbours: nearest first,
-/// nothing left out. If all together are fewer, one.
+/// Merges neighbouring bands until each has [`TOLD_MIN`] devices at least; nearest first, and no
+/// band is omitted. If all bands together have fewer devices, the result is one band.
 #[must_use]
 pub fn bands(bands: &[BandCounts]) -> Vec<BandCounts> {
     let mut told: Vec<BandCounts> = Vec::with_capacity(bands.len());
@@ -135,16 +135,16 @@ fn join(run: &mut BandCounts, band: &BandCounts) {
     run.counts.add(&band.counts);
 }
 
-/// Cells of resolution 6 as they may be told: ascending; coarser ones hold all that is in them.
+/// Publishes cells of resolution 6, ascending; merges small cells into coarser cells.
 ///
-/// A cell is told if those of its devices that are told nowhere finer are [`TOLD_MIN`] at least.
-/// What is left of a cell of resolution 0 is told nowhere. A cell that is told once and now would
-/// not be is simply not in the answer: its former numbers stand.
+/// A cell is published if at least [`TOLD_MIN`] of its devices are in no finer published cell; its
+/// counts then include all of its devices. The remaining devices of a cell of resolution 0 are not
+/// published. A cell that was published before and is not in the result keeps its former counts.
 #[must_use]
 pub fn cells(cells: &[CellCounts]) -> Vec<CellCounts> {
     let mut told = Vec::with_capacity(cells.len());
-    // One group for each resolution, from 6 upwards: a cell, all that is in it, and what of that is
-    // not told yet.
+    // Cells of the present resolution, from 6 upwards: a cell with the counts of all its devices,
+    // and the number of its devices that are not published yet.
     let mut groups: Vec<(CellCounts, u64)> =
         cells.iter().map(|cell| (*cell, cell.handed)).collect();
     let mut resolution = Resolution::Six;
@@ -163,12 +163,12 @@ pub fn cells(cells: &[CellCounts]) -> Vec<CellCounts> {
     told
 }
 
-/// The same, summed over the cells around them. Ascending in, ascending out: H3 numbers a cell's
-/// descendants together.
+/// Sums cells into their parents of `resolution`. Ascending input makes ascending output, because
+/// H3 numbers the descendants of a cell consecutively.
 fn around(groups: Vec<(CellCounts, u64)>, resolution: Resolution) -> Vec<(CellCounts, u64)> {
     let mut parents: Vec<(CellCounts, u64)> = Vec::with_capacity(groups.len());
     for (cell, hidden) in groups {
-        // What a node reports is checked nowhere else; a number that is no cell is told nowhere.
+        // Nothing else checks the cells that a node reports; an invalid cell is not published.
         let Some(parent) =
             CellIndex::try_from(cell.cell).ok().and_then(|c| c.parent(resolution)).map(u64::from)
         else {
@@ -188,8 +188,8 @@ fn around(groups: Vec<(CellCounts, u64)>, resolution: Resolution) -> Vec<(CellCo
     parents
 }
 
-/// The nearest part of a plan, whole bands, up to so many cells of resolution 9: where to look
-/// first whether an audience is large enough. 1,000 of them are some 105 km², a circle of 6 km.
+/// The nearest bands of a plan, up to 1,000 cells of resolution 9 (some 105 km², a circle of 6 km).
+/// They are counted first to find out whether an audience is large enough.
 #[must_use]
 pub fn nearest(bands: &[Band]) -> &[Band] {
     const LEAVES: u64 = 1_000;

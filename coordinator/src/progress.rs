@@ -1,25 +1,26 @@
-//! Reports folded into progress that only grows. Pure.
+//! Progress of an alert: folds the nodes' reports into counts that only grow. Pure.
 //!
-//! A report carries totals since the boot of its node. So per node and boot the greatest of each
-//! number is kept, and sums are taken over them: a report that is lost, repeated or old changes
-//! nothing that a newer one did not say.
+//! A report carries totals since the boot of its node. So the fold keeps the greatest value of each
+//! number per node and boot, and sums these values: a report that is lost, repeated or old changes
+//! nothing.
 //!
-//! When a node starts again, its former boot's **outcomes stay counted**: the gateway's word does
-//! not go away. Those handed but still open then have no outcome that anybody knows; the new boot
-//! hands them again and counts them itself. So per node and band
+//! When a node restarts, the **outcomes of its former boot stay counted**, because gateways do not
+//! take back their answers. The outcomes of devices that were handed over and still open are
+//! unknown; the new boot hands these devices over again and counts them itself. So per node and
+//! band
 //!
 //! ```text
 //! handed = greatest ever seen of (outcomes of former boots + handed by this boot)
 //! open   = handed − outcomes of all boots
 //! ```
 //!
-//! `handed` does not shrink at the restart (the greatest ever seen), counts nobody twice (former
-//! boots count by their outcomes only), and what was open stays open: it waits for another try. A
-//! device that was open then and afterwards left the region or the registry is never handed again;
-//! when the wave has ended, what is open without a node that could still answer is `unknown`: sent,
-//! never answered ([`Fold::settle`]).
+//! `handed` does not shrink at the restart (the greatest ever seen) and counts no device twice
+//! (former boots count only by their outcomes). Open devices stay open and wait for a retry. A
+//! device that was open and then left the region or the registry is never handed over again. When
+//! the wave has ended, devices that are open without a node that could still report an answer are
+//! `unknown`: sent, never answered ([`Fold::settle`]).
 //!
-//! Memory: bands and at most [`CELLS_MAX`] cells a node, twice.
+//! Memory: bands and at most [`CELLS_MAX`] cells for each node, twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,24 +48,26 @@ mod timeline;
 
 pub(crate) use timeline::Timeline;
 
-/// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more
-/// than 480 km radius goes without the cells reported last.
+/// Maximum number of cells of resolution 6 kept for one alert; the limit of the API.
+///
+/// A circle of 120 km has some 1,300 cells. For a radius above 480 km, the cells that were reported
+/// last are omitted.
 pub(crate) const CELLS_MAX: usize = 20_000;
-/// Former boots of a node that are remembered, so that a late report of one is not taken for a new
-/// one.
+/// Maximum number of former boots kept for a node, so that a late report of a former boot does not
+/// count as a new boot.
 const BOOTS_MAX: usize = 16;
-/// Apps of one wave, with their lanes, whose answers are counted: an alert has 64 at most.
+/// Maximum number of apps on lanes whose answers are counted; an alert has at most 64 apps.
 const APPS_MAX: usize = 256;
-/// Refused messages kept of one alert; each is said in other words, so few say all.
+/// Maximum number of refused messages kept for one alert; each has a different reason.
 const REFUSED_MAX: usize = 64;
 
-/// The progress of one alert.
+/// Progress of one alert over all nodes and boots.
 #[derive(Debug)]
 pub(crate) struct Fold {
     alert: AlertName,
     timeline: Timeline,
     nodes: BTreeMap<NodeName, Node>,
-    /// Of its apps.
+    /// Lanes of the alert's apps.
     lanes: BTreeMap<AppName, LaneKey>,
     bands: Vec<(f64, f64)>,
     cells: BTreeMap<u64, CellCounts>,
@@ -75,19 +78,19 @@ pub(crate) struct Fold {
     version: u64,
 }
 
-/// One node's part.
+/// Progress of one node's part.
 #[derive(Debug)]
 struct Node {
     boot: Option<BootId>,
     former: Vec<BootId>,
-    /// Of former boots: of `handed` only what has an outcome.
+    /// Totals of former boots; `handed` includes only devices with an outcome.
     settled: Tally,
-    /// Of the present boot.
+    /// Totals of the present boot.
     current: Tally,
-    /// The greatest `handed` seen, by band and by cell.
+    /// Greatest `handed` ever seen, by band and by cell.
     peak: Tally,
     bands_walked: u32,
-    /// Of the present boot.
+    /// Answers of the present boot, by app and lane.
     answers: BTreeMap<AppLane, Answers>,
     reasons: NodeReasons,
 }
@@ -107,19 +110,19 @@ struct Cell {
     failed: u64,
 }
 
-/// What a report added.
+/// Increase of the counts by one report.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Added {
-    /// New answers of gateways, by app and lane: those with any.
+    /// New answers of gateways, by app and lane; only non-zero counts.
     pub(crate) answers: BTreeMap<AppLane, Answers>,
 }
 
-/// A gateway's last words on devices, as far as they say whose fault a bad token is.
+/// Final answers of gateways, to judge whether a bad token is the token's fault.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answers {
-    /// Devices accepted.
+    /// Number of devices whose push the gateway accepted.
     pub(crate) accepted: u64,
-    /// Tokens called bad, which may mean the wrong environment.
+    /// Number of tokens called bad, which may also mean a wrong environment.
     pub(crate) bad: u64,
 }
 
@@ -157,8 +160,8 @@ impl Fold {
         }
     }
 
-    /// Takes a report of a node's process. Of a node without a part or a former process: changes
-    /// nothing.
+    /// Folds in a report of one boot of a node. Ignores reports of nodes without a part, and of
+    /// former boots.
     pub(crate) fn report(
         &mut self,
         name: &NodeName,
@@ -201,7 +204,7 @@ impl Fold {
         Added { answers: report.lanes.iter().filter_map(|answers| node.answers(answers)).collect() }
     }
 
-    /// The wave has ended: whatever is open will have no answer any more.
+    /// Ends the fold: counts all open devices as `unknown`, because no answer can follow.
     pub(crate) fn settle(&mut self) {
         if std::mem::replace(&mut self.settled, true) {
             return;
@@ -221,7 +224,7 @@ impl Fold {
         }
     }
 
-    /// What watchers are given. Each call makes a version of its own.
+    /// Makes the snapshot for watchers; each call makes a new version.
     pub(crate) fn snapshot(&mut self, state: State, ended: Option<Time>) -> Snapshot {
         self.version += 1;
         let every = self.bands.len();
@@ -272,7 +275,7 @@ impl Fold {
 }
 
 impl Node {
-    /// True if reports of this boot count as the present one's.
+    /// Enters a boot; false if it is a former boot, whose reports are ignored.
     fn enter(&mut self, boot: BootId) -> bool {
         if self.boot == Some(boot) {
             return true;
@@ -308,7 +311,7 @@ impl Node {
         *peak = (*peak).max(handed);
     }
 
-    /// What is new of the answers to an app.
+    /// Increase of an app's answers by a report; `None`: none.
     fn answers(&mut self, report: &wire::LaneAnswers) -> Option<(AppLane, Answers)> {
         let of = (AppName::from_name(&report.app).ok()?, LaneId(report.lane));
         if !self.answers.contains_key(&of) && self.answers.len() >= APPS_MAX {
@@ -324,18 +327,18 @@ impl Node {
         (more != Answers::default()).then_some((of, more))
     }
 
-    /// Of all boots.
+    /// Counts of a band over all boots.
     fn counts(&self, band: usize) -> Counts {
         let mut outcomes = self.settled.bands[band].outcomes;
         for (sum, more) in outcomes.iter_mut().zip(self.current.bands[band].outcomes) {
             *sum += more;
         }
-        // Never less than the outcomes: reports may come in another order than they were made in.
+        // Never less than the outcomes: reports may arrive out of order.
         let handed = self.peak.bands[band].handed.max(outcomes.iter().sum());
         Counts { handed, outcomes }
     }
 
-    /// Adds what the report changes to the sum over all nodes.
+    /// Adds the increase by a cell's report to the sum over all nodes.
     fn cell(
         &mut self,
         report: &wire::CellReport,
@@ -380,7 +383,7 @@ impl Tally {
         self.bands.iter().map(|b| b.outcomes[Outcome::Accepted as usize]).sum()
     }
 
-    /// A boot is over: of what it handed, what has an outcome stays.
+    /// Adds the totals of an ended boot; only devices with an outcome count as handed.
     fn add_outcomes(&mut self, boot: &Self) {
         for (mine, theirs) in self.bands.iter_mut().zip(&boot.bands) {
             mine.add(&Counts { handed: theirs.outcomes.iter().sum(), outcomes: theirs.outcomes });

@@ -1,11 +1,11 @@
-//! One stream to one node, as a state machine: messages, what holds now and time come in; messages
-//! and notes go out.
+//! Session: one stream to one node, as a state machine without I/O.
 //!
-//! The machine compares what holds ([`Standing`]) with what it has sent and sends the difference,
-//! so a session starts complete and goes on with changes. What a node told of its waves is kept in
-//! its [`NodeMemory`], which outlives the session: the same process that comes back is sent nothing
-//! that it has, another one is sent what its predecessor had done. The
-//! task in [`crate::dispatch`] drives the machine; it alone knows gRPC.
+//! Inputs are the node's messages, the desired state ([`Standing`]) and the time; outputs are
+//! messages to the node and notes to the coordinator. The machine compares the desired state with
+//! the messages that it has sent, and sends the difference: first the whole state, then changes.
+//! The node's reports on its waves are kept in its [`NodeMemory`], which outlives the session: a
+//! reconnecting process gets nothing that it has, and a new process gets the work that the former
+//! process has done. The task in [`crate::dispatch`] drives the machine; only the task uses gRPC.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,20 +44,22 @@ mod parts;
 
 pub(crate) use memory::NodeMemory;
 
-/// A Cancel without an answer is sent again after this; a wave refused for its ownership too.
+/// Pause before an unanswered Cancel, or a refused wave, is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Messages waiting for the stream, but parts. A start sends 1 + 2 × 256 lanes + 4,608 waves + 8
-/// counts; a lease request is answered with 1 + 256 lanes. More than this means that the node does
-/// not read: the session ends and starts anew.
+/// Maximum number of messages, without parts, that wait for the stream.
+///
+/// A start sends 1 + 2 × 256 lanes + 4,608 waves + 8 counts; a lease request is answered with 1 +
+/// 256 lanes. More messages mean that the node does not read: the session ends and a new one
+/// starts.
 const OUTBOX_MAX: usize = 8_192;
 
-/// Who this coordinator is, to nodes.
+/// Identity of the coordinator, which every session sends to its node.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) cluster: ClusterName,
-    /// This process.
+    /// Id of this coordinator process.
     pub(crate) coordinator: CoordinatorId,
-    /// What it serves.
+    /// Identity of the log that this coordinator serves.
     pub(crate) log: LogIdentity,
 }
 
@@ -69,68 +71,68 @@ pub(crate) struct Session {
     log: LogIdentity,
     memory: NodeMemory,
     standing: Arc<Standing>,
-    /// The node drains and has told everything.
+    /// Whether the node drains and has sent its last report.
     left: bool,
     sent: Sent,
     outbox: VecDeque<SessionRequest>,
-    /// What follows the heads that are in the outbox.
+    /// Parts that follow the heads in the outbox.
     heads: BTreeMap<Subject, Parts>,
-    /// What is sent part by part, in turn.
+    /// Waves and counts that are being sent part by part, in turn.
     parts: VecDeque<Parts>,
     notes: VecDeque<Note>,
     opened: Time,
-    /// Of the last input.
+    /// Time of the last input.
     now: Time,
-    /// It has lived long enough to carry what a former session may have died of.
+    /// Whether the session has lived long enough to carry a suspect.
     proven: bool,
-    /// What failed before may be sent now.
+    /// Whether a suspect may be sent now.
     suspects_due: bool,
-    /// What is offered now is the one suspect whose turn it is.
+    /// Whether the message that is being offered is the suspect whose turn it is.
     alone: bool,
 }
 
-/// What this session has sent.
+/// State that this session has sent to the node.
 #[derive(Debug, Default)]
 struct Sent {
     ownership: Option<u64>,
     lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
     tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
-    /// Its part of the connections of each lane of which it has said how it uses those it has: a
-    /// coordinator that has just started knows nothing of what a busy node needs, and must not take
-    /// its connections away.
+    /// The node's part of the connections of each lane whose load the node has reported: a
+    /// restarted coordinator does not know the needs of a busy node and must not close its
+    /// connections.
     connections: BTreeMap<LaneId, Option<u32>>,
     waves: BTreeMap<WaveId, SentWave>,
     counts: BTreeSet<u64>,
 }
 
-/// How far this session is with a wave.
+/// State of a wave in this session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SentWave {
-    /// The node has it, or is being sent it.
+    /// The node has the wave, or the wave is being sent.
     Offered,
-    /// It failed before: it is sent when nothing else is.
+    /// The wave failed before, and is sent while nothing else is in flight.
     Waiting,
-    /// It failed three times: it is not sent again.
+    /// The wave failed three times and is not sent again.
     Isolated,
-    /// Not to be offered: it is over, or the node has no part.
+    /// The wave is not offered: it has ended, or the node has no part.
     Passed,
-    /// Refused; offered again then.
+    /// The node refused the wave, which is offered again at this time.
     Refused(Time),
-    /// Cancel sent; sent again then.
+    /// Cancel was sent, and is sent again at this time.
     Cancelled(Time),
-    /// Stopped: confirmed.
+    /// The node confirmed that it stopped the wave.
     Stopped,
-    /// End sent.
+    /// End was sent to the node.
     Ended,
 }
 
-/// The node does not read.
+/// The node does not read its messages, so the session has to end.
 #[derive(Debug, thiserror::Error)]
-#[error("{OUTBOX_MAX} messages wait for the node to read")]
+#[error("more than {OUTBOX_MAX} messages wait for the node to read")]
 pub(crate) struct NotReading;
 
 impl Session {
-    /// The node has said hello.
+    /// Opens the session after the node's Hello.
     pub(crate) fn open(
         (node, boot): (NodeName, BootId),
         log: LogIdentity,
@@ -169,17 +171,17 @@ impl Session {
         self.boot
     }
 
-    /// What holds has changed.
+    /// Takes a new desired state, and sends the differences.
     pub(crate) fn update(&mut self, standing: Arc<Standing>, now: Time) {
         self.standing = standing;
         self.pass(now);
         self.send_differences(now);
     }
 
-    /// The node speaks.
+    /// Takes a message of the node.
     ///
     /// # Errors
-    /// The node asks and does not read the answers.
+    /// The node does not read its messages.
     pub(crate) fn receive(
         &mut self,
         message: session_response::Message,
@@ -204,8 +206,8 @@ impl Session {
             }
             Said::LaneState(state) => self.notes.push_back(Note::Lane(state)),
             Said::RegistryState(state) => self.notes.push_back(Note::Registry(state)),
-            // Messages are applied in their order: everything that it said before is in its memory
-            // by now, and its next process is given that.
+            // Messages are applied in order: the node's memory has all earlier reports by now, and
+            // the node's next process gets their content.
             Said::Leaving(wire::Leaving {}) => {
                 self.left = true;
                 self.outbox.push_back(message::request(Message::Left(wire::Left {})));
@@ -215,7 +217,7 @@ impl Session {
         if self.outbox.len() > OUTBOX_MAX { Err(NotReading) } else { Ok(()) }
     }
 
-    /// Whether the node has said that it drains and has told everything.
+    /// Whether the node drains and has sent its last report.
     pub(crate) fn has_left(&self) -> bool {
         self.left
     }
@@ -229,7 +231,7 @@ impl Session {
         self.notes.pop_front()
     }
 
-    /// When [`Session::expire`] has something to do.
+    /// Next time at which [`Session::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let again = |sent: &SentWave| match sent {
             SentWave::Refused(at) | SentWave::Cancelled(at) => Some(*at),
@@ -247,7 +249,7 @@ impl Session {
         }
     }
 
-    /// Sends again what is due.
+    /// Sends again the waves and cancels that are due.
     pub(crate) fn expire(&mut self, now: Time) {
         self.pass(now);
         self.give_up_overdue(now);
@@ -260,8 +262,9 @@ impl Session {
         self.send_due_suspect(now);
     }
 
-    /// The stream has ended; the node's memory goes on. `broken`: how, unless one side wanted it;
-    /// then what was on its way may be the reason. The notes say what is never sent again.
+    /// Closes the session after its stream has ended; returns the node's memory, and notes on
+    /// messages that are never sent again. `broken`: the reason if the stream broke, in which case
+    /// a message in flight may be the cause; `None`: either side ended the stream.
     pub(crate) fn close(mut self, broken: Option<&str>) -> (NodeMemory, Vec<Note>) {
         let isolated = self.memory.deliveries.session_ended(broken);
         (self.memory, isolated.into_iter().map(offers::note_of).collect())
@@ -306,8 +309,8 @@ impl Session {
         }
     }
 
-    /// Answers with one Grant for all waves that may go on, and a Slice for each lane of which the
-    /// node has a part now.
+    /// Answers a lease request: one Grant for all waves that may go on, and a Slice for each lane
+    /// of which the node has a part now.
     fn lease(&mut self, request: &wire::LeaseRequest, now: Time) {
         let standing = self.standing.clone();
         let Some(owned) = &standing.owned else { return };
@@ -329,7 +332,7 @@ impl Session {
         }
         for id in &request.lanes {
             let Some(lane) = standing.lanes.get(&LaneId(*id)) else { continue };
-            // Without a slice the node sends nothing through the lane, and asks again.
+            // Without a slice the node sends nothing through the lane, and requests a slice again.
             let Some(part) = self.slice(lane, mine, all, now) else { continue };
             let slice = wire::Slice {
                 nonce: request.nonce,

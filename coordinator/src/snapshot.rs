@@ -1,7 +1,6 @@
-//! What became of an alert so far, as its record and its watchers are given it.
+//! Snapshot of an alert's progress, for its record and its watchers.
 //!
-//! The arithmetic is in [`crate::progress`]; here is what comes out of it. How that is said to
-//! callers is the api's matter.
+//! [`crate::progress`] computes the snapshot; the api turns it into the messages for callers.
 
 use std::time::Duration;
 
@@ -12,25 +11,25 @@ use clarion_proto::{
 
 use crate::{lane::LaneKey, owners::NodeName};
 
-/// Longest detail kept, bytes: the gateway's words, which nobody limits.
+/// Longest detail kept, bytes; gateways do not limit their words.
 const DETAIL_BYTES_MAX: usize = 256;
 
-/// Where an alert stands.
+/// State of an alert: active, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// The alert is being sent.
     Active,
-    /// Cancelled, not yet confirmed by every node.
+    /// The alert was cancelled; some nodes have not confirmed yet.
     Cancelling,
-    /// Cancelled: nothing more is sent.
+    /// The alert was cancelled, and nothing more is sent.
     Cancelled,
     /// Every device in the region has its outcome.
     Resolved,
-    /// Its time passed with devices still to be sent to.
+    /// The alert's time ended before every device was sent to.
     Expired,
 }
 
-/// Devices handed to a lane and the gateway's last word on them; sums only grow.
+/// Counts of devices handed to a lane, by outcome; sums only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Devices handed to a lane: those with an outcome and those still open.
@@ -68,7 +67,7 @@ pub struct BandCounts {
     pub from_m: f64,
     /// Outer edge: distance from the place last seen, metres.
     pub to_m: f64,
-    /// Every node has handed all of the band.
+    /// Whether every node has handed over all devices of the band.
     pub walked: bool,
     /// Counts of all nodes together.
     pub counts: Counts,
@@ -85,50 +84,50 @@ pub struct CellCounts {
     pub accepted: u64,
     /// Devices with any other outcome.
     pub failed: u64,
-    /// The snapshot that changed it last.
+    /// Version of the snapshot that changed the cell last.
     pub version: u64,
 }
 
-/// The newest state of one alert: what a watcher is given.
+/// Newest state of one alert, as a watcher gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Alert whose state it is.
     pub alert: AlertName,
     /// Grows with each change that was published.
     pub version: u64,
-    /// Where the alert stands.
+    /// State of the alert: active, or how it ended.
     pub state: State,
-    /// Nothing will change any more; the watcher's stream can end. After a final state was reached
-    /// the last reports, and answers to requests under way, still come in for some seconds before
-    /// this is set.
+    /// Whether the counts are final, so that the watcher's stream can end. After a final state was
+    /// reached, the last reports, and answers to requests under way, still arrive for some seconds
+    /// before this is set.
     pub settled: bool,
     /// Wall time at which the alert reached a final state.
     pub ended: Option<UnixMillis>,
     /// Counts of all bands together.
     pub totals: Counts,
-    /// Requests without an answer in their deadline.
+    /// Number of requests without an answer within their deadline.
     pub unanswered_requests: u64,
-    /// Requests the gateway asked to be tried again.
+    /// Number of requests that the gateway asked to retry.
     pub retried_requests: u64,
-    /// Nodes that walked their whole part.
+    /// Number of nodes that have walked their whole part.
     pub nodes_walked: u32,
-    /// Nodes with a part.
+    /// Number of nodes with a part of the alert.
     pub nodes: u32,
     /// Time from the alert's record to the first acceptance that this coordinator heard of.
     pub first_accepted_after: Option<Duration>,
-    /// The same for the newest acceptance reported.
+    /// Time from the alert's record to the newest reported acceptance.
     pub last_accepted_after: Option<Duration>,
     /// All bands, nearest first.
     pub bands: Vec<BandCounts>,
     /// All cells, in the order of their index.
     pub cells: Vec<CellCounts>,
-    /// Messages that are sent no more.
+    /// Messages that the nodes stopped sending because a gateway refuses them.
     pub refused_messages: Vec<RefusedMessage>,
-    /// What keeps the lanes of the alert from sending.
+    /// Troubles that keep the lanes of the alert from sending.
     pub lane_troubles: Vec<LaneTrouble>,
-    /// Nodes that did not take it and are not sent it again, each with its reason.
+    /// Nodes that failed to accept the alert three times and do not get it again, with the reason.
     pub isolated: Vec<(NodeName, String)>,
-    /// Why devices were not accepted, or not at once: those with the highest counts, highest first.
+    /// Reasons why devices were not accepted, or not at once; the highest counts first.
     pub reasons: Vec<ReasonCount>,
     /// Sum of the counts of all other reasons.
     pub other_reasons: u64,
@@ -139,54 +138,54 @@ pub struct Snapshot {
 /// How often a gateway gave one reason to the devices of an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReasonCount {
-    /// App and lane; `None`: several, which a node counted together.
+    /// App and lane of the devices; `None`: several, which a node counted together.
     pub of: Option<(AppName, LaneKey)>,
-    /// What followed for the device.
+    /// Consequence of the answer for the device.
     pub outcome: AnswerOutcome,
-    /// HTTP status of the answer; 0: several.
+    /// HTTP status of the answer; 0: several statuses.
     pub status: u32,
-    /// The provider's word; empty: none that it signed.
+    /// Reason in the provider's words; empty: the answer was not the provider's.
     pub reason: String,
-    /// How often the reason was given, over all nodes and all of their boots.
+    /// Number of answers with the reason, over all nodes and all of their boots.
     pub count: u64,
 }
 
-/// What followed from an answer for its device.
+/// Consequence of an answer for its device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AnswerOutcome {
     /// The token is dead.
     Dead,
     /// The device gets no notification of this alert.
     Refused,
-    /// The device is pushed to again.
+    /// The push to the device is retried.
     Retried,
 }
 
-/// An app whose devices are kept although its gateway calls their tokens bad.
+/// Alarm of an app whose devices are kept although its gateway calls their tokens bad.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruningAlarm {
-    /// App that it is about.
+    /// App whose devices are kept.
     pub app: AppName,
     /// Lane that the devices of the app are reached through.
     pub lane: LaneKey,
     /// When the alarm started.
     pub since: UnixMillis,
-    /// Answers since then that called a token bad and pruned nobody.
+    /// Number of answers since then that called a token bad and pruned no device.
     pub withheld: u64,
-    /// Something of the app was accepted.
+    /// Whether the gateway accepted any push of the app.
     pub accepted_any: bool,
 }
 
-/// A message that a gateway refuses whoever it is for.
+/// A message that a gateway refuses for every device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefusedMessage {
-    /// App that it is about.
+    /// App whose message the gateway refuses.
     pub app: AppName,
     /// Status and reason, in the gateway's words.
     pub detail: String,
 }
 
-/// Ends of one lane that cannot send as they should, for one reason.
+/// Trouble of one kind on one lane, over the nodes that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneTrouble {
     /// Name of the gateway of the lane.
@@ -195,26 +194,26 @@ pub struct LaneTrouble {
     pub credential: String,
     /// Why the ends cannot send.
     pub kind: Trouble,
-    /// On so many nodes.
+    /// Number of affected nodes.
     pub nodes: u32,
-    /// Of one of them, in the gateway's words.
+    /// Reason on one of these nodes, in the gateway's words.
     pub detail: String,
-    /// When it began at the first of them.
+    /// When the trouble began on the first of these nodes.
     pub since: UnixMillis,
-    /// When the next of them tries whether it is over, if that is known.
+    /// When the next of these nodes tries again to send; `None`: not known.
     pub next_probe: Option<UnixMillis>,
 }
 
 /// Why an end of a lane does not send as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
-    /// No connection, or no answers.
+    /// The gateway cannot be connected to, or does not answer.
     Unreachable,
-    /// The gateway asks for less.
+    /// The gateway asks for a lower rate.
     Throttled,
     /// The gateway refuses the credential.
     Credential,
-    /// Answers are not the provider's.
+    /// The answers come from an intermediary, not from the provider.
     Intermediary,
     /// The gateway does not know the project.
     Project,
@@ -250,14 +249,14 @@ impl Snapshot {
 }
 
 impl State {
-    /// Nothing more is sent.
+    /// Whether the alert has ended, so that nothing more is sent.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Cancelled | Self::Resolved | Self::Expired)
     }
 }
 
-/// A gateway's words, cut.
+/// Cuts a gateway's words to at most 256 bytes.
 pub(crate) fn truncated(detail: &str) -> &str {
     &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
 }

@@ -1,8 +1,8 @@
-//! What a phone is sent: one body per language, made once per alert and copied for each device.
+//! Bodies of pushes: one body per language, made once per alert and copied for each device.
 //!
-//! Each platform's keys, values and limits are its own: [`apns`], [`fcm`]. What they share is what
-//! is said: the title, in an exercise behind the configured prefix, so that nobody takes it for the
-//! real thing.
+//! Each platform has its own keys, values and limits: [`apns`], [`fcm`]. Both share the title; the
+//! title of an EXERCISE starts with the configured prefix, so that no reader takes the exercise for
+//! a real alert.
 
 use std::borrow::Cow;
 
@@ -19,20 +19,20 @@ use crate::planned::{LocaleMessage, PushRequest};
 pub mod apns;
 pub mod fcm;
 
-/// An alert, ready for one app's devices.
+/// The push of an alert to one app's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// What all requests share.
+    /// Headers or project that all requests to the app share.
     pub request: PushRequest,
-    /// Per locale in lower case; the first is the fallback.
+    /// One message for each locale (lower case); the first is the fallback.
     pub messages: Vec<LocaleMessage>,
 }
 
-/// Renders an alert for an app. `now` is when its requests begin to go out.
+/// Renders an alert for an app. `now` is the time of the first request.
 ///
 /// # Errors
-/// A body over its platform's limit, naming app, locale and excess; the field is from the alert
-/// inwards.
+/// A body exceeds its platform's limit. The error names the app, the locale and the excess; its
+/// field is relative to the alert.
 pub fn render(
     spec: &AlertSpec,
     name: &AlertName,
@@ -46,8 +46,8 @@ pub fn render(
     }
 }
 
-/// Whole seconds, rounded down: a phone switched on later shows nothing. 0 would mean "one attempt"
-/// to APNs.
+/// Expiration in Unix seconds, rounded down: a phone that is switched on later shows nothing. At
+/// least 1, because 0 means "one attempt" to APNs.
 fn expiration(spec: &AlertSpec) -> u64 {
     (spec.active_until.0 / 1_000).max(1)
 }
@@ -59,7 +59,7 @@ fn title<'a>(spec: &AlertSpec, message: &'a Message, exercise_prefix: &str) -> C
     }
 }
 
-/// Refuses a body that is longer than `limit`. `whose`: "APNs".
+/// Refuses a body that is longer than `limit`; `whose` names the provider, such as "APNs".
 fn fits(
     bytes: usize,
     limit: usize,
@@ -72,7 +72,8 @@ fn fits(
         Some(excess) => {
             let app = &app.name;
             let problem = format!(
-                "its push to {app} would take {bytes} bytes encoded, {excess} more than the {limit} of {whose}"
+                "its push to {app} would take {bytes} bytes encoded, {excess} more than the \
+                 {limit} of {whose}; shorten the title or the body"
             );
             Err(InvalidField::new(format!("case.messages[{}]", locale.as_str()), problem))
         }

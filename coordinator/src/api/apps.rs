@@ -1,4 +1,4 @@
-//! `AppService`: which application on which platform an alert can reach.
+//! `AppService`: creates, changes, lists and deletes the apps that alerts can reach.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     store::{AppRecord, Created},
 };
 
-/// Apps that one peer creates at once, and then one every so long: of all that there may be it
-/// takes more than a day to make as many.
+/// Rate at which one peer may create apps: burst, and interval of each further app. At this rate a
+/// peer needs more than a day to create as many apps as there may be.
 const CREATED: (u32, Duration) = (100, Duration::from_secs(10));
-/// The same for changes: each of them is a line in the log.
+/// Rate at which one peer may change apps: burst, and interval. Each change is a log line.
 const UPDATED: (u32, Duration) = (100, Duration::from_secs(1));
 
-/// The service.
+/// Server of `AppService`, with the rates of its peers.
 #[derive(Debug)]
 pub(super) struct Apps {
     api: Arc<Context>,
@@ -44,13 +44,13 @@ impl Apps {
         self.api.clock.now().since(Time(0))
     }
 
-    /// Gateway and credential are configured, and say of themselves what the app says of itself.
-    /// Its lane is opened, so that connections are warm when the first alert comes.
+    /// Checks that the gateway and the credential of an app are configured and agree with the app.
+    /// Opens the app's lane, so that its connections are open before the first alert.
     fn check_lane(&self, app: &App) -> Result<(), Status> {
         let missing = |kind, name: &str| {
             status::precondition(
                 "LANE_NOT_CONFIGURED",
-                format!("{kind} {name} is not in the coordinator's configuration"),
+                format!("the coordinator's configuration has no {kind} {name}; add it and restart"),
             )
         };
         let lanes = &self.api.config.lanes;
@@ -60,7 +60,7 @@ impl Apps {
             .credential(&app.credential)
             .ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {
-            let problem = format!("gateway {} is {of:?}: both must agree", app.gateway);
+            let problem = format!("must be {of:?}, as gateway {} has it", app.gateway);
             status::invalid(InvalidField::new(format!("app.{field}"), problem))
         };
         if gateway.platform != app.platform {
@@ -68,8 +68,8 @@ impl Apps {
         }
         if credential.platform != app.platform {
             let problem = format!(
-                "{} is a credential of {:?}, the app is of {:?}: both must agree",
-                app.credential, credential.platform, app.platform
+                "must be a credential for {:?}, the app's platform; {} is for {:?}",
+                app.platform, app.credential, credential.platform
             );
             return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
@@ -77,7 +77,7 @@ impl Apps {
             credential.project.as_ref().filter(|project| **project != app.project)
         {
             let problem = format!(
-                "must be {project}, the project of credential {}, is {}",
+                "must be {project}, the project of credential {}; got {}",
                 app.credential, app.project
             );
             return Err(status::invalid(InvalidField::new("app.project", problem)));
@@ -116,18 +116,18 @@ impl AppService for Apps {
             .map_err(|wait| too_fast(peer, "creates", wait))?;
         match self.api.store.create_app(record).await.map_err(status::store)? {
             Created::New(record) => {
-                // One too many may come in between by its own fault.
+                // Concurrent requests of the peer may exceed the rate by one.
                 let _ = self.created.lock().take(peer, self.now());
                 tracing::info!(
                     app = %record.app.name,
                     gateway = %record.app.gateway,
-                    "app created"
+                    "app created by a caller"
                 );
                 Ok(Response::new(answer(&record)))
             }
             Created::Existing(record) if record.app == wanted => Ok(Response::new(answer(&record))),
             Created::Existing(record) => Err(status::already_exists(format!(
-                "{} is the name of a different app",
+                "{} exists with other properties; use UpdateApp to change it",
                 record.app.name
             ))),
         }
@@ -148,7 +148,7 @@ impl AppService for Apps {
         let request = request.into_inner();
         let size = page::size(request.page_size).map_err(status::invalid)?;
         let after = page::app(&request.page_token).map_err(status::invalid)?;
-        // One more than asked for tells whether there is another page.
+        // One app more than requested shows whether there is another page.
         let mut apps =
             self.api.store.apps(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = apps.len() > size;
@@ -173,7 +173,7 @@ impl AppService for Apps {
         let existing = self.existing(&name).await?;
         if !given.etag.is_empty() && given.etag != etag(&existing) {
             return Err(Status::aborted(format!(
-                "{name} was changed by somebody else; read it again"
+                "etag: {name} was changed since it was read; read it again and retry"
             )));
         }
         let app = updated(&existing.app, &given, &mask.paths)?;
@@ -184,7 +184,7 @@ impl AppService for Apps {
             .map_err(|wait| too_fast(peer, "changes", wait))?;
         let record = AppRecord { app, created: existing.created, revision: existing.revision + 1 };
         let record = self.api.store.replace_app(record).await.map_err(status::store)?;
-        tracing::info!(app = %record.app.name, fields = ?mask.paths, "app updated");
+        tracing::info!(app = %record.app.name, fields = ?mask.paths, "app updated by a caller");
         Ok(Response::new(answer(&record)))
     }
 
@@ -194,13 +194,13 @@ impl AppService for Apps {
     ) -> Result<Response<()>, Status> {
         let name = name(&request.into_inner().name).map_err(status::invalid)?;
         self.api.store.delete_app(&name).await.map_err(status::store)?;
-        tracing::info!(app = %name, "app deleted");
+        tracing::info!(app = %name, "app deleted by a caller");
         Ok(Response::new(()))
     }
 }
 
 fn too_fast(peer: PeerKey, what: &str, wait: Duration) -> Status {
-    status::exhausted("APPS_RATE", format!("{peer} {what} apps faster than it may"), wait)
+    status::exhausted("APPS_RATE", format!("{peer} {what} apps faster than allowed"), wait)
 }
 
 fn name(name: &str) -> Result<AppName, InvalidField> {
@@ -216,7 +216,10 @@ fn created(request: wire::CreateAppRequest) -> Result<App, InvalidField> {
     if app.name != name.name() {
         return Err(InvalidField::new(
             "app.name",
-            format_args!("is {:?}, but app_id makes it {name}", app.name),
+            format_args!(
+                "must be {name}, the name that app_id makes, or empty; got {:?}",
+                app.name
+            ),
         ));
     }
     App::from_wire(app).map_err(|e| e.within("app"))
@@ -226,7 +229,7 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
     if paths.is_empty() {
         return Err(status::invalid(InvalidField::new(
             "update_mask",
-            "must name one field at least",
+            "must have at least 1 field; got 0",
         )));
     }
     let mut app = existing.to_wire();
@@ -243,7 +246,8 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
             "platform" if platform == app.platform => {}
             "platform" => {
                 let message = format!(
-                    "the platform of {} is fixed: its tokens are of one kind",
+                    "app.platform: the platform of {} cannot change, because its device tokens are \
+                     of that platform; create another app",
                     existing.name
                 );
                 return Err(status::precondition("PLATFORM_FIXED", message));
@@ -252,7 +256,7 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
                 let field = format!("update_mask.paths[{i}]");
                 return Err(status::invalid(InvalidField::new(
                     field,
-                    format_args!("{other:?} cannot be changed"),
+                    format_args!("must be a field that can change; got {other:?}"),
                 )));
             }
         }
@@ -269,6 +273,6 @@ fn answer(record: &AppRecord) -> wire::App {
 }
 
 fn etag(record: &AppRecord) -> String {
-    // The creation too, so that an app made anew under an old name is another one.
+    // Includes the creation time, so that an app created again under an old name has a new etag.
     format!("{:x}-{:x}", record.created.0, record.revision)
 }

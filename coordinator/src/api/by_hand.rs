@@ -1,8 +1,8 @@
-//! A service of which one method is served by hand, with a codec of its own.
+//! Services with one method that is served by hand, with its own codec.
 //!
-//! The generated server decodes every request and encodes every answer as its message. Where that
-//! is the cost that counts (batches of devices, watchers, feeds), the method is taken before the
-//! generated server sees it; all other methods go there.
+//! The generated server decodes every request and encodes every response. Where that cost is too
+//! high (batches of devices, watchers, feeds), the method is served before the generated server
+//! sees the request; all other methods go to the generated server.
 
 use std::{
     convert::Infallible,
@@ -12,18 +12,18 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tonic::{body::Body, server::NamedService};
 
-/// The method that is served by hand.
+/// A method that is served by hand.
 pub(super) trait ByHand: Clone + Send + 'static {
-    /// Full name of its service.
+    /// Full name of the method's service.
     const SERVICE: &'static str;
-    /// Path of its requests.
+    /// Path of the method's requests.
     const PATH: &'static str;
 
     /// Serves one request.
     fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
 }
 
-/// The whole service: the method, and whoever serves the others.
+/// A service: the method served by hand, and the generated server of the other methods.
 #[derive(Debug, Clone)]
 pub(super) struct Served<M, G> {
     pub(super) method: M,

@@ -1,42 +1,41 @@
-//! The door: what every request passes before a service sees it.
+//! The door: limits that every request passes before its service.
 //!
-//! A peer chooses how many connections it opens, how many requests it has under way on each, how
-//! slowly it sends them and how large they are. Each of these has a bound, and each bound is told
-//! the same way:
+//! A peer decides how many connections it opens, how many requests it has under way on each, how
+//! slowly it sends them and how large they are. Each of these has a limit:
 //!
-//! - connections, streams, time until the answer begins: the listener ([`super::ports`]);
-//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]):
-//!   RESOURCE_EXHAUSTED with RetryInfo, at once, because a queue here would only make everybody
-//!   late;
-//! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no
-//!   message; both are the caller's fault and are told as INVALID_ARGUMENT.
+//! - connections, streams, time until the response begins: the listener ([`super::ports`]);
+//! - requests under way on one connection, by one peer, and in all ([`Peer`], [`REQUESTS_MAX`]):
+//!   RESOURCE_EXHAUSTED with RetryInfo, at once, because a queue here would delay every caller;
+//! - size and form of messages: tonic answers OUT_OF_RANGE for a message that is too large, and
+//!   INTERNAL for a malformed message. Both are the caller's fault, so the door turns them into
+//!   INVALID_ARGUMENT.
 //!
-//! A request counts until the transport has taken its answer; the listener ends a connection that
-//! does not read one for 30 s. Streams (watchers, `WriteDevices`) count until they begin, and are
-//! bounded where they are served; those of methods that are not ours (health, reflection) here:
-//! [`FOREIGN_STREAMS_MAX`].
+//! A request counts until the transport has taken its response; the listener closes a connection
+//! that does not read a response for 30 s. Streams (watchers, `WriteDevices`) count until they
+//! begin, and are limited by their services; streams of third-party methods (health, reflection)
+//! are limited here: [`FOREIGN_STREAMS_MAX`].
 //!
-//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves
-//! free for others, half of the total if it is alone):
+//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: a peer may hold
+//! as much as it leaves free for others, half of the total if it is alone):
 //!
-//! | what | total | one peer | whoever is refused gets |
+//! | resource | total | one peer | refused callers get |
 //! |---|---|---|---|
-//! | connections | `connections_max` | three quarters | the place of an idle one, else the connection is closed |
-//! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, again after 1 s |
-//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s in line, then MESSAGES_BUSY, after 1 s |
+//! | connections | `connections_max` | three quarters | the place of an idle connection, else a closed connection |
+//! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, retry after 1 s |
+//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s of waiting, then MESSAGES_BUSY, after 1 s |
 //! | streams of health and reflection | [`FOREIGN_STREAMS_MAX`] | none | REQUESTS_BUSY, after 1 s |
 //! | streams of `WriteDevices` | [`super::registry::STREAMS_MAX`] | half | WRITE_STREAMS_MAX, after 5 s |
-//! | the same, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
-//! | batches worked on | 2 | its turn after one batch of each other peer | nothing: it waits |
+//! | such a stream, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
+//! | batches worked on | 2 | its turn after one batch of each other peer | no refusal: the batch waits |
 //! | watchers, in all and of one alert | `watchers_max`, `watchers_per_alert_max` | half | WATCHERS_MAX, after 5 s |
 //! | alerts and previews in admission | `admissions_max` | half | ADMISSIONS_BUSY, after 1 s |
-//! | of those: computing, asking nodes | cores, 8 questions | its turn after one of each other peer | nothing: it waits |
+//! | of these: computing, counting on nodes | CPUs, 8 counts | its turn after one of each other peer | no refusal: the request waits |
 //! | cells of covers under way | 16 million | 15 in 16 | COVERS_FULL, after 5 s |
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
-//! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, when there is one again |
-//! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, when there is one again |
+//! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, with the time of the next one |
+//! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, with the time of the next one |
 //! | bytes of the logs | `store_bytes_max` | none: see [`crate::store`] | STORE_FULL, after 60 s |
-//! | ended alerts and their `request_id`s | 1,000, or 64 MiB | none | nothing: the oldest are forgotten |
+//! | ended alerts and their `request_id`s | 1,000, or 64 MiB | none | no refusal: the oldest are removed |
 
 use std::{
     pin::Pin,
@@ -60,14 +59,16 @@ use tonic::{Code, Status, body::Body};
 
 use super::{method::method, status};
 
-/// Requests under way, all connections together. Those that hold much (a decoded region) are
-/// bounded further by [`crate::admission`]; the others are names and numbers.
+/// Maximum number of requests under way on all connections together. [`crate::admission`] further
+/// limits requests with much memory (a decoded region); the others are names and numbers.
 pub const REQUESTS_MAX: usize = 1_024;
-/// Requests under way on one connection: an eighth of all, so that no caller can take all places.
+/// Maximum number of requests under way on one connection, an eighth of the total, so that no
+/// caller can take all places.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
-/// Streams of health and reflection, all connections together: a few tools and monitorings.
+/// Maximum number of health and reflection streams on all connections together: a few tools and
+/// monitors.
 pub const FOREIGN_STREAMS_MAX: usize = 64;
-/// When to come back.
+/// Time until a refused caller may retry.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// For whom the limits of a request count.
@@ -75,7 +76,7 @@ pub(super) fn peer(extensions: &http::Extensions) -> PeerKey {
     extensions.get::<Peer>().map_or(PeerKey::NONE, |peer| PeerKey::of(peer.address.ip()))
 }
 
-/// Puts the door before a service.
+/// Layer that puts the door before a service.
 #[derive(Debug, Clone)]
 pub struct DoorLayer {
     places: Places,
@@ -141,7 +142,7 @@ where
         let place = match self.places.enter(peer) {
             Ok(place) => place,
             Err(Full { held: 0, total }) => {
-                return refuse(format!("all {total} requests that may be under way are"));
+                return refuse(format!("all {total} places for requests are in use"));
             }
             Err(Full { held, .. }) => {
                 return refuse(format!("{held} requests of {peer} are under way"));
@@ -162,7 +163,8 @@ where
         let answer = self.inner.call(request);
         async move {
             let answer = answer.await.map(|answer| corrected(answer, contract))?;
-            // A thousand answers that nobody reads must not be followed by a thousand more.
+            // A response holds its places until it is read: a caller that reads no response must
+            // not get a thousand more.
             let held = (method == Method::Answer).then_some((own, place));
             Ok(match (held, foreign) {
                 (None, None) => answer,
@@ -173,7 +175,7 @@ where
     }
 }
 
-/// An answer that holds places until the transport has taken all of it.
+/// Response body that holds places until the transport has taken all of it.
 struct Held<P> {
     body: Body,
     _places: P,
@@ -206,13 +208,13 @@ fn refuse<E: Send + 'static>(
     std::future::ready(Ok(status.into_http())).boxed()
 }
 
-/// Whose method is called.
+/// Contract that a method belongs to, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Contract {
     Public,
-    /// Has an OUT_OF_RANGE of its own.
+    /// Between coordinator and nodes; has an OUT_OF_RANGE of its own.
     Internal,
-    /// Of others: health, reflection.
+    /// Third-party methods: health, reflection.
     Foreign,
 }
 
@@ -225,8 +227,7 @@ impl Contract {
         }
     }
 
-    /// Whether this status is tonic's word for a message that could not be taken, and not the
-    /// method's own.
+    /// Whether this status is tonic's answer to an unreadable message, and not the method's own.
     fn leaves_to_the_door(self, told: &Status) -> bool {
         match self {
             Self::Public => true,
@@ -236,7 +237,7 @@ impl Contract {
     }
 }
 
-/// An answer that is nothing but an error has its status in the head.
+/// Corrects the status of a response that is only an error, with its status in the headers.
 fn corrected(answer: http::Response<Body>, contract: Contract) -> http::Response<Body> {
     if !answer.headers().contains_key(Status::GRPC_STATUS) {
         return answer;

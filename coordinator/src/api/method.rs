@@ -1,8 +1,8 @@
-//! How each method uses its stream, which decides what bounds it.
+//! Use of its stream by each method, which decides the limits that apply.
 
 use clarion_runtime::{health, listener::Method};
 
-/// How a method uses its stream.
+/// Use of the stream by the method of a path.
 pub(super) fn method(path: &str) -> Method {
     match path {
         "/clarion.v1.AlertService/WatchAlert" => Method::Events,

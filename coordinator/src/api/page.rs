@@ -1,7 +1,8 @@
-//! Page tokens: where the next page begins, opaque to callers and checked when they come back.
+//! Page tokens: position of the next page, opaque to callers, and checked when they return.
 //!
-//! A token holds what the list is ordered by, after its kind and version and before a checksum. It is no secret and no
-//! capability; the checksum tells a token from a typing mistake, the kind one list's token from another's.
+//! A token has its kind and version, the sort key of the list, and a checksum. A token is no secret
+//! and no capability: the checksum detects a mistyped token, and the kind detects a token of
+//! another list.
 
 use clarion_proto::{
     error::InvalidField,
@@ -11,23 +12,24 @@ use data_encoding::BASE64URL_NOPAD;
 
 use crate::store::AlertCursor;
 
-/// Items of a page unless said otherwise.
+/// Default number of items on a page.
 const SIZE_DEFAULT: usize = 50;
-/// Items of a page at most.
+/// Maximum number of items on a page.
 const SIZE_MAX: i32 = 1_000;
 
-/// Kind and version.
+/// Kind (upper four bits) and version (lower four bits) of a token of the list of alerts.
 const ALERTS: u8 = 0x11;
 const APPS: u8 = 0x21;
 
-/// Checks `page_size`.
+/// Checks the field `page_size`; 0 means [`SIZE_DEFAULT`].
 pub(super) fn size(asked: i32) -> Result<usize, InvalidField> {
     match asked {
         0 => Ok(SIZE_DEFAULT),
         1..=SIZE_MAX => Ok(usize::try_from(asked).expect("positive")),
-        _ => {
-            Err(InvalidField::new("page_size", format_args!("must be 0 to {SIZE_MAX}, is {asked}")))
-        }
+        _ => Err(InvalidField::new(
+            "page_size",
+            format_args!("must be 0 to {SIZE_MAX}; got {asked}"),
+        )),
     }
 }
 
@@ -86,7 +88,8 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
 }
 
 fn wrong(token: &str) -> InvalidField {
-    let problem = format!("must be empty or one that this list gave, is of {} bytes", token.len());
+    let problem =
+        format!("must be empty or a token that this list returned; got {} bytes", token.len());
     InvalidField::new("page_token", problem)
 }
 

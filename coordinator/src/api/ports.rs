@@ -1,8 +1,8 @@
-//! The coordinator's two gRPC ports and what a peer may take of each: callers' and nodes'.
+//! The coordinator's two gRPC ports, for callers and for nodes, and the limits of their peers.
 //!
-//! Nodes have a port of their own for their feeds, so that no caller can take a node's place: a
-//! node that cannot follow the logs tells nobody. What bounds what is said in
-//! [`clarion_runtime::listener`]; here are the numbers and their reasons.
+//! Nodes have a separate port for their feeds, so that no caller can take a node's place: a node
+//! that cannot follow the logs sends no alerts. [`clarion_runtime::listener`] explains the limits;
+//! this module has the numbers and their reasons.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,21 +21,21 @@ use super::{
 };
 use crate::members::NAMES_MAX;
 
-/// Connections of nodes at a time. A node has one, and for a moment two.
+/// Maximum number of connections of nodes. A node has one connection, and for a moment two.
 pub const FEED_CONNECTIONS_MAX: usize = NAMES_MAX + 64;
-/// Fewer would keep nodes out: of these nodes hold theirs, and somebody else may hold the others.
+/// Minimum of the limit on connections of nodes: with fewer, other peers could keep nodes out.
 pub const FEED_CONNECTIONS_MIN: usize = 8;
-/// Fewer would serve nobody while somebody holds the others.
+/// Minimum of the limit on connections of callers: with fewer, one peer could keep others out.
 pub const API_CONNECTIONS_MIN: usize = 8;
 
-/// The bounds of the callers' port.
+/// Limits of the callers' port.
 ///
-/// A connection may have 256 streams open, most of them watchers; how many requests may be under
-/// way says [`super::door`]. Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest
-/// with their copies, or twenty of 400 kB, and one peer has half of that. A window of 128 KiB
+/// A connection may have 256 streams open, most of them watchers; [`super::door`] limits the
+/// requests under way. Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with
+/// their copies, or twenty batches of 400 kB, and one peer has half of that. A window of 128 KiB
 /// carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the
-/// connections: behind a proxy all callers have one address. A caller that is idle for 5 min is
-/// told to connect again when it has something to ask.
+/// connections: behind a proxy all callers have one address. A connection that is idle for 5 min is
+/// closed; the caller reconnects for its next request.
 #[must_use]
 pub fn api(config: &ApiConfig) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
@@ -64,7 +64,7 @@ pub fn api(config: &ApiConfig) -> Limits {
             message_bytes_max: REQUEST_BYTES_MAX,
         },
         hello_deadline: Duration::from_secs(10),
-        // The slowest honest one waits 10 s for a node's count.
+        // The slowest valid request waits 10 s for a node's count.
         request_deadline: Duration::from_secs(30),
         idle_deadline: Duration::from_secs(300),
         keep_alive_every: Duration::from_secs(20),
@@ -72,18 +72,18 @@ pub fn api(config: &ApiConfig) -> Limits {
     }
 }
 
-/// Messages that may wait for room in the budget: each has a stream's window filled.
+/// Maximum number of messages that wait for the budget, each with a full window of its stream.
 const WAITING_MAX: usize = 64;
 
-/// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question
-/// names partitions and logs.
+/// Limits of the nodes' port. A feed fills its stream's window and a read-ahead; a request names
+/// partitions and logs.
 #[must_use]
 pub fn feed() -> Limits {
     let streams_max = FEED_CONNECTIONS_MAX;
     Limits {
         name: "feed",
         connections_max: FEED_CONNECTIONS_MAX,
-        // Nodes behind one address translator are no fewer nodes.
+        // All nodes may be behind one address translator.
         connections_per_peer_max: FEED_CONNECTIONS_MAX,
         when_busy: WhenBusy::Stays,
         streams_per_connection_max: 4,
@@ -105,7 +105,7 @@ pub fn feed() -> Limits {
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),
         idle_deadline: Duration::from_secs(30),
-        // A node that is gone without a word must not keep its name's place longer than its
+        // A node that vanished without closing must not keep its name's place longer than its
         // successor needs to start.
         keep_alive_every: Duration::from_secs(2),
         method,
@@ -133,7 +133,7 @@ pub async fn serve_feed(
     listener::serve(listener, limits, behind_the_door(routes), stop).await;
 }
 
-/// Each port has a door of its own: requests under way on one are none on the other.
+/// Puts a door before the routes of one port: requests on one port do not count on the other.
 fn behind_the_door(routes: Routes) -> Traced<Door<Routes>> {
     TraceLayer::default().layer(DoorLayer::default().layer(routes.prepare()))
 }

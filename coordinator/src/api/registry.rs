@@ -1,14 +1,14 @@
-//! `RegistryService`: changes of devices in, counts out.
+//! `RegistryService`: takes changes of devices and returns counts.
 //!
-//! One stream is served strictly in order, one batch at a time: check each item, append one batch
-//! to each log, answer. Nothing is queued: a batch that is not read yet stays in HTTP/2's window,
-//! and a caller who does not read answers is not read from. A batch of 10,000 items is some 30 ms
-//! of a core; it is checked in slices with a pause between them, so that progress and sessions on
-//! the same threads are not held up.
+//! A stream is served strictly in order, one batch at a time: check each item, append one batch to
+//! each log, answer. Nothing is queued: a batch that is not read yet stays in HTTP/2's window, and
+//! the coordinator does not read from a caller who does not read answers. A batch of 10,000 items
+//! takes some 30 ms of a core; it is checked in slices with a pause between them, so that progress
+//! and sessions on the same threads are not delayed.
 //!
-//! No caller takes it from others: [`STREAMS_MAX`] streams are shared by peers, each has deadlines
-//! ([`stream`]), and of the batches that are there the next of each peer has its turn ([`WORK_MAX`]
-//! at a time), however many one peer sends.
+//! No caller can block the others: peers share [`STREAMS_MAX`] streams, each stream has deadlines
+//! ([`stream`]), and the peers' batches are worked on in turn ([`WORK_MAX`] at a time), however
+//! many one peer sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,14 +35,14 @@ pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 
 /// Largest batch, bytes: 10,000 items of 400 bytes, more than an FCM registration takes.
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
-/// Streams of `WriteDevices` at a time; one peer has half of them at most.
+/// Maximum number of `WriteDevices` streams; one peer may have half of them.
 pub const STREAMS_MAX: usize = 64;
-/// Batches checked and appended at a time. Two keep two cores busy, some 600,000 changes a second;
-/// while they are worked on they cost their own bytes once more, in records that are not yet
-/// appended.
+/// Number of batches that are checked and appended at a time. Two keep two cores busy, some 600,000
+/// changes a second; while they are worked on they cost their own bytes once more, in records that
+/// are not yet appended.
 const WORK_MAX: u64 = 2;
 
-/// The service.
+/// Server of `RegistryService`, with the limits of its streams.
 #[derive(Debug)]
 pub(super) struct Registry {
     api: Arc<Context>,
@@ -55,7 +55,7 @@ impl Registry {
         Self { api, streams: Places::new(STREAMS_MAX), work: Turns::new(WORK_MAX, WORK_MAX) }
     }
 
-    /// See [`stream`].
+    /// Serves a stream of `WriteDevices`, if a place is free: see [`stream`].
     fn write(
         &self,
         request: Request<Streaming<Bytes>>,
@@ -88,7 +88,7 @@ impl RegistryService for Registry {
         &self,
         _: Request<Streaming<wire::WriteDevicesRequest>>,
     ) -> Result<Response<Self::WriteDevicesStream>, Status> {
-        // The generated trait wants it; `server` takes this method before it comes here.
+        // The generated trait requires the method; `server` takes its requests before this one.
         Err(status::internal(&"WriteDevices reached the generated server"))
     }
 

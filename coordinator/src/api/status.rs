@@ -1,8 +1,8 @@
-//! Errors to `Status`, in one place: the code says what kind, the details say which field, whose
-//! limit, when to try again.
+//! Conversion of errors to `Status`: the code has the kind, the details have the field, the reason
+//! and the time of a retry.
 //!
 //! `google.rpc.BadRequest` names fields, `google.rpc.ErrorInfo` carries a reason that programs may
-//! match on (domain `clarion`), `google.rpc.RetryInfo` says that trying again helps and when.
+//! match on (domain `clarion`), `google.rpc.RetryInfo` says that a retry helps, and when.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,16 +17,15 @@ use crate::{
     store::StoreError,
 };
 
-/// Domain of all reasons.
+/// Domain of all reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "clarion";
 
 /// Longest field and longest problem of a refusal, bytes. A status travels in headers, of which
-/// callers take 8 to 16 KiB, twice (message and details), each byte of it as three or as four
-/// thirds.
+/// callers accept 8 to 16 KiB: the text is sent twice, in the message (each byte as up to three)
+/// and in the details (each byte as four thirds).
 const SHOWN_BYTES_MAX: usize = 512;
 
-/// A field that cannot be taken. What the caller sent is repeated so far as it helps, and no
-/// further.
+/// INVALID_ARGUMENT for a field. The caller's own text in it is cut to [`SHOWN_BYTES_MAX`].
 pub(super) fn invalid(mut field: InvalidField) -> Status {
     for text in [&mut field.field, &mut field.problem] {
         text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
@@ -36,34 +35,35 @@ pub(super) fn invalid(mut field: InvalidField) -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// There is none of that name.
+/// NOT_FOUND for a resource name.
 pub(super) fn not_found(name: &str) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_resource_info("", name, "", "there is none of that name");
+    details.set_resource_info("", name, "", "the resource does not exist");
     Status::with_error_details(Code::NotFound, format!("there is no {name}"), details)
 }
 
-/// The name or request id is taken by something else.
+/// ALREADY_EXISTS: another resource has the name or the request id.
 pub(super) fn already_exists(message: String) -> Status {
     let details = ErrorDetails::with_error_info("TAKEN", DOMAIN, HashMap::from([]));
     Status::with_error_details(Code::AlreadyExists, message, details)
 }
 
-/// A region or an audience so small that addressing it, or counting it, singles somebody out. Says
-/// the limit, never the count.
+/// PERMISSION_DENIED for a region or an audience that is too small: addressing it, or counting it,
+/// could single out a person. Says the limit, never the count.
 pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
     let metadata =
         [("field", field), ("limit", limit)].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from(metadata));
     let message = format!(
-        "{field}: has less than {limit}; only --allow-small-audiences at the coordinator's start takes it"
+        "{field}: must have at least {limit}; to accept less, start the coordinator with \
+         --allow-small-audiences"
     );
     Status::with_error_details(Code::PermissionDenied, message, details)
 }
 
-/// What tonic says of a message that it could not take, as this API says it: too large is
-/// OUT_OF_RANGE to tonic, no message of that kind INTERNAL. Both are the caller's fault, and trying
-/// again does not help. `None`: it is something else.
+/// INVALID_ARGUMENT for tonic's status of a message that it could not take: OUT_OF_RANGE for a
+/// message that is too large, INTERNAL for a malformed message. Both are the caller's fault, and a
+/// retry does not help. `None`: another status.
 pub(super) fn unreadable(told: &Status) -> Option<Status> {
     match told.code() {
         Code::OutOfRange => Some(invalid(InvalidField::new("request", told.message()))),
@@ -75,19 +75,19 @@ pub(super) fn unreadable(told: &Status) -> Option<Status> {
     }
 }
 
-/// The state of things does not allow it; a reason for programs.
+/// FAILED_PRECONDITION, with a reason for programs.
 pub(super) fn precondition(reason: &str, message: String) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from([]));
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
-/// Too much at once; trying again helps.
+/// RESOURCE_EXHAUSTED: too much at once; a retry after `retry` helps.
 pub(super) fn exhausted(reason: &str, message: String, retry: Duration) -> Status {
     again(Code::ResourceExhausted, reason, message, retry)
 }
 
-/// As many as there may be of something, or as many as one peer may have of it; trying again helps
-/// when some have ended.
+/// RESOURCE_EXHAUSTED for a shared limit, or one peer's share of it; a retry helps when some of the
+/// places are free again.
 pub(super) fn share(
     reason: &str,
     what: &str,
@@ -103,31 +103,31 @@ pub(super) fn share(
     exhausted(reason, message, retry)
 }
 
-/// The caller was too slow. Says what was waited for.
+/// DEADLINE_EXCEEDED: the caller was too slow. The message names the awaited event.
 pub(super) fn late(reason: &str, message: String) -> Status {
     again(Code::DeadlineExceeded, reason, message, Duration::from_secs(1))
 }
 
-/// The process stops in order; another one, or the next, will answer.
+/// UNAVAILABLE during a graceful shutdown; another coordinator, or the next one, will answer.
 pub(super) fn draining() -> Status {
     again(
         Code::Unavailable,
         "DRAINING",
-        "the coordinator is stopping".to_owned(),
+        "the coordinator is shutting down".to_owned(),
         Duration::from_secs(1),
     )
 }
 
-/// A defect: logged here, told without its words.
+/// INTERNAL for a defect, which is logged here; the caller does not get its text.
 pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
-    tracing::error!(%error, "a defect of the coordinator");
+    tracing::error!(%error, "request hit a coordinator defect");
     Status::internal(DEFECT)
 }
 
-/// All that a caller is told of a defect.
-const DEFECT: &str = "a defect of the coordinator; its log says more";
+/// Message that a caller gets for a defect.
+const DEFECT: &str = "the coordinator has a defect; see its log";
 
-/// What the store refuses.
+/// Status of an error of the store.
 pub(super) fn store(error: StoreError) -> Status {
     let message = error.to_string();
     match error {
@@ -148,7 +148,7 @@ pub(super) fn store(error: StoreError) -> Status {
     }
 }
 
-/// What admission refuses.
+/// Status of a refusal by admission.
 pub(super) fn refusal(refusal: Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
@@ -163,7 +163,7 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
     }
 }
 
-/// What dispatch refuses.
+/// Status of an alert that dispatch cannot start.
 pub(super) fn start(error: &StartError) -> Status {
     let message = error.to_string();
     match error {
@@ -175,7 +175,7 @@ pub(super) fn start(error: &StartError) -> Status {
     }
 }
 
-/// What cannot be counted.
+/// Status of a count that failed.
 pub(super) fn count(error: &CountError) -> Status {
     let message = error.to_string();
     match error {
@@ -202,7 +202,7 @@ fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// When to try again what does not pass by itself: the operator has to make room.
+/// Time until a retry of a request that fails until the operator makes room.
 pub(super) const SOMEBODY_MUST_ACT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

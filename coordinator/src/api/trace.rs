@@ -1,17 +1,17 @@
-//! What is kept of a request: a span, child of the caller's (`traceparent`, W3C Trace Context), and
+//! Trace of a request: a span, child of the caller's span (`traceparent`, W3C Trace Context), and
 //! log lines that name the peer.
 //!
 //! | request | line |
 //! |---|---|
-//! | answered | `request answered`, debug |
+//! | answered | `request answered in time`, debug |
 //! | answered after more than [`SLOW`] | `request answered slowly`, warn |
-//! | refused, by the caller's fault or a limit | `request refused`, info |
-//! | failed: nodes or store away, a deadline, a defect | `request failed`, warn; a defect has an error line of its own |
+//! | refused, by the caller's fault or a limit | `request refused with status`, info |
+//! | failed: nodes or store away, a deadline, a defect | `request failed with status`, warn; a defect has an error line, too |
 //!
-//! The last three are told at the first time and then once a minute, by peer, method and code
-//! ([`Failures`]): a flood of requests is no flood of lines. A line has the peer's address, the
-//! method, the code and the reason for programs, and nothing of what the request said: neither
-//! place nor token. Health and reflection leave none: probes come every second.
+//! The last three are logged at the first time and then once a minute, by peer, method and code
+//! ([`Failures`]), so that a flood of requests is no flood of lines. A line has the peer's address,
+//! the method, the code and the reason for programs, and no content of the request: neither place
+//! nor token. Health and reflection leave no lines, because probes come every second.
 
 use std::{
     collections::BTreeMap,
@@ -35,12 +35,13 @@ use tonic_types::StatusExt;
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// An answer that begins later is worth a line. The slowest honest one asks all nodes for a count.
+/// Time after which a response is logged as slow. The slowest valid request counts on all nodes.
 const SLOW: Duration = Duration::from_secs(2);
-/// Kinds of failures (peer, method, code) that are told each for itself; others are told together.
+/// Maximum number of kinds of failures (peer, method, code) that are logged separately; further
+/// kinds are logged together.
 const KINDS_MAX: usize = 512;
 
-/// All methods behind the doors; whatever else a caller asks for is one method.
+/// All methods behind the doors; any other path counts as the method [`UNKNOWN`].
 const METHODS: [&str; 16] = [
     "/clarion.v1.AlertService/CreateAlert",
     "/clarion.v1.AlertService/PreviewAlert",
@@ -62,7 +63,7 @@ const METHODS: [&str; 16] = [
 const UNKNOWN: &str = "unknown method";
 const OTHERS: &str = "many methods or peers";
 
-/// `None`: health and reflection.
+/// Method of a path, for the log; `None`: health and reflection.
 fn method(path: &str) -> Option<&'static str> {
     if path.starts_with("/grpc.") {
         return None;
@@ -70,7 +71,7 @@ fn method(path: &str) -> Option<&'static str> {
     Some(METHODS.into_iter().find(|method| *method == path).unwrap_or(UNKNOWN))
 }
 
-/// Puts a service into a span for each request.
+/// Layer that gives each request of a service a span and log lines.
 #[derive(Debug, Clone)]
 pub(super) struct TraceLayer {
     started: Instant,
@@ -145,12 +146,12 @@ fn span<B>(
     );
     let parent =
         opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
-    // Refused only where no layer for traces is installed: then there is nobody to tell.
+    // Fails only if no layer for traces is installed, and then the parent is not needed.
     let _ = span.set_parent(parent);
     span
 }
 
-/// Of an answer that is nothing but an error; a stream that fails later ends its answer with it.
+/// Status of a response that is only an error; a stream that fails later has it in its trailers.
 fn status(headers: &http::HeaderMap) -> Option<Status> {
     Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
 }
@@ -167,7 +168,7 @@ impl TraceLayer {
         let elapsed_ms = elapsed.as_millis();
         let code = status.map_or(Code::Ok, Status::code);
         if code == Code::Ok && elapsed < SLOW {
-            return tracing::debug!(elapsed_ms, "request answered");
+            return tracing::debug!(elapsed_ms, "request answered in time");
         }
         let peer = address.map_or(PeerKey::NONE, |address| PeerKey::of(address.ip()));
         let Some((method, times)) =
@@ -191,29 +192,43 @@ impl TraceLayer {
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::Unauthenticated => {
-                tracing::info!(of = method, ?code, reason, elapsed_ms, times, "request refused");
+                tracing::info!(
+                    of = method,
+                    ?code,
+                    reason,
+                    elapsed_ms,
+                    times,
+                    "request refused with status"
+                );
             }
             Code::Unknown
             | Code::DeadlineExceeded
             | Code::Internal
             | Code::Unavailable
             | Code::DataLoss => {
-                tracing::warn!(of = method, ?code, reason, elapsed_ms, times, "request failed");
+                tracing::warn!(
+                    of = method,
+                    ?code,
+                    reason,
+                    elapsed_ms,
+                    times,
+                    "request failed with status"
+                );
             }
         }
     }
 }
 
-/// What went wrong, by kind, so that each kind is told once a minute. Pure, and of bounded size.
+/// Failures by kind, so that each kind is logged once a minute. Pure, and of limited size.
 #[derive(Debug, Default)]
 struct Failures {
     kinds: BTreeMap<(PeerKey, &'static str, i32), (Repeated, Duration)>,
-    /// Kinds for which there was no place.
+    /// Failures of kinds beyond [`KINDS_MAX`].
     others: Repeated,
 }
 
 impl Failures {
-    /// `Some`: it is to be told, as of this method, and stands for so many since the last line.
+    /// Records a failure. `Some`: log it for this method, with the number since the last line.
     fn note(
         &mut self,
         peer: PeerKey,

@@ -1,8 +1,9 @@
 //! Every option in one table: its key, type, environment variable, default and help text.
 //!
-//! The table makes one struct, [`Args`]. clap fills it from the command line and the environment (a
-//! flag beats its variable), serde fills it from the file, and [`Options`] puts the two together.
-//! The defaults are the constants here: the help text shows them, and the configuration uses them.
+//! The table makes one struct, [`Args`]. clap fills the struct from the command line and the
+//! environment (a flag overrides its variable), serde fills another from the file, and [`Options`]
+//! merges the two. The defaults are the constants here: the help text shows them, and the
+//! configuration uses them.
 
 use std::{
     fmt::Display,
@@ -27,7 +28,7 @@ pub(super) const FEED_LISTEN: SocketAddr = loopback(7402);
 pub(super) const NODES: &str = "127.0.0.1:7500";
 pub(super) const NODES_MIN: usize = 1;
 pub(super) const PARTITIONS: u16 = 64;
-/// Fewer in a cluster of fewer partitions.
+/// Default number of logs; in a cluster of fewer partitions, the number of partitions.
 pub(super) const LOGS: u16 = 64;
 pub(super) const EXERCISE_PREFIX: &str = "EXERCISE: ";
 pub(super) const CONNECTIONS_MAX: usize = 1_024;
@@ -48,17 +49,17 @@ macro_rules! options {
         $(#[$more:meta])*
         $key:ident: $type:ty $(= $default:expr)?, $env:literal, $value:literal, $help:literal;
     )*) => {
-        /// Admits alerts, plans them, and directs shard nodes that send them.
+        /// Admit and plan alerts, and direct the shard nodes that send them.
         #[derive(Debug, Clone, Default, Parser, Deserialize)]
         #[command(name = "coordinator", version, disable_help_subcommand = true)]
         #[command(after_help = after_help())]
         #[serde(default, deny_unknown_fields)]
         pub struct Args {
-            /// Configuration file, TOML.
+            /// Configuration file in TOML; default: no file
             #[arg(long, env = "CLARION_CONFIG", value_name = "FILE")]
             #[serde(skip)]
             pub config: Option<PathBuf>,
-            /// Print one JSON line with the bound addresses on standard output.
+            /// Print one JSON line with the bound addresses on standard output
             #[arg(long)]
             #[serde(skip)]
             pub announce: bool,
@@ -71,13 +72,13 @@ macro_rules! options {
             )*
         }
 
-        /// Every option as it was given, by flag, by environment or in the file.
+        /// Every option as it was given: by flag, by environment or in the file.
         pub(super) struct Options {
             $(pub(super) $key: Given<$type>,)*
         }
 
         impl Options {
-            /// What the command line and the environment say beats what the file says.
+            /// Merges both sources: the command line and the environment override the file.
             pub(super) fn merge(flags: Args, file: Args) -> Self {
                 Self { $($key: Given::of(stringify!($key), flags.$key, file.$key),)* }
             }
@@ -87,76 +88,82 @@ macro_rules! options {
 
 options! {
     listen: SocketAddr = LISTEN, "CLARION_LISTEN", "ADDRESS",
-        "Where the API is served; port 0 lets the system choose";
+        "Address of the API; port 0 lets the system choose the port";
     health_listen: SocketAddr = HEALTH_LISTEN, "CLARION_HEALTH_LISTEN", "ADDRESS",
-        "Where health is served in plaintext";
+        "Address of grpc.health.v1, in plaintext";
     feed_listen: SocketAddr = FEED_LISTEN, "CLARION_FEED_LISTEN", "ADDRESS",
-        "Where shard nodes follow the logs; port 0 lets the system choose. For nodes only: a node \
-         is told this address with --coordinators";
+        "Address where shard nodes follow the logs; port 0 lets the system choose the port. For \
+         nodes only: give it to each node with the node's option --coordinators";
     cluster: String = ClusterName::default(), "CLARION_CLUSTER", "NAME",
-        "Name of the cluster: nodes of another cluster refuse this coordinator";
+        "Name of the cluster; nodes of other clusters refuse this coordinator";
     #[arg(value_delimiter = ',')]
     nodes: Vec<String> = NODES, "CLARION_NODES", "HOST:PORT",
-        "Shard nodes as host:port, or one name that resolves to all";
+        "Addresses of shard nodes as host:port, separated by commas, or one DNS name for all nodes";
     nodes_min: usize = NODES_MIN, "CLARION_NODES_MIN", "N",
         "Minimum number of connected nodes before partitions are assigned, once for the cluster's \
-         life. Where addresses come one by one (DNS, Kubernetes): as many as there are to be";
+         life; nodes that connect later get no partitions. Where addresses appear one by one (DNS, \
+         Kubernetes), set the planned number of nodes";
     partitions: u16 = PARTITIONS, "CLARION_PARTITIONS", "N",
-        "Partitions of the cluster, fixed for its life";
-    logs: u16 = LOGS, "CLARION_LOGS", "N", "Logs of the cluster, fixed for its life";
+        "Number of partitions of the cluster, 1 to 4096, fixed for its life";
+    logs: u16 = LOGS, "CLARION_LOGS", "N",
+        "Number of logs of the cluster, 1 to the number of partitions, fixed for its life";
     device_key_file: PathBuf, "CLARION_DEVICE_KEY_FILE", "FILE",
-        "File of 32 to 4096 bytes: the key that makes ids of devices that are no UUIDs. Without it \
-         the key is random, and such devices are unknown after a restart";
+        "File of 32 to 4096 bytes with the key that hashes device names other than UUIDs; default: \
+         a random key, with which such devices are unknown after a restart";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
-        "What an EXERCISE says in front of its title";
+        "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = BoolishValueParser::new())]
     allow_live_without_identity: bool, "CLARION_ALLOW_LIVE_WITHOUT_IDENTITY", "BOOL",
-        "Take LIVE alerts, and EXERCISE alerts on live lanes, although no identity is configured: \
-         whoever reaches the port can alert real people";
+        "Accept LIVE alerts, and EXERCISE alerts on live lanes, without authentication: every \
+         caller who reaches the port can then alert real people; default: refuse them";
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = BoolishValueParser::new())]
     allow_small_audiences: bool, "CLARION_ALLOW_SMALL_AUDIENCES", "BOOL",
-        "Take regions under 1 km² and audiences under 100 devices: whoever reaches the port can \
-         then address, and count, so few that they are known";
+        "Accept regions under 1 km² and audiences under 100 devices: every caller who reaches the \
+         port can then address, and count, single people; default: refuse them";
     connections_max: usize = CONNECTIONS_MAX, "CLARION_CONNECTIONS_MAX", "N",
-        "Connections to the API at a time; fewer where the limit of file descriptors allows no \
-         more";
+        "Maximum number of connections to the API; lowered at startup if the limit of file \
+         descriptors is too small";
     watchers_max: usize = WATCHERS_MAX, "CLARION_WATCHERS_MAX", "N",
-        "Streams of WatchAlert at a time; of one address at most half of them";
+        "Maximum number of WatchAlert streams; one client address may have half of them";
     watchers_per_alert_max: usize = WATCHERS_PER_ALERT_MAX,
         "CLARION_WATCHERS_PER_ALERT_MAX", "N",
-        "Streams of WatchAlert on one alert at a time; of one address at most half of them";
+        "Maximum number of WatchAlert streams on one alert; one client address may have half of \
+         them";
     #[arg(value_delimiter = ',')]
     band_edges_meters: Vec<f64> = listed(&EDGES_M), "CLARION_BAND_EDGES_METERS", "METERS",
-        "Outer edges of the first bands";
+        "Outer edges of the first bands: distances from the place last seen, ascending, in meters; \
+         narrower bands keep the order by distance more exactly and make larger plans";
     band_step_meters: f64 = STEP_M, "CLARION_BAND_STEP_METERS", "METERS",
-        "Width of all further bands";
+        "Width of all further bands, in meters; at most 4,096 bands may cover half the globe";
     alerts_active_max: usize = ALERTS_ACTIVE_MAX, "CLARION_ALERTS_ACTIVE_MAX", "N",
-        "Alerts active at once; created by one address at most half of them";
+        "Maximum number of active alerts; one client address may have created half of them";
     admissions_max: usize = ADMISSIONS_MAX, "CLARION_ADMISSIONS_MAX", "N",
-        "Alerts and previews in admission at once; of one address at most half of them";
+        "Maximum number of alerts and previews in admission at once, a few MB each; one client \
+         address may have half of them";
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
-        "Bytes the logs in memory may hold; the last 64 MiB of them (of a small limit an eighth) \
-         are kept for removals, mutes and what gateways say of dead tokens";
+        "Memory limit of the logs, in bytes; the last 64 MiB (an eighth of a small limit) are \
+         reserved for removals, mutes and dead tokens";
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
-        "How long a graceful shutdown may take, in milliseconds";
+        "Time limit of a graceful shutdown, in milliseconds, 1 to 600000";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",
-        "Gateways as a TOML array of tables, such as [{name=\"apns\",platform=\"apns\",…}]";
+        "Gateways as a TOML array of tables, such as [{name=\"apns\",platform=\"apns\",…}]; \
+         default: none";
     credentials: Tables<CredentialTable>, "CLARION_CREDENTIALS", "TOML",
-        "Credentials as a TOML array of tables";
+        "Credentials as a TOML array of tables; default: none";
 }
 
 fn after_help() -> String {
     format!(
-        "Every option can be given by flag, by environment or in the file; a flag beats the \
-         environment, the environment beats the file. Keys of the file are the flags' names with \
-         underscores.\n\n{}",
+        "Every option can be given by flag, by environment or in the file. A flag overrides the \
+         environment, and the environment overrides the file. The keys of the file are the names \
+         of the flags with underscores.\n\n{}",
         clarion_runtime::probe::HELP
     )
 }
 
-/// A default as the help text shows it.
+/// Formats a default for the help text.
 fn shown(default: &dyn Display) -> String {
     default.to_string()
 }

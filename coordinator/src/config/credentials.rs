@@ -1,5 +1,5 @@
-//! `[[credentials]]`: keys are read and tried here, so that a coordinator that starts can sign.
-//! What is wrong is said without a byte of what was read.
+//! `[[credentials]]`: reads keys and tries them, so that a coordinator that starts can sign. Errors
+//! never show any content of a key file.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,10 @@ use crate::{
     lane_owner::{ApnsKey, Credential, ServiceAccount, TokenEndpoint},
 };
 
-/// Longest identifier taken from a key file, bytes: it goes into claims and a request line.
+/// Longest identifier of a key file, bytes: identifiers go into claims and a request line.
 const ID_BYTES_MAX: usize = 512;
 
-/// `[[credentials]]` as written.
+/// One table of `[[credentials]]` as written, before any check.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialTable {
@@ -45,7 +45,7 @@ enum Kind {
     Fcm,
 }
 
-/// Checks all credentials.
+/// Checks all credentials, and reads and tries their key files.
 pub(super) fn credentials(
     tables: Vec<CredentialTable>,
     place: &Place<'_>,
@@ -55,7 +55,7 @@ pub(super) fn credentials(
         let credential = credential(table, place)
             .map_err(|(key, problem)| place.error(format!("credentials[{i}].{key}"), problem))?;
         if credentials.iter().any(|c| c.name() == credential.name()) {
-            let problem = format!("{} is the name of another credential", credential.name());
+            let problem = format!("must be unique; got {} twice", credential.name());
             return Err(place.error(format!("credentials[{i}].name"), problem));
         }
         credentials.push(credential);
@@ -63,8 +63,9 @@ pub(super) fn credentials(
     Ok(credentials)
 }
 
-/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two
-/// accounts of one project, or two gateways at one endpoint, would be given it twice.
+/// Checks that no two lanes spend one quota. Google counts the requests of a project, and a lane
+/// gets the whole quota of its gateway: two accounts of one project, or two gateways at one
+/// endpoint, would get the quota twice.
 pub(super) fn share_no_quota(
     credentials: &[Credential],
     gateways: &[Gateway],
@@ -79,8 +80,10 @@ pub(super) fn share_no_quota(
             gateways[..i].iter().filter(|_| gateway.platform == Platform::Fcm).find(same)
         {
             let (endpoint, other) = (&gateway.endpoint, &other.name);
-            let problem =
-                format!("is {endpoint}, as {other}'s is: they would share a project's quota");
+            let problem = format!(
+                "must differ from gateway {other}, with which it would share a quota; \
+                 got {endpoint}"
+            );
             return Err(place.error(format!("gateways[{i}].endpoint"), problem));
         }
     }
@@ -89,7 +92,8 @@ pub(super) fn share_no_quota(
         let Credential::Fcm(account) = credential else { continue };
         if let Some(other) = projects.insert(&account.project_id, &account.name) {
             let problem = format!(
-                "is of project {}, as {other} is: they would share its quota",
+                "must have another project than credential {other}, with which it would share a \
+                 quota; got {}",
                 account.project_id
             );
             return Err(place.error(format!("credentials[{i}].service_account_file"), problem));
@@ -111,7 +115,7 @@ fn credential(table: CredentialTable, place: &Place<'_>) -> Result<Credential, P
         ca_file,
     } = table;
     let foreign = |key, given: bool| match given {
-        true => Err((key, format!("means nothing with kind {word:?}"))),
+        true => Err((key, format!("must not be set with kind {word:?}"))),
         false => Ok(()),
     };
     let missing = |key| (key, format!("is required with kind {word:?}"));
@@ -145,30 +149,30 @@ fn read(path: &Path) -> Result<SecretString, String> {
     fs::read_to_string(path).map(SecretString::from).map_err(|e| format!("cannot be read: {e}"))
 }
 
-/// Apple's key and team ids; they go into a JSON header.
+/// Checks one of Apple's key and team ids, which go into a JSON header.
 fn apple_id(key: &'static str, id: String) -> Result<String, Problem> {
     if id.len() != 10 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return Err((key, format!("must be 10 letters and digits, has {}", id.len())));
+        return Err((key, format!("must be 10 letters and digits; got {} bytes", id.len())));
     }
     Ok(id)
 }
 
-/// As Apple hands keys out: PKCS#8 in PEM, on the curve P-256.
+/// Reads a key as Apple issues it: PKCS#8 in PEM, on the curve P-256.
 fn apns_key(path: &Path) -> Result<SecretString, Problem> {
     let error = |problem: String| ("key_file", format!("{}: {problem}", path.display()));
     let pem = read(path).map_err(error)?;
     let der = PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
-        .map_err(|_| error("holds no `PRIVATE KEY` in PEM (a .p8 file)".to_owned()))?;
+        .map_err(|_| error("must have a `PRIVATE KEY` in PEM (a .p8 file)".to_owned()))?;
     EcdsaKeyPair::from_pkcs8(
         &ECDSA_P256_SHA256_FIXED_SIGNING,
         der.secret_pkcs8_der(),
         &ring::rand::SystemRandom::new(),
     )
-    .map_err(|_| error("is not a PKCS#8 key on the curve P-256".to_owned()))?;
+    .map_err(|_| error("must be a PKCS#8 key on the curve P-256".to_owned()))?;
     Ok(pem)
 }
 
-/// What is used of a key file as Google's console hands it out; the rest of it is for other uses.
+/// Members of Google's key file that Clarion uses.
 #[derive(Deserialize)]
 struct KeyFile {
     r#type: Option<String>,
@@ -179,7 +183,7 @@ struct KeyFile {
     token_uri: Option<String>,
 }
 
-/// Goes from the parser straight into a secret.
+/// Text that the parser puts straight into a secret.
 struct SecretText(SecretString);
 
 impl<'de> Deserialize<'de> for SecretText {
@@ -188,12 +192,13 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
-/// Checks a key file. The parser's own words could show what it stumbled over, so only the place is
-/// said.
+/// Checks a key file. The parser's words could show the file's content, so errors have only the
+/// line and the column.
 fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAccount, String> {
     let file: KeyFile = serde_json::from_str(json).map_err(|e| {
-        let what = if e.is_data() { "is not a service account's key file" } else { "is not JSON" };
-        format!("{what} (line {}, column {})", e.line(), e.column())
+        let what =
+            if e.is_data() { "must be a service account's key file" } else { "must be JSON" };
+        format!("{what}; stopped at line {}, column {}", e.line(), e.column())
     })?;
     match file.r#type.as_deref() {
         Some("service_account") => {}
@@ -202,7 +207,7 @@ fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAc
     let project_id = id("project_id", file.project_id)?;
     let client_email = id("client_email", file.client_email)?;
     if !client_email.contains('@') {
-        return Err("client_email: must be an address".to_owned());
+        return Err("client_email: must be an e-mail address".to_owned());
     }
     let private_key_id =
         file.private_key_id.map(|given| id("private_key_id", Some(given))).transpose()?;
@@ -223,26 +228,29 @@ fn id(key: &str, given: Option<String>) -> Result<String, String> {
     let given =
         given.filter(|given| !given.is_empty()).ok_or_else(|| format!("{key}: is required"))?;
     if given.len() > ID_BYTES_MAX {
-        return Err(format!("{key}: at most {ID_BYTES_MAX} bytes, has {}", given.len()));
+        return Err(format!(
+            "{key}: must be at most {ID_BYTES_MAX} bytes; got {} bytes",
+            given.len()
+        ));
     }
     if !given.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(format!("{key}: may hold visible ASCII characters only"));
+        return Err(format!("{key}: must have only visible ASCII characters"));
     }
     Ok(given)
 }
 
-/// PKCS#8 in PEM. ring signs with 2,048 to 4,096 bits only, and so says here what would fail later.
+/// Checks an RSA key, PKCS#8 in PEM. ring signs only with 2,048 to 4,096 bits, so other keys would
+/// fail later.
 fn check_rsa(pem: &SecretString) -> Result<(), String> {
     let der = PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
-        .map_err(|_| "private_key: holds no `PRIVATE KEY` in PEM")?;
-    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|e| {
-        format!("private_key: is not a usable RSA key of 2,048 to 4,096 bits ({e})")
-    })?;
+        .map_err(|_| "private_key: must have a `PRIVATE KEY` in PEM")?;
+    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
+        .map_err(|e| format!("private_key: must be an RSA key of 2,048 to 4,096 bits; got {e}"))?;
     Ok(())
 }
 
-/// `https://host[:port][/path]`: what is signed for this endpoint is not sent in the clear, nor
-/// with somebody's password.
+/// Parses `https://host[:port][/path]`: signed requests must not be sent in plaintext, nor with a
+/// password in the URI.
 fn token_endpoint(uri: &str, ca_pem: String) -> Result<TokenEndpoint, String> {
     let wrong = || "token_uri: must be https://host/path".to_owned();
     let parsed: http::Uri = uri.parse().map_err(|_| wrong())?;

@@ -1,10 +1,10 @@
-//! The file as it is written: every key optional, unknown ones refused.
+//! Reads the configuration file: every key is optional, unknown keys are refused.
 
 use std::{fs, path::Path};
 
 use super::{ConfigError, args::Args, given::one_line};
 
-/// Reads and decodes a file.
+/// Reads and decodes the configuration file.
 pub(super) fn read(path: &Path) -> Result<Args, ConfigError> {
     let place = path.display().to_string();
     let error = |key: String, problem: String| ConfigError { place: place.clone(), key, problem };
@@ -16,8 +16,8 @@ pub(super) fn read(path: &Path) -> Result<Args, ConfigError> {
     })
 }
 
-/// The key that an error is about, and its words with the line: the parser tells the place only as
-/// bytes.
+/// Key and description of a parser's error. The parser gives the place only as a range of bytes, so
+/// the key and the line are searched in the text.
 fn problem(text: &str, error: &toml::de::Error) -> (String, String) {
     let message = one_line(error.message());
     let Some(span) = error.span() else { return (String::new(), message) };

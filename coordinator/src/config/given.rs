@@ -1,4 +1,4 @@
-//! One option with where it was given, so that a problem names the place that has to be mended.
+//! Options with their source, so that an error names the file, or the environment and flags.
 
 use std::{
     convert::Infallible,
@@ -12,8 +12,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::ConfigError;
 
-/// Where options can come from: the file, if there is one, and the command line with the
-/// environment.
+/// Sources of options: the file, if there is one, and the command line with the environment.
 pub(super) struct Places<'a> {
     pub(super) path: Option<&'a Path>,
 }
@@ -27,7 +26,7 @@ impl Places<'_> {
     }
 }
 
-/// One place, and the directory that its relative paths start from.
+/// One source of options, and the directory that its relative paths start from.
 pub(super) struct Place<'a> {
     pub(super) name: String,
     pub(super) directory: Option<&'a Path>,
@@ -38,7 +37,7 @@ impl Place<'_> {
         ConfigError { place: self.name.clone(), key: key.into(), problem: problem.to_string() }
     }
 
-    /// Relative to the file that named it, else to the working directory.
+    /// Resolves a path relative to the configuration file, else to the working directory.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
         self.directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
     }
@@ -52,7 +51,7 @@ pub(super) struct Given<T> {
 }
 
 impl<T> Given<T> {
-    /// A flag, or its environment variable, beats the file.
+    /// Merges both sources: a flag, or its environment variable, overrides the file.
     pub(super) fn of(key: &'static str, flag: Option<T>, file: Option<T>) -> Self {
         Self { key, in_file: flag.is_none(), value: flag.or(file) }
     }
@@ -71,7 +70,7 @@ impl<T> Given<T> {
 }
 
 impl<T: PartialOrd + Copy + fmt::Display> Given<T> {
-    /// A number within a range.
+    /// Checks that a number is within a range.
     pub(super) fn number(
         self,
         places: &Places<'_>,
@@ -82,13 +81,13 @@ impl<T: PartialOrd + Copy + fmt::Display> Given<T> {
         if range.contains(&value) {
             return Ok(value);
         }
-        let problem = format!("must be {} to {}, is {value}", range.start(), range.end());
+        let problem = format!("must be {} to {}; got {value}", range.start(), range.end());
         Err(self.error(places, problem))
     }
 }
 
 impl<T: DeserializeOwned> Given<Tables<T>> {
-    /// All tables, and the place that they are from.
+    /// Decodes the tables, and names the source that they are from.
     pub(super) fn tables<'a>(
         self,
         places: &'a Places<'_>,
@@ -110,7 +109,7 @@ impl<T: DeserializeOwned> Given<Tables<T>> {
 pub enum Tables<T> {
     /// TOML that is not yet decoded, such as `[{name="a"}]`.
     Text(String),
-    /// As the file has them.
+    /// Tables that the file has, decoded with it.
     Decoded(Vec<T>),
 }
 
@@ -128,7 +127,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Tables<T> {
     }
 }
 
-/// An array of tables given as text: `[{name="a"}, {name="b"}]`.
+/// Decodes an array of tables given as text: `[{name="a"}, {name="b"}]`.
 fn array<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     #[derive(Deserialize)]
     struct Wrapped<T> {
@@ -138,7 +137,7 @@ fn array<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     wrapped.map(|w| w.value).map_err(|e| one_line(e.message()))
 }
 
-/// The words of a parser, which may be of several lines.
+/// Joins the lines of a parser's message into one line.
 pub(super) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! `[[gateways]]`: what a lane is to its nodes, with each platform's own defaults.
+//! `[[gateways]]`: checks gateways, and fills in the defaults of their platform.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::lane::{ConnectionLimits, Gateway, Quota, catalog::GatewayEntry};
 
-/// `[[gateways]]` as written.
+/// One table of `[[gateways]]` as written, before any check.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayTable {
@@ -40,7 +40,7 @@ pub struct GatewayTable {
     ramp_ms: Option<u32>,
 }
 
-/// What a platform's gateways are given where the file says nothing.
+/// Defaults of a platform's gateways.
 struct Defaults {
     connections: ConnectionLimits,
     streams_per_connection: u32,
@@ -49,8 +49,8 @@ struct Defaults {
     backoff_max_ms: u32,
 }
 
-/// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32
-/// connections make 640,000 pushes a second.
+/// Defaults of APNs. It allows some 1,000 streams, and announces a lower limit itself. Answers take
+/// some 50 ms: 32 connections make 640,000 pushes a second.
 const APNS: Defaults = Defaults {
     connections: ConnectionLimits { floor: 2, ceiling: 32 },
     streams_per_connection: 1_000,
@@ -58,9 +58,10 @@ const APNS: Defaults = Defaults {
     backoff_min_ms: 100,
     backoff_max_ms: 30_000,
 };
-/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least
-/// (Firebase, "Best practices when sending FCM messages at scale"). Answers take some 100 ms: 64
-/// connections make 64,000 pushes a second, six times the quota that a project has by default.
+/// Defaults of FCM. It closes a connection with more than 100 streams, and asks for a first pause
+/// of 10 s at least (Firebase, "Best practices when sending FCM messages at scale"). Answers take
+/// some 100 ms: 64 connections make 64,000 pushes a second, six times the quota that a project has
+/// by default.
 const FCM: Defaults = Defaults {
     connections: ConnectionLimits { floor: 2, ceiling: 64 },
     streams_per_connection: 100,
@@ -68,20 +69,22 @@ const FCM: Defaults = Defaults {
     backoff_min_ms: 10_000,
     backoff_max_ms: 60_000,
 };
-/// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could
-/// use.
+/// Maximum number of connections of one lane in the cluster; a node accepts as many (1,024), which
+/// is more than it can use.
 const CONNECTIONS_MAX: u32 = 1_024;
-/// Answers of one kind in a row that decide about a message, credential or lane, if the file says
-/// nothing: a registry in which every second token is dead meets so many in a row once in four
+/// Default number of equal answers in a row after which a node judges a message, credential or
+/// lane.
+///
+/// A registry in which every second token is dead gets 32 such answers in a row once in four
 /// thousand million alerts.
 const EVIDENCE_ANSWERS: u32 = 32;
-/// The range that nodes accept. One answer must never decide; more than a thousand would cost as
-/// many devices their alert.
+/// Range of `evidence_answers` that nodes accept. One answer must never decide; with more than a
+/// thousand, as many devices would miss their alert.
 const EVIDENCE_ANSWERS_RANGE: std::ops::RangeInclusive<u32> = 2..=1_024;
 /// Longest ramp: Google's slowest advice for new traffic is an hour.
 const RAMP_MS_MAX: u32 = 3_600_000;
 
-/// Checks all gateways, for a cluster of so many partitions.
+/// Checks all gateways for a cluster of `partitions` partitions.
 pub(super) fn gateways(
     given: Given<Tables<GatewayTable>>,
     partitions: u16,
@@ -93,7 +96,7 @@ pub(super) fn gateways(
         let (gateway, entry) = gateway(table, partitions, &place)
             .map_err(|(key, what)| place.error(format!("gateways[{i}].{key}"), what))?;
         if gateways.iter().any(|other| other.name == gateway.name) {
-            let problem = format!("{} is the name of another gateway", gateway.name);
+            let problem = format!("must be unique; got {} twice", gateway.name);
             return Err(place.error(format!("gateways[{i}].name"), problem));
         }
         gateways.push(gateway);
@@ -102,9 +105,9 @@ pub(super) fn gateways(
     Ok((gateways, entries))
 }
 
-/// Checks `host:port` and gives both.
+/// Parses `host:port` into host and port.
 pub(super) fn host_port(text: &str) -> Result<(&str, u16), String> {
-    let wrong = || format!("must be host:port, is {text:?}");
+    let wrong = || format!("must be host:port; got {text:?}");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port: u16 = port.parse().map_err(|_| wrong())?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -118,7 +121,7 @@ pub(super) fn host_port(text: &str) -> Result<(&str, u16), String> {
     Ok((host, port))
 }
 
-/// The key at fault and what about it.
+/// Key at fault, and the description of the problem.
 pub(super) type Problem = (&'static str, String);
 
 fn gateway(
@@ -145,11 +148,11 @@ fn gateway(
     let (host, _) = host_port(&table.endpoint).map_err(|problem| ("endpoint", problem))?;
     let server_name = table.server_name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
     rustls_pki_types::ServerName::try_from(server_name.as_str()).map_err(|_| {
-        ("server_name", format!("must be a DNS name or an address, is {server_name:?}"))
+        ("server_name", format!("must be a DNS name or an IP address; got {server_name:?}"))
     })?;
     let number = |key, value: Option<u32>, default, max| {
         let value = value.unwrap_or(default);
-        let problem = || (key, format!("must be 1 to {max}, is {value}"));
+        let problem = || (key, format!("must be 1 to {max}; got {value}"));
         (1..=max).contains(&value).then_some(value).ok_or_else(problem)
     };
     let ms = |key, value, default| {
@@ -158,7 +161,11 @@ fn gateway(
     let backoff_min = ms("backoff_min_ms", table.backoff_min_ms, defaults.backoff_min_ms)?;
     let backoff_max = ms("backoff_max_ms", table.backoff_max_ms, defaults.backoff_max_ms)?;
     if backoff_max < backoff_min {
-        return Err(("backoff_max_ms", "must not be less than backoff_min_ms".to_owned()));
+        let (min, max) = (backoff_min.as_millis(), backoff_max.as_millis());
+        return Err((
+            "backoff_max_ms",
+            format!("must be at least backoff_min_ms, {min}; got {max}"),
+        ));
     }
     let floor = number(
         "connections_min",
@@ -166,19 +173,18 @@ fn gateway(
         defaults.connections.floor,
         CONNECTIONS_MAX,
     )?;
-    // Whoever says only how many there are at least need not know how many there are by default at
-    // most.
+    // With only `connections_min` given, the default of `connections_max` must not be below it.
     let ceiling = defaults.connections.ceiling.max(floor);
     let ceiling = number("connections_max", table.connections_max, ceiling, CONNECTIONS_MAX)?;
     if ceiling < floor {
         return Err((
             "connections_max",
-            format!("must not be less than connections_min {floor}, is {ceiling}"),
+            format!("must be at least connections_min, {floor}; got {ceiling}"),
         ));
     }
     let evidence_answers = table.evidence_answers.unwrap_or(EVIDENCE_ANSWERS);
     if !EVIDENCE_ANSWERS_RANGE.contains(&evidence_answers) {
-        return Err(("evidence_answers", format!("must be 2 to 1024, is {evidence_answers}")));
+        return Err(("evidence_answers", format!("must be 2 to 1024; got {evidence_answers}")));
     }
     let quota = quota(table.quota_per_minute, table.burst, table.ramp_ms, partitions)?;
     let gateway = Gateway {
@@ -215,7 +221,7 @@ fn gateway(
     Ok((gateway, entry))
 }
 
-/// A quota that the nodes can share without exceeding it: see `lane/lease.rs`.
+/// Checks that nodes can divide the quota without exceeding it: see `lane/lease.rs`.
 fn quota(
     per_minute: Option<u32>,
     burst: Option<u32>,
@@ -223,7 +229,7 @@ fn quota(
     partitions: u16,
 ) -> Result<Option<Quota>, Problem> {
     let Some(per_minute) = per_minute else {
-        let nothing = |key| Err((key, "means nothing without quota_per_minute".to_owned()));
+        let nothing = |key| Err((key, "must not be set without quota_per_minute".to_owned()));
         return match (burst, ramp_ms) {
             (Some(_), _) => nothing("burst"),
             (None, Some(_)) => nothing("ramp_ms"),
@@ -233,35 +239,35 @@ fn quota(
     let least = 2 * u32::from(partitions);
     if per_minute < least {
         let problem = format!(
-            "must be at least {least}, two for each of the {partitions} partitions, is {per_minute}"
+            "must be at least {least}, two for each of the {partitions} partitions; got {per_minute}"
         );
         return Err(("quota_per_minute", problem));
     }
-    // Half of the quota at least is for the rate.
+    // The burst may use at most half of the quota; the rest is for the rate.
     let burst_max = per_minute / 2;
     if let Some(burst) = burst.filter(|burst| !(1..=burst_max).contains(burst)) {
         return Err((
             "burst",
-            format!("must be 1 to {burst_max}, half of quota_per_minute, is {burst}"),
+            format!("must be 1 to {burst_max}, half of quota_per_minute; got {burst}"),
         ));
     }
     let ramp_ms = ramp_ms.unwrap_or(0);
     if ramp_ms > RAMP_MS_MAX {
-        return Err(("ramp_ms", format!("must be 0 to {RAMP_MS_MAX}, is {ramp_ms}")));
+        return Err(("ramp_ms", format!("must be 0 to {RAMP_MS_MAX}; got {ramp_ms}")));
     }
     Ok(Some(Quota { per_minute, burst, ramp: Duration::from_millis(ramp_ms.into()) }))
 }
 
-/// A private CA's certificates, in PEM.
+/// Reads the certificates of a private CA, in PEM.
 pub(super) fn ca(path: &std::path::Path) -> Result<String, Problem> {
     let error = |problem: String| ("ca_file", format!("{}: {problem}", path.display()));
     let pem = fs::read_to_string(path).map_err(|e| error(format!("cannot be read: {e}")))?;
     if pem.trim().is_empty() {
-        return Err(error("is empty".to_owned()));
+        return Err(error("must not be empty".to_owned()));
     }
     if pem.len() > CA_PEM_BYTES_MAX {
         return Err(error(format!(
-            "must have at most {CA_PEM_BYTES_MAX} bytes, has {}",
+            "must be at most {CA_PEM_BYTES_MAX} bytes; got {} bytes",
             pem.len()
         )));
     }
@@ -269,12 +275,12 @@ pub(super) fn ca(path: &std::path::Path) -> Result<String, Problem> {
     Ok(pem)
 }
 
-/// Of the same form as an app's id, so that an app can name it.
+/// Checks a name, which has the form of an app's id, so that an app can refer to it.
 pub(super) fn name(name: &str) -> Result<(), Problem> {
     AppName::from_id(name).map(drop).map_err(|e| ("name", e.problem))
 }
 
-/// A word of a few.
+/// Checks that a value is one of the known words.
 pub(super) fn one_of<T: Copy>(
     key: &'static str,
     given: &str,
@@ -284,7 +290,7 @@ pub(super) fn one_of<T: Copy>(
         Some((_, value)) => Ok(*value),
         None => {
             let words: Vec<_> = known.iter().map(|(word, _)| format!("{word:?}")).collect();
-            Err((key, format!("must be {}, is {given:?}", words.join(" or "))))
+            Err((key, format!("must be {}; got {given:?}", words.join(" or "))))
         }
     }
 }

@@ -133,18 +133,18 @@ fn lanes_can_be_given_by_flag() {
 fn a_problem_is_one_line_with_file_key_and_words() {
     let lane = lane("test");
     let cases: &[(&str, &str)] = &[
-        ("partitions = 0", "F: partitions: must be 1 to 4096, is 0"),
-        ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8, is 9"),
+        ("partitions = 0", "F: partitions: must be 1 to 4096; got 0"),
+        ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8; got 9"),
         ("cluster = \"Prod\"", "F: cluster: must begin with a letter a-z; got 'P'"),
         ("cluster = \"\"", "F: cluster: must have 1 to 63 characters; got 0"),
-        ("nodes = []", "F: nodes: must name one node at least"),
-        ("nodes = [\"a:1\", \"b\"]", "F: nodes[1]: must be host:port, is \"b\""),
+        ("nodes = []", "F: nodes: must have at least 1 address; got 0"),
+        ("nodes = [\"a:1\", \"b\"]", "F: nodes[1]: must be host:port; got \"b\""),
         (
             "device_key_file = \"none\"",
-            "F: device_key_file: cannot read D/none: No such file or directory (os error 2)",
+            "F: device_key_file: D/none: cannot be read: No such file or directory (os error 2)",
         ),
-        ("exercise_prefix = \" \"", "F: exercise_prefix: must say something"),
-        ("band_edges_meters = [2, 1]", "F: band_edges_meters: must ascend"),
+        ("exercise_prefix = \" \"", "F: exercise_prefix: must be 1 to 64 bytes and not blank"),
+        ("band_edges_meters = [2, 1]", "F: band_edges_meters: must be greater than 2; got 1"),
         (
             "partitions = \"many\"",
             "F: partitions: invalid type: string \"many\", expected u16 (line 1)",
@@ -152,11 +152,11 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         ("\npartition = 1", "F: partition: unknown field `partition`, expected one of"),
         (
             &lane.replace("sandbox", "moon"),
-            "F: gateways[0].environment: must be \"sandbox\" or \"production\", is \"moon\"",
+            "F: gateways[0].environment: must be \"sandbox\" or \"production\"; got \"moon\"",
         ),
         (
             &lane.replace("127.0.0.1:2197", "127.0.0.1"),
-            "F: gateways[0].endpoint: must be host:port, is \"127.0.0.1\"",
+            "F: gateways[0].endpoint: must be host:port; got \"127.0.0.1\"",
         ),
         (
             &lane.replace("team.p8", "none.p8"),
@@ -164,37 +164,37 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         ),
         (
             &lane.replace("team.p8", "clarion.toml"),
-            "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM",
+            "F: credentials[0].key_file: F: must have a `PRIVATE KEY` in PEM",
         ),
         (
             &lane.replace("KEY1234567", "KEY"),
-            "F: credentials[0].key_id: must be 10 letters and digits, has 3",
+            "F: credentials[0].key_id: must be 10 letters and digits; got 3 bytes",
         ),
         (
             &lane.replace("\n[[cred", "quota_per_minute = 127\n\n[[cred"),
-            "F: gateways[0].quota_per_minute: must be at least 128, two for each of the 64 partitions, is 127",
+            "F: gateways[0].quota_per_minute: must be at least 128, two for each of the 64 partitions; got 127",
         ),
         (
             &lane.replace("\n[[cred", "quota_per_minute = 128\nburst = 65\n\n[[cred"),
-            "F: gateways[0].burst: must be 1 to 64, half of quota_per_minute, is 65",
+            "F: gateways[0].burst: must be 1 to 64, half of quota_per_minute; got 65",
         ),
         (
             &lane.replace("\n[[cred", "ramp_ms = 1\n\n[[cred"),
-            "F: gateways[0].ramp_ms: means nothing without quota_per_minute",
+            "F: gateways[0].ramp_ms: must not be set without quota_per_minute",
         ),
         (
             &lane.replace("\n[[cred", "evidence_answers = 1\n\n[[cred"),
-            "F: gateways[0].evidence_answers: must be 2 to 1024, is 1",
+            "F: gateways[0].evidence_answers: must be 2 to 1024; got 1",
         ),
         (
             &lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"),
-            "F: credentials[0].key_file: means nothing with kind \"fcm\"",
+            "F: credentials[0].key_file: must not be set with kind \"fcm\"",
         ),
         (
             &lane.replace("team_id = \"TEAM123456\"", ""),
             "F: credentials[0].team_id: is required with kind \"apns\"",
         ),
-        (&format!("{lane}{lane}"), "F: gateways[1].name: apns is the name of another gateway"),
+        (&format!("{lane}{lane}"), "F: gateways[1].name: must be unique; got apns twice"),
         (&lane.replace("lane_kind", "lane"), "F: gateways.lane: unknown field `lane`"),
     ];
     for (text, words) in cases {

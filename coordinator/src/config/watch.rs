@@ -1,13 +1,14 @@
-//! Credentials anew while the coordinator runs: a key that was revoked is replaced by writing a
-//! file, not by a restart.
+//! Reload of credentials while the coordinator runs: a revoked key is replaced by a new file,
+//! without a restart.
 //!
-//! The files are read and checked whole every [`EVERY`], a millisecond of work, rather than watched
-//! for events: what Kubernetes mounts is swapped by links, and what is edited by hand is briefly
-//! half written. Of the configuration's own file only `[[credentials]]` counts, as a new key of
-//! Apple's comes with a new `key_id`. What cannot be read or does not fit is said once, and what
-//! there was goes on.
+//! The files are read and checked every [`EVERY`], which takes a millisecond. File events would not
+//! do: Kubernetes swaps mounted files by links, and an editor leaves a file half written for a
+//! moment. Of the configuration file only `[[credentials]]` is reloaded, because a new key of Apple
+//! has a new `key_id`. If the files are unreadable or invalid, the present credentials stay in use.
 
 use std::{path::PathBuf, time::Duration};
+
+use clarion_runtime::repeated::Repeated;
 
 use super::{
     ConfigError,
@@ -20,22 +21,22 @@ use crate::{
     lane_owner::{Credential, ReplaceError},
 };
 
-/// Between two looks. Whoever has just replaced a revoked key waits for so long at most.
+/// Interval between two checks of the files: the longest delay until a new key is used.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Where credentials come from.
+/// Sources of the credentials, to read them again.
 #[derive(Debug, Clone)]
 pub struct CredentialFiles {
-    /// By flag or environment, which beat the file.
+    /// Credentials given by flag or environment, which override the file.
     pub(super) given: Option<Tables<CredentialTable>>,
-    /// The configuration's file.
+    /// Path of the configuration file; `None`: no file.
     pub(super) path: Option<PathBuf>,
-    /// Those that they must agree with.
+    /// Gateways that the credentials are checked against.
     pub(super) gateways: Vec<Gateway>,
 }
 
 impl CredentialFiles {
-    /// Reads and checks all of them.
+    /// Reads and checks all credentials.
     ///
     /// # Errors
     /// The first problem found.
@@ -55,9 +56,10 @@ impl CredentialFiles {
         Ok(credentials)
     }
 
-    /// Hands what the files say to `replace`, again and again; runs until it is dropped.
+    /// Passes the credentials of the files to `replace` every [`EVERY`]; runs until it is dropped.
     pub(crate) async fn watch(self, replace: impl Fn(Vec<Credential>) -> Result<(), ReplaceError>) {
-        let mut said = None;
+        let started = tokio::time::Instant::now();
+        let mut failures = Repeated::default();
         loop {
             tokio::time::sleep(EVERY).await;
             let files = self.clone();
@@ -65,15 +67,20 @@ impl CredentialFiles {
             let problem = match read {
                 Ok(Ok(credentials)) => replace(credentials).err().map(|e| e.to_string()),
                 Ok(Err(error)) => Some(error.to_string()),
-                Err(defect) => Some(format!("reading ended: {defect}")),
+                Err(defect) => Some(format!("reading the files failed: {defect}")),
             };
-            // Once for each new reason: a file that is wrong for an hour is one line.
-            if let Some(problem) =
-                problem.as_ref().filter(|problem| said.as_ref() != Some(*problem))
-            {
-                tracing::error!(problem, "credentials are kept as they were");
+            match problem {
+                None => failures = Repeated::default(),
+                Some(problem) => {
+                    if let Some(times) = failures.note(&problem, started.elapsed()) {
+                        tracing::error!(
+                            problem,
+                            times,
+                            "credentials not reloaded; the present credentials stay in use"
+                        );
+                    }
+                }
             }
-            said = problem;
         }
     }
 }

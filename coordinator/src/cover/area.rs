@@ -1,19 +1,20 @@
-//! How large a region is, on the sphere of H3 and with its radius: for the question whether it is too small to be addressed.
+//! Area of a region on the sphere of H3 with H3's radius, to refuse regions that are too small.
 //!
-//! Two areas are asked. That of the *shape* is exact for a circle, a polygon and cells; of a union it is the sum, which
-//! overlapping members make too large. That of the *cover* is what is addressed in truth; it is some 200 m
-//! wider on every side, but no overlap and no exclusion can deceive it. A region is as large as the smaller of the
-//! two. Exclusions are taken from the cover only: there a cell leaves only if it lies in one whole.
+//! The area is the smaller of two areas. The area of the *shape* is exact for a circle, a polygon
+//! and cells; for a union it is the sum, which is too large where members overlap. The area of the
+//! *cover* is the area that an alert really addresses: some 200 m wider on every side, but correct
+//! for overlaps and exclusions. Only the cover accounts for exclusions: an exclusion removes a cell
+//! only if the cell lies wholly in it.
 
 use std::f64::consts::{PI, TAU};
 
 use clarion_proto::region::{Region, Ring, Shape};
 use h3o::CellIndex;
 
-/// Authalic radius of the earth, as H3 has it, km.
+/// Authalic radius of the earth that H3 uses, km.
 const EARTH_KM: f64 = 6_371.007_180_918_475;
 
-/// The area of a region with that cover, km².
+/// Area of a region, km²; `cover` is the region's cover.
 #[must_use]
 pub fn area_km2(region: &Region, cover: &[CellIndex]) -> f64 {
     shape_km2(&region.shape).min(cells_km2(cover))
@@ -39,8 +40,10 @@ fn shape_km2(shape: &Shape) -> f64 {
     }
 }
 
-/// R² ∮ sin φ dλ over edges that are straight in longitude and latitude: along one, the mean of sin φ is
-/// (cos φ₀ − cos φ₁) / (φ₁ − φ₀), that is sin of the middle × sin h / h with h half the difference.
+/// R² ∮ sin φ dλ over edges that are straight in longitude and latitude.
+///
+/// Along one edge the mean of sin φ is (cos φ₀ − cos φ₁) / (φ₁ − φ₀), that is the sine of the
+/// middle latitude × sin h / h with h half the difference.
 fn ring_km2(ring: &Ring) -> f64 {
     let strip = |(from, to): (
         clarion_proto::region::UnwrappedPoint,
@@ -52,7 +55,8 @@ fn ring_km2(ring: &Ring) -> f64 {
         (to.lng_deg - from.lng_deg).to_radians() * f64::midpoint(south, north).sin() * sinc
     };
     let sum: f64 = ring.edges().map(strip).sum();
-    // A ring of neighbours within 180° that comes back to its beginning is never wider than the sphere.
+    // The neighbours of a closed ring are within 180° of each other, so the ring is never wider
+    // than the sphere.
     (sum.abs() % (2.0 * TAU)) * EARTH_KM * EARTH_KM
 }
 

@@ -1,4 +1,4 @@
-//! Circles: a distance against a radius.
+//! Tests of discs against a circle: compares a distance with a radius.
 
 use super::{
     disc::Disc,
@@ -29,7 +29,7 @@ impl Circle {
         self.origin.exact_m(disc.center) <= self.radius_m + disc.radius_m()
     }
 
-    /// Whether the disc lies in the circle whole.
+    /// Whether the whole disc lies in the circle.
     pub(super) fn contains(&self, disc: &Disc) -> bool {
         let (near, far) = self.origin.bounds_m(disc.center);
         let (small, large) = disc.radius_bounds_m();

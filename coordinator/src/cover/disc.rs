@@ -1,4 +1,4 @@
-//! The circle around a cell: what a region is asked about instead of the cell itself.
+//! The circle around a cell, which regions are tested against instead of the cell itself.
 
 use std::cell::OnceCell;
 
@@ -9,8 +9,10 @@ use super::{
     geodesic::{Point, short_distance_m},
 };
 
-/// Largest distance from a cell's centre to one of its corners, metres, for resolutions 0 to 9: the largest of all cells
-/// (0 to 4) or of some 220,000 spread over all base cells (5 to 9), on WGS-84, and 1 % more.
+/// Largest distance from a cell's centre to one of its corners, metres, for resolutions 0 to 9.
+///
+/// Measured on WGS-84 over all cells (resolutions 0 to 4) or over some 220,000 cells spread over
+/// all base cells (5 to 9), plus 1 %.
 pub(crate) const CIRCUMRADIUS_M_MAX: [f64; 10] = [
     1_402_650.0,
     537_400.0,
@@ -23,11 +25,13 @@ pub(crate) const CIRCUMRADIUS_M_MAX: [f64; 10] = [
     593.5,
     224.4,
 ];
-/// Smallest such distance at resolution 9, measured the same way, and 5 % less.
+/// Smallest such distance at resolution 9, metres, measured the same way, minus 5 %.
 const LEAF_CIRCUMRADIUS_M_MIN: f64 = 134.0;
 
-/// A cell's circle. For a cell that can be descended it holds all its descendants' circles; for a cell of resolution 9 it
-/// is the exact one, found out only when its bounds do not decide.
+/// The circle around a cell.
+///
+/// The circle of a cell of resolution 0 to 8 contains the circles of all descendants. The circle of
+/// a cell of resolution 9 is exact; its radius is computed only when its bounds do not decide.
 #[derive(Debug)]
 pub(crate) struct Disc {
     pub(crate) cell: CellIndex,
@@ -44,7 +48,7 @@ impl Disc {
         self.cell.resolution() == Resolution::Nine
     }
 
-    /// Bounds of the radius, metres.
+    /// Lower and upper bound of the radius, metres.
     pub(crate) fn radius_bounds_m(&self) -> (f64, f64) {
         if self.is_leaf() {
             (LEAF_CIRCUMRADIUS_M_MIN, CIRCUMRADIUS_M_MAX[9])
@@ -54,7 +58,7 @@ impl Disc {
         }
     }
 
-    /// The radius, metres.
+    /// Radius of the circle in metres, exact at resolution 9.
     pub(crate) fn radius_m(&self) -> f64 {
         let resolution = usize::from(u8::from(self.cell.resolution()));
         if !self.is_leaf() {

@@ -1,4 +1,4 @@
-//! Distances on WGS-84: exact where it matters, bounded cheaply where it does not.
+//! Distances on WGS-84: cheap bounds first, exact figures where the bounds do not decide.
 
 use std::f64::consts::PI;
 
@@ -11,14 +11,14 @@ const F: f64 = 1.0 / 298.257_223_563;
 /// First eccentricity squared.
 const E2: f64 = F * (2.0 - F);
 
-/// A point on the way through the cover: degrees, and what the bounds need of it.
+/// A point on WGS-84, in degrees of latitude and longitude.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Point {
     pub(crate) lat_deg: f64,
     pub(crate) lng_deg: f64,
 }
 
-/// The geodesic distance, metres (Karney's algorithm, to some nanometres).
+/// Geodesic distance of two points, metres (Karney's algorithm, exact to some nanometres).
 #[must_use]
 pub fn distance_m(from_lat_deg: f64, from_lng_deg: f64, to_lat_deg: f64, to_lng_deg: f64) -> f64 {
     // Series coefficients of the ellipsoid: made once, some microseconds.
@@ -26,7 +26,7 @@ pub fn distance_m(from_lat_deg: f64, from_lng_deg: f64, to_lat_deg: f64, to_lng_
     WGS84.inverse(from_lat_deg, from_lng_deg, to_lat_deg, to_lng_deg)
 }
 
-/// Distances from one fixed point: a bound first (some 60 ns), the exact figure (a microsecond) only on demand.
+/// A fixed point, from which distances are bounded (some 60 ns) or computed exactly (1 µs).
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) point: Point,
@@ -44,13 +44,15 @@ impl Origin {
 
     /// A lower and an upper bound of the distance, metres.
     ///
-    /// Lambert's formula on reduced latitudes: the great circle with a first-order correction for the flattening. Its
-    /// error is of second order in the flattening, 1.1e-5 of the distance, and grows towards the antipode; bounds of 6e-5
-    /// and 1 m hold up to 10,000 km (property test). Beyond, the sphere's 0.6 % is bound enough.
+    /// Lambert's formula on reduced latitudes: the great circle with a first-order correction for
+    /// the flattening. Its error is of second order in the flattening, 1.1e-5 of the distance, and
+    /// grows towards the antipode; bounds of 6e-5 and 1 m hold up to 10,000 km (property test).
+    /// Beyond 10,000 km the bound is 0.6 %, the error of a sphere.
     pub(crate) fn bounds_m(&self, to: Point) -> (f64, f64) {
         let (sin_beta, cos_beta) = reduced(to.lat_deg);
         let half_lng = (to.lng_deg.to_radians() - self.lng_rad) / 2.0;
-        // haversine: sin² of half the angle; half the difference of β through sines and cosines to stay exact nearby
+        // Haversine: sin² of half the angle; half the difference of β through sines and cosines,
+        // which stays exact for near points.
         let sin_half_lng = half_lng.sin();
         let cos_difference = self.cos_beta * cos_beta + self.sin_beta * sin_beta;
         let sin_difference = sin_beta * self.cos_beta - cos_beta * self.sin_beta;
@@ -68,7 +70,8 @@ impl Origin {
         let correction = if h > 0.0 {
             let sum = self.sin_beta + sin_beta;
             let difference = self.sin_beta - sin_beta;
-            // sin²P cos²Q = sum²/4 and cos²P sin²Q = difference²/4, with P, Q the half sum and half difference of β
+            // sin²P cos²Q = sum²/4 and cos²P sin²Q = difference²/4, with P and Q the half sum and
+            // half difference of β.
             let x = (sigma - sin_sigma) * (sum * sum / 4.0) / (1.0 - h);
             let y = (sigma + sin_sigma) * (difference * difference / 4.0) / h;
             F / 2.0 * (x + y)
@@ -93,7 +96,7 @@ fn reduced(lat_deg: f64) -> (f64, f64) {
     (scaled / norm, cos / norm)
 }
 
-/// Metres of one degree of latitude and of longitude at a latitude: the metric of a small neighbourhood.
+/// Metres of one degree of latitude and of one degree of longitude, at a latitude.
 pub(crate) fn metres_per_degree(lat_deg: f64) -> (f64, f64) {
     let (sin, cos) = lat_deg.to_radians().sin_cos();
     let w2 = 1.0 - E2 * sin * sin;
@@ -101,8 +104,10 @@ pub(crate) fn metres_per_degree(lat_deg: f64) -> (f64, f64) {
     (A * (1.0 - E2) / (w2 * w) * PI / 180.0, A / w * cos * PI / 180.0)
 }
 
-/// The distance of two points some hundreds of metres apart: the metric at their middle latitude, wrong by less than a
-/// millionth there; next to a pole, where longitudes run together, the exact figure.
+/// Distance in metres of two points that are some hundreds of metres apart.
+///
+/// Uses the metric at the points' middle latitude, which is wrong by less than a millionth there;
+/// near a pole, where meridians converge, computes the exact distance.
 pub(crate) fn short_distance_m(a: Point, b: Point) -> f64 {
     if a.lat_deg.abs() > 80.0 {
         return distance_m(a.lat_deg, a.lng_deg, b.lat_deg, b.lng_deg);

@@ -1,12 +1,12 @@
-//! Polygons: edges near a disc, and inside or outside where there are none.
+//! Tests of discs against a polygon: edges near the disc, else inside or outside.
 //!
 //! Edges are straight in longitude and latitude. Near a small disc that is a straight line in the
 //! local metric at the disc's centre, so the distance is plain geometry. A large disc (resolution 0
 //! to 4, up to 1,500 km) has no such metric: there an edge counts as near where the boxes in
 //! longitude and latitude meet, which can only descend too far.
 //!
-//! Edges stand in buckets by latitude, so that a disc looks only at those of its own latitudes: the
-//! outline of a province has ten thousand.
+//! Edges are sorted into buckets by latitude, and a disc is tested only against the edges of its
+//! own latitudes: the outline of a province has ten thousand edges.
 
 use clarion_proto::region;
 
@@ -35,7 +35,7 @@ struct Edge {
 
 /// Strips of latitude: enough that ten thousand edges leave a few dozen in each.
 const BUCKETS: usize = 512;
-/// Entries of all strips, should every edge reach into every strip: 16 MB.
+/// Maximum entries of all strips together, 16 MB: reached if every edge reaches into every strip.
 const ENTRIES_MAX: usize = 4_000_000;
 
 /// Discs up to this radius use the local metric: 10,993 m × 1.08, resolution 5.
@@ -45,7 +45,7 @@ const LOCAL_RADIUS_M_MAX: f64 = 12_000.0;
 /// km is 1.1 % at 80°.
 const LOCAL_METRIC_MARGIN: f64 = 1.03;
 
-/// Beyond this latitude the local metric is not used for anything but resolution 9.
+/// Beyond this latitude only discs of resolution 9 use the local metric, degrees.
 const LOCAL_LAT_DEG_MAX: f64 = 80.0;
 
 impl Polygon {
@@ -96,8 +96,8 @@ impl Polygon {
         strip
     }
 
-    /// Whether a point lies inside: even-odd over rim and holes, in the turn of the earth in which
-    /// the polygon is told.
+    /// Whether a point lies inside: even-odd rule over rim and holes, with the point's longitude
+    /// moved by whole turns into the polygon's range of longitudes.
     fn holds(&self, point: Point, work: &Work) -> bool {
         if point.lat_deg < self.south_deg || point.lat_deg > self.north_deg {
             return false;
@@ -171,7 +171,7 @@ impl Polygon {
     }
 }
 
-/// From the origin to the nearest point of a segment.
+/// Distance from the origin to the nearest point of a segment.
 fn distance_from_zero(a: (f64, f64), b: (f64, f64)) -> f64 {
     let (dx, dy) = (b.0 - a.0, b.1 - a.1);
     let length2 = dx * dx + dy * dy;

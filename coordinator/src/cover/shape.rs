@@ -1,11 +1,11 @@
-//! Regions made ready for many questions: is a disc touched, is it contained?
+//! Regions prepared for many tests: does the region touch a disc, does it contain the disc?
 
 use clarion_proto::region::{Region, Shape};
 use h3o::{CellIndex, Resolution};
 
 use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon, work::Work};
 
-/// A circle costs as much as so many edges.
+/// Cost of testing a disc against a circle, in tests against an edge.
 const CIRCLE_TESTS: u64 = 8;
 
 #[derive(Debug, Clone)]
@@ -36,7 +36,8 @@ impl Prepared {
         Self { shape, exclusions: region.exclusions.iter().map(Self::new).collect() }
     }
 
-    /// Whether some of the disc is in. An exclusion takes away only a disc that lies in it whole.
+    /// Whether some of the disc is in the region. An exclusion removes a disc only if the whole
+    /// disc lies in it.
     pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
         work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
@@ -48,7 +49,7 @@ impl Prepared {
         shape && !self.exclusions.iter().any(|e| e.contains(disc, work))
     }
 
-    /// Whether all of the disc is in, and none of it in an exclusion.
+    /// Whether the whole disc is in the region, and no part of the disc is in an exclusion.
     pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
         work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
@@ -73,9 +74,9 @@ impl Cells {
         let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                // A whole set of siblings is contained though no member is: `contains` asks range
-                // by range, so ranges that follow each other in H3's numbering are one. Overlaps
-                // come of a cell given with its ancestor.
+                // A complete set of siblings contains the parent although no sibling does.
+                // `contains` tests range by range, so ranges that follow each other in H3's
+                // numbering are joined. Ranges overlap where a cell is given with its ancestor.
                 Some(previous) if first <= previous.1 || follows(previous.1, first) => {
                     previous.1 = previous.1.max(last);
                 }
@@ -105,7 +106,7 @@ fn leaves(cell: CellIndex) -> (u64, u64) {
     (end(0), end(cell.children_count(Resolution::Nine) - 1))
 }
 
-/// Whether no cell of resolution 9 lies between two.
+/// Whether no cell of resolution 9 lies between two indexes.
 fn follows(previous: u64, next: u64) -> bool {
     CellIndex::try_from(previous)
         .ok()

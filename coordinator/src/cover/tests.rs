@@ -35,7 +35,7 @@ fn flat(cells: &[CellIndex]) -> BTreeSet<CellIndex> {
     cells.iter().flat_map(|c| c.children(Resolution::Nine)).collect()
 }
 
-/// Every cell of resolution 9 within `reach_m` of a point, by H3's own neighbourhood.
+/// Every cell of resolution 9 within `reach_m` of a point, found through H3's neighbours.
 fn leaves_around(lat: f64, lng: f64, reach_m: f64) -> impl Iterator<Item = CellIndex> {
     let origin = H3LatLng::new(lat, lng).unwrap().to_cell(Resolution::Nine);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -49,7 +49,7 @@ fn holds(cells: &[CellIndex], leaf: CellIndex) -> bool {
     })
 }
 
-/// Sorted by index, not by place: `binary_search` wants it so.
+/// Sorted by index, as `binary_search` requires, not by place.
 fn sorted(mut cells: Vec<CellIndex>) -> Vec<CellIndex> {
     cells.sort_unstable();
     cells
@@ -208,7 +208,7 @@ proptest! {
     }
 }
 
-/// A point in a direction: on the sphere, near enough to make a point of which the distance is then taken exactly.
+/// A point in a direction, computed on the sphere; the caller then computes its exact distance.
 fn direct(lat: f64, lng: f64, azimuth_deg: f64, distance_m: f64) -> (f64, f64) {
     let (d, a) = (distance_m / 6_371_008.8, azimuth_deg.to_radians());
     let (phi, lambda) = (lat.to_radians(), lng.to_radians());
@@ -217,7 +217,7 @@ fn direct(lat: f64, lng: f64, azimuth_deg: f64, distance_m: f64) -> (f64, f64) {
     (sin_phi2.asin().to_degrees(), (lambda2.to_degrees() + 180.0).rem_euclid(360.0) - 180.0)
 }
 
-/// Inside by the winding of the outline around the point: another method than the cover's.
+/// Whether a point is inside, by the winding number of the outline: not the cover's method.
 fn winding(outline: &[(f64, f64)], point: (f64, f64)) -> bool {
     let angle = |p: (f64, f64)| (p.1 - point.1).atan2(p.0 - point.0);
     let total: f64 = (0..outline.len())

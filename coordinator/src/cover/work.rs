@@ -1,4 +1,4 @@
-//! How much a cover has cost so far, so that it ends when its budget is spent.
+//! Counter of the work that a cover has cost, so that the descent stops at its budget.
 
 use std::cell::Cell;
 

@@ -1,49 +1,50 @@
-//! Which lanes the configuration allows: what an app says of its gateway and its credential is held
-//! against it. Whether one of those can make a token is for their owner to say.
+//! Catalogue of the configured gateways and credentials, which apps are checked against.
+//!
+//! Whether a credential can make a token is decided by the lane owner, not here.
 
 use clarion_proto::app::{Environment, LaneKind, Platform};
 
 /// All gateways and credentials of the configuration, without keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
-    /// Gateways, each with a name of its own.
+    /// Configured gateways, with unique names.
     pub gateways: Vec<GatewayEntry>,
-    /// Credentials, each with a name of its own.
+    /// Configured credentials, with unique names.
     pub credentials: Vec<CredentialEntry>,
 }
 
-/// A gateway, as far as apps must agree with it.
+/// Properties of a gateway that its apps must have, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayEntry {
-    /// Name in the configuration.
+    /// Unique name of the gateway in the configuration.
     pub name: String,
-    /// Protocol that it speaks.
+    /// Protocol that the gateway speaks.
     pub platform: Platform,
-    /// Which tokens it takes.
+    /// Environment of the device tokens that the gateway accepts.
     pub environment: Environment,
-    /// Whether real people are behind it.
+    /// Whether the gateway reaches real people (live) or not (test).
     pub lane_kind: LaneKind,
 }
 
-/// A credential, as far as apps must agree with it.
+/// Properties of a credential that its apps must have, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialEntry {
-    /// Name in the configuration.
+    /// Unique name of the credential in the configuration.
     pub name: String,
-    /// Platform that takes it.
+    /// Platform that accepts the credential.
     pub platform: Platform,
-    /// Project that it is of, where the platform has projects.
+    /// Project of the credential; `None`: the platform has no projects.
     pub project: Option<String>,
 }
 
 impl Catalog {
-    /// A gateway by its name.
+    /// Finds a gateway by its name.
     #[must_use]
     pub fn gateway(&self, name: &str) -> Option<&GatewayEntry> {
         self.gateways.iter().find(|gateway| gateway.name == name)
     }
 
-    /// A credential by its name.
+    /// Finds a credential by its name.
     #[must_use]
     pub fn credential(&self, name: &str) -> Option<&CredentialEntry> {
         self.credentials.iter().find(|credential| credential.name == name)

@@ -1,21 +1,22 @@
-//! How leave to send is shared out between nodes. Pure.
+//! Division of rates and quotas between nodes. Pure.
 //!
-//! A node's part is its partitions out of all: devices are spread over partitions by a hash, so
-//! this is also its part of the devices, and nobody has to move shares about while an alert runs.
-//! The parts of all nodes together never exceed the whole: divisions round down.
+//! A node's part is its share of the partitions: a hash spreads the devices over the partitions, so
+//! this is also its share of the devices, and no share has to move while an alert runs. The parts
+//! of all nodes together never exceed the whole, because divisions round down.
 
 use std::time::Duration;
 
 use super::{Quota, ramp::SHARE_MAX};
 
-/// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several
-/// times a second, so it survives some 4 s without an answer; a node that is cut off goes on for 5
-/// s at most.
+/// Time for which a grant or a slice is valid, milliseconds on the node's clock since its request.
+///
+/// A node renews its leases several times a second, so it survives some 4 s without an answer; a
+/// node without a connection sends for 5 s at most.
 pub(crate) const LEASE_MS: u32 = 5_000;
-/// The same, as a time.
+/// [`LEASE_MS`] as a duration.
 pub(crate) const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
 
-/// A node's part of an alert's rate, in thousandths a second; 0 stands for no limit.
+/// A node's part of an alert's rate, in thousandths of a push per second; 0 means no limit.
 ///
 /// A limited alert never yields 0: a node with a partition gets a thousandth at least.
 pub(crate) fn rate_millis(max_rate_per_second: u32, partitions: u16, partition_count: u16) -> u64 {
@@ -28,7 +29,7 @@ pub(crate) fn rate_millis(max_rate_per_second: u32, partitions: u16, partition_c
 /// A node's part of a lane's quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlicePart {
-    /// Both 0: the lane has no quota.
+    /// Rate in thousandths of a request per second; 0 together with `burst` 0: no quota.
     pub(crate) rate_millis_per_second: u64,
     pub(crate) burst: u32,
 }
@@ -37,45 +38,46 @@ impl SlicePart {
     pub(crate) const UNLIMITED: Self = Self { rate_millis_per_second: 0, burst: 0 };
 }
 
-/// For how long requests are counted against a quota, milliseconds. The guarantee is one of
-/// arrivals in any 60 s; what was sent within 62 s may arrive within 60, if the first of it is held
-/// up by 2 s more than the last (a lost packet and its repeat, a core that had to wait). That costs
-/// a thirtieth of the rate.
+/// Window in which requests count against a quota, milliseconds.
+///
+/// The quota limits arrivals in any 60 s. Requests sent within 62 s may arrive within 60 s, if the
+/// first request is delayed by 2 s more than the last (a lost packet and its repeat, a core that
+/// had to wait). The longer window costs a thirtieth of the rate.
 const WINDOW_MS: u64 = 62_000;
 
-/// How a lane and a node stand to a quota when a slice is asked for.
+/// State of a lane and a node at the request for a slice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
-    /// Partitions of the node.
+    /// Number of partitions of the node.
     pub(crate) partitions: u16,
-    /// Partitions of all nodes.
+    /// Number of partitions of all nodes.
     pub(crate) partition_count: u16,
     /// Thousandths of the quota that the lane uses now; see [`crate::lane::ramp`].
     pub(crate) share: u64,
-    /// For how long nobody but this process can have had a slice of the node's part.
+    /// Time since another process can last have had a slice of the node's part.
     pub(crate) alone_for: Duration,
 }
 
-/// Divides a quota, so that all nodes together stay within it in any minute, however it is aligned;
-/// `None`: the node gets no slice now, and so may not send.
+/// A node's slice of a quota, such that all nodes together stay within the quota in any minute;
+/// `None`: the node gets no slice now and must not send.
 ///
-/// A bucket of `burst` filled at `rate` lets through `burst + rate × window` at most in any window.
-/// The sum of that over all nodes is the quota, exactly, because parts round down:
+/// A token bucket of size `burst`, filled at `rate`, admits at most `burst + rate × window`
+/// requests in any window. Parts round down, so the sum over all nodes is at most the quota:
 ///
 /// - The node gives each of its cores an equal part of its slice, and at least one request of
 ///   burst. Its partitions are spread over its cores and a core without one sends nothing, so a
 ///   node's burst is never exceeded if it is at least its partitions. All bursts together are
-///   therefore at least the partitions, and half of the quota at most; that this is possible (quota
-///   ≥ 2 × partitions) is checked with the configuration.
-/// - A process may begin with a full bucket where a former process of the node has just emptied its
-///   own, or still holds a lease that nobody can take back; and a coordinator that starts anew
-///   knows nothing of slices that the last one gave. So a process is first given what its
-///   predecessor's bucket would hold by now, had it been empty when its last lease ended: `rate ×
-///   alone_for`, and nothing while that is less than a request for each partition. With a burst of
-///   one second this is over a second after the lease. (It is assumed that a coordinator has ended
-///   before the next starts.)
-/// - A ramp lowers rate and burst, never raises them; a slice with another rate changes what flows
-///   in, not what the bucket holds.
+///   therefore at least the partitions, and half of the quota at most; the configuration is checked
+///   for this (quota ≥ 2 × partitions).
+/// - A new process of a node starts with a full bucket, although the former process may just have
+///   emptied its bucket, or may still hold a lease that cannot be revoked; and a restarted
+///   coordinator does not know the slices of the former coordinator. So a process first gets the
+///   burst that the former bucket would hold by now, had it been empty at the end of its last
+///   lease: `rate × alone_for`, and no slice while that is less than a request for each partition.
+///   With a burst of one second, this phase ends a second after the lease. (A coordinator must have
+///   ended before the next one starts.)
+/// - A ramp lowers rate and burst, never raises them. A slice with another rate changes the inflow
+///   of the bucket, not its content.
 pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {
     let Claim { partitions, partition_count, share, alone_for } = claim;
     if partitions == 0 {

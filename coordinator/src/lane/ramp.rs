@@ -1,41 +1,40 @@
-//! How much of its quota a lane uses after it was idle. Pure.
+//! Ramp: the share of its quota that a lane uses after it was idle. Pure.
 //!
 //! Google asks senders to raise their traffic over a minute at least ("Best practices when sending
-//! FCM messages at scale"), so that its side can make room. A lane that is at work warms up, one
-//! that is idle cools down, both over the configured time; its share of the quota follows from how
-//! warm it is. So an alert that comes a second after another goes on where that one was, and one
-//! that comes after a quiet night begins small.
+//! FCM messages at scale"), so that Google can add capacity. A busy lane warms up and an idle lane
+//! cools down, both over the configured time; the share of the quota follows from the warmth. So an
+//! alert a second after another alert continues at the same share, and an alert after a quiet night
+//! begins with a small share.
 //!
-//! The default is no ramp: an emergency is not a newsletter, and whoever asks for a ramp delays
-//! phones.
+//! The default is no ramp: an emergency is not a newsletter, and a ramp delays phones.
 
 use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-/// The share of a cold lane, in thousandths.
+/// Share of a cold lane, in thousandths of its quota.
 const SHARE_MIN: u64 = 50;
-/// The share of a warm lane.
+/// Share of a warm lane, in thousandths of its quota: all of it.
 pub(crate) const SHARE_MAX: u64 = 1_000;
 
-/// How warm a lane is. A lane begins idle and cold.
+/// Warmth of a lane, which is initially idle and cold.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ramp {
-    /// How much of the ramp was behind it at `since`.
+    /// Completed part of the ramp at `since`.
     warm: Duration,
     since: Time,
     busy: bool,
 }
 
 impl Ramp {
-    /// The lane has work from now on, or has none. Saying the same again changes nothing.
+    /// Marks the lane as busy or idle from now on; no effect if it is already.
     pub(crate) fn turn(&mut self, busy: bool, length: Duration, now: Time) {
         if self.busy != busy {
             *self = Self { warm: self.warm(length, now), since: now, busy };
         }
     }
 
-    /// Thousandths of the quota that are used now, with a ramp of that length.
+    /// Share of the quota that the lane uses now, in thousandths, with a ramp of `length`.
     pub(crate) fn share(&self, length: Duration, now: Time) -> u64 {
         if length.is_zero() {
             return SHARE_MAX;

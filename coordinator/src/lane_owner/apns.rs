@@ -5,18 +5,18 @@
 //! not to be changed more than once in 20 minutes.
 //!
 //! **A key has one token for each [`SLOT`] of wall time**: `iat` is the slot's beginning, and the
-//! signature is made without chance (`clarion_runtime::jwt`). So a coordinator that starts again,
-//! or a second one beside it, makes the token that is in use already; without that, two restarts
-//! were two changes within 20 minutes, which APNs answers with 429 `TooManyProviderTokenUpdates`.
-//! Slots of 24 minutes keep 4 minutes from Apple's limit. A token is at most 24 minutes old when it
-//! is replaced, which leaves half an hour for clocks that differ and lets nodes go on with the
-//! former token for ten minutes until the new one has been accepted.
+//! signature is deterministic (`clarion_runtime::jwt`). So a restarted coordinator, or a second
+//! coordinator, makes the token that is already in use. Otherwise two restarts would be two changes
+//! within 20 minutes, which APNs answers with 429 `TooManyProviderTokenUpdates`. Slots of 24
+//! minutes keep 4 minutes from Apple's limit. A token is at most 24 minutes old when it is
+//! replaced, which leaves half an hour for clocks that differ, and lets nodes use the former token
+//! for ten minutes until APNs has accepted the new token.
 //!
-//! A token that is called expired before its time is not replaced before its time either: Apple's
-//! rule has no exception, and senders who broke it got 429 for hours
-//! (developer.apple.com/forums/thread/702056). So at most `60 / 24` tokens of a key in an hour,
-//! whatever gateways say; nodes meanwhile try the same one again, as the fault is often the
-//! gateway's and passes (the shard's `lane/trust`).
+//! If APNs calls a token expired within its slot, the token is not replaced before the slot ends:
+//! Apple's rule has no exception, and senders who broke it got 429 for hours
+//! (developer.apple.com/forums/thread/702056). So a key makes at most `60 / 24` tokens in an hour,
+//! whatever gateways answer. Meanwhile nodes retry with the same token, because the fault is often
+//! the gateway's and passes (the shard's `lane/trust`).
 
 use std::time::Duration;
 
@@ -27,17 +27,17 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ApnsKey, token::Rules};
 use crate::lane::ProviderToken;
 
-/// Wall time in which a key has one token; slots begin at whole multiples since 1970.
+/// Wall time for which a key has one token; slots begin at whole multiples since 1970.
 pub(crate) const SLOT: Duration = Duration::from_mins(24);
-/// Within a slot there is no other token to be had.
+/// Rules of APNs tokens: a slot has only one token, so no token is replaced within it.
 pub(crate) const RULES: Rules = Rules { spacing: SLOT };
-/// The next token is made so long after its slot has begun: timers and the wall clock differ by
+/// Delay of the next token after the beginning of its slot: timers and the wall clock differ by
 /// less.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Signing failed: tried again after this. Nothing was issued, so spacing does not apply.
+/// Pause after a failure to sign. No token was issued, so the spacing does not apply.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// A key makes no token. Trying again does not help.
+/// Reason why a key signs no token; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("the key of credential {credential} signs no ES256 token: {reason}")]
 pub(crate) struct MintError {
@@ -45,15 +45,15 @@ pub(crate) struct MintError {
     reason: String,
 }
 
-/// How long until the next slot's token is to be made.
+/// Time until the next slot's token is due.
 #[allow(clippy::cast_possible_truncation)] // a slot has far fewer than 2^64 milliseconds
 pub(crate) fn replace_after(now: UnixMillis) -> Duration {
     let slot = SLOT.as_millis() as u64;
     Duration::from_millis(slot - now.0 % slot) + MARGIN
 }
 
-/// `bearer …`, the token of this slot: the same whenever in it, and by whichever process. About 300
-/// µs.
+/// Makes the token of the present slot, as `bearer …`: the same at any time within the slot and in
+/// any process. Takes about 300 µs.
 pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, MintError> {
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| MintError {
@@ -63,7 +63,7 @@ pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, Mint
     clarion_runtime::jwt::install();
     let key_of_ours =
         EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
-    // No `typ`: Apple names `alg` and `kid` only.
+    // No `typ`: Apple specifies only `alg` and `kid`.
     let header = Header {
         typ: None,
         alg: Algorithm::ES256,
@@ -79,8 +79,7 @@ pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, Mint
     })
 }
 
-/// Apple's names of team and key, hashed: the same in every process, and another with every new
-/// key.
+/// Hash of Apple's names of team and key: the same in every process, different for each key.
 fn signer(key: &ApnsKey) -> u64 {
     xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.team_id, key.key_id).as_bytes())
 }

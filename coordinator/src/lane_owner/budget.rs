@@ -1,26 +1,26 @@
-//! How many connections a lane has in the whole cluster. Pure.
+//! Budget of connections: how many connections a lane has in the whole cluster. Pure.
 //!
-//! A connection carries as many requests at once as the gateway allows streams and its window takes
-//! bodies, and each stays for as long as an answer takes: so a rate needs `rate × latency ÷
-//! min(streams, window ÷ body)` connections, and one more for the one that is just being replaced
-//! ([`needed`]). Opened per core instead, twenty nodes of sixteen cores would hold 320 connections
-//! where ten do, and gateways take many connections of one sender for an attack.
+//! A connection carries as many requests at once as its streams and its window allow, and each
+//! request stays until its answer: so a rate needs `rate × latency ÷ min(streams, window ÷ body)`
+//! connections, and one more for a connection that is just being replaced ([`needed`]). One
+//! connection per core would be 320 connections for twenty nodes of sixteen cores where ten are
+//! enough, and gateways take many connections of one sender for an attack.
 //!
-//! **With a quota** the rate is the one that is granted. **Without one** the rate asked is what
-//! waves could use, which nobody knows: so the budget doubles while connections are the bottleneck
-//! (cores wait, with devices to push to and no stream or window free, for half of the time) and all
-//! that were budgeted stand (what the gateway does not let us open, and what is still being opened,
-//! is no reason to want more). It halves while no more than a quarter of the room is used, and
-//! falls to the floor while the lane is idle. Between a quarter and full is nothing to do: halved,
-//! what was used by a quarter is used by half.
+//! **With a quota**, the rate is the granted rate. **Without a quota**, nobody knows the rate that
+//! waves could use. So the budget doubles while connections are the bottleneck (for half of the
+//! time, cores have devices to push to and no free stream or window) and all budgeted connections
+//! are open: connections that the gateway refuses, or that are still being opened, are no reason to
+//! want more. The budget halves while at most a quarter of the capacity is used, and falls to the
+//! floor while the lane is idle. Between a quarter and full the budget stays: after halving, a
+//! quarter is a half.
 //!
-//! **No flapping**: a budget rises at once and falls to the highest that was wanted within
+//! **No flapping**: a budget rises at once, and falls to the highest budget that was wanted within
 //! [`HOLD`].
 //!
-//! Who holds connections, at most: `max(ceiling, nodes)` of each lane in the cluster, in place of
-//! those that leave as many again for as long as their open requests have (a request's deadline). A
-//! node holds its share of that, which takes, beside the sockets' buffers (256 KiB each in the
-//! kernel), 64 bytes for each stream it may have open: 64 KiB for APNs' 1,000.
+//! Upper bound: `max(ceiling, nodes)` connections of each lane in the cluster, and once more as
+//! many closing connections until their open requests end (the request deadline). A node holds its
+//! share, which takes, besides the sockets' buffers (256 KiB each in the kernel), 64 bytes for each
+//! stream that may be open: 64 KiB for the 1,000 streams of APNs.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,17 +31,17 @@ use clarion_proto::{latency::Latencies, time::Time, wire::shard_v1 as wire};
 
 use crate::{lane::ConnectionLimits, owners::NodeName};
 
-/// What was wanted counts for so long.
+/// Time for which a wanted budget keeps the budget from falling.
 const HOLD: Duration = Duration::from_secs(30);
-/// What a node said counts for so long: it speaks ten times a second while it has work.
+/// Time for which a node's load counts: a busy node reports its load ten times a second.
 const FRESH: Duration = Duration::from_secs(2);
 /// Share of the time, in thousandths, that a core waits for connections when they are the
 /// bottleneck.
 const STARVED_PERMILLE: u32 = 500;
-/// Before anything was measured: an answer takes as long as one of a gateway that is far away.
+/// Latency before the first measurement, microseconds: that of a gateway far away.
 const LATENCY_ASSUMED_US: f64 = 100_000.0;
 
-/// What one connection carries at once.
+/// Limits of the requests that one connection carries at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Carries {
     streams: f64,
@@ -57,7 +57,7 @@ impl Carries {
     }
 }
 
-/// Connections for a rate.
+/// Number of connections that a rate needs, at least 1.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within a u32 by then
 pub(crate) fn needed(per_second: f64, latency_us: f64, at_once: f64) -> u32 {
@@ -65,23 +65,23 @@ pub(crate) fn needed(per_second: f64, latency_us: f64, at_once: f64) -> u32 {
     (out / at_once.max(1.0)).ceil().clamp(0.0, f64::from(u32::MAX - 1)) as u32 + 1
 }
 
-/// One lane's budget.
+/// Budget of connections of one lane.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: ConnectionLimits,
     now: u32,
-    /// What was wanted within [`HOLD`], but for what came before something as high: falls from
-    /// front to back, and so never holds more than the ceiling has values.
+    /// Budgets wanted within [`HOLD`], without those that a later budget reached or exceeded. They
+    /// fall from front to back, so their number is at most the ceiling.
     wanted: VecDeque<(Time, u32)>,
     nodes: BTreeMap<NodeName, (Time, wire::LaneLoad)>,
     latency_us: f64,
     carries: Carries,
-    /// Until then what stands is what a former coordinator wanted.
+    /// Until this time the open connections count as wanted: a former coordinator set them.
     adopts_until: Time,
 }
 
 impl Budget {
-    /// Before anything is known of a lane. `streams`: what its connections may use at most.
+    /// Makes the budget of a new lane; `streams` is the maximum on one connection.
     pub(crate) fn new(limits: ConnectionLimits, streams: u32, now: Time) -> Self {
         let unknown =
             Carries { streams: f64::from(streams), window_bytes: f64::INFINITY, body_bytes: 0.0 };
@@ -96,8 +96,8 @@ impl Budget {
         }
     }
 
-    /// A node says how its connections are used. `granted`: requests a second that the quota allows
-    /// now, if there is one; `nodes`: how many have partitions.
+    /// Records a node's load of its connections. `granted`: requests per second that the quota
+    /// allows now; `None`: no quota. `nodes`: number of nodes with partitions.
     pub(crate) fn hear(
         &mut self,
         node: &NodeName,
@@ -121,12 +121,12 @@ impl Budget {
         self.want(wanted.clamp(floor, ceiling), now);
     }
 
-    /// Connections in the cluster.
+    /// Number of connections that the lane may have in the cluster.
     pub(crate) fn connections(&self) -> u32 {
         self.now
     }
 
-    /// What waves could use.
+    /// Budget that waves could use, without a quota.
     fn asked(&self, floor: u32) -> u32 {
         let mut busy = self.nodes.values().filter(|(_, load)| load.busy).peekable();
         if busy.peek().is_none() {
@@ -134,7 +134,7 @@ impl Budget {
         }
         let now = self.now.max(floor);
         let starved = busy.any(|(_, load)| load.starved_permille >= STARVED_PERMILLE);
-        // One in eight may just be replaced.
+        // One in eight connections may just be being replaced.
         if starved && u64::from(self.standing()) * 8 >= u64::from(now) * 7 {
             return now.saturating_mul(2);
         }
@@ -149,7 +149,7 @@ impl Budget {
         self.nodes.values().map(|(_, load)| load.connections).sum()
     }
 
-    /// What is measured replaces what was measured before; what is not, does not.
+    /// Updates latency and capacity with those figures that the present loads have.
     #[allow(clippy::cast_precision_loss)] // bytes, streams and connections of a cluster
     fn measure(&mut self) {
         let loads = || self.nodes.values().map(|(_, load)| load);
@@ -184,14 +184,15 @@ impl Budget {
     }
 }
 
-/// A node's part of a budget, by its partitions: seat by seat to whom a seat is worth most
-/// (Sainte-Laguë), the first of each in advance. So the parts sum up to the budget exactly, and one
-/// that rises takes no connection away from anybody.
+/// A node's part of a budget, by its partitions (Sainte-Laguë's method of seats).
+///
+/// Each node gets one seat first; each further seat goes to the node with the highest quotient. So
+/// the parts sum up to the budget exactly, and a rising budget takes no connection from any node.
 pub(crate) fn share(budget: u32, nodes: &BTreeMap<NodeName, u16>, node: &NodeName) -> u32 {
     let mut seats: Vec<(&NodeName, u32, u32)> =
         nodes.iter().map(|(name, p)| (name, u32::from(*p), 1)).collect();
     for _ in seats.len()..budget as usize {
-        // Of equals the first by name.
+        // Of equal quotients, the first node by name.
         let next = seats.iter_mut().rev().max_by(|a, b| {
             let (a, b) = ((a.1, a.2), (b.1, b.2));
             (u64::from(a.0) * u64::from(2 * b.1 + 1))

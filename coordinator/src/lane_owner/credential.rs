@@ -1,62 +1,63 @@
-//! What authorises a lane's requests, as configured: a signing key of APNs, or a service account of Google.
+//! Configured credentials, which authorize a lane's requests: APNs signing keys and Google service
+//! accounts.
 
 use clarion_proto::app::Platform;
 use secrecy::{ExposeSecret, SecretString};
 
-/// A credential. Never leaves the coordinator; nodes get what is made of it.
+/// A credential. It never leaves the coordinator; nodes get the tokens made with it.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// Signs provider tokens itself.
+    /// A key with which the coordinator signs provider tokens.
     Apns(ApnsKey),
-    /// Signs a request for an access token, which Google's token endpoint then gives.
+    /// An account with which the coordinator requests access tokens from Google's token endpoint.
     Fcm(ServiceAccount),
 }
 
 /// An APNs signing key.
 #[derive(Debug, Clone)]
 pub struct ApnsKey {
-    /// Unique.
+    /// Unique name of the credential in the configuration.
     pub name: String,
-    /// 10 characters.
+    /// Apple's id of the key, 10 letters and digits.
     pub key_id: String,
-    /// 10 characters.
+    /// Apple's id of the team that has the key, 10 letters and digits.
     pub team_id: String,
-    /// PKCS#8, PEM.
+    /// Private key on the curve P-256: PKCS#8 in PEM.
     pub key_pem: SecretString,
 }
 
-/// A Google service account, as its key file tells.
+/// A Google service account, with the fields of its key file.
 #[derive(Debug, Clone)]
 pub struct ServiceAccount {
-    /// Unique.
+    /// Unique name of the credential in the configuration.
     pub name: String,
     /// The project that the account was made in.
     pub project_id: String,
-    /// Who asks: `iss`.
+    /// Address of the account, sent as claim `iss`.
     pub client_email: String,
-    /// `kid`; empty: the file names none.
+    /// Id of the private key, sent as header `kid`; empty: the key file has none.
     pub private_key_id: String,
-    /// RSA, PKCS#8, PEM.
+    /// Private RSA key: PKCS#8 in PEM.
     pub private_key_pem: SecretString,
-    /// Whom it asks.
+    /// Endpoint that issues the account's access tokens.
     pub token_endpoint: TokenEndpoint,
 }
 
-/// An OAuth token endpoint: an https URI, taken apart and checked.
+/// An OAuth token endpoint: an https URI, parsed and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenEndpoint {
-    /// As in the key file; also `aud`.
+    /// URI of the key file, also sent as claim `aud`.
     pub uri: String,
-    /// For the connection and the certificate; an IPv6 address without brackets.
+    /// Host to connect to, which the certificate must name; an IPv6 address without brackets.
     pub host: String,
-    /// 443 unless the URI names another.
+    /// Port of the URI; default: 443.
     pub port: u16,
-    /// PEM; empty: the public roots.
+    /// CA certificates, PEM; empty: the public root CAs.
     pub ca_pem: String,
 }
 
 impl Credential {
-    /// Unique among all credentials.
+    /// Unique name of the credential in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -65,7 +66,7 @@ impl Credential {
         }
     }
 
-    /// Whether it makes tokens as the other does.
+    /// Whether both credentials make tokens in the same way.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Apns(a), Self::Apns(b)) => {
@@ -87,7 +88,7 @@ impl Credential {
         }
     }
 
-    /// Gateways of this platform take it.
+    /// Platform whose gateways accept the credential.
     #[must_use]
     pub fn platform(&self) -> Platform {
         match self {
@@ -96,8 +97,10 @@ impl Credential {
         }
     }
 
-    /// FCM: whose messages it authorises here. Google would let an account send for other projects too; then a refusal of
-    /// one project (no permission, quota) would stand for all apps of the lane, and two lanes could spend one quota.
+    /// FCM: the project whose messages the credential authorizes.
+    ///
+    /// Google would let an account send for other projects, too. Then the refusal of one project
+    /// (no permission, quota) would stop all apps of the lane, and two lanes could spend one quota.
     #[must_use]
     pub fn project(&self) -> Option<&str> {
         match self {
@@ -107,7 +110,8 @@ impl Credential {
     }
 }
 
-/// Both are from files of this coordinator's own: how long the comparison takes tells nobody anything.
+/// Whether two secrets are equal. Both are from the coordinator's own files, so the time that the
+/// comparison takes reveals nothing to others.
 fn same(a: &SecretString, b: &SecretString) -> bool {
     a.expose_secret() == b.expose_secret()
 }

@@ -1,12 +1,12 @@
-//! Dead tokens back into the registry, unless it is not the tokens that are dead.
+//! Pruning: removes devices from the registry whose tokens gateways call dead.
 //!
-//! A gateway that is given the wrong credential, topic or environment calls *every* token bad.
-//! Believing it would empty the registry in a minute. So a token that is called bad is removed only
-//! with evidence ([`evidence`]); one that the gateway calls unregistered is removed at once.
+//! A gateway that gets the wrong credential, topic or environment calls *every* token bad, and
+//! would empty the registry in a minute. So a token that is called bad is pruned only with evidence
+//! ([`evidence`]); a token that the gateway calls unregistered is pruned at once.
 //!
-//! Alert tasks judge their reports themselves, under one lock: an alarm is there before the
-//! progress that tells of the same report. What is to be pruned goes to one task ([`run`]), which
-//! appends it to the logs.
+//! Each alert task evaluates its own reports, under one lock, so that an alarm starts before the
+//! progress of the same report is published. One task ([`run`]) appends the pruned tokens to the
+//! logs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,10 +34,10 @@ use evidence::{Alarm, BadToken, Evidence};
 
 pub(crate) mod evidence;
 
-/// Reports with tokens to be pruned that wait for the log.
+/// Maximum number of reports whose dead tokens wait for the log.
 const REPORTS: usize = 256;
-/// Tries to append before the tokens are given up; the gateway calls them dead again at the next
-/// alert.
+/// Number of tries to append before the tokens are dropped; the gateway calls them dead again at
+/// the next alert.
 const TRIES: u32 = 5;
 /// Longest pause between tries.
 const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
@@ -47,12 +47,14 @@ const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 pub(crate) struct Pruning {
     evidence: Mutex<Evidence>,
     dead: mpsc::Sender<Vec<Dead>>,
-    /// There is another deadline.
+    /// Wakes [`Pruning::keep_time`], because the deadline may have changed.
     waits: Notify,
-    /// Counts the changes of alarms.
+    /// Number of changes of alarms so far.
     alarms: watch::Sender<u64>,
-    /// Reports whose tokens found no room.
+    /// Limits the log lines of reports whose tokens were dropped.
     left_out: Mutex<Repeated>,
+    /// Limits the log lines of tokens without a valid device id.
+    malformed: Mutex<Repeated>,
 }
 
 /// A token to be pruned.
@@ -60,11 +62,11 @@ pub(crate) struct Pruning {
 pub(crate) struct Dead {
     device: DeviceId,
     token_hash: u64,
-    /// Since when, by the gateway.
+    /// Time since when the token is dead, as the gateway says it.
     gateway_time: Option<UnixMillis>,
 }
 
-/// The other end of [`Pruning`]: for [`run`].
+/// Receiver of the tokens that [`Pruning`] prunes, for [`run`].
 pub(crate) type Pruned = mpsc::Receiver<Vec<Dead>>;
 
 impl Pruning {
@@ -78,17 +80,17 @@ impl Pruning {
                 waits: Notify::new(),
                 alarms: watch::Sender::new(0),
                 left_out: Mutex::default(),
+                malformed: Mutex::default(),
             },
             pruned,
         )
     }
 
-    /// Takes what one report said: new answers, and tokens called dead. A token may be named in a
-    /// later report than it is counted in, or again in the first one of a session.
+    /// Takes the new answers and the dead tokens of one report. A token may be named in a later
+    /// report than it is counted in, or again in the first report of a session.
     ///
-    /// Never waits: the alert that heard the report has other things to do, a cancel among them.
-    /// Tokens for which the log has no room are left out; their gateway calls them dead again at
-    /// the next alert.
+    /// Never waits, because the alert's task has other work, such as a cancel. Tokens that find no
+    /// room in the queue are dropped; their gateway calls them dead again at the next alert.
     pub(crate) fn hear(
         &self,
         answers: &BTreeMap<AppLane, Answers>,
@@ -98,7 +100,18 @@ impl Pruning {
         let (mut dead, mut bad) = (Vec::new(), Vec::new());
         let heard = clock.wall();
         for token in tokens {
-            let Some(known) = Dead::read(token) else { continue };
+            let Some(known) = Dead::read(token) else {
+                let now = clock.now().since(Time(0));
+                if let Some(times) = self.malformed.lock().note("", now) {
+                    let bytes = token.device.len();
+                    tracing::warn!(
+                        bytes,
+                        times,
+                        "dead token ignored: its device id is not 16 bytes"
+                    );
+                }
+                continue;
+            };
             match (token.needs_evidence, AppName::from_name(&token.app).ok()) {
                 (false, _) => dead.push(known),
                 (true, Some(app)) => {
@@ -106,7 +119,7 @@ impl Pruning {
                         BadToken { device: known.device, token_hash: known.token_hash, heard };
                     bad.push(((app, LaneId(token.lane)), called));
                 }
-                // Nobody can tell of which app others are accepted: the device is kept.
+                // The app is unknown, so there is no evidence: the device is kept.
                 (true, None) => {}
             }
         }
@@ -121,7 +134,7 @@ impl Pruning {
         if dead.is_empty() {
             return;
         }
-        // Closed: the coordinator ends.
+        // A closed channel means that the coordinator ends.
         if let Err(TrySendError::Full(dead)) = self.dead.try_send(dead)
             && let Some(reports) = self.left_out.lock().note("", now.since(Time(0)))
         {
@@ -129,17 +142,17 @@ impl Pruning {
             tracing::warn!(
                 reports,
                 tokens,
-                "dead tokens left out: the log is behind; gateways name them again"
+                "dead tokens dropped: the queue to the log is full; retrying at the next alert"
             );
         }
     }
 
-    /// Alarms that may be told, by app.
+    /// Alarms that may be published, by app.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
         self.evidence.lock().alarms().collect()
     }
 
-    /// Marked as changed whenever [`Self::alarms`] are others.
+    /// Receiver that is marked as changed whenever [`Self::alarms`] changes.
     pub(crate) fn alarm_changes(&self) -> watch::Receiver<u64> {
         self.alarms.subscribe()
     }
@@ -158,7 +171,7 @@ impl Pruning {
         believed.into_iter().map(Dead::from).collect()
     }
 
-    /// Lets time pass for those that wait; runs until it is dropped.
+    /// Prunes waiting tokens when their time is over; runs until it is dropped.
     async fn keep_time(&self, clock: Clock) {
         loop {
             let deadline = self.evidence.lock().deadline();
@@ -175,13 +188,7 @@ impl Pruning {
 
 impl Dead {
     fn read(token: &wire::DeadToken) -> Option<Self> {
-        let Ok(device) = token.device.as_slice().try_into() else {
-            tracing::warn!(
-                bytes = token.device.len(),
-                "dead token ignored: its device id is not 16 bytes"
-            );
-            return None;
-        };
+        let device = token.device.as_slice().try_into().ok()?;
         let gateway_time =
             (token.gateway_time_ms != 0).then_some(UnixMillis(token.gateway_time_ms));
         Some(Self { device: DeviceId(device), token_hash: token.token_hash, gateway_time })
@@ -200,7 +207,7 @@ impl From<BadToken> for Dead {
     }
 }
 
-/// Appends what is pruned until all senders are gone.
+/// Appends pruned tokens to the logs until all senders are gone.
 pub(crate) async fn run(
     pruning: Arc<Pruning>,
     mut pruned: Pruned,
@@ -226,7 +233,7 @@ pub(crate) async fn run(
                         tokens,
                         %error,
                         times,
-                        "dead tokens not recorded; gateways name them again"
+                        "dead tokens not appended to the log; retrying at the next alert"
                     );
                 }
             }
@@ -238,7 +245,7 @@ pub(crate) async fn run(
     }
 }
 
-/// One log at a time: a log that refuses a device must not hold back those of others.
+/// Appends to one log: a log that refuses a record must not delay the records of other logs.
 async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) -> Result<(), StoreError> {
     let batch = || vec![(id, RecordBatch::from_records(records))];
     let mut pause = std::time::Duration::from_millis(100);

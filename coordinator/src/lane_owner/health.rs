@@ -1,4 +1,4 @@
-//! How the lane ends are: what nodes said last, logged once for each change.
+//! Health of lane ends, as nodes reported it last; each change is logged.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -16,24 +16,24 @@ use crate::{
     snapshot::{LaneTrouble, Trouble, truncated},
 };
 
-/// One end of a lane, as its node said last.
+/// State of one end of a lane, as its node reported it last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneStatus {
-    /// `gateway/credential`.
+    /// Name of the lane as `gateway/credential`.
     pub lane: String,
-    /// Whose end.
+    /// Node that has this end of the lane.
     pub node: NodeName,
-    /// How it is.
+    /// Health of the end, as the node reported it.
     pub health: LaneHealth,
-    /// The gateway's words.
+    /// Reason in the gateway's words; at most 256 bytes.
     pub detail: String,
-    /// When the trouble began, if there is one.
+    /// When the trouble began; `None`: no trouble.
     pub since: Option<UnixMillis>,
-    /// When the node tries whether it is over, if that is known.
+    /// When the node tries again to send; `None`: not known.
     pub next_probe: Option<UnixMillis>,
 }
 
-/// All lane ends: lanes times nodes, both bounded where they come in.
+/// Health of all lane ends: lanes × nodes, both limited where they are created.
 #[derive(Debug, Default)]
 pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneEnd>);
 
@@ -41,12 +41,12 @@ pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneEnd>);
 struct LaneEnd {
     status: LaneStatus,
     troubles: Repeated,
-    /// The last trouble has its log line; so is its end to have one.
+    /// Whether the last trouble was logged, so that its end has to be logged, too.
     logged: bool,
 }
 
 impl HealthBook {
-    /// True if it is news for those who watch.
+    /// Records a node's report; true if watchers have to be notified.
     pub(super) fn changed(
         &mut self,
         node: &NodeName,
@@ -77,7 +77,7 @@ impl HealthBook {
                 let status = &mut end.status;
                 let same = (former.health, &former.detail) == (status.health, &status.detail);
                 if same && former.since.is_some() {
-                    // Told again: it began when it began, whatever the way of the message took.
+                    // A repeated report: transit times must not move the beginning.
                     status.since = former.since.min(status.since);
                 }
                 if !same {
@@ -88,7 +88,7 @@ impl HealthBook {
         }
     }
 
-    /// A node has no session: nobody knows how its ends are. True if that is news.
+    /// Marks the ends of a node without a session as unknown; true if watchers have to be notified.
     pub(super) fn gone(&mut self, node: &NodeName) -> bool {
         let mut news = false;
         for ((_, of), end) in &mut self.0 {
@@ -102,8 +102,8 @@ impl HealthBook {
         news
     }
 
-    /// A new token has come to these lanes: what was said of the former ones is no word on it, so
-    /// that a refusal of this one is news.
+    /// Clears credential troubles of lanes that got a new token: a refusal of the former token says
+    /// nothing about the new token, and a refusal of the new token has to be reported.
     pub(super) fn forgive(&mut self, lanes: &[LaneId]) {
         for ((lane, _), end) in &mut self.0 {
             if end.status.health == LaneHealth::Credential && lanes.contains(lane) {
@@ -113,7 +113,7 @@ impl HealthBook {
         }
     }
 
-    /// What keeps ends of these lanes from sending, by reason.
+    /// Troubles that keep ends of these lanes from sending, by kind.
     pub(super) fn troubles<'a>(
         &self,
         lanes: impl Iterator<Item = &'a LaneSpec>,
@@ -150,8 +150,7 @@ impl HealthBook {
 }
 
 impl LaneEnd {
-    /// One line for a trouble, and one for its end: the first, each change of reason, and then one
-    /// a minute.
+    /// Logs a trouble (first occurrence, each change of reason, then once a minute) and its end.
     fn log(&mut self, former: Option<LaneHealth>, now: Time) {
         let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
         if *health == LaneHealth::Ready {
@@ -172,7 +171,7 @@ impl LaneEnd {
         self.logged = true;
         let (since, next_probe) = (since.map(|at| at.0), next_probe.map(|at| at.0));
         match health {
-            // Somebody has to look at these: they do not pass by themselves.
+            // These need an operator: they do not pass by themselves.
             LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
                 tracing::error!(
                     lane,
@@ -201,8 +200,8 @@ impl LaneEnd {
     }
 }
 
-/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not
-/// the lane's.
+/// Trouble that keeps a lane end of this health from sending. A refused message is its alert's
+/// trouble, not the lane's.
 fn trouble(health: LaneHealth) -> Option<Trouble> {
     match health {
         LaneHealth::Unspecified | LaneHealth::Ready | LaneHealth::Campaign => None,

@@ -6,12 +6,12 @@
 //! hour later) is posted as a form and answered by `{access_token, expires_in, token_type}`, or by
 //! 400 and `{error, error_description}`.
 //!
-//! That is one request an hour, so there is no client to keep: a connection is made for it and
-//! closed after it. There is one deadline for all of it, the answer is bounded, redirects are not
-//! followed. Nothing else waits for it: see [`super::LaneOwner::keep_fresh`].
+//! The exchange is one request an hour, so it opens a connection and closes it afterwards. One
+//! deadline covers the whole exchange, the answer's size is limited, and redirects are not
+//! followed. Nothing else waits for the exchange: see [`super::LaneOwner::keep_fresh`].
 //!
-//! What is said of a failure goes to the log, and the endpoint's words are foreign: they are cut,
-//! and long words in them are left out, because an endpoint may repeat what it was sent.
+//! The log gets the endpoint's words about a failure. They are untrusted: they are cut, and long
+//! words are omitted, because an endpoint may repeat the secret that it was sent.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,17 +30,17 @@ use tokio_rustls::TlsConnector;
 use super::{ServiceAccount, TokenEndpoint, token::Rules};
 use crate::lane::ProviderToken;
 
-/// What the token is for: sending, nothing else of the project.
+/// OAuth scope of the token: sending messages only.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
-/// Never two tokens of one account within a minute because gateways refuse them.
+/// Rules of FCM tokens: refusals replace a token at most once a minute.
 pub(crate) const RULES: Rules = Rules { spacing: Duration::from_secs(60) };
-/// Longest life of a request and of a token, seconds; Google's limit for `exp`.
+/// Longest lifetime of a request and of a token, seconds; Google's limit for `exp`.
 const LIFE_SECONDS_MAX: u64 = 3_600;
-/// Name, TCP, TLS, request and answer together.
+/// Deadline of an exchange: name resolution, TCP, TLS, request and answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
-/// For one address: three of them leave a second for the exchange.
+/// Deadline of TCP for one address: three addresses leave a second for the exchange.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// Addresses tried: both families, and one more.
+/// Maximum number of addresses tried: both families, and one more.
 const ADDRESSES_MAX: usize = 3;
 /// Longest answer, bytes. Google's has some 1,100.
 const ANSWER_BYTES_MAX: usize = 64 * 1_024;
@@ -54,54 +54,54 @@ const WORD_MAX: usize = 40;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A token and how long it may be used.
+/// An access token and its lifetime.
 #[derive(Debug)]
 pub(crate) struct AccessToken {
     pub(crate) token: ProviderToken,
-    /// From the answer on.
+    /// Lifetime of the token, from the answer on.
     pub(crate) life: Duration,
 }
 
-/// No token.
+/// Reason why an exchange yields no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExchangeError {
-    /// Ours: the configuration.
-    #[error("the account's key signs nothing: {0}")]
+    /// The key is unusable: the operator's fault.
+    #[error("the account's private key cannot sign: {0}")]
     Sign(String),
-    /// Ours: the configuration.
+    /// `token_uri` or `ca_file` is unusable: the operator's fault.
     #[error("{0}")]
     Trust(String),
-    /// Nobody's, or the network's. Trying again helps.
+    /// No connection; a retry helps.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
-    /// The endpoint's. Trying again helps.
-    #[error("the conversation broke: {0}")]
+    /// The connection broke during the exchange; a retry helps.
+    #[error("the connection broke: {0}")]
     Http(#[from] hyper::Error),
-    /// The endpoint's. Trying again helps.
+    /// The endpoint did not answer within [`DEADLINE`]; a retry helps.
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Deadline,
-    /// Ours: a person has to look at it.
+    /// The endpoint refuses the account's signature: an operator has to act.
     #[error(
-        "HTTP {status}, invalid_grant: the key was revoked or is not this account's, or this machine's clock is wrong \
-         ({words})"
+        "HTTP {status}, invalid_grant: the key was revoked or is not this account's, or this \
+         machine's clock is wrong ({words})"
     )]
     InvalidGrant { status: u16, words: String },
-    /// Ours, mostly; a redirect is not followed.
+    /// The endpoint refuses the request, mostly by the operator's fault; also a redirect.
     #[error("HTTP {status}: {words}")]
     Refused { status: u16, words: String },
-    /// The endpoint's. Trying again helps.
+    /// The endpoint is overloaded or failing; a retry helps.
     #[error("HTTP {status}: {words}")]
     Unavailable { status: u16, words: String },
-    /// The endpoint's.
-    #[error("an answer of more than {ANSWER_BYTES_MAX} bytes")]
+    /// The endpoint's answer exceeds [`ANSWER_BYTES_MAX`].
+    #[error("the answer must be at most {ANSWER_BYTES_MAX} bytes; got more")]
     TooLong,
-    /// The endpoint's.
+    /// The endpoint's answer has no usable token.
     #[error("HTTP 200 without a usable token: {0}")]
     Unusable(&'static str),
 }
 
 impl ExchangeError {
-    /// Goes away by itself; else a person has to do something.
+    /// Whether the failure may pass by itself; otherwise an operator has to act.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Http(_) | Self::Deadline | Self::Unavailable { .. } => true,
@@ -114,23 +114,23 @@ impl ExchangeError {
         }
     }
 
-    /// How long to wait before the next try, after so many failures before this one.
+    /// Pause before the next try, after `failures` earlier failures in a row.
     pub(crate) fn pause(&self, failures: u32, random: &mut impl Rng) -> Duration {
         let doubled = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
-        // What does not go away is tried once a minute: the clock may be set right, the file be put
-        // in order.
+        // A failure that does not pass by itself is retried once a minute: somebody may set the
+        // clock or repair the file.
         let pause = if self.is_passing() { doubled } else { PAUSE_MAX };
         random.random_range(pause / 2..=pause)
     }
 }
 
-/// When a token of that life is replaced: five minutes before its end, of a short one after three
-/// quarters.
+/// Age at which a token is replaced: five minutes before its end, or after three quarters of a
+/// short lifetime.
 pub(crate) fn replace_after(life: Duration) -> Duration {
     life - (life / 4).min(Duration::from_secs(300))
 }
 
-/// One try.
+/// Requests an access token once, without a retry.
 pub(crate) async fn exchange(
     account: &ServiceAccount,
     now: UnixMillis,
@@ -154,7 +154,7 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// The signed request. About 1 ms.
+/// Signs the request for a token; takes about 1 ms.
 fn assertion(account: &ServiceAccount, now: UnixMillis) -> Result<SecretString, ExchangeError> {
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| ExchangeError::Sign(e.to_string());
@@ -189,8 +189,8 @@ async fn post(
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| trust(&e))?;
 
-    // The grant type is a URN, its colons escaped; an assertion is of letters that a form takes as
-    // they are.
+    // The grant type is a URN with escaped colons; an assertion has only characters that a form
+    // needs not escape.
     const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
     let form = format!("grant_type={GRANT_TYPE}&assertion={}", assertion.expose_secret());
     let uri: http::Uri = endpoint.uri.parse().map_err(|e: http::uri::InvalidUri| trust(&e))?;
@@ -223,13 +223,12 @@ async fn post(
     tokio::select! {
         biased;
         answered = &mut exchange => answered,
-        // The endpoint closed after its answer, which waits inside; or the exchange says what
-        // broke.
+        // The endpoint closed the connection: the exchange has the answer, or reports the failure.
         _ = &mut connection => exchange.await,
     }
 }
 
-/// What the endpoint says; other members are Google's to add.
+/// Answer of the endpoint; Google may add further members.
 #[derive(serde::Deserialize)]
 struct Answer {
     access_token: Option<String>,
@@ -240,7 +239,7 @@ struct Answer {
 }
 
 fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
-    // The parser's own words may show what it read: they are not passed on.
+    // The parser's words may show the text that it read, so they are not passed on.
     let parsed = serde_json::from_slice::<Answer>(body);
     if status != 200 {
         let (error, description) =
@@ -279,7 +278,7 @@ fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
     Ok(AccessToken { token: ProviderToken { authorization, signer: 0 }, life })
 }
 
-/// Foreign words, fit for a log line.
+/// Cuts an endpoint's words to fit a log line.
 fn words(said: &str) -> String {
     let mut words = String::new();
     for word in said.split_whitespace() {
@@ -298,8 +297,8 @@ fn words(said: &str) -> String {
     words
 }
 
-/// The first address that takes a connection, each in its own time: one family of addresses may be
-/// dropped on the way, and the system's own patience is longer than the whole exchange may take.
+/// Connects to the first address that accepts, with a deadline for each address: the network may
+/// drop one family of addresses, and the system's own timeout is longer than [`DEADLINE`].
 async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     let addresses: Vec<_> =
@@ -314,7 +313,7 @@ async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The families by turns, the resolver's first choice first.
+/// Addresses of both families alternately, beginning with the resolver's first choice.
 fn in_turn(addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut a, mut b): (Vec<_>, Vec<_>) =

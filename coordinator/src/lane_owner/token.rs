@@ -1,5 +1,5 @@
-//! When a credential's token is to be replaced. Pure; what tokens are and how they are made stands in [`super::apns`] and
-//! [`super::oauth`].
+//! Schedule of token replacement: when a credential's token is due. Pure; [`super::apns`] and
+//! [`super::oauth`] make the tokens.
 
 use std::time::Duration;
 
@@ -8,39 +8,39 @@ use clarion_proto::time::Time;
 /// The rules of a kind of token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// A token that a gateway refused is replaced, but not within this of its making.
+    /// Shortest age at which a token that a gateway refused is replaced.
     pub(crate) spacing: Duration,
 }
 
-/// When one credential's token is to be replaced.
+/// Schedule of one credential's token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refresh {
     rules: Rules,
-    /// The present token's time is over then; `None`: there is none yet.
+    /// When the present token is replaced; `None`: no token yet.
     replace_at: Option<Time>,
-    /// A gateway refused the token.
+    /// Whether a gateway refused the present token.
     refused: bool,
-    /// Nothing is done before.
+    /// Earliest time of the next try.
     not_before: Time,
-    /// In a row.
+    /// Number of failures in a row.
     failures: u32,
-    /// Somebody is making one.
+    /// Whether a token is being made.
     under_way: bool,
 }
 
 impl Refresh {
-    /// No token yet: due at once.
+    /// Schedule without a token: due at once.
     pub(crate) fn new(rules: Rules) -> Self {
         let (replace_at, not_before) = (None, Time(0));
         Self { rules, replace_at, refused: false, not_before, failures: 0, under_way: false }
     }
 
-    /// One is being made: nothing is due until it is [`Refresh::minted`] or has [`Refresh::failed`].
+    /// Marks a token as being made: none is due until [`Refresh::minted`] or [`Refresh::failed`].
     pub(crate) fn begin(&mut self) {
         self.under_way = true;
     }
 
-    /// A new token was issued, to be replaced after so long.
+    /// Records a new token, which is to be replaced after `replace_after`.
     pub(crate) fn minted(&mut self, now: Time, replace_after: Duration) {
         *self = Self {
             replace_at: Some(now + replace_after),
@@ -49,30 +49,31 @@ impl Refresh {
         };
     }
 
-    /// No token could be made; how often in a row until now.
+    /// Records a failure to make a token; the next try is due after `pause`.
     pub(crate) fn failed(&mut self, now: Time, pause: Duration) {
         self.under_way = false;
         self.failures = self.failures.saturating_add(1);
         self.not_before = self.not_before.max(now + pause);
     }
 
-    /// Failures in a row.
+    /// Number of failures in a row, before the present try.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// A gateway refuses the token. A node may say so just after a new one was issued, of the old one: then one token
-    /// more is made when the spacing allows, which does no harm.
+    /// Records that a gateway refuses the token. A node may report the refusal of the old token
+    /// just after a new token was issued: then one more token is made once the spacing allows,
+    /// which does no harm.
     pub(crate) fn refused(&mut self) {
         self.refused = true;
     }
 
-    /// Another key has taken the place of the one that made the token: due at once, whatever the former key's rules were.
+    /// Resets the schedule because the key was replaced: a token is due at once.
     pub(crate) fn replaced(&mut self) {
         *self = Self::new(self.rules);
     }
 
-    /// The next time something is to be done.
+    /// When the next token is due.
     pub(crate) fn deadline(&self) -> Time {
         match self.replace_at {
             _ if self.under_way => Time::NEVER,
@@ -81,7 +82,7 @@ impl Refresh {
         }
     }
 
-    /// A new token is to be made now.
+    /// Whether a new token is due now.
     pub(crate) fn due(&self, now: Time) -> bool {
         now >= self.deadline()
     }

@@ -1,22 +1,23 @@
-//! Who may ask how often how many there are, and about which region. Pure: time is handed in.
+//! Rate limits of counts, by peer and by region. Pure: the caller passes the time.
 //!
-//! One answer says nothing of one person ([`super::Told`]); the difference of two may. Of two
-//! circles that differ by one house, the counts differ by who is in it. So:
+//! One count says nothing about one person ([`super::Told`]); the difference of two counts may. If
+//! two circles differ by one house, their counts differ by the devices in the house. So:
 //!
-//! - **Nearly equal regions are one region.** A preview of a region that is nearly the same as one
-//!   that was previewed in the last hour, by whomever, is answered for *that* region
-//!   ([`Sketch::is_near`]: they share 95 %, or differ by at most 1 km²). An operator who drags a
-//!   circle sees the count of where it was first, until it has moved by a twentieth.
-//! - **The same region is asked [`REGION_BURST`] times at once**, then once every [`REGION_EVERY`]
-//!   by each peer: the difference of two moments is who came or left.
-//! - **A peer asks [`PEER_BURST`] times at once**, then once every [`PEER_EVERY`].
+//! - **Nearly equal regions are one region.** If any peer previewed a nearly equal region in the
+//!   last hour, a preview returns the count of *that* region ([`Sketch::is_near`]: the regions
+//!   share 95 %, or differ by at most 1 km²). An operator who drags a circle sees the count of the
+//!   first place until the circle has moved by a twentieth.
+//! - **A peer may count the same region [`REGION_BURST`] times at once**, then once every
+//!   [`REGION_EVERY`]: the difference of two moments shows who came or left.
+//! - **A peer may count [`PEER_BURST`] times at once**, then once every [`PEER_EVERY`].
 //!
-//! Whether an audience is large enough is a question, too. An alert that is sent is never held up
-//! by these limits: it is on record for everybody. One that is only validated counts as a preview
-//! does; one that is refused as too small counts against further alerts to nearly the same region.
+//! The check whether an audience is large enough is a count, too. These limits never delay an alert
+//! that is sent: its record is visible to every caller. An alert that is only validated counts as a
+//! preview. An alert that is refused as too small counts against further alerts to nearly the same
+//! region.
 //!
-//! What an operator does on a bad day (a dozen circles, two audiences each, sent twice) stays far
-//! below. What remains open to whoever has time is in [`super`].
+//! An operator on a bad day (a dozen circles, two audiences each, sent twice) stays far below the
+//! limits. [`super`] lists the gaps that remain.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,39 +25,39 @@ use clarion_runtime::peers::{PeerKey, rates::Rates};
 
 use super::sketch::Sketch;
 
-/// Previews and validations of one peer at once.
+/// Maximum number of previews and validations that one peer may start at once.
 pub const PEER_BURST: u32 = 60;
-/// Then one every so long.
+/// Interval at which a peer gets one further preview or validation.
 pub const PEER_EVERY: Duration = Duration::from_secs(5);
-/// Of one region by one peer at once; previews, validations and refusals are counted for
-/// themselves.
+/// Maximum number of counts of one region that one peer may start at once; previews, validations
+/// and refusals are counted separately.
 pub const REGION_BURST: u32 = 24;
-/// Then one every so long.
+/// Interval at which a peer gets one further count of a region.
 pub const REGION_EVERY: Duration = Duration::from_secs(30);
-/// How long a region that nobody asks for is remembered.
+/// Time for which a region is remembered after its last count.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 /// Largest number of regions remembered, over all peers.
 const REGIONS_MAX: usize = 1_024;
-/// Cells of all their plans together: 16 MB. A plan of 120 km has some 2,000.
+/// Maximum number of cells of all remembered plans, 16 MB. A plan of 120 km has some 2,000.
 const CELLS_MAX: usize = 2_000_000;
-/// Larger regions are not remembered, and none is nearly equal to them: of 200,000 km² and more at
-/// the least, and 4 MB.
+/// Maximum number of cells of a remembered region, 4 MB. Larger regions (200,000 km² and more) are
+/// not remembered and are not compared.
 pub const REGION_CELLS_MAX: usize = 500_000;
-/// Peers that a region remembers.
+/// Maximum number of peers whose counts a region remembers.
 const PEERS_OF_REGION_MAX: usize = 64;
 
-/// A region that is asked about; `P` is what answers for it.
+/// A region that a caller wants to count; `P` is the plan by which it is counted.
 #[derive(Debug)]
 pub struct Asked<P> {
-    /// Of its cover.
+    /// Sketch of the region's cover.
     pub sketch: Sketch,
-    /// Its plan.
+    /// Plan by which the region is counted.
     pub plan: Arc<P>,
-    /// Cells of the plan.
+    /// Number of cells of the plan.
     pub cells: usize,
 }
 
-/// Why a question is asked.
+/// Reason for a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
     Preview,
@@ -64,7 +65,7 @@ enum Why {
     Refused,
 }
 
-/// What has been asked.
+/// The counts of the last hour, by region and by peer.
 #[derive(Debug)]
 pub struct Curiosity<P> {
     peers: Rates,
@@ -74,7 +75,7 @@ pub struct Curiosity<P> {
 #[derive(Debug)]
 struct Region<P> {
     asked: Asked<P>,
-    /// Whoever asked first: whose share of the memory it takes.
+    /// The first peer that counted the region; the region uses this peer's share of the memory.
     of: PeerKey,
     last: Duration,
     rates: [Rates; 3],
@@ -87,11 +88,11 @@ impl<P> Default for Curiosity<P> {
 }
 
 impl<P> Curiosity<P> {
-    /// A preview: the plan of the region that is to be counted, and whether it is another one,
-    /// which was asked for earlier.
+    /// Admits a preview. Returns the plan that is to be counted, and whether it is the plan of a
+    /// nearly equal region that was counted earlier.
     ///
     /// # Errors
-    /// How long to wait.
+    /// A rate is exceeded; the error is the time until the next try.
     pub fn preview(
         &mut self,
         peer: PeerKey,
@@ -107,18 +108,18 @@ impl<P> Curiosity<P> {
         Ok((Arc::clone(&region.asked.plan), earlier))
     }
 
-    /// A question about a region that is too large to be remembered.
+    /// Admits a count of a region that is too large to be remembered.
     ///
     /// # Errors
-    /// How long to wait.
+    /// The peer's rate is exceeded; the error is the time until the next try.
     pub fn at_rate(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
         self.peers.take(peer, now)
     }
 
-    /// An alert that is only to be validated.
+    /// Admits an alert that is only validated.
     ///
     /// # Errors
-    /// How long to wait.
+    /// A rate is exceeded; the error is the time until the next try.
     pub fn validate(
         &mut self,
         peer: PeerKey,
@@ -128,11 +129,10 @@ impl<P> Curiosity<P> {
         self.ask(peer, asked, Why::Validate, now).map(drop)
     }
 
-    /// Whether so few alerts of this peer to nearly this region were refused that another one may
-    /// be tried.
+    /// Checks whether the peer may try an alert after refused alerts to nearly the same region.
     ///
     /// # Errors
-    /// How long to wait.
+    /// Too many alerts were refused; the error is the time until the next try.
     pub fn may_create(
         &self,
         peer: PeerKey,
@@ -145,11 +145,11 @@ impl<P> Curiosity<P> {
         }
     }
 
-    /// An alert was refused because its audience is too small.
+    /// Records that an alert was refused because its audience is too small.
     pub fn refused(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) {
         let at = self.remember(peer, asked, now);
-        // It was checked before the question; if another was refused meanwhile, this one goes
-        // beyond by one.
+        // The rate was checked before the count; if another alert was refused meanwhile, this
+        // refusal exceeds the rate by one.
         let _ = self.regions[at].rates[Why::Refused as usize].take(peer, now);
     }
 
@@ -167,7 +167,7 @@ impl<P> Curiosity<P> {
         Ok(&self.regions[at])
     }
 
-    /// The region that stands for this one: one that is nearly the same, or itself.
+    /// Index of the remembered region that is nearly equal, or of the new region.
     fn remember(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> usize {
         self.regions.retain(|region| now.saturating_sub(region.last) < REMEMBERED_FOR);
         if let Some(at) = self.regions.iter().position(|region| region.is_near(&asked.sketch, now))
@@ -189,12 +189,12 @@ impl<P> Curiosity<P> {
         self.regions.iter().map(|region| region.asked.cells).sum()
     }
 
-    /// Of the peer that takes the most memory, the region that was asked for least recently, but
-    /// not the newest of all.
+    /// Removes the least recently counted region of the peer that uses the most memory, but never
+    /// the newest region.
     fn forget_one(&mut self) {
         let mut taken: BTreeMap<PeerKey, usize> = BTreeMap::new();
         for region in &self.regions {
-            // A region takes some room however few cells it has.
+            // A region with few cells takes memory, too.
             *taken.entry(region.of).or_default() += region.asked.cells + CELLS_MAX / REGIONS_MAX;
         }
         let old = &self.regions[..self.regions.len() - 1];

@@ -1,29 +1,30 @@
-//! What is remembered of a cover to tell whether another is nearly the same: some 2 KB, however
-//! large it is.
+//! Sketch of a cover, some 2 KB for any size, to find out whether two covers are nearly equal.
 //!
-//! Of all cells of a cover at one resolution the [`KEPT`] with the smallest hashes are kept. They
-//! are a fair sample of the cover, and the same cells are in the sample of any other cover that has
-//! them: among the smallest of both together, the part that both have estimates what the covers
-//! share (Broder's bottom-k sketch). Polygons, circles and unions are alike to it.
+//! A sketch keeps those [`KEPT`] cells of a cover, at one resolution, that have the smallest
+//! hashes. They are a fair sample of the cover, and other covers with these cells keep the same
+//! cells: among the smallest hashes of both covers, the part that both covers have estimates the
+//! part that the covers share (Broder's bottom-k sketch). This works for polygons, circles and
+//! unions alike.
 //!
 //! A cover is sampled at the finest resolution at which it has at most [`CELLS_MAX`] cells, and at
-//! the next coarser one: two covers that are nearly the same have one of the two in common, also
-//! where one of them has a cell more than the limit.
+//! the next coarser resolution: two nearly equal covers have one of the two resolutions in common,
+//! also where one cover has a cell more than the limit.
 
 use h3o::{CellIndex, Resolution};
 
-/// Cells of a sample. Two covers that share 99 % are estimated at 99 ± 0.9 %.
+/// Number of cells of a sample: covers that share 99 % are estimated at 99 ± 0.9 %.
 const KEPT: usize = 128;
-/// Most cells that are hashed for a sample, roughly: under a millisecond.
+/// Approximate maximum number of cells that are hashed for a sample, in under a millisecond.
 const CELLS_MAX: f64 = 50_000.0;
-/// What two covers that are nearly the same share at least.
+/// Smallest part that two nearly equal covers share.
 const SHARED_MIN: f64 = 0.95;
-/// Covers whose differences are at most so many cells of resolution 9, some 1 km²
-/// ([`super::REGION_KM2_MIN`]), are nearly the same, too: a difference is a region, and none is
-/// counted that is smaller.
+/// Largest difference, in cells of resolution 9, at which two covers are nearly equal in any case.
+///
+/// It is some 1 km² ([`super::REGION_KM2_MIN`]): the difference is a region, and smaller regions
+/// must not be counted.
 const DIFFERENCE_MAX: f64 = 10.0;
 
-/// A sample of a cover.
+/// Samples of a cover at two resolutions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sketch([Sample; 2]);
 
@@ -31,17 +32,17 @@ pub struct Sketch([Sample; 2]);
 struct Sample {
     resolution: Resolution,
     cells: u64,
-    /// Ascending.
+    /// The smallest hashes of the cover's cells, ascending.
     smallest: Vec<u64>,
 }
 
 impl Sketch {
-    /// Of a cover: cells of any resolution to 9, disjoint.
+    /// Makes the sketch of a cover: disjoint cells of resolution 0 to 9.
     #[must_use]
     pub fn of(cover: &[CellIndex]) -> Self {
         let mut resolution = Resolution::Nine;
-        // How many cells of a resolution have the area of the cover: a child has a seventh of its
-        // parent's.
+        // Number of cells of a resolution that have the area of the cover: a child has a seventh of
+        // its parent's area.
         let count = |at: Resolution| {
             let of = |cell: &CellIndex| {
                 7_f64.powi(i32::from(u8::from(at)) - i32::from(u8::from(cell.resolution())))
@@ -59,11 +60,11 @@ impl Sketch {
         Self([finer, coarser])
     }
 
-    /// Whether two covers are nearly the same.
+    /// Whether two covers are nearly equal.
     #[must_use]
     pub fn is_near(&self, other: &Self) -> bool {
         let pairs = self.0.iter().flat_map(|mine| other.0.iter().map(move |theirs| (mine, theirs)));
-        // The finest resolution that both have.
+        // Compares at the finest resolution that both sketches have.
         let common = pairs.filter(|(mine, theirs)| mine.resolution == theirs.resolution);
         common
             .max_by_key(|(mine, _)| u8::from(mine.resolution))
@@ -92,7 +93,7 @@ impl Sample {
         let (mut mine, mut theirs) =
             (self.smallest.iter().peekable(), other.smallest.iter().peekable());
         let (mut seen, mut both) = (0_u32, 0_u32);
-        // The smallest of both together, as many as are complete in both samples.
+        // Visits the smallest hashes of both samples together; both are complete for that many.
         while seen < u32::try_from(KEPT).expect("small") {
             match (mine.peek(), theirs.peek()) {
                 (None, None) => break,
@@ -108,7 +109,7 @@ impl Sample {
             seen += 1;
         }
         let shared = f64::from(both) / f64::from(seen.max(1));
-        // |A ∪ B| = (|A| + |B|) / (1 + shared); what is not shared of it is the difference.
+        // |A ∪ B| = (|A| + |B|) / (1 + shared); the part that is not shared is the difference.
         let difference = (1.0 - shared) * (self.cells + other.cells) as f64 / (1.0 + shared);
         shared >= SHARED_MIN
             || (self.resolution == Resolution::Nine && shared > 0.0 && difference <= DIFFERENCE_MAX)

@@ -1,10 +1,10 @@
-//! Why devices were not accepted: the reasons of one alert, node by node. Pure.
+//! Reasons why devices were not accepted, for one alert, by node. Pure.
 //!
-//! As with all totals, the greatest of each count is kept for a node and boot, and former boots
+//! As with all totals, the greatest value of each count is kept per node and boot, and former boots
 //! stay counted: a report that is lost, repeated or late changes nothing.
 //!
-//! Memory: a node tells at most 64 kinds; [`KINDS_MAX`] are kept of each node, twice, some 150
-//! bytes each.
+//! Memory: a node reports at most 64 kinds; [`KINDS_MAX`] are kept for each node, twice, at some
+//! 150 bytes each.
 
 use std::collections::BTreeMap;
 
@@ -15,27 +15,27 @@ use crate::{
     snapshot::{AnswerOutcome, ReasonCount},
 };
 
-/// Reasons that callers are told.
+/// Maximum number of reasons in a snapshot.
 const TOLD_MAX: usize = 32;
-/// Kinds kept of one node.
+/// Maximum number of kinds kept for one node.
 const KINDS_MAX: usize = 256;
 /// Longest reason kept, bytes.
 const REASON_BYTES_MAX: usize = 64;
-/// How a node calls what it has counted together.
+/// Reason under which a node counts several reasons together.
 const OTHER: &str = "other";
 
-/// What one node said.
+/// Counts of reasons that one node reported.
 #[derive(Debug, Default)]
 pub(super) struct NodeReasons {
-    /// Of former boots.
+    /// Sums of all former boots.
     settled: BTreeMap<Kind, u64>,
-    /// Of the present boot.
+    /// Totals of the present boot.
     current: BTreeMap<Kind, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
-    /// `None`: several.
+    /// App whose devices the reason is for; `None`: several apps, counted together.
     app: Option<AppName>,
     outcome: AnswerOutcome,
     status: u32,
@@ -43,8 +43,7 @@ struct Kind {
 }
 
 impl NodeReasons {
-    /// Takes a total of the present boot. Of an app that the alert does not address: changes
-    /// nothing.
+    /// Takes a total of the present boot. Ignores apps that the alert does not address.
     pub(super) fn report(
         &mut self,
         report: &wire::ReasonCount,
@@ -64,14 +63,14 @@ impl NodeReasons {
         let reason =
             report.reason[..report.reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
         let kind = Kind { app, outcome, status: report.status, reason };
-        // A node that tells more than its 64 is in error; its further kinds are not kept.
+        // A node that reports more than 64 kinds is faulty; further kinds are dropped.
         if self.current.len() < KINDS_MAX || self.current.contains_key(&kind) {
             let count = self.current.entry(kind).or_default();
             *count = (*count).max(report.count);
         }
     }
 
-    /// The present boot is over.
+    /// Adds the totals of the present boot, which has ended, to the former boots.
     pub(super) fn settle(&mut self) {
         for (kind, count) in std::mem::take(&mut self.current) {
             let kept = self.settled.len() < KINDS_MAX || self.settled.contains_key(&kind);

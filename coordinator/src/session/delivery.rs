@@ -1,5 +1,4 @@
-//! Whether a node took what it was sent, over all sessions and processes of the node: nothing is
-//! sent a fourth time.
+//! Deliveries to one node, over all its sessions and processes: no message is sent a fourth time.
 //!
 //! ```text
 //!            send            in flight ──report, stop, lease request, count──▶ taken
@@ -9,19 +8,19 @@
 //!                                 └─ failed = 3 ──▶ isolated ──report after all──▶ taken
 //! ```
 //!
-//! One alert whose message a node cannot take must not stand in the way of the others. A refusal
-//! says so itself. A session that breaks says nothing, so what was in flight then is *suspected*:
-//! it failed once. From then on a suspect is sent alone (nothing else in flight) and only in a
-//! session that has lived for a while, those that failed less first. Thus
+//! An alert whose message a node cannot take must not block other alerts. A refusal names the
+//! message. A session that breaks names none, so every message in flight becomes a *suspect*, with
+//! one failure. A suspect is sent alone (no other message in flight) and only in a session that has
+//! lived for a while; suspects with fewer failures go first. Thus
 //!
-//! - whoever was in flight by chance is sent alone, taken, and suspected no more;
-//! - a node that is restarted, cut off or breaks by itself condemns nothing, unless that happens
-//!   within the milliseconds between a suspect and the sign that it was taken, three times in a
-//!   row;
-//! - what really breaks the node is alone each time, and isolated by its third session.
+//! - a message that was in flight by chance is sent alone, taken, and suspected no more;
+//! - a node that restarts, loses its connection or breaks by itself isolates no message, unless
+//!   that happens three times in a row within the milliseconds between a suspect and the sign that
+//!   the node took it;
+//! - a message that really breaks the node is alone each time, and isolated by the third session.
 //!
-//! A graceful end of a session is no failure, neither is a refusal because the node is shutting
-//! down. A message that says something new (another ownership, another epoch) begins anew.
+//! A graceful end of a session is no failure, and neither is a refusal because the node shuts down.
+//! A message with new content (another ownership, another epoch) starts without failures.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -32,30 +31,30 @@ use clarion_proto::{
 
 use crate::snapshot::truncated;
 
-/// Deliveries of one message that may fail.
+/// Number of failed deliveries after which a message is isolated.
 pub(crate) const FAILURES_MAX: u32 = 3;
-/// A session that has lived so long can carry a suspect: if it breaks now, the suspect is the
-/// reason.
+/// Age from which a session can carry a suspect: if the session then breaks, the suspect is the
+/// likely cause.
 pub(crate) const PROVEN_AFTER: Duration = Duration::from_secs(1);
-/// Between sending all of a message and a sign that the node took it. A node answers within
-/// milliseconds; more than its lease (5 s) means that it does not.
+/// Deadline for the sign that a node took a message, from the end of sending. A node answers within
+/// milliseconds; a node that needs longer than its lease (5 s) does not answer.
 const SIGN_WITHIN: Duration = Duration::from_secs(30);
 
-/// What is delivered.
+/// Message that is delivered: a wave or a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
     Wave(WaveId),
     Count(u64),
 }
 
-/// What of a wave makes its message another one.
+/// Version of a wave's message: a message of another edition starts without failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Edition {
     pub(crate) epoch: Epoch,
     pub(crate) ownership: u64,
 }
 
-/// All deliveries to one node.
+/// All deliveries to one node, over its sessions and processes.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries(BTreeMap<Subject, Delivery>);
 
@@ -63,34 +62,34 @@ pub(crate) struct Deliveries(BTreeMap<Subject, Delivery>);
 struct Delivery {
     edition: Edition,
     failures: u32,
-    /// Of the last failure.
+    /// Reason of the last failure.
     reason: String,
     stage: Stage,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Not in this session.
+    /// The message was not sent in this session.
     #[default]
     Away,
-    /// It waits for the stream.
+    /// The message waits for the stream.
     Queued,
-    /// On its way; a sign that it was taken is due by then, once all of it was sent.
+    /// The message is on its way; `due`: deadline of the sign, set once all of it was sent.
     InFlight { due: Option<Time> },
 }
 
-/// Whether something may be sent.
+/// Answer to the question whether a message may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// Now; it is the delivery of this number, from 1.
+    /// Send now, as the delivery of this number, from 1.
     Send(u32),
-    /// Not now: it is suspected, and is sent alone.
+    /// Send later: the message is a suspect and is sent alone.
     Wait,
-    /// Never again.
+    /// Never send again: the message failed too often.
     Isolated,
 }
 
-/// Failed for the last time.
+/// A message that failed too often and is never sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Isolated {
     pub(crate) subject: Subject,
@@ -98,9 +97,9 @@ pub(crate) struct Isolated {
 }
 
 impl Deliveries {
-    /// Asks for leave to send; [`Leave::Send`] counts as queued.
+    /// Decides whether a message may be sent; after [`Leave::Send`] the message counts as queued.
     ///
-    /// `proven`: the session is beyond [`PROVEN_AFTER`].
+    /// `proven`: the session is older than [`PROVEN_AFTER`].
     pub(crate) fn queue(&mut self, subject: Subject, edition: Edition, proven: bool) -> Leave {
         let known = self.0.entry(subject).or_default();
         if known.edition != edition {
@@ -119,45 +118,45 @@ impl Deliveries {
         Leave::Send(failures + 1)
     }
 
-    /// How often this edition of it failed: the order in which suspects are tried.
+    /// Number of failures of this edition; suspects are tried in this order.
     pub(crate) fn failures(&self, subject: Subject, edition: Edition) -> u32 {
         self.0.get(&subject).filter(|d| d.edition == edition).map_or(0, |d| d.failures)
     }
 
-    /// How often the newest edition of it failed.
+    /// Number of failures of the newest edition.
     pub(crate) fn failures_of(&self, subject: Subject) -> u32 {
         self.0.get(&subject).map_or(0, |d| d.failures)
     }
 
-    /// Its first byte is on its way.
+    /// Records that the first byte of a message is on its way.
     pub(crate) fn sent(&mut self, subject: Subject) {
         if let Some(delivery) = self.0.get_mut(&subject) {
             delivery.stage = Stage::InFlight { due: None };
         }
     }
 
-    /// All of it is on its way.
+    /// Records that all of a message is on its way.
     pub(crate) fn sent_whole(&mut self, subject: Subject, now: Time) {
         if let Some(delivery) = self.0.get_mut(&subject) {
             delivery.stage = Stage::InFlight { due: Some(now + SIGN_WITHIN) };
         }
     }
 
-    /// It will not be sent, or nobody waits for it any more: no failure.
+    /// Withdraws a message that is not sent, or not needed any more; this is no failure.
     pub(crate) fn withdraw(&mut self, subject: Subject) {
         if let Some(delivery) = self.0.get_mut(&subject) {
             delivery.stage = Stage::Away;
         }
     }
 
-    /// The node has it. True: that is news.
+    /// Records that the node took a message; true if that was not known.
     pub(crate) fn taken(&mut self, subject: Subject) -> bool {
         let Some(delivery) = self.0.get_mut(&subject) else { return false };
         let before = (std::mem::take(&mut delivery.stage), std::mem::take(&mut delivery.failures));
         before != (Stage::Away, 0)
     }
 
-    /// The node did not take it. `Some`: never again.
+    /// Records that the node did not take a message; `Some`: the message is now isolated.
     pub(crate) fn failed(&mut self, subject: Subject, reason: &str) -> Option<Isolated> {
         let delivery = self.0.get_mut(&subject)?;
         delivery.stage = Stage::Away;
@@ -170,7 +169,8 @@ impl Deliveries {
         (delivery.failures >= FAILURES_MAX).then_some(Isolated { subject, reason })
     }
 
-    /// The session has ended. `broken` says how, unless it ended as either side wanted.
+    /// Records the end of the session. `broken`: the reason if the stream broke; `None`: either
+    /// side ended the session.
     pub(crate) fn session_ended(&mut self, broken: Option<&str>) -> Vec<Isolated> {
         let in_flight = |d: &Delivery| matches!(d.stage, Stage::InFlight { .. });
         let suspects: Vec<Subject> =
@@ -180,14 +180,14 @@ impl Deliveries {
         suspects.into_iter().filter_map(|subject| self.failed(subject, reason)).collect()
     }
 
-    /// Those of which no sign came in time.
+    /// Messages whose sign did not arrive in time.
     pub(crate) fn overdue(&self, now: Time) -> Vec<Subject> {
         let late =
             |d: &Delivery| matches!(d.stage, Stage::InFlight { due: Some(due) } if due <= now);
         self.0.iter().filter(|(_, d)| late(d)).map(|(subject, _)| *subject).collect()
     }
 
-    /// When [`Deliveries::overdue`] has something.
+    /// Next time at which [`Deliveries::overdue`] may have messages.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let due = |d: &Delivery| match d.stage {
             Stage::InFlight { due } => due,
@@ -196,13 +196,13 @@ impl Deliveries {
         self.0.values().filter_map(due).min()
     }
 
-    /// All that is never sent again.
+    /// All messages that are never sent again.
     pub(crate) fn isolated(&self) -> impl Iterator<Item = Isolated> {
         let isolated = self.0.iter().filter(|(_, d)| d.failures >= FAILURES_MAX);
         isolated.map(|(subject, d)| Isolated { subject: *subject, reason: d.reason.clone() })
     }
 
-    /// Forgets all that is over.
+    /// Removes the messages that `keep` rejects.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Subject) -> bool) {
         self.0.retain(|subject, _| keep(*subject));
     }

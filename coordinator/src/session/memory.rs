@@ -1,13 +1,13 @@
-//! What one node has told of its waves: enough to go on without it.
+//! Memory of one node: its progress on each wave, kept for the node's next process.
 //!
-//! A node that starts again has forgotten everything. What it had handed over is kept here, so that
-//! its next process walks again from the start and skips those devices. Handed but *open* ones (in
-//! flight, waiting for another try) are not skipped: nobody knows their answer, so they are sent
-//! again. Repeats are thus bounded by what was open and what was accepted in the last 20 ms, which
-//! no report had told yet; nobody is missed.
+//! A restarted node has lost its state. The memory has the devices that the node handed over, so
+//! that its next process walks again from the start and skips these devices. Handed over but *open*
+//! devices (in flight, or waiting for a retry) are not skipped: their answer is unknown, so they
+//! are sent again. Repeated pushes are thus limited to the open devices, and to those accepted in
+//! the last 20 ms, which no report had included yet. No device is missed.
 //!
-//! Memory: two bytes for each device handed, as roaring bitmaps, while the alert runs: 28 MB for 14
-//! million.
+//! Memory: two bytes for each device handed over, as roaring bitmaps, while the alert runs: 28 MB
+//! for 14 million.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,36 +23,36 @@ use crate::lane::lease::LEASE;
 
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
 
-/// One node, over all its processes and sessions.
+/// Memory of one node, over all its processes and sessions.
 #[derive(Debug, Default)]
 pub(crate) struct NodeMemory {
     boot: Option<BootId>,
-    /// When a former process was given a slice last.
+    /// When a former process last got a slice.
     former_slice: Option<Time>,
-    /// When this process was given one last.
+    /// When the present process last got a slice.
     slice: Option<Time>,
     waves: BTreeMap<WaveId, WaveMemory>,
-    /// Of all its processes: what broke one breaks the next.
+    /// Deliveries to all processes of the node: a message that broke one breaks the next.
     pub(super) deliveries: Deliveries,
 }
 
-/// One wave at one node.
+/// Progress of one wave at one node.
 #[derive(Debug, Default)]
 struct WaveMemory {
-    /// This process was sent the wave, or at least that was tried.
+    /// Whether the wave was sent to this process, perhaps in part.
     offered: bool,
-    /// Of the newest report of this process; 0: none.
+    /// Sequence number of the newest report of this process; 0: none.
     sequence: u64,
-    /// Done by former processes: not to be handed again.
+    /// Ordinals that former processes finished: must not be handed over again.
     done: Sets,
-    /// Handed by this process.
+    /// Ordinals that this process handed over.
     handed: Sets,
-    /// Of those, open at its last report.
+    /// Ordinals of `handed` that were open at the last report.
     open: Sets,
 }
 
 impl NodeMemory {
-    /// A process of the node has said hello. True if it is another one than the last.
+    /// Records the Hello of a process of the node; true if it is a new process.
     pub(crate) fn hello(&mut self, boot: BootId) -> bool {
         if self.boot == Some(boot) {
             return false;
@@ -71,29 +71,30 @@ impl NodeMemory {
         true
     }
 
-    /// The present process is given a slice of a quota.
+    /// Records that the present process gets a slice of a quota.
     pub(crate) fn sliced(&mut self, now: Time) {
         self.slice = Some(now);
     }
 
-    /// For how long no other process can have had a slice of this node's part: since the last lease
-    /// of a former one has ended, and since those that a former coordinator may have given just
-    /// before this one started ([`Time`] 0).
+    /// Time since another process can last have had a slice of this node's part.
+    ///
+    /// Counts from the end of the last lease of a former process, and of a lease that a former
+    /// coordinator may have given just before this coordinator started ([`Time`] 0).
     pub(crate) fn alone_for(&self, now: Time) -> Duration {
         now.since(self.former_slice.unwrap_or_default() + LEASE)
     }
 
-    /// The process is about to be sent the wave.
+    /// Records that the wave is about to be sent to the present process.
     pub(crate) fn offer(&mut self, wave: WaveId) {
         self.waves.entry(wave).or_default().offered = true;
     }
 
-    /// The present process may know the wave.
+    /// Whether the present process may know the wave.
     pub(crate) fn was_offered(&self, wave: WaveId) -> bool {
         self.waves.get(&wave).is_some_and(|w| w.offered)
     }
 
-    /// The present process surely knows the wave: it has reported on it.
+    /// Whether the present process has reported on the wave, and so knows it.
     pub(crate) fn has_reported(&self, wave: WaveId) -> bool {
         self.waves.get(&wave).is_some_and(|w| w.sequence > 0)
     }
@@ -103,7 +104,7 @@ impl NodeMemory {
         self.waves.iter().filter(|(_, w)| w.offered).map(|(id, _)| *id).collect()
     }
 
-    /// The wave has ended while the node was away: its sets go; that the node is to be told stays.
+    /// Drops the sets of a wave that ended without a session; keeps that the node needs its End.
     pub(crate) fn forget_sets(&mut self, wave: WaveId) {
         match self.waves.get_mut(&wave) {
             Some(memory) if memory.offered => {
@@ -113,26 +114,26 @@ impl NodeMemory {
         }
     }
 
-    /// Drops every wave that `keep` does not know.
+    /// Removes the waves that `keep` rejects.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(WaveId) -> bool) {
         self.waves.retain(|id, _| keep(*id));
     }
 
-    /// What a new process must not hand over again; `None`: nothing.
+    /// Ordinals that the present process must not hand over again; `None`: none.
     pub(crate) fn done(&self, wave: WaveId, partition: PartitionId) -> Option<&RoaringBitmap> {
         self.waves.get(&wave)?.done.get(&partition).filter(|set| !set.is_empty())
     }
 
-    /// All of it, as portable bitmaps, bytes.
+    /// Size of all sets of [`NodeMemory::done`] of a wave as portable bitmaps, bytes.
     pub(crate) fn done_bytes(&self, wave: WaveId) -> usize {
         let sets = self.waves.get(&wave).into_iter().flat_map(|w| w.done.values());
         sets.map(RoaringBitmap::serialized_size).sum()
     }
 
-    /// Takes the sets out of a report. An old or repeated one changes nothing.
+    /// Takes the sets of a report; ignores an old or repeated report.
     ///
     /// # Errors
-    /// A set cannot be read: a defect of the node. What can be read is taken.
+    /// A set is malformed: a defect of the node. The other sets are taken.
     pub(crate) fn report(&mut self, report: &wire::Report) -> Result<(), BadSet> {
         let Some(wave) = self.waves.get_mut(&WaveId(report.wave)) else { return Ok(()) };
         if report.sequence <= wave.sequence {
@@ -146,7 +147,7 @@ impl NodeMemory {
                 Err(bad) => result = Err(bad),
             }
         }
-        // All that is open now: a partition that is not named has nothing open.
+        // The report names every open ordinal: a partition without a set has none.
         let mut open = Sets::new();
         for set in &report.open {
             match read(set) {
@@ -156,8 +157,8 @@ impl NodeMemory {
         }
         match result {
             Ok(()) => wave.open = open,
-            // Too many open at worst repeats devices after a restart; too few would leave some
-            // without an answer.
+            // Too many open ordinals at worst repeat pushes after a restart; too few would leave
+            // devices without an answer.
             Err(_) => open
                 .into_iter()
                 .for_each(|(partition, set)| *wave.open.entry(partition).or_default() |= set),
@@ -166,9 +167,9 @@ impl NodeMemory {
     }
 }
 
-/// A set of ordinals that cannot be read.
+/// A set of ordinals that is not a roaring bitmap.
 #[derive(Debug, thiserror::Error)]
-#[error("partition {partition}: {bytes} bytes are no roaring bitmap")]
+#[error("partition {partition}: must be a roaring bitmap; got {bytes} other bytes")]
 pub(crate) struct BadSet {
     partition: u32,
     bytes: usize,

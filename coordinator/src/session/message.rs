@@ -1,4 +1,4 @@
-//! What a session says, in the words of `clarion.shard.v1`. Pure translation.
+//! Messages of a session, translated into `clarion.shard.v1`. Pure.
 
 use std::time::Duration;
 
@@ -91,8 +91,8 @@ pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
     request(Message::Connections(wire::Connections { lane: lane.0, connections }))
 }
 
-/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without
-/// all that follows in parts.
+/// The message of a wave, with the ordinals that former processes of the node finished. `delivery`
+/// 0: the whole message; otherwise the head, without the content that follows in parts.
 pub(super) fn wave(
     wave: &StandingWave,
     owned: &Owned,
@@ -139,7 +139,7 @@ pub(super) fn wave(
     }))
 }
 
-/// As [`wave`].
+/// The message of a count; `delivery` as for [`wave`].
 pub(super) fn count(id: u64, plan: &CountPlan, delivery: u32) -> SessionRequest {
     let whole = delivery == 0;
     request(Message::Count(wire::Count {
@@ -185,7 +185,7 @@ fn app_messages(app: &AppPlan, lane: LaneId, with_messages: bool) -> wire::AppMe
     }
 }
 
-/// Whole milliseconds, as the wire has them.
+/// Whole milliseconds of a duration, as the wire has them.
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

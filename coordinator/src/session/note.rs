@@ -1,8 +1,8 @@
-//! What a session tells the rest of the coordinator.
+//! Notes of a session to the rest of the coordinator.
 
 use clarion_proto::{ids::WaveId, wire::shard_v1 as wire};
 
-/// What a session tells the rest of the coordinator.
+/// Note of a session to the rest of the coordinator.
 #[derive(Debug)]
 pub(crate) enum Note {
     Wave(WaveId, WaveNote),
@@ -10,7 +10,7 @@ pub(crate) enum Note {
     Load(wire::LaneLoad),
     Registry(wire::RegistryState),
     Counted(wire::Counted),
-    /// The node cannot take a count; `again`: later it may.
+    /// The node cannot take a count; `again`: a retry may succeed.
     CountFailed {
         id: u64,
         reason: String,
@@ -20,19 +20,19 @@ pub(crate) enum Note {
     Fault(String),
 }
 
-/// What a session tells of one wave.
+/// Note of a session on one wave.
 #[derive(Debug)]
 pub(crate) enum WaveNote {
-    /// The node is there, in this process.
+    /// The node has a session and a part of the wave.
     Joined,
-    /// Without its sets, which are kept in the node's memory.
+    /// A report of the node, without its sets, which are in the node's memory.
     Report(Box<wire::Report>),
-    /// The node writes nothing more.
+    /// The node has stopped the wave and sends nothing more.
     Stopped(wire::Stopped),
-    /// The node was given leave to send.
+    /// The node got a grant to send.
     Granted,
-    /// The node did not take it three times, for this reason, and is not sent it again.
+    /// The node failed to take the wave three times, for this reason, and does not get it again.
     Isolated(String),
-    /// The stream has ended.
+    /// The session's stream has ended.
     Gone,
 }

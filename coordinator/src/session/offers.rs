@@ -1,7 +1,8 @@
-//! Waves and counts to one node: what is offered, what waits, what is never sent again.
+//! Offers of waves and counts to one node: which are sent, which wait, which are isolated.
 //!
-//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream
-//! takes them, a part of each in turn; all other messages overtake them.
+//! A small wave or count is one message. A large one is sent as a head and parts; the parts are
+//! made as the stream takes them, a part of each in turn, and all other messages overtake the
+//! parts.
 
 use clarion_proto::{
     ids::WaveId,
@@ -41,7 +42,7 @@ impl Session {
             (_, None) if owned.share(&self.node) == 0 => Passed,
             (Phase::Running, None) if self.memory.has_reported(id) => Offered,
             (Phase::Running, None | Some(Waiting)) => self.offer_wave(wave, owned, now),
-            // A process that was never given the wave has nothing to stop.
+            // A process that never got the wave has nothing to stop.
             (Phase::Cancelled, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => {
                 let stopped = wire::Stopped { wave: id.0, ..wire::Stopped::default() };
                 self.notes.push_back(Note::Wave(id, WaveNote::Stopped(stopped)));
@@ -65,7 +66,7 @@ impl Session {
         self.sent.waves.insert(id, next);
     }
 
-    /// Waves that are over everywhere, as far as this node may know them.
+    /// Sends End for waves that have ended everywhere and that this node may know.
     pub(super) fn end_others(&mut self, standing: &Standing) {
         for wave in self.memory.offered() {
             if !standing.waves.contains_key(&wave)
@@ -101,7 +102,7 @@ impl Session {
         }
     }
 
-    /// If it may be the turn of one.
+    /// Sends a suspect if one may be due.
     pub(super) fn send_due_suspect(&mut self, now: Time) {
         let standing = self.standing.clone();
         if std::mem::take(&mut self.suspects_due)
@@ -111,7 +112,7 @@ impl Session {
         }
     }
 
-    /// One suspect, if there is any and it may be sent now: of those that failed least often.
+    /// Sends one suspect if it may be sent now: the one with the fewest failures.
     pub(super) fn send_suspect(&mut self, standing: &Standing, owned: &Owned, now: Time) {
         let waves = standing.waves.values().filter(|w| {
             w.phase == Phase::Running
@@ -138,7 +139,7 @@ impl Session {
         self.alone = false;
     }
 
-    /// What has failed before waits for [`Session::send_suspect`].
+    /// Decides whether a message may be sent; a suspect waits for [`Session::send_suspect`].
     fn leave(&mut self, subject: Subject, edition: Edition) -> Leave {
         match self.memory.deliveries.failures(subject, edition) {
             1..super::delivery::FAILURES_MAX if !self.alone => Leave::Wait,
@@ -191,7 +192,7 @@ impl Session {
         }
     }
 
-    /// The next message for the node but parts.
+    /// The next message for the node, without parts.
     pub(crate) fn poll_message(&mut self) -> Option<SessionRequest> {
         let request = self.outbox.pop_front()?;
         let subject = match &request.message {
@@ -211,7 +212,7 @@ impl Session {
         !self.parts.is_empty()
     }
 
-    /// The next part for the node. Its head has been polled.
+    /// The next part for the node, whose head has been polled.
     pub(crate) fn poll_part(&mut self) -> Option<SessionRequest> {
         let mut parts = self.parts.pop_front()?;
         let part = parts.next(&self.memory);
@@ -223,19 +224,19 @@ impl Session {
         Some(message::request(Message::CoverPart(part)))
     }
 
-    /// The node has it: it said so, or speaks of it.
+    /// Records that the node took a wave or count: the node confirmed it or reported on it.
     pub(super) fn taken(&mut self, subject: Subject) {
         let news = self.memory.deliveries.taken(subject);
         if let Subject::Wave(wave) = subject
             && let Some(sent @ (SentWave::Refused(_) | SentWave::Isolated | SentWave::Waiting)) =
                 self.sent.waves.get_mut(&wave)
         {
-            *sent = SentWave::Offered; // it has it after all
+            *sent = SentWave::Offered; // the node has the wave after all
         }
         self.suspects_due |= news;
     }
 
-    /// Not to be delivered any more.
+    /// Withdraws a message that is no longer needed.
     fn withdraw(&mut self, subject: Subject) {
         self.memory.deliveries.withdraw(subject);
         self.drop_parts(subject);
@@ -246,9 +247,9 @@ impl Session {
         self.parts.retain(|parts| parts.subject() != subject);
     }
 
-    /// A message that was refused is sent again later: the ownership it needed may not have been
-    /// taken yet, or room is made. What is refused for the third time is isolated; what is neither
-    /// of a wave nor of a count is a defect of one side, and a person has to know.
+    /// Takes a node's refusal. A refused wave is sent again later, when the node may have taken the
+    /// ownership or may have room; after the third refusal it is isolated. A refusal of neither a
+    /// wave nor a count is a defect of one side, which the note reports for the log.
     pub(super) fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
         let wire::Refusal { ownership, wave, reason, count, .. } = refusal;
         let cause = refusal.cause();
@@ -256,7 +257,7 @@ impl Session {
             "refused wave {wave}, count {count}, holding ownership {ownership}, {cause:?}: {reason}"
         ));
         if self.sent.ownership != Some(*ownership) {
-            self.sent.ownership = None; // sent again, before the wave
+            self.sent.ownership = None; // the ownership is sent again, before the wave
         }
         match (*wave, *count) {
             (0, 0) => {}
@@ -267,7 +268,7 @@ impl Session {
             }
             (wave, _) => {
                 let wave = WaveId(wave);
-                // Of a Cancel, or of a try that was given up.
+                // The refusal is of a Cancel, or of a delivery that was given up.
                 if self.sent.waves.get(&wave) != Some(&SentWave::Offered) {
                     return;
                 }
@@ -282,7 +283,7 @@ impl Session {
         self.suspects_due = true;
     }
 
-    /// No sign that the node took it came in time.
+    /// Fails the deliveries whose sign did not arrive in time.
     pub(super) fn give_up_overdue(&mut self, now: Time) {
         for subject in self.memory.deliveries.overdue(now) {
             self.fault(format!("no sign that {subject:?} was taken"));
@@ -296,7 +297,7 @@ impl Session {
         let isolated = self.memory.deliveries.failed(subject, reason);
         match (subject, &isolated) {
             (Subject::Wave(wave), None) => {
-                // 1 s, then 4 s: what is over on the node needs some seconds to go.
+                // 1 s, then 4 s: a node needs some seconds to remove ended waves.
                 let failures = self.memory.deliveries.failures_of(subject).max(1);
                 let pause = AGAIN * 4_u32.saturating_pow(failures - 1);
                 self.sent.waves.insert(wave, SentWave::Refused(now + pause));
@@ -317,7 +318,7 @@ impl Session {
     }
 }
 
-/// What the rest of the coordinator is told of it.
+/// Note to the coordinator about an isolated message.
 pub(super) fn note_of(Isolated { subject, reason }: Isolated) -> Note {
     match subject {
         Subject::Wave(wave) => Note::Wave(wave, WaveNote::Isolated(reason)),

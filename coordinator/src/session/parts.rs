@@ -1,8 +1,8 @@
-//! What of a wave or count is too large for one message, part by part.
+//! Parts of a wave or count that is too large for one message.
 //!
-//! [`Parts`] is a place in what is left to send, not a queue of messages: the next part is made
-//! when the stream has room for it, so a cover of 64 MB costs a node's session 256 KiB. The order
-//! is cells, messages, handed ordinals.
+//! [`Parts`] is a position in the content, not a queue of messages: the next part is made when the
+//! stream has room for it, so a cover of 64 MB costs a node's session 256 KiB. The order is cells,
+//! messages, handed ordinals.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::{
     planned::{AppPlan, CountPlan, LocaleMessage, PlannedAlert},
 };
 
-/// Ordinals of one part: a set of that many takes 8 KiB for each 65,536 of them at most.
+/// Maximum number of ordinals in one part: 65,536 ordinals take 8 KiB at most.
 const ORDINALS: u64 = (PART_BYTES_MAX as u64 / 8_192) * 65_536;
 
-/// What is still to be sent.
+/// Position in a wave or count that is sent part by part.
 #[derive(Debug)]
 pub(super) struct Parts {
     subject: Subject,
@@ -39,7 +39,7 @@ enum Plan {
     Count(Arc<CountPlan>),
 }
 
-/// The first that was not sent.
+/// The first item that was not sent.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Cell { band: usize, at: usize },
@@ -48,13 +48,13 @@ enum Next {
     Done,
 }
 
-/// Whether a plan fits into one message: its cells, messages and handed ordinals, bytes.
+/// Whether a plan fits into one message: cells, messages, and `handed` bytes of ordinals.
 pub(super) fn is_small(bands: &[Band], apps: &[AppPlan], handed: usize) -> bool {
     let messages: usize = apps.iter().flat_map(|app| &app.messages).map(message_bytes).sum();
     cells(bands) * size_of::<u64>() + messages + handed <= PART_BYTES_MAX
 }
 
-/// Cells of all bands.
+/// Number of cells of all bands together.
 pub(super) fn cells(bands: &[Band]) -> usize {
     bands.iter().map(|band| band.cells.len()).sum()
 }
@@ -111,7 +111,7 @@ impl Parts {
         part
     }
 
-    /// Moves one item, or a run of cells, into the part; how many bytes it takes.
+    /// Moves one item, or a run of cells, into the part; returns its size in bytes.
     fn fill(&mut self, part: &mut wire::CoverPart, room: usize, memory: &NodeMemory) -> usize {
         match self.next {
             Next::Cell { band, at } => {
@@ -203,7 +203,7 @@ impl Plan {
     }
 }
 
-/// A message as nodes get it. Bodies are shared, not copied.
+/// Converts a message for the wire; shares the bodies and does not copy them.
 pub(super) fn to_wire(message: &LocaleMessage) -> wire::LocaleMessage {
     wire::LocaleMessage {
         locale: message.locale.clone(),
@@ -212,12 +212,12 @@ pub(super) fn to_wire(message: &LocaleMessage) -> wire::LocaleMessage {
     }
 }
 
-/// On the wire, with its lengths.
+/// Size of a message on the wire, with its lengths, bytes.
 fn message_bytes(message: &LocaleMessage) -> usize {
     message.locale.len() + message.body.len() + message.body_after_token.len() + 16
 }
 
-/// Those of a set from an ordinal on, [`ORDINALS`] at most, as a portable bitmap.
+/// Ordinals of a set from `from` on, within a range of [`ORDINALS`], as a portable bitmap.
 fn slice(set: &RoaringBitmap, from: u64) -> Vec<u8> {
     let ordinal = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let mut window = RoaringBitmap::new();

@@ -245,7 +245,7 @@ async fn a_start_that_fails_says_why_in_one_line() {
         (vec!["--config", "/nowhere.toml"], "error: /nowhere.toml: cannot be read: ".to_owned()),
         (
             vec!["--device-key-file", "/nowhere"],
-            "error: environment and flags: device_key_file: cannot read".to_owned(),
+            "error: environment and flags: device_key_file: /nowhere: cannot be read: ".to_owned(),
         ),
     ] {
         let output = soon(program(&args).output()).await.expect("ended");
@@ -301,12 +301,12 @@ async fn the_log_of_requests_names_the_peer_and_nothing_private() {
     let output = soon(running.wait_with_output()).await.expect("ended");
     let log = String::from_utf8(output.stderr).expect("text");
     let of = |phrase: &str| log.lines().filter(|line| line.contains(phrase)).collect::<Vec<_>>();
-    let [created] = of("app created")[..] else { panic!("one app: {log}") };
+    let [created] = of("app created by a caller")[..] else { panic!("one app: {log}") };
     assert!(
         created.contains("peer=127.0.0.1:") && created.contains("AppService/CreateApp"),
         "{created}"
     );
-    let refused = of("request refused");
+    let refused = of("request refused with status");
     assert_eq!(refused.len(), 2, "200 of a kind are one line: {log}");
     assert!(refused.iter().all(|line| line.contains("peer=127.0.0.1:")), "{log}");
     assert!(

@@ -132,7 +132,7 @@ const CREATE: &[Refusal<wire::CreateAlertRequest>] = refusals! { wire::CreateAle
 /// Items of WriteDevices: refused one by one, as values; the field is in the item.
 const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "no device", |c| c.device.clear() => "device", ["is required"];
-    "device too long", |c| c.device = "d".repeat(129) => "device", ["at most 128 bytes", "has 129"];
+    "device too long", |c| c.device = "d".repeat(129) => "device", ["at most 128 bytes", "got 129"];
     "no time", |c| c.observe_time = None => "observe_time", ["is required"];
     "seen more than 24 h ago", |c| c.observe_time = Some(from_now(-86_460)) => "observe_time", ["at most 24 h old", "864"];
     "seen more than a minute ahead", |c| c.observe_time = Some(from_now(90)) => "observe_time", ["at most 60 s ahead"];
@@ -144,16 +144,16 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "latitude NaN", |c| place(c, wire::place::Place::Point(wire::LatLng { latitude: f64::NAN, longitude: 0.0 })) => "arrival.place.point.latitude", ["-90 and 90"];
     "a cell that is none", |c| place(c, wire::place::Place::Cell(7)) => "arrival.place.cell", ["H3"];
     "a coarse cell", |c| place(c, wire::place::Place::Cell(0x86411ca07ffffff)) => "arrival.place.cell", ["9"];
-    "app unknown", |c| registration(c).app = "apps/nobody".into() => "arrival.registration.app", ["no app"];
+    "app unknown", |c| registration(c).app = "apps/nobody".into() => "arrival.registration.app", ["existing app"];
     "app malformed", |c| registration(c).app = "nobody".into() => "arrival.registration.app", ["apps/"];
     "token empty", |c| registration(c).token.clear() => "arrival.registration.token", ["is required"];
     "token not hexadecimal", |c| registration(c).token = "zz".repeat(32) => "arrival.registration.token", ["hexadecimal", "64"];
     "token of an odd length", |c| registration(c).token = "abc".into() => "arrival.registration.token", ["hexadecimal", "3"];
     "token too long", |c| registration(c).token = "ab".repeat(101) => "arrival.registration.token", ["at most 200", "202"];
     "locale that is none", |c| registration(c).locale = "en_GB".into() => "arrival.registration.locale", ["BCP 47"];
-    "too many segments", |c| registration(c).segments = vec!["a".into(); 17] => "arrival.registration.segments", ["at most 16", "has 17"];
+    "too many segments", |c| registration(c).segments = vec!["a".into(); 17] => "arrival.registration.segments", ["at most 16", "got 17"];
     "a segment that is no name", |c| registration(c).segments = vec!["ok".into(), "No".into()] => "arrival.registration.segments[1]", ["'N'"];
-    "person too long", |c| registration(c).person = "p".repeat(129) => "arrival.registration.person", ["at most 128 bytes", "has 129"];
+    "person too long", |c| registration(c).person = "p".repeat(129) => "arrival.registration.person", ["at most 128 bytes", "got 129"];
 };
 
 /// The same for an FCM app, whose tokens are of another kind.
@@ -248,11 +248,11 @@ async fn pages_names_and_reasons_are_refused_by_their_field() {
         page_token: page_token.into(),
     };
     for (size, token, field, says) in [
-        (-1, "", "page_size", ["0 to 1000", "is -1"]),
-        (1_001, "", "page_size", ["0 to 1000", "is 1001"]),
-        (i32::MAX, "", "page_size", ["0 to 1000", "is 2147483647"]),
-        (1, "AAAA", "page_token", ["one that this list gave", "4 bytes"]),
-        (1, "\u{1F600}", "page_token", ["one that this list gave", "4 bytes"]),
+        (-1, "", "page_size", ["0 to 1000", "got -1"]),
+        (1_001, "", "page_size", ["0 to 1000", "got 1001"]),
+        (i32::MAX, "", "page_size", ["0 to 1000", "got 2147483647"]),
+        (1, "AAAA", "page_token", ["a token that this list returned", "got 4 bytes"]),
+        (1, "\u{1F600}", "page_token", ["a token that this list returned", "got 4 bytes"]),
     ] {
         let refused = [
             soon(alerts.list_alerts(list(size, token))).await.expect_err(token),

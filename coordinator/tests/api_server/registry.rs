@@ -196,7 +196,7 @@ async fn a_batch_over_the_limits_ends_the_stream() {
     let (field, problem) = violation(&many);
     assert_eq!(
         (field.as_str(), problem.as_str()),
-        ("changes", "at most 10000 in a batch, has 10001")
+        ("changes", "must have at most 10000 changes; got 10001")
     );
     let mut large = device(1);
     large.device = "x".repeat(4 * 1_024 * 1_024);

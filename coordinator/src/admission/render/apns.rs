@@ -1,8 +1,8 @@
-//! Bodies of APNs.
+//! Bodies of pushes to APNs.
 //!
-//! Keys, values and the limit are Apple's ("Generating a remote notification"): `aps` is read by
-//! the system, what stands beside it by the app. `mutable-content` lets the app fetch the
-//! photograph before the notification is shown.
+//! Keys, values and the limit are Apple's ("Generating a remote notification"): the system reads
+//! `aps`, the app reads the other members. `mutable-content` lets the app fetch the photograph
+//! before the system shows the notification.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -29,8 +29,8 @@ struct Body<'a> {
     link: Option<&'a str>,
 }
 
-/// What Apple's system reads. With FCM, whose devices may be Apple's too, the text comes from the
-/// notification.
+/// Member that Apple's system reads. In pushes to FCM, whose devices may be iPhones, the text comes
+/// from FCM's `notification` instead.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Aps<'a> {
@@ -88,7 +88,7 @@ pub(super) fn render(
     Ok(Rendered { request, messages })
 }
 
-/// All but the text.
+/// Makes `aps` without the text.
 pub(super) fn aps(spec: &AlertSpec) -> Aps<'static> {
     Aps {
         alert: None,

@@ -1,38 +1,41 @@
 //! Bodies of FCM v1 (Firebase, "REST Resource: projects.messages").
 //!
-//! **A notification message**, not a data message: Android's system shows it also while the app is
-//! dead, without a line of the app's code. `data` beside it is handed to the app when somebody
-//! taps. `tag` is the collapse key: a correction, or the same alert from a second try, replaces
-//! what stands on the screen instead of standing beside it, and `collapse_key` does the same for
-//! what is still on its way (FCM keeps up to four keys for a device). `channel_id` names one
-//! channel for each severity (`alert-information`, `alert-urgent`, `alert-critical`), because since
-//! Android 8 the channel decides how loud a notification is; an app that has none of that name gets
-//! its manifest's. `visibility` lets the text be read on a locked screen: it is a public appeal.
+//! **A notification message**, not a data message: Android's system shows a notification message
+//! even while the app is not running, without the app's code. The app gets `data` when the user
+//! taps the notification. `tag` is the collapse key: a correction, or a retry of the same alert,
+//! replaces the notification on the screen instead of adding a second one; `collapse_key` does the
+//! same for messages that FCM has not delivered yet (FCM keeps up to four keys for a device).
+//! `channel_id` names one channel for each severity (`alert-information`, `alert-urgent`,
+//! `alert-critical`), because since Android 8 the channel decides how loud a notification is; an
+//! app without that channel uses the default channel of its manifest. `visibility` shows the text
+//! on a locked screen: the alert is a public appeal.
 //!
-//! **When it is too late.** FCM has no time of expiry, only `ttl`, which begins when FCM takes a
-//! message; and a body is made once, while requests go out from now until the alert's end. A `ttl`
-//! of all the remaining time would let what is sent an hour from now be shown an hour too late. So
-//! the sending time that is to be expected is taken off it: half an hour, in which the default
-//! quota takes 18 million, and half of the remaining time if that is less. Then
+//! **Expiry.** FCM has no time of expiry, only `ttl`, which starts when FCM accepts a message; and
+//! a body is made once, while requests go out from now until the alert's end. With the whole
+//! remaining time as `ttl`, a message sent an hour from now could be shown an hour after the
+//! alert's end. So the expected sending time is subtracted from the remaining time: half an hour,
+//! in which the default quota allows 18 million requests, or half of the remaining time if that is
+//! less. Then
 //!
 //! ```text
 //! sent within min(30 min, active time / 2):  shown by the alert's end at the latest
 //! sent t later than that:                    shown t after the alert's end at the latest
 //! ```
 //!
-//! and the price is that a phone which is switched on in the last half hour is not told by what was
-//! sent in the beginning. Only a phone that cannot be reached when it is sent to *late* can be
-//! late: whom a wave finds late has just told its place, and gets it at once. `data.expires` (Unix
-//! seconds) lets an app take down what is over. To close the rest, a node would have to write the
+//! The price: a phone that is switched on in the last half hour does not get a message that was
+//! sent at the beginning. A notification can be shown after the alert's end only on a phone that
+//! was sent to *late* and was unreachable then: a device that a wave finds late has just reported
+//! its place, and gets the message at once. `data.expires` (Unix seconds) lets an app remove the
+//! notification at the alert's end. To close the remaining gap, a node would have to write the
 //! `ttl` itself, as it writes the token.
 //!
-//! iPhones may be behind FCM too. What they are told is Apple's: `apns-expiration` is absolute and
+//! FCM may deliver to iPhones, too. They get Apple's `apns-expiration`, which is absolute and
 //! exact.
 //!
-//! **What is counted.** Google limits the payload to 4,096 bytes, "both the keys and the values",
-//! and answers more with INVALID_ARGUMENT, which looks like a bad token. Of which parts it counts
-//! which bytes is not said. So the whole body without the token is counted, as encoded: whichever
-//! way it is counted, that is not less.
+//! **Size of a body.** Google limits the payload to 4,096 bytes, "both the keys and the values",
+//! and answers a larger payload with INVALID_ARGUMENT, which looks like a bad token. Google does
+//! not say which bytes of which parts count. So Clarion counts the whole encoded body without the
+//! token, which is at least what Google counts.
 
 use std::collections::BTreeMap;
 
@@ -56,12 +59,12 @@ use crate::planned::{LocaleMessage, PushRequest};
 pub const BODY_BYTES_MAX: usize = 4_096;
 /// Longest `ttl`, seconds: four weeks.
 pub const TTL_SECONDS_MAX: u64 = 2_419_200;
-/// For how long sending is expected to take, seconds.
+/// Expected time to send a wave, seconds; subtracted from the `ttl`.
 const SENDING_SECONDS: u64 = 1_800;
-/// Up to the token: the rest of the message follows behind it.
+/// Bytes of the body before the token.
 const BEFORE_TOKEN: &[u8] = br#"{"message":{"token":""#;
 
-/// A message without `token`.
+/// A message of FCM without its `token`.
 #[derive(Serialize)]
 struct Message<'a> {
     notification: Notification<'a>,
@@ -78,8 +81,8 @@ struct Notification<'a> {
     image: Option<&'a str>,
 }
 
-/// Values are strings; `from`, `message_type` and what begins with `google` or `gcm` are not ours
-/// to use.
+/// Data for the app; all values are strings. FCM reserves the keys `from` and `message_type`, and
+/// keys that begin with `google` or `gcm`.
 #[derive(Serialize)]
 struct Data<'a> {
     alert: &'a str,
@@ -103,7 +106,7 @@ struct AndroidNotification<'a> {
     visibility: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_sound: Option<bool>,
-    /// How loud before Android 8.
+    /// Priority of the notification before Android 8.
     notification_priority: &'static str,
 }
 
@@ -160,7 +163,7 @@ pub(super) fn render(
     Ok(Rendered { request: PushRequest::Fcm { project: app.project.clone() }, messages })
 }
 
-/// From the token's closing quote: the other members of the message, and the ends of both objects.
+/// Bytes after the token: its closing quote, the other members, and the ends of both objects.
 fn after_token(message: &Message<'_>) -> Vec<u8> {
     let members = serde_json::to_vec(message).expect("strings and numbers are always JSON");
     // `{"notification":…}` becomes `","notification":…}}`.
@@ -189,10 +192,10 @@ fn android<'a>(spec: &AlertSpec, collapse: &'a str, now: UnixMillis) -> Android<
     }
 }
 
-/// See above. 0 means "now or never".
+/// Seconds of `ttl`, as the module's documentation derives them; 0 means "now or never" to FCM.
 fn ttl_seconds(active_until: UnixMillis, now: UnixMillis) -> u64 {
     let active = active_until.0.saturating_sub(now.0) / 1_000;
-    // Half of an odd number of seconds is rounded up: it is taken off.
+    // Half of an odd number of seconds is rounded up, because it is subtracted.
     (active - SENDING_SECONDS.min(active.div_ceil(2))).min(TTL_SECONDS_MAX)
 }
 

@@ -1,14 +1,13 @@
-//! One batch as it came: read item by item, and written as far as the store has room.
+//! One batch of changes: read item by item, and written as far as the store has room.
 //!
-//! A message of 4 MiB decoded at once may be hundreds of MB: an empty item is two bytes on the wire
-//! and some 200 in memory. So the bytes stay as they came, and one item at a time is decoded,
-//! checked and encoded for its log. A batch costs its own bytes and those of its records, which are
-//! fewer.
+//! A message of 4 MiB that is decoded at once may take hundreds of MB: an empty item is two bytes
+//! on the wire and some 200 bytes in memory. So the batch stays encoded, and one item at a time is
+//! decoded, checked and encoded for its log. A batch costs its own bytes and the bytes of its
+//! records, which are fewer.
 //!
-//! **A full store** ([`StoreError::Full`]) takes removals and mutes longer than registrations and
-//! places. A batch of which something can be written is answered: its removals and mutes are
-//! written, each other item is an error that says that there was no room. A batch of which nothing
-//! can be written ends its stream.
+//! **A full store** ([`StoreError::Full`]) accepts removals and mutes longer than registrations and
+//! places. If the batch has removals or mutes, they are written, and every other item is answered
+//! with an error (no room). If it has none, the error ends the stream.
 
 use std::collections::BTreeMap;
 
@@ -29,16 +28,16 @@ use tonic::Status;
 use super::{Context, change, status};
 use crate::store::{RecordBatch, RecordBatchBuilder, StoreError};
 
-/// Items of one batch.
+/// Maximum number of items in one batch.
 const CHANGES_MAX: usize = 10_000;
-/// Largest item, bytes: an honest one has a token of 1 KB and 16 segments of 63 bytes.
+/// Largest item, bytes: a valid item has at most a token of 1 KB and 16 segments of 63 bytes.
 const CHANGE_BYTES_MAX: usize = 16 * 1_024;
 /// Largest batch of a log, bytes: a node takes messages of 4 MiB, and reads ahead by the batch.
 const LOG_BATCH_BYTES_MAX: usize = 1_024 * 1_024;
-/// Items checked at a stretch: under 2 ms.
+/// Number of items that are checked without a pause: under 2 ms.
 const SLICE: usize = 512;
 
-/// A batch that is not decoded, only measured.
+/// A batch that is not decoded; only its items are counted.
 #[derive(Debug)]
 pub(super) struct RawBatch {
     id: u64,
@@ -46,7 +45,7 @@ pub(super) struct RawBatch {
 }
 
 impl RawBatch {
-    /// Finds the batch's id, and counts its items.
+    /// Finds the id of a batch, and checks the number of its items.
     pub(super) fn new(bytes: Bytes) -> Result<Self, Status> {
         let mut batch = Self { id: 0, bytes: bytes.clone() };
         let mut items = Items(bytes);
@@ -55,13 +54,13 @@ impl RawBatch {
             count += usize::from(field.is_some());
         }
         if count > CHANGES_MAX {
-            let problem = format!("at most {CHANGES_MAX} in a batch, has {count}");
+            let problem = format!("must have at most {CHANGES_MAX} changes; got {count}");
             return Err(status::invalid(InvalidField::new("changes", problem)));
         }
         Ok(batch)
     }
 
-    /// Checks and records it.
+    /// Checks the batch and appends it to the logs.
     pub(super) async fn write(&self, api: &Context) -> Result<wire::WriteDevicesResponse, Status> {
         let now = api.clock.wall();
         let whole = Checked::of(self, api, now, false).await?;
@@ -80,11 +79,11 @@ impl RawBatch {
     }
 }
 
-/// What is left to read of a batch.
+/// The encoded rest of a batch, which is read field by field.
 struct Items(Bytes);
 
 impl Items {
-    /// The next field: `Some` is an item, not decoded; `None` is any other.
+    /// Reads the next field: `Some(Some(_))` is an encoded item, `Some(None)` any other field.
     fn next_field(&mut self, id: &mut u64) -> Result<Option<Option<Bytes>>, Status> {
         if self.0.is_empty() {
             return Ok(None);
@@ -130,13 +129,13 @@ impl Items {
 /// A batch after its check.
 struct Checked {
     logs: Logs,
-    /// Items that a full store takes as well.
+    /// Number of items that a full store accepts, too.
     urgent: usize,
     answer: wire::WriteDevicesResponse,
 }
 
 impl Checked {
-    /// `urgent_only`: items that make the registry larger are refused for want of room.
+    /// Checks all items; `urgent_only`: refuses items that need more room in the store.
     async fn of(
         batch: &RawBatch,
         api: &Context,
@@ -184,8 +183,8 @@ fn is_growing(change: &Change) -> bool {
 }
 
 fn no_room(index: u32) -> wire::DeviceError {
-    let description =
-        "the store has no room for registrations and places; removals and mutes are written";
+    let description = "the store has no room for registrations and places, and writes only \
+                       removals and mutes; retry after retry_after";
     wire::DeviceError {
         index,
         field: "change".to_owned(),
@@ -201,7 +200,7 @@ async fn record(
     api: &Context,
 ) -> Result<Result<Record, InvalidField>, Status> {
     if item.len() > CHANGE_BYTES_MAX {
-        let problem = format!("at most {CHANGE_BYTES_MAX} bytes, has {}", item.len());
+        let problem = format!("must be at most {CHANGE_BYTES_MAX} bytes; got {} bytes", item.len());
         return Ok(Err(InvalidField::new("change", problem)));
     }
     let change = wire::DeviceChange::decode(&item[..]);
@@ -214,7 +213,7 @@ async fn record(
         .and_then(|app| change::record(change, app, now, &api.config.device_key)))
 }
 
-/// The records of one request by their log.
+/// The records of one batch, by log.
 #[derive(Default)]
 struct Logs {
     open: BTreeMap<LogId, RecordBatchBuilder>,
@@ -230,7 +229,7 @@ impl Logs {
         }
     }
 
-    /// One batch for each log, or as many as its size makes.
+    /// Ends the builders: one batch for each log, or several if the batch is large.
     fn finish(mut self) -> Vec<(LogId, RecordBatch)> {
         let open = self.open.into_iter().filter(|(_, builder)| !builder.is_empty());
         self.full.extend(open.map(|(id, builder)| (id, builder.finish())));
@@ -238,14 +237,14 @@ impl Logs {
     }
 }
 
-/// Apps asked for within one batch: most batches are of one or two.
+/// Apps that a batch refers to, looked up once: most batches have one or two apps.
 struct KnownApps<'a> {
     api: &'a Context,
     known: BTreeMap<String, Option<(AppName, Platform)>>,
 }
 
 impl KnownApps<'_> {
-    /// The app that a change registers for and its platform; `None` if it registers nothing.
+    /// App that a change registers for, with its platform; `None`: the change registers nothing.
     async fn of(
         &mut self,
         change: &wire::DeviceChange,
@@ -266,7 +265,7 @@ impl KnownApps<'_> {
 }
 
 fn unknown(field: &str) -> InvalidField {
-    InvalidField::new(field, "there is no app of that name")
+    InvalidField::new(field, "must be the name of an existing app; create the app first")
 }
 
 #[cfg(test)]

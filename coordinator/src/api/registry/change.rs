@@ -1,7 +1,7 @@
-//! One change, checked: from what a caller says to what a log keeps. Pure.
+//! Check of one change: turns a caller's message into a record for the log. Pure.
 //!
-//! A coordinate ends here: it becomes its cell and is not kept. Problems name the field and the
-//! numbers, never a token, a place or a device.
+//! A coordinate is turned into its cell here and is not kept. Errors name the field and the limits,
+//! never a token, a place or a device.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -20,17 +20,17 @@ use h3o::Resolution;
 
 use super::DeviceKey;
 
-/// Oldest observation taken: a tombstone is kept as long, so an older one could bring a removed
-/// device back.
+/// Largest age of an observation, milliseconds: a tombstone is kept as long, so an older
+/// observation could bring a removed device back.
 const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
-/// A phone's clock may be ahead.
+/// Largest time by which a phone's clock may be ahead, milliseconds.
 const AHEAD_MS_MAX: u64 = 60 * 1_000;
-/// Longest name of a device that is no UUID, and of a person, bytes.
+/// Longest name of a device (other than a UUID), and of a person, bytes.
 const NAME_BYTES_MAX: usize = 128;
 /// Longest APNs token, hexadecimal digits.
 const TOKEN_DIGITS_MAX: usize = 200;
 
-/// The app that a change registers for, and its field; `None` if it registers nothing.
+/// App that a change registers for, and its field; `None`: the change registers nothing.
 pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
     match change.change.as_ref()? {
         device_change::Change::Registration(r) => Some((&r.app, "registration.app")),
@@ -43,7 +43,7 @@ pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
     }
 }
 
-/// Checks a change. `app` is what [`app`] named, known to exist, and its platform.
+/// Checks a change. `app` is the existing app that [`app`] found, with its platform.
 pub(super) fn record(
     change: wire::DeviceChange,
     app: Option<(AppName, Platform)>,
@@ -75,9 +75,10 @@ fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
         0 => Err(InvalidField::new("device", "is required")),
         n if n > NAME_BYTES_MAX => Err(InvalidField::new(
             "device",
-            format_args!("at most {NAME_BYTES_MAX} bytes, has {n}"),
+            format_args!("must be at most {NAME_BYTES_MAX} bytes; got {n} bytes"),
         )),
-        // The lengths of the two plain forms; braces and `urn:uuid:` are strings like any other.
+        // The lengths of the two plain forms of a UUID; the forms with braces and `urn:uuid:` are
+        // hashed like any other string.
         32 | 36 => Ok(uuid::Uuid::try_parse(device)
             .map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
         _ => Ok(key.id(device)),
@@ -90,13 +91,13 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
     if older > OLDER_MS_MAX {
         return Err(InvalidField::new(
             "observe_time",
-            format_args!("at most 24 h old, is {} s old", older / 1_000),
+            format_args!("must be at most 24 h old; got {} s old", older / 1_000),
         ));
     }
     if ahead > AHEAD_MS_MAX {
         return Err(InvalidField::new(
             "observe_time",
-            format_args!("at most 60 s ahead, is {} s ahead", ahead / 1_000),
+            format_args!("must be at most 60 s ahead; got {} s ahead", ahead / 1_000),
         ));
     }
     Ok(at)
@@ -111,7 +112,8 @@ fn registration(
         tag => Locale::new(tag).map_err(|e| e.within("locale"))?.into_string(),
     };
     if registration.person.len() > NAME_BYTES_MAX {
-        let problem = format!("at most {NAME_BYTES_MAX} bytes, has {}", registration.person.len());
+        let bytes = registration.person.len();
+        let problem = format!("must be at most {NAME_BYTES_MAX} bytes; got {bytes} bytes");
         return Err(InvalidField::new("person", problem));
     }
     Ok(Registration {
@@ -123,8 +125,8 @@ fn registration(
     })
 }
 
-/// As the platform's app gets it from its system: hexadecimal of APNs, of FCM as it is. No problem
-/// shows any of it.
+/// Checks a token as the app gets it from its platform: hexadecimal for APNs, plain text for FCM.
+/// No error shows any part of the token.
 fn token(text: String, platform: Platform) -> Result<Token, InvalidField> {
     if text.is_empty() {
         return Err(InvalidField::new("token", "is required"));
@@ -142,14 +144,14 @@ fn apns_token(hex: &str) -> Result<Token, InvalidField> {
     if hex.len() > TOKEN_DIGITS_MAX {
         return Err(InvalidField::new(
             "token",
-            format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len()),
+            format_args!("must be at most {TOKEN_DIGITS_MAX} digits; got {}", hex.len()),
         ));
     }
-    // The decoder's own words would show a digit of the token.
+    // The decoder's words would show a digit of the token.
     let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
         InvalidField::new(
             "token",
-            format_args!("must be pairs of hexadecimal digits, has {}", hex.len()),
+            format_args!("must be pairs of hexadecimal digits; got {} characters", hex.len()),
         )
     })?;
     Token::new(Bytes::from(bytes))
@@ -159,7 +161,7 @@ fn segments(mut names: Vec<String>) -> Result<Vec<String>, InvalidField> {
     if names.len() > SEGMENTS_MAX {
         return Err(InvalidField::new(
             "segments",
-            format_args!("at most {SEGMENTS_MAX}, has {}", names.len()),
+            format_args!("must have at most {SEGMENTS_MAX} segments; got {}", names.len()),
         ));
     }
     for (i, name) in names.iter().enumerate() {
@@ -175,7 +177,9 @@ fn cell(place: wire::Place) -> Result<Cell, InvalidField> {
         place::Place::Point(point) => {
             let point = LatLng::from_wire(point).map_err(|e| e.within("point"))?;
             let point = h3o::LatLng::new(point.lat_deg(), point.lng_deg());
-            let point = point.map_err(|_| InvalidField::new("point", "is not on the globe"))?;
+            let point = point.map_err(|_| {
+                InvalidField::new("point", "must be a finite latitude and longitude")
+            })?;
             Ok(Cell::from(point.to_cell(Resolution::Nine)))
         }
         place::Place::Cell(index) => Cell::new(index),

@@ -1,11 +1,11 @@
-//! Ids of devices whose callers do not number them by UUID.
+//! Ids of devices whose callers name them by strings other than UUIDs.
 //!
-//! Such a string may be a phone number or an advertising id: it must not be kept, and nobody who
-//! sees ids must be able to try out strings. So the id is HMAC-SHA-256 of the string under a key of
-//! the cluster, cut to its first 16 bytes (RFC 2104, section 5, allows half of the digest and no
-//! less). SipHash would be three times faster, but yields 64 bits, and two devices of 860 million
-//! would share an id with certainty; at 128 bits the odds are 1 in 10^21. The 0.3 µs that it costs
-//! are a twentieth of what a change may cost.
+//! Such a string may be a phone number or an advertising id: it must not be kept, and a reader of
+//! ids must not be able to find the string by trying. So the id is HMAC-SHA-256 of the string under
+//! a key of the cluster, cut to its first 16 bytes (RFC 2104, section 5, allows half of the digest
+//! and no less). SipHash would be three times faster, but yields 64 bits, and two of 860 million
+//! devices would share an id with certainty; at 128 bits the odds are 1 in 10^21. The HMAC takes
+//! 0.3 µs, a twentieth of the time budget of a change.
 
 use std::{fmt, fs, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ const KEY_BYTES_MIN: usize = 32;
 /// Longest key, bytes: more is a mistaken file.
 const KEY_BYTES_MAX: usize = 4_096;
 
-/// The cluster's key for ids. Never printed.
+/// Key of the cluster that makes ids of device names; never printed.
 #[derive(Clone)]
 pub struct DeviceKey {
     key: Arc<hmac::Key>,
@@ -26,7 +26,7 @@ pub struct DeviceKey {
 }
 
 impl DeviceKey {
-    /// A key of this process alone.
+    /// Makes a random key, which only this process has.
     ///
     /// # Panics
     /// If the system has no randomness.
@@ -36,30 +36,30 @@ impl DeviceKey {
         Self { key: Arc::new(key.expect("the system's random numbers")), random: true }
     }
 
-    /// The bytes of a file, as they are.
+    /// Reads a key: the bytes of the file are the key.
     ///
     /// # Errors
-    /// What is wrong, naming the file.
+    /// The file is unreadable, or its length is out of range; the error names the file.
     pub fn read(path: &Path) -> Result<Self, String> {
         let bytes = Zeroizing::new(
-            fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?,
+            fs::read(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?,
         );
         if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&bytes.len()) {
             let (path, has) = (path.display(), bytes.len());
             return Err(format!(
-                "{path} must hold {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, has {has}"
+                "{path}: must be {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes; got {has} bytes"
             ));
         }
         Ok(Self { key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes)), random: false })
     }
 
-    /// True if ids mean nothing after a restart.
+    /// Whether the key is random, so that its ids are unknown after a restart.
     #[must_use]
     pub fn is_random(&self) -> bool {
         self.random
     }
 
-    /// The id of a caller's string.
+    /// Id of the device that a caller names by a string.
     #[must_use]
     pub fn id(&self, device: &str) -> DeviceId {
         let tag = hmac::sign(&self.key, device.as_bytes());
@@ -92,7 +92,7 @@ mod tests {
         assert!(
             DeviceKey::read(&path)
                 .expect_err("short")
-                .ends_with("must hold 32 to 4096 bytes, has 31")
+                .ends_with("must be 32 to 4096 bytes; got 31 bytes")
         );
     }
 

@@ -1,5 +1,5 @@
-//! `RegistryService` as it is served: the generated server for all methods but `WriteDevices`,
-//! whose batches are taken as the bytes they came in ([`super::batch`]).
+//! Server of `RegistryService`: the generated server for all methods but `WriteDevices`, whose
+//! batches stay encoded ([`super::batch`]).
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ use super::{
     BATCH_BYTES_MAX, Registry,
 };
 
-/// The service.
+/// Server of `RegistryService`, with `WriteDevices` served by hand.
 pub(in super::super) type RegistryServer = Served<Write, RegistryServiceServer<Registry>>;
 
-/// Serves the registry.
+/// Makes the server of the registry.
 pub(in super::super) fn server(registry: Registry) -> RegistryServer {
     let registry = Arc::new(registry);
     let others = RegistryServiceServer::from_arc(Arc::clone(&registry))
@@ -36,7 +36,7 @@ pub(in super::super) fn server(registry: Registry) -> RegistryServer {
     Served { method: Write(registry), others }
 }
 
-/// `WriteDevices`.
+/// The method `WriteDevices`, served by hand.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Write(Arc<Registry>);
 

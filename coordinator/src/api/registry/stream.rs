@@ -1,8 +1,8 @@
-//! One stream of `WriteDevices`: batches in, answers out, in order, each with a deadline.
+//! One stream of `WriteDevices`: takes batches and answers them in order, each with a deadline.
 //!
-//! The stream is a task, not what the transport pulls: whoever does not read its answers would
-//! otherwise hold its place for as long as it likes. What was begun is finished and answered;
-//! between batches is the place to stop.
+//! The stream is a task that pushes its answers: if the transport pulled them, a caller who does
+//! not read its answers could hold the stream's place for ever. A batch that was begun is finished
+//! and answered; the stream stops between batches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,18 +19,18 @@ use tracing::Instrument;
 
 use super::{Context, batch::RawBatch, status};
 
-/// From one answer until the next batch is whole. A stream holds a place that others may want:
-/// whoever has nothing to write opens another one later.
+/// Deadline for the next whole batch after an answer. A stream holds a place that other callers may
+/// need: a caller without changes opens another stream later.
 pub const NEXT_BATCH_WITHIN: Duration = Duration::from_secs(60);
-/// For the caller to make room for an answer.
+/// Deadline for the caller to read an answer.
 pub const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a stream works with.
+/// Resources of one stream.
 pub(super) struct Writer {
     pub(super) api: Arc<Context>,
     pub(super) peer: PeerKey,
     pub(super) work: Turns,
-    /// The stream's own; free again when it ends.
+    /// Place of the stream, released at its end.
     pub(super) _place: Place,
 }
 
@@ -38,14 +38,14 @@ type Answers = BoxStream<'static, Result<wire::WriteDevicesResponse, Status>>;
 
 /// Serves a stream until either side ends it.
 pub(super) fn serve(writer: Writer, batches: Streaming<Bytes>) -> Answers {
-    // One answer waits for the transport while the next batch is read.
+    // One answer may wait for the transport while the next batch is read.
     let (answers, told) = mpsc::channel(1);
     let (last, end) = oneshot::channel();
     let drain = writer.api.drain.clone();
     let task = async move {
         if let Some(status) = writer.write_all(batches, &answers).await {
             tracing::debug!(peer = %writer.peer, code = ?status.code(), reason = status.message(), "write stream ended");
-            // Fails if the caller has hung up.
+            // Fails if the caller has closed the stream.
             let _ = last.send(status);
         }
     };
@@ -100,7 +100,8 @@ impl Writer {
 fn idle() -> Status {
     let seconds = NEXT_BATCH_WITHIN.as_secs();
     let words = format!(
-        "no batch came within {seconds} s of the last answer; open a new stream when there is one"
+        "no batch arrived within {seconds} s of the last answer; open a new stream for the next \
+         batch"
     );
     status::late("WRITE_STREAM_IDLE", words)
 }

@@ -90,31 +90,34 @@ fn a_problem_is_one_line_with_the_key_and_nothing_of_what_was_read() {
     let secret = "c2VjcmV0c2VjcmV0";
     let body = format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n");
     let cases = [
-        (RSA.to_owned(), "is not JSON (line 1, column 2)"),
+        (RSA.to_owned(), "must be JSON; stopped at line 1, column 2"),
         (
             with("private_key", json!([secret])),
-            "is not a service account's key file (line 1, column ",
+            "must be a service account's key file; stopped at line 1, column ",
         ),
         (with("type", json!("authorized_user")), "type: must be \"service_account\""),
         (without("type"), "type: must be \"service_account\""),
         (without("project_id"), "project_id: is required"),
         (with("project_id", json!("")), "project_id: is required"),
         (without("client_email"), "client_email: is required"),
-        (with("client_email", json!("nobody")), "client_email: must be an address"),
+        (with("client_email", json!("nobody")), "client_email: must be an e-mail address"),
         (
             with("client_email", json!("a@b\nc")),
-            "client_email: may hold visible ASCII characters only",
+            "client_email: must have only visible ASCII characters",
         ),
-        (with("client_email", json!("x".repeat(513))), "client_email: at most 512 bytes, has 513"),
+        (
+            with("client_email", json!("x".repeat(513))),
+            "client_email: must be at most 512 bytes; got 513 bytes",
+        ),
         (without("private_key"), "private_key: is required"),
-        (with("private_key", json!(secret)), "private_key: holds no `PRIVATE KEY` in PEM"),
+        (with("private_key", json!(secret)), "private_key: must have a `PRIVATE KEY` in PEM"),
         (
             with("private_key", json!(body)),
-            "private_key: is not a usable RSA key of 2,048 to 4,096 bits (",
+            "private_key: must be an RSA key of 2,048 to 4,096 bits; got ",
         ),
         (
             with("private_key", json!(RSA_SHORT)),
-            "private_key: is not a usable RSA key of 2,048 to 4,096 bits (TooSmall)",
+            "private_key: must be an RSA key of 2,048 to 4,096 bits; got TooSmall",
         ),
         (without("token_uri"), "token_uri: is required"),
         (with("token_uri", json!("http://h/token")), "token_uri: must be https://host/path"),
@@ -137,7 +140,7 @@ fn two_accounts_of_one_project_may_not_each_be_given_its_quota() {
     let files = [("one", file.as_str()), ("two", file.as_str())];
     assert_eq!(load_all(&files, &[]).expect("no quota").len(), 2);
     let refused = load_all(&files, &[limited_gateway("google")]).expect_err("twice");
-    let words = "F: credentials[1].service_account_file: is of project demo-project, as one is: they would share its quota";
+    let words = "F: credentials[1].service_account_file: must have another project than credential one, with which it would share a quota; got demo-project";
     assert_eq!(refused, words);
 }
 
@@ -147,7 +150,7 @@ fn two_gateways_at_one_endpoint_may_not_each_be_given_a_quota() {
     let refused = load_all(&[("one", &file)], &[limited_gateway("a"), limited_gateway("b")])
         .expect_err("twice");
     assert!(
-        refused.starts_with("F: gateways[1].endpoint: is ") && refused.contains("as a's is"),
+        refused.starts_with("F: gateways[1].endpoint: must differ from gateway a, "),
         "{refused}"
     );
 }

@@ -64,8 +64,8 @@ const APPS_MAX: usize = 4_096;
 pub(crate) struct BadToken {
     pub(crate) device: DeviceId,
     pub(crate) token_hash: u64,
-    /// When the gateway said it, as far as the coordinator knows: what a device registered later
-    /// stays, however long the token has waited.
+    /// When the coordinator heard the gateway's answer: a later registration of the device stays,
+    /// however long the token has waited.
     pub(crate) heard: UnixMillis,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Alarm {
     pub(crate) since: UnixMillis,
     /// Tokens called bad, and not pruned, since then.
     pub(crate) withheld: u64,
-    /// Something of the app was accepted.
+    /// Whether the gateway accepted any push of the app.
     pub(crate) accepted_any: bool,
 }
 
@@ -107,7 +107,7 @@ struct App {
     /// Time of the next turn: old tokens are pruned, young tokens become old.
     turn: Option<Time>,
     alarm: Option<UnixMillis>,
-    /// Tokens called bad and not pruned since the alarm started; without acceptances, since ever.
+    /// Tokens called bad and not pruned since the alarm started; without acceptances, in all.
     withheld: u64,
     said: Repeated,
 }
@@ -126,8 +126,8 @@ enum Standing {
 struct Window([Answers; 2]);
 
 impl Evidence {
-    /// Takes new answers, and tokens called bad; gives those to be pruned. Answers are counted
-    /// first, so that a report that tells of trouble is not believed.
+    /// Takes new answers and tokens called bad; returns the tokens to prune. Counts the answers
+    /// first, so that a report with an unusual share prunes no token.
     pub(crate) fn hear(
         &mut self,
         answers: &BTreeMap<AppLane, Answers>,
@@ -147,7 +147,7 @@ impl Evidence {
         .collect()
     }
 
-    /// Time has passed: gives the tokens that have waited long enough.
+    /// Returns the tokens that have waited long enough, to be pruned.
     pub(crate) fn expire(&mut self, now: Moment) -> Vec<BadToken> {
         let due = |app: &App| app.turn.is_some_and(|turn| turn <= now.at);
         let due: Vec<AppLane> =
@@ -167,7 +167,7 @@ impl Evidence {
         self.apps.values().filter_map(|app| app.turn).min()
     }
 
-    /// Alarms that may be told, by app.
+    /// Alarms that may be published, by app.
     pub(crate) fn alarms(&self) -> impl Iterator<Item = Alarm> {
         self.apps.iter().filter_map(|(of, app)| {
             let (since, withheld) = app.told()?;
@@ -176,12 +176,12 @@ impl Evidence {
         })
     }
 
-    /// A counter that has another value whenever [`Self::alarms`] gives other alarms.
+    /// A counter that changes whenever [`Self::alarms`] changes.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Changes an app and keeps the totals; `change` is told whether one more token may wait.
+    /// Changes an app and updates the totals; passes to `change` whether one more token may wait.
     fn of_app<T>(&mut self, of: &AppLane, change: impl FnOnce(&mut App, bool) -> T) -> Option<T> {
         if !self.apps.contains_key(of) {
             if self.apps.len() >= APPS_MAX {
@@ -203,7 +203,7 @@ impl App {
         self.young.len() + self.old.len()
     }
 
-    /// The alarm, if it may be told: since when, and how many are withheld.
+    /// The alarm, if it may be published: its start, and the number of withheld tokens.
     fn told(&self) -> Option<(UnixMillis, u64)> {
         self.alarm.filter(|_| self.withheld >= TOLD_MIN).map(|since| (since, self.withheld))
     }
@@ -219,11 +219,11 @@ impl App {
         }
     }
 
-    /// Starts or ends the alarm, by what the last answers say.
+    /// Starts or ends the alarm, by the share of bad tokens in the last answers.
     fn judge(&mut self, of: &AppLane, now: Moment) {
         let unusual = is_unusual(self.recent.sum());
         match (self.alarm, unusual) {
-            // The picture becomes clear at its end.
+            // The share is judged at the end of `Settling`.
             _ if matches!(self.standing, Standing::Settling(_)) => {}
             (None, true) => {
                 if self.standing == Standing::Accepted {
@@ -240,8 +240,8 @@ impl App {
                         bad,
                         accepted,
                         times,
-                        "pruning stopped for an app: its gateway calls an unusual share of tokens bad; check environment, \
-                         topic or project"
+                        "pruning stopped for an app: its gateway calls an unusual share of tokens \
+                         bad; check environment, topic or project"
                     );
                 }
             }
@@ -258,8 +258,8 @@ impl App {
         }
     }
 
-    /// A token was called bad; `room`: one more may wait. Gives one to be pruned, if the line is
-    /// shortened.
+    /// Takes a token that was called bad; `room`: one more token may wait. Returns a token to prune
+    /// if there is no room.
     fn called_bad(&mut self, token: BadToken, room: bool, now: Time) -> Option<BadToken> {
         let mut pruned = None;
         match self.standing {
@@ -309,7 +309,7 @@ impl App {
     }
 }
 
-/// Whether so many bad ones are no accident.
+/// Whether the share of bad tokens is too high to be usual.
 fn is_unusual(Answers { accepted, bad }: Answers) -> bool {
     bad >= BAD_MIN && bad * BAD_USUAL > accepted + bad
 }

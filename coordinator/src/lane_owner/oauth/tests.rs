@@ -265,7 +265,7 @@ async fn what_goes_away_is_told_from_what_does_not() {
             false,
             "HTTP 200 without a usable token: access_token is not 1 to 4,096",
         ),
-        (Script::Flood, false, "an answer of more than 65536 bytes"),
+        (Script::Flood, false, "the answer must be at most 65536 bytes; got more"),
     ];
     for (script, is_passing, words) in cases {
         let refused = exchanged(script).await.unwrap_err();

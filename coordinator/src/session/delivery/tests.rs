@@ -123,8 +123,9 @@ fn what_is_over_is_forgotten() {
 }
 
 proptest! {
-    /// A node that takes everything but the `poisons`, which break its session when they arrive; and that is also restarted
-    /// at any time. No poison is sent a fourth time, every poison is isolated, all others are taken, none is isolated.
+    /// A node that takes everything but the `poisons`, which break its session when they arrive;
+    /// and that is also restarted at any time. No poison is sent a fourth time, every poison is
+    /// isolated, all others are taken, none is isolated.
     #[test]
     fn only_what_breaks_the_node_is_isolated(
         poisons in prop::collection::btree_set(0..6_u64, 0..3),
@@ -142,7 +143,8 @@ proptest! {
             let mut steps = 0;
             for proven in [false, true] {
                 loop {
-                    // What was never suspected is sent together; of the others, the one that failed least often, alone.
+                    // What was never suspected is sent together; of the others, the one that failed
+                    // least often, alone.
                     let open = |w: &u64| !taken.contains(w);
                     let fresh: Vec<u64> = (0..count).filter(open).filter(|w| deliveries.failures(subject(*w), EDITION) == 0).collect();
                     let batch = if fresh.is_empty() {

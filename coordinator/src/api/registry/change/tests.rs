@@ -107,7 +107,7 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
     assert_eq!(refused(registered(|r| r.token.clear())), "registration.token");
     assert_eq!(refused(registered(|r| r.token = "a".repeat(202))), "registration.token");
     let odd = checked(registered(|r| r.token = "abcdefg1".into())).expect_err("no digit");
-    assert_eq!(odd.problem, "must be pairs of hexadecimal digits, has 8");
+    assert_eq!(odd.problem, "must be pairs of hexadecimal digits; got 8 characters");
     assert_eq!(refused(registered(|r| r.token = "abc".into())), "registration.token");
     assert_eq!(refused(registered(|r| r.locale = "zh_CN".into())), "registration.locale");
     assert_eq!(refused(registered(|r| r.segments[1] = "A".into())), "registration.segments[1]");
