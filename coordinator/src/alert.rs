@@ -74,7 +74,7 @@ impl AlertRecord {
             ) => {
                 next.state = to;
                 next.ended = Some(now);
-                // Nobody runs it any more; the bodies of many apps and languages are the most of it.
+                // Nobody runs it any more, and bodies in many languages are the most of it.
                 next.plan = None;
             }
             (_, Event::End(to)) => return Err(illegal(to)),

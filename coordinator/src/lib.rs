@@ -334,7 +334,8 @@ impl Coordinator {
                 }
                 context.admission.close();
                 let end = *end.insert(Instant::now() + deadline);
-                let alerts = stop::let_alerts_finish(&context.reconciler, end - STOP_RESERVE.min(deadline / 4));
+                let until = end - STOP_RESERVE.min(deadline / 4);
+                let alerts = stop::let_alerts_finish(&context.reconciler, until);
                 let serving = async {
                     tokio::select! {
                         _ = &mut serving => return,

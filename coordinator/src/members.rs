@@ -6,12 +6,12 @@
 //! would each be given the other's partitions, and everybody would be alerted twice; so the second
 //! is refused for as long as the first is connected.
 //!
-//! **Ownership** is made once (R = 1) and kept in the store, so that a coordinator that starts again
-//! goes on with it. It is made when as many nodes as there are addresses have said hello,
-//! or [`GATHER`] after the first ([`GATHER_COMING`] while a node says that it will take a session
-//! soon), with those that are there. Then it stays. A node that is away keeps its partitions, and
-//! what they have to do waits for its return; one that comes later owns nothing, which is logged.
-//! Handing partitions on needs a second owner with the data (R = 2), which is not built yet.
+//! **Ownership** is made once (R = 1) and kept in the store: a coordinator that starts again goes on
+//! with it. It is made when as many nodes as there are addresses have said hello, or [`GATHER`]
+//! after the first ([`GATHER_COMING`] while a node says that it will take a session soon), with
+//! those that are there. Then it stays. A node that is away keeps its partitions, and what they have
+//! to do waits for its return; one that comes later owns nothing, which is logged. Handing
+//! partitions on needs a second owner with the data (R = 2), which is not built yet.
 //!
 //! [`crate::dispatch`] finds the nodes and keeps one session task for each address.
 

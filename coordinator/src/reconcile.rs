@@ -179,7 +179,7 @@ impl Reconciler {
         events::apply(&*self.shared.store, alert, event, self.shared.clock.wall(), None).await
     }
 
-    /// Alerts that a stop waits for, with their newest state: their end is not recorded, or the last
+    /// Alerts that a stop waits for, with their newest state: the end is not recorded, or the last
     /// reports on what is resolved are about to come.
     #[must_use]
     pub fn under_way(&self) -> Vec<Arc<Snapshot>> {

@@ -1,6 +1,8 @@
 //! A coordinator is dropped in the middle of a wave and built anew over the same store: the alert
 //! goes on with what its nodes report.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod dispatch_support;
 
 use std::{sync::Arc, time::Duration};

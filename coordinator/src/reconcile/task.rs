@@ -23,6 +23,9 @@ use crate::{
 /// Pause between tries of what nobody tells that it may succeed: the store, lanes, room for cells.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long an alert that was found in the store is tried to start though its time may be over.
+const LATE: Duration = Duration::from_secs(10);
+
 /// One active alert, until its end is recorded.
 pub(super) struct AlertTask {
     shared: Arc<Shared>,
@@ -91,7 +94,8 @@ impl AlertTask {
     pub(super) async fn run(mut self) {
         let clock = self.shared.clock;
         let left = Duration::from_millis(self.record.expires.0.saturating_sub(clock.wall().0));
-        let expires = clock.now() + left;
+        // The run of an alert that nobody ran when its time was over hears its nodes' last reports.
+        let expires = clock.now() + if self.own { left } else { left.max(LATE) };
         let begun = tokio::select! {
             biased;
             begun = self.begin() => begun,

@@ -451,6 +451,21 @@ async fn a_cancel_in_the_record_begins_the_run_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_alert_whose_time_ran_out_while_nobody_ran_it_still_hears_its_nodes() {
+    let (store, clock) = store().await;
+    created(&store).await;
+    tokio::time::sleep(70 * SECOND).await;
+    let process = Process::serving(&store, clock).await;
+    assert_eq!(process.starts().await.plan.epoch, Epoch(2));
+    assert_eq!(read(&store).await.state, State::Active, "its run says how it ended");
+    // Where it cannot start, it ends nevertheless.
+    assert_eq!(process.drain.finish(SECOND).await, Ok(()));
+    let next = Process::over(&store, clock);
+    next.dispatch.away.store(true, Ordering::SeqCst);
+    recorded(&store, State::Expired).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_alert_that_ended_meanwhile_is_not_taken_over() {
     let (store, clock) = store().await;
     let alert = created(&store).await;

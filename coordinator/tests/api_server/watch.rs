@@ -188,7 +188,7 @@ async fn a_stop_in_order_ends_watches_with_unavailable() {
     server.context.drain.token().cancel();
     let status = soon(stream.message()).await.expect_err("draining");
     assert_eq!(status.code(), Code::Unavailable);
-    // The keeper of the alert ends too.
+    // The task of the alert ends too.
     assert_eq!(server.context.drain.finish(crate::support::PATIENCE).await, Ok(()));
 }
 
