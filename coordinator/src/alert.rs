@@ -39,15 +39,15 @@ pub enum Event {
     Settle(Arc<Snapshot>),
 }
 
-/// What cannot happen from here.
+/// A transition that the life of an alert does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {from:?}: it cannot become {to:?}")]
 pub struct Illegal {
-    /// Whose.
+    /// Alert whose record stays as it is.
     pub name: AlertName,
-    /// Where it stands.
+    /// State of the record.
     pub from: State,
-    /// Where it was to go.
+    /// State that the record was to get.
     pub to: State,
 }
 

@@ -34,27 +34,27 @@ pub enum FeedError {
     /// One of the two is configured wrongly.
     #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
     OtherCluster {
-        /// Cut to what a name may have.
+        /// Name in the node's request, cut to the length that a name may have.
         theirs: String,
-        /// This one's.
+        /// Cluster name of this coordinator.
         ours: ClusterName,
     },
     /// The node's positions belong to another log. Its next session decides whether it may follow
     /// this one.
     #[error("the node follows another log than {ours}")]
     OtherLog {
-        /// This one.
+        /// Identity of the log that this coordinator serves.
         ours: LogIdentity,
     },
     /// The node has applied what this log does not hold: the log has lost it, and the node must
     /// start from nothing.
     #[error("log {log} ends at {head}, the node is at {asked}")]
     Ahead {
-        /// Which log.
+        /// Log that is behind the node.
         log: LogId,
-        /// Its newest position.
+        /// Newest position of that log.
         head: Position,
-        /// What the node says.
+        /// Position that the node has applied.
         asked: Position,
     },
     /// The log cannot be read.

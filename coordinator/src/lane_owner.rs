@@ -14,8 +14,7 @@
 //!
 //! The parts: [`credential`] has the keys and accounts, [`apns`] and [`oauth`] make tokens,
 //! [`token`] says when a token is due; [`budget`] sets the number of connections; [`health`] keeps
-//! the health of lane ends; [`feedback`] returns dead tokens to the registry, where there is
-//! evidence that the tokens are dead.
+//! the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

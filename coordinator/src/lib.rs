@@ -7,6 +7,7 @@
 //! ```text
 //! config stop              what parts are configured by; readiness and shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
+//! reconcile                a task for every active alert of the store
 //! dispatch feed            tasks that carry: alerts, sessions, counts; a node's place in the logs
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
@@ -110,7 +111,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Why the process could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The configuration.
+    /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A variable that telemetry reads.
@@ -144,7 +145,7 @@ fn process(args: Args) -> Result<(), Failure> {
         coordinator
             .run(async move {
                 let signal = signals.recv().await;
-                tracing::info!(signal, "stopping");
+                tracing::info!(signal, "shutdown begins after signal");
             })
             .await
     });
@@ -306,7 +307,7 @@ impl Coordinator {
             listen = %api.address,
             health = %health.address(),
             feed = %feed.address,
-            "serving"
+            "coordinator serves its ports"
         );
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();

@@ -55,11 +55,11 @@ pub const NAMES_MAX: usize = 1_024;
 /// One node, as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Its name.
+    /// Name of the node.
     pub node: NodeName,
-    /// Where it is connected; `None`: it is away.
+    /// Address of the node's session; `None`: it has no session.
     pub address: Option<SocketAddr>,
-    /// Partitions that it owns.
+    /// Number of partitions that the node owns.
     pub partitions: u16,
 }
 

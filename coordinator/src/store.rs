@@ -53,7 +53,7 @@ pub enum StoreError {
     /// A coordinator with a higher epoch has taken the alert over. Trying again does not help.
     #[error("{alert} is written under epoch {stored}, not {epoch}")]
     Superseded {
-        /// Which alert.
+        /// Alert whose record was refused.
         alert: AlertName,
         /// The epoch of the stored record.
         stored: Epoch,
@@ -64,65 +64,63 @@ pub enum StoreError {
     /// reader has to start from a snapshot.
     #[error("log {log} begins at position {first}: what was before is trimmed away")]
     Trimmed {
-        /// Which log.
+        /// Log that was trimmed.
         log: LogId,
         /// The oldest position that the log holds, or its next one if it holds none.
         first: Position,
     },
-    /// There is none of that name. The caller's mistake, or somebody removed it.
+    /// Nothing has that name: the caller's mistake, or it was deleted.
     #[error("there is no {0}")]
     Missing(String),
     /// An app that an active alert addresses cannot be removed.
     #[error("{app} is addressed by the active alert {alert}")]
     InUse {
-        /// Which app.
+        /// App that cannot be removed.
         app: AppName,
-        /// One of the alerts.
+        /// One of the active alerts that address the app.
         alert: AlertName,
     },
-    /// As many alerts are active as may be. Trying again helps when one has ended.
-    #[error("{active} alerts are active, at most {limit} may be")]
+    /// The maximum number of alerts is active. A retry helps when one has ended.
+    #[error("active alerts: must be at most {limit}; got {active}")]
     TooManyActive {
-        /// Now.
+        /// Number of active alerts.
         active: usize,
-        /// Allowed.
+        /// Maximum number of active alerts.
         limit: usize,
     },
-    /// No room for registrations and places. Trying again helps only when somebody made some.
+    /// No room for registrations and places. A retry helps only after somebody made room.
     #[error(
-        "the store holds {held} bytes, registrations and places may fill {limit}; removals and mutes are still taken, in \
-         batches of their own"
+        "the store holds {held} bytes, and registrations and places may fill {limit}; removals and \
+         mutes are still taken, in batches of their own"
     )]
     Full {
-        /// Bytes held.
+        /// Bytes that all logs hold.
         held: u64,
         /// Bytes that registrations and places may fill.
         limit: u64,
     },
     /// No room even in what is kept for removals, mutes and feedback.
-    #[error(
-        "the store holds {held} bytes, at most {limit} fit: not even removals and mutes are taken any more"
-    )]
+    #[error("the store holds {held} of {limit} bytes: it takes no more removals and mutes")]
     ReserveFull {
-        /// Bytes held.
+        /// Bytes that all logs hold.
         held: u64,
-        /// Bytes allowed.
+        /// Maximum of bytes that all logs hold.
         limit: u64,
     },
-    /// The store has no room but what is kept for removals, mutes and feedback, and one device has
-    /// had its part of that.
-    #[error("the store is full: of one device at most {limit} more removals and mutes are taken")]
+    /// Only the room kept for removals, mutes and feedback is left, and one device has used its
+    /// share of it.
+    #[error("the store is full: it takes at most {limit} removals and mutes of one device")]
     ReserveShare {
-        /// Records of one device.
+        /// Maximum number of records of one device.
         limit: u8,
     },
-    /// As many apps as may be.
-    #[error("{limit} apps exist, no more may be")]
+    /// The maximum number of apps exists.
+    #[error("apps: must be at most {limit}")]
     TooManyApps {
-        /// Allowed.
+        /// Maximum number of apps.
         limit: usize,
     },
-    /// The engine cannot be reached. Trying again helps.
+    /// The engine cannot be reached. A retry helps.
     #[error("the store is away: {0}")]
     Away(String),
 }
@@ -190,9 +188,9 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
 /// How far one alert is, as the coordinator that runs it wrote it down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which alert.
+    /// Alert that the checkpoint is of.
     pub alert: AlertName,
-    /// Under which epoch it was written.
+    /// Epoch of the coordinator that wrote it.
     pub epoch: Epoch,
     /// Grows by one with every checkpoint of the alert, from 1.
     pub number: u64,

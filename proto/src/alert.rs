@@ -54,7 +54,7 @@ impl Severity {
 /// Kind of alert: decides which lanes an alert may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
-    /// Real alert.
+    /// A real alert for real people.
     Live,
     /// Exercise: reaches only the segment `exercise`, and its title says so.
     Exercise,
@@ -67,7 +67,7 @@ pub enum Mode {
 pub struct AlertSpec {
     /// Texts, photograph and link.
     pub case: Case,
-    /// Urgency.
+    /// Urgency of the alert, as devices show it.
     pub severity: Severity,
     /// Region whose devices receive the alert.
     pub region: Region,

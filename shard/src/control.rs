@@ -92,6 +92,8 @@ pub enum FeedNote {
     /// A log no longer holds what the node would have to apply next. A rebuild does not help: the
     /// beginning of the log is gone.
     Trimmed,
+    /// A core takes no batches, although it may still take commands: the node has to be replaced.
+    CoreHangs(usize),
     /// The log is shorter than the applied part of it: the coordinator has lost records.
     OtherLog,
 }
@@ -255,6 +257,8 @@ impl Control {
             FeedNote::Lost => FeedState::Lost,
             FeedNote::Refused => FeedState::Refused,
             FeedNote::Trimmed => FeedState::Trimmed,
+            // The node ends; until then nothing more of the logs is applied.
+            FeedNote::CoreHangs(_) => FeedState::Lost,
             FeedNote::OtherLog => FeedState::Loading,
         };
         if note == FeedNote::OtherLog

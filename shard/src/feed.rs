@@ -118,8 +118,10 @@ enum FeedError {
     Contract(SocketAddr, SplitError),
     #[error("{0}: log {1} begins at position {2}, behind what this node has applied")]
     Trimmed(SocketAddr, u32, u64),
-    #[error("core {0} takes no more")]
-    Core(usize),
+    #[error("core {0} has ended")]
+    CoreEnded(usize),
+    #[error("core {0} took no batch within {limit} s", limit = BATCH_TAKEN_WITHIN.as_secs())]
+    CoreHangs(usize),
 }
 
 impl Feed {
@@ -189,8 +191,12 @@ impl Follower {
                 }
                 FeedError::Contract(_, SplitError::OtherLog { .. }) => FeedNote::Refused,
                 FeedError::Trimmed(..) => FeedNote::Trimmed,
-                // Whoever holds the core's other end says so and ends the process.
-                FeedError::Core(_) => return,
+                // The node task learns from the core's events that a core has ended.
+                FeedError::CoreEnded(_) => return,
+                FeedError::CoreHangs(core) => {
+                    let _ = self.feed.notes.send(FeedNote::CoreHangs(*core)).await;
+                    return;
+                }
                 _ => FeedNote::Lost,
             };
             let _ = self.feed.notes.send(note).await;
@@ -275,7 +281,8 @@ impl Follower {
             let Command::Apply { log, position, .. } = command else { continue };
             match timeout(BATCH_TAKEN_WITHIN, self.feed.cores[core].send(command)).await {
                 Ok(Ok(())) => self.splitter.taken(core, log, position),
-                Ok(Err(Closed)) | Err(_) => return Err(FeedError::Core(core)),
+                Ok(Err(Closed)) => return Err(FeedError::CoreEnded(core)),
+                Err(_) => return Err(FeedError::CoreHangs(core)),
             }
         }
         Ok(())

@@ -23,9 +23,9 @@ use crate::{
 pub(crate) struct Target {
     /// Together the cover.
     pub(crate) bands: Bands,
-    /// Of the cover, compacted, before it was cut into bands.
+    /// Number of cells of the compacted cover, before it was cut into bands.
     pub(crate) cells: u32,
-    /// See [`cover::area_km2`].
+    /// Area of the cover in km², as [`cover::area_km2`] computes it.
     pub(crate) area_km2: f64,
 }
 

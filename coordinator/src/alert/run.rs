@@ -271,7 +271,7 @@ impl Run {
         (names(here), names(away))
     }
 
-    /// For watchers.
+    /// The newest state of the alert, for watchers and for the record.
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let state = self.state();
         let isolated = self

@@ -61,7 +61,7 @@ pub struct AlertsConfig {
     pub watchers_per_alert_max: usize,
 }
 
-/// The service.
+/// State of `AlertService` beside the context.
 #[derive(Debug)]
 pub(super) struct Alerts {
     api: Arc<Context>,
@@ -80,7 +80,7 @@ impl Alerts {
         Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
     }
 
-    /// See [`watch`].
+    /// Opens a stream of progress; see [`watch`].
     async fn watch(
         &self,
         request: wire::WatchAlertRequest,

@@ -66,7 +66,7 @@ fn no_other(_: http::Request<Body>) -> Ready<Result<http::Response<Body>, Infall
     ready(Ok(Status::unimplemented("FeedService has the one method Feed").into_http()))
 }
 
-/// `Feed`.
+/// The method `Feed`, whose batches are already encoded.
 #[derive(Debug, Clone)]
 pub(super) struct Feed {
     api: Arc<Api>,

@@ -247,7 +247,7 @@ impl Opened {
             %address,
             version = hello.version,
             cores = hello.cores,
-            "node connected"
+            "session with node begun"
         );
         let mut standing = cluster.board.watch();
         let holds = standing.borrow_and_update().clone();
@@ -274,7 +274,7 @@ impl Opened {
         };
         let (node, boot) = (self.session.node().clone(), self.session.boot());
         let left = self.session.has_left();
-        tracing::info!(%node, %address, drained = left, "node disconnected");
+        tracing::info!(%node, %address, drained = left, "session with node ended");
         let broken = result
             .as_ref()
             .err()

@@ -93,10 +93,10 @@ pub struct AppRecord {
     pub revision: u64,
 }
 
-/// A place in the list of alerts, newest first: after the one made then with that name.
+/// A place in the list of alerts, newest first: behind the alert with this time and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AlertCursor {
-    /// Its `created`.
+    /// Wall time at which that alert was recorded.
     pub created: UnixMillis,
     /// Name of the alert.
     pub name: AlertName,

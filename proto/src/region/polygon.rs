@@ -16,7 +16,7 @@ pub const HOLES_MAX: usize = 64;
 /// Area inside an outer ring and outside all holes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Polygon {
-    /// Outer ring.
+    /// Ring around the whole area.
     pub outer: Ring,
     /// Rings inside the outer ring whose area does not belong to the polygon.
     pub holes: Vec<Ring>,

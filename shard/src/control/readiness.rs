@@ -28,7 +28,7 @@ pub enum FeedState {
 /// Why the node is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotReady {
-    /// SIGTERM.
+    /// The node is shutting down.
     Draining,
     /// It owns nothing, and the newest coordinator was another cluster's.
     OtherCluster,

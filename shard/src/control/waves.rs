@@ -222,7 +222,7 @@ impl Waves {
         self.remember_over(id, epoch);
         let Some(state) = self.waves.get_mut(&id) else { return Ok(()) };
         state.spec.epoch = epoch;
-        info!(parent: &state.span, epoch = epoch.0, "cancelled");
+        info!(parent: &state.span, epoch = epoch.0, "wave cancelled by coordinator");
         match &mut state.cancel {
             // The cores were told; the answer goes out once more.
             Some(cancel) => cancel.told = false,
@@ -247,7 +247,7 @@ impl Waves {
         };
         let epoch = state.spec.epoch;
         state.ended_until = Some(now + LAST_WORDS);
-        debug!(parent: &state.span, "ended everywhere");
+        debug!(parent: &state.span, "wave ended on all nodes");
         state.tell(out, || Command::End(id));
         self.remember_over(id, epoch);
     }

@@ -24,7 +24,7 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
-    /// `host:port` each.
+    /// Coordinators by name, each as `host:port`.
     #[must_use]
     pub fn new(names: Vec<String>) -> Self {
         Self { names, addresses: Vec::new(), asked: None, next: 0 }
@@ -71,12 +71,12 @@ impl Coordinators {
                 self.asked = None;
                 return Err(io::Error::new(io::ErrorKind::NotFound, problem));
             }
-            // What was found before still serves better than nobody.
-            Some(problem) => warn!(problem, "a coordinator's name does not resolve"),
+            // Addresses that were found before serve better than none.
+            Some(problem) => warn!(problem, "coordinator name not resolved"),
             None => {}
         }
         if !addresses.is_empty() && addresses != self.addresses {
-            info!(?addresses, "coordinators");
+            info!(?addresses, "coordinator addresses changed");
             self.addresses = addresses;
         }
         Ok(())

@@ -15,7 +15,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::command::{Closed, Command, CommandSink, Event};
+use clarion_proto::limits::WAVES_MAX;
+
+use crate::{
+    command::{Closed, Command, CommandSink, Event},
+    control::lanes::LANES_MAX,
+};
 
 /// One core, seen from here.
 pub struct CorePort {
@@ -25,10 +30,13 @@ pub struct CorePort {
     pub events: mpsc::Receiver<Event>,
 }
 
-/// Commands that wait here for one core. An input makes at most some 130 for each core (leave for
-/// 64 waves, a wave, a change of ownership); so many are free before one is read.
-const OUTBOX: usize = 512;
-const OUTBOX_FREE_MIN: usize = 192;
+/// Commands that one input makes for one core at most: a grant or the end of every wave, a slice of
+/// every lane, and a few for a wave or a change of ownership.
+const INPUT_COMMANDS_MAX: usize = WAVES_MAX + LANES_MAX + 64;
+/// Commands that wait for one core. The queue takes memory only for commands that wait in it.
+const OUTBOX: usize = 2 * INPUT_COMMANDS_MAX;
+/// Free places in the outbox of every core before the node task reads an input.
+const OUTBOX_FREE_MIN: usize = INPUT_COMMANDS_MAX;
 /// A core that takes no command for this long hangs, and the process has to be replaced. A core
 /// takes commands in every turn, and a turn does a bounded amount of work. Batches of the feed have
 /// a longer limit of their own (`feed`).

@@ -192,7 +192,7 @@ impl NodeTask {
             }
             (core, event) = self.events.recv(), if room => match event {
                 Some(event) => self.control.event(core, event),
-                None if draining => info!(core, "closed"),
+                None if draining => info!(core, "core ended during drain"),
                 None => return Err(NodeError::CoreDied(core)),
             },
             () = has_room(&self.outboxes), if !room => {}
@@ -215,7 +215,10 @@ impl NodeTask {
                 }
                 None => self.close_session(),
             },
-            Some(note) = self.notes.recv() => self.control.feed(note),
+            Some(note) = self.notes.recv() => match note {
+                FeedNote::CoreHangs(core) => return Err(CoreFailure::Hangs(core).into()),
+                note => self.control.feed(note),
+            },
             () = sleep(pause) => self.control.expire((self.now)()),
         }
         Ok(false)

@@ -26,10 +26,10 @@ use super::{
     Alerts,
 };
 
-/// The service.
+/// `AlertService` with `WatchAlert` served by hand.
 pub(in super::super) type AlertsServer = Served<Watch, AlertServiceServer<Alerts>>;
 
-/// Serves alerts.
+/// Builds the server of `AlertService`.
 pub(in super::super) fn server(alerts: Alerts) -> AlertsServer {
     let alerts = Arc::new(alerts);
     let others = AlertServiceServer::from_arc(Arc::clone(&alerts))
@@ -37,7 +37,7 @@ pub(in super::super) fn server(alerts: Alerts) -> AlertsServer {
     Served { method: Watch(alerts), others }
 }
 
-/// `WatchAlert`.
+/// The method `WatchAlert`, whose answers are already encoded.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Watch(Arc<Alerts>);
 

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-/// Before the first try.
+/// Pause before the second attempt.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause.
+/// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A session that lived so long was of use; longer than the longest pause, so that useless ones
 /// stay rare.
