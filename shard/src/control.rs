@@ -15,8 +15,8 @@
 //! and memory stays bounded without a queue to tune.
 //!
 //! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes,
-//! [`REFUSALS_MAX`] refusals, 32 counts. Only inputs create commands, a few for each input and
-//! core: the driver stops reading messages while its cores are behind.
+//! [`REFUSALS_MAX`] refusals, 32 counts. Only inputs create commands, [`INPUT_COMMANDS_MAX`] for a core
+//! at most: the driver stops reading messages while its cores are behind.
 
 pub mod assembly;
 pub mod counts;
@@ -64,6 +64,9 @@ use crate::{
 /// Highest number of pending refusals, and of pending cancels of unknown waves; further refusals
 /// are only counted.
 pub const REFUSALS_MAX: usize = 64;
+/// Commands that one input makes for one core at most: a grant or the end of every wave, a slice of
+/// every lane, and a few for a wave or a change of ownership.
+pub const INPUT_COMMANDS_MAX: usize = clarion_proto::limits::WAVES_MAX + lanes::LANES_MAX + 64;
 
 /// Identity of the node, constant while it runs.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 
 mod fence;
 mod lanes;
+mod outbox;
 mod platforms;
 mod replan;
 mod take_over;

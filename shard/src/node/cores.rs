@@ -15,11 +15,9 @@ use tokio::{
     time::timeout,
 };
 
-use clarion_proto::limits::WAVES_MAX;
-
 use crate::{
     command::{Closed, Command, CommandSink, Event},
-    control::lanes::LANES_MAX,
+    control::INPUT_COMMANDS_MAX,
 };
 
 /// One core, seen from here.
@@ -30,9 +28,6 @@ pub struct CorePort {
     pub events: mpsc::Receiver<Event>,
 }
 
-/// Commands that one input makes for one core at most: a grant or the end of every wave, a slice of
-/// every lane, and a few for a wave or a change of ownership.
-const INPUT_COMMANDS_MAX: usize = WAVES_MAX + LANES_MAX + 64;
 /// Commands that wait for one core. The queue takes memory only for commands that wait in it.
 const OUTBOX: usize = 2 * INPUT_COMMANDS_MAX;
 /// Free places in the outbox of every core before the node task reads an input.
