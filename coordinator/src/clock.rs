@@ -14,6 +14,8 @@ pub struct Clock {
     started: tokio::time::Instant,
     /// Wall time at the start, where it is made up.
     wall_at_start: Option<UnixMillis>,
+    /// The moment that a clock without time shows for ever.
+    stands_at: Option<Moment>,
 }
 
 /// A moment on both clocks.
@@ -35,7 +37,14 @@ impl Clock {
     /// Starts at [`Time`] 0.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: tokio::time::Instant::now(), wall_at_start: None }
+        Self { started: tokio::time::Instant::now(), wall_at_start: None, stands_at: None }
+    }
+
+    /// A clock that shows one moment for ever. A simulator hands it to what asks a clock, once for
+    /// each call.
+    #[must_use]
+    pub fn standing(moment: Moment) -> Self {
+        Self { stands_at: Some(moment), ..Self::start() }
     }
 
     /// The same with a wall time that is made up and passes as tokio's clock does.
@@ -47,6 +56,9 @@ impl Clock {
     /// Since the start; never goes back.
     #[must_use]
     pub fn now(&self) -> Time {
+        if let Some(moment) = self.stands_at {
+            return moment.at;
+        }
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
@@ -70,6 +82,9 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods)] // the one place that reads it
     pub fn wall(&self) -> UnixMillis {
+        if let Some(moment) = self.stands_at {
+            return moment.wall;
+        }
         if let Some(UnixMillis(start)) = self.wall_at_start {
             return UnixMillis(start + self.now().0 / 1_000);
         }
