@@ -2,7 +2,8 @@
 //! seed.
 //!
 //! `CLARION_SIM_SEEDS=1000` runs that many seeds; `CLARION_SIM_SEED=17` runs that one, as the
-//! message of a failing seed says.
+//! message of a failing seed says. `CLARION_SIM_TRACE=FILE` writes the trace of each run to a file,
+//! which the next run overwrites.
 
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
@@ -56,7 +57,11 @@ fn started(config: SceneConfig) -> Scene {
 
 /// Runs the alert of a scene to its end, and judges it.
 fn finish(scene: &mut Scene) -> (Reached, Effort) {
-    assert!(scene.run_until_settled(Time(120 * SECOND)), "not settled: {:?}", scene.snapshot());
+    let is_settled = scene.run_until_settled(Time(120 * SECOND));
+    if let Some(file) = std::env::var_os("CLARION_SIM_TRACE") {
+        std::fs::write(file, scene.bus().trace().to_string()).unwrap();
+    }
+    assert!(is_settled, "not settled: {:?}", scene.snapshot());
     judge(scene).unwrap_or_else(|problem| panic!("{problem}"))
 }
 
@@ -131,9 +136,7 @@ fn a_session_cut_in_mid_wave_misses_nobody_and_repeats_nobody() {
         let during = scene.record().len() - before;
         assert!(during < 3_900 - before, "in mid-wave: {during} requests during the cut");
         let (reached, effort) = finish(&mut scene);
-        println!(
-            "seed {seed}: cut for {length:?} after {before} requests, {during} during it, {effort:?}"
-        );
+        println!("seed {seed}: cut {length:?} after {before}, {during} during it, {effort:?}");
         assert_eq!(reached.phones.len(), 4_000);
         let hellos =
             scene.bus().trace().entries().iter().filter(|e| e.detail == "Hello" && !e.lost);
