@@ -8,7 +8,7 @@
 //! config stop              what parts are configured by; readiness and shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
 //! reconcile                a task for every active alert of the store
-//! dispatch feed            tasks that carry: alerts, sessions, counts; a node's place in the logs
+//! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
 //! lane_owner               credentials, budgets, health and feedback of lanes
@@ -62,6 +62,8 @@ pub mod members;
 pub mod lane_owner;
 pub mod progress;
 pub mod feed;
+#[cfg(feature = "testing")]
+pub mod machine;
 pub mod standing;
 pub mod store;
 pub mod privacy;

@@ -15,8 +15,8 @@ pub mod sizes;
 pub mod text;
 
 /// The folders of the crates that are held to the rules, relative to the workspace.
-pub const CRATES: [&str; 6] =
-    ["proto", "runtime", "coordinator", "shard", "loadgen/emulator", "loadgen"];
+pub const CRATES: [&str; 7] =
+    ["proto", "runtime", "coordinator", "shard", "loadgen/emulator", "loadgen", "sim"];
 
 /// A file that could not be read as Rust.
 #[derive(Debug, thiserror::Error)]

@@ -293,6 +293,11 @@ impl Log {
         taken
     }
 
+    /// The entries that are kept, in the order of their decisions.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.chunks.iter().flatten()
+    }
+
     /// Everything decided before this is gone; none: there is nothing left.
     #[must_use]
     pub fn oldest_us(&self) -> Option<u64> {
@@ -335,7 +340,7 @@ mod tests {
     };
 
     fn entries(log: &Log) -> Vec<Entry> {
-        log.chunks.iter().flatten().copied().collect()
+        log.entries().copied().collect()
     }
 
     #[test]

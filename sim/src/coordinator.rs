@@ -1,0 +1,268 @@
+//! A coordinator on the bus: its machine, a stream to each node, and a follower for each feed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clarion_coordinator::{
+    clock::Moment,
+    feed::Follower,
+    lane::LaneKey,
+    machine::{Machine, MachineConfig, Output as Step},
+    planned::PlannedAlert,
+    snapshot::Snapshot,
+    store::{Batch, ChangeLog},
+};
+use clarion_proto::{
+    ids::{LogId, UnixMillis, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use futures_util::FutureExt;
+use prost::Message as _;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use crate::{
+    actor::{Actor, Input, Output},
+    log::LogModel,
+    message::Message,
+    stream::{ActorId, Purpose, StreamId},
+};
+
+/// Longest pause before a node is called again. The task in life begins with shorter pauses.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// One coordinator process.
+pub struct Coordinator {
+    id: ActorId,
+    machine: Machine,
+    config: MachineConfig,
+    log: Arc<LogModel>,
+    /// Wall time at time 0 of the coordinator's clock.
+    wall_at_start: UnixMillis,
+    lanes: Vec<LaneKey>,
+    nodes: BTreeMap<ActorId, Call>,
+    feeds: BTreeMap<StreamId, Option<Follower>>,
+    random: Pcg64Mcg,
+    streams: u32,
+    now: Time,
+    problems: Vec<String>,
+}
+
+/// How far the coordinator is with calling a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Due(Time),
+    Calling(StreamId),
+    Open(StreamId),
+}
+
+impl Coordinator {
+    /// A coordinator that calls these nodes and makes these lanes at its start.
+    #[must_use]
+    pub fn new(
+        id: ActorId,
+        config: MachineConfig,
+        log: Arc<LogModel>,
+        nodes: &[ActorId],
+        lanes: Vec<LaneKey>,
+        (wall_at_start, seed): (UnixMillis, u64),
+    ) -> Self {
+        Self {
+            id,
+            machine: Machine::new(config.clone()),
+            config,
+            log,
+            wall_at_start,
+            lanes,
+            nodes: nodes.iter().map(|node| (*node, Call::Due(Time(0)))).collect(),
+            feeds: BTreeMap::new(),
+            random: Pcg64Mcg::seed_from_u64(seed),
+            streams: 0,
+            now: Time(0),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Whether an alert can start.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.machine.is_ready()
+    }
+
+    /// The newest state of an alert.
+    pub fn snapshot(&mut self, wave: WaveId) -> Option<Snapshot> {
+        self.machine.snapshot(wave)
+    }
+
+    /// Whether an alert has ended and none of its numbers changes any more.
+    #[must_use]
+    pub fn is_settled(&self, wave: WaveId) -> bool {
+        self.machine.is_settled(wave)
+    }
+
+    /// What should not have happened: faults of nodes, streams that the machine ended, feeds that
+    /// were refused, alerts that did not start.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.iter().chain(self.machine.faults()).cloned().collect()
+    }
+
+    fn moment(&self) -> Moment {
+        let wall = UnixMillis(self.wall_at_start.0 + self.now.0 / 1_000);
+        Moment { at: self.now, wall }
+    }
+
+    fn stream_of(&self, number: u64) -> Option<StreamId> {
+        let open = self.nodes.values().filter_map(|call| match call {
+            Call::Open(stream) => Some(*stream),
+            Call::Due(_) | Call::Calling(_) => None,
+        });
+        open.into_iter().find(|stream| stream.as_u64() == number)
+    }
+
+    fn start_lanes(&mut self) {
+        let moment = self.moment();
+        for lane in std::mem::take(&mut self.lanes) {
+            if let Err(problem) = self.machine.ensure_lane(&lane, moment) {
+                self.problems.push(problem.to_string());
+            }
+        }
+    }
+
+    fn start(&mut self, alert: Arc<PlannedAlert>) {
+        let moment = self.moment();
+        if let Err(problem) = self.machine.start(alert, moment) {
+            self.problems.push(problem.to_string());
+        }
+    }
+
+    fn call_due(&mut self, outputs: &mut Vec<Output>) {
+        for (node, call) in &mut self.nodes {
+            if matches!(call, Call::Due(at) if *at <= self.now) {
+                self.streams += 1;
+                let stream = StreamId { opener: self.id, number: self.streams };
+                *call = Call::Calling(stream);
+                outputs.push(Output::Open { stream, to: *node, purpose: Purpose::Session });
+            }
+        }
+    }
+
+    fn accepted(&mut self, stream: StreamId) {
+        for call in self.nodes.values_mut() {
+            if *call == Call::Calling(stream) {
+                *call = Call::Open(stream);
+                let moment = self.moment();
+                return self.machine.opened(stream.as_u64(), moment);
+            }
+        }
+    }
+
+    fn closed(&mut self, stream: StreamId, broken: bool) {
+        self.feeds.remove(&stream);
+        let moment = self.moment();
+        let pause = self.random.random_range(Duration::ZERO..=PAUSE_MAX);
+        for call in self.nodes.values_mut() {
+            if *call == Call::Open(stream) || *call == Call::Calling(stream) {
+                *call = Call::Due(self.now + pause);
+                let how = broken.then_some("the stream broke");
+                return self.machine.closed(stream.as_u64(), how, moment);
+            }
+        }
+    }
+
+    fn follow(&mut self, stream: StreamId, request: &wire::FeedRequest, out: &mut Vec<Output>) {
+        let log: Arc<dyn ChangeLog> = self.log.clone();
+        let opened = Follower::open(log, &self.config.cluster, self.config.partitions, request);
+        // The model answers at once, so the future is ready when it is polled first.
+        match opened.now_or_never() {
+            Some(Ok(follower)) => {
+                let start = Some(follower.start());
+                let first = wire::FeedResponse { start, ..Default::default() };
+                out.push(Output::Send { stream, message: Message::Batch(first) });
+                self.feeds.insert(stream, Some(follower));
+            }
+            problem => {
+                self.problems.push(format!("feed refused: {problem:?}"));
+                self.feeds.remove(&stream);
+                out.push(Output::Close { stream });
+            }
+        }
+    }
+
+    /// Everything that feeds have not been sent.
+    fn feed(&mut self, outputs: &mut Vec<Output>) {
+        for (stream, follower) in &mut self.feeds {
+            let Some(follower) = follower else { continue };
+            while let Some(Ok((log, batch))) = follower.next().now_or_never() {
+                let message = Message::Batch(to_wire(log, &batch));
+                outputs.push(Output::Send { stream: *stream, message });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, outputs: &mut Vec<Output>) {
+        while let Some(step) = self.machine.poll() {
+            match step {
+                Step::Say { stream, request } => {
+                    let Some(stream) = self.stream_of(stream) else { continue };
+                    let message = Message::Request(Box::new(request));
+                    outputs.push(Output::Send { stream, message });
+                }
+                Step::End { stream, reason } => {
+                    self.problems.push(format!("session ended: {reason}"));
+                    let Some(stream) = self.stream_of(stream) else { continue };
+                    outputs.push(Output::Close { stream });
+                    self.closed(stream, false);
+                }
+            }
+        }
+    }
+}
+
+impl Actor for Coordinator {
+    fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
+        self.now = now;
+        let (mut outputs, moment) = (Vec::new(), self.moment());
+        match input {
+            Input::Started => self.start_lanes(),
+            Input::Woke => self.machine.expire(moment),
+            Input::Opened { stream, purpose: Purpose::Feed, .. } => {
+                self.feeds.insert(stream, None);
+            }
+            Input::Opened { stream, .. } => outputs.push(Output::Close { stream }),
+            Input::Accepted { stream } => self.accepted(stream),
+            Input::Received { stream, message: Message::Response(response) } => {
+                self.machine.received(stream.as_u64(), *response, moment);
+            }
+            Input::Received { stream, message: Message::Follow(request) } => {
+                self.follow(stream, &request, &mut outputs);
+            }
+            Input::Closed { stream, broken } => self.closed(stream, broken),
+            Input::Handed { message: Message::Start(alert), .. } => self.start(alert),
+            Input::Received { .. } | Input::Handed { .. } => {}
+        }
+        self.call_due(&mut outputs);
+        self.feed(&mut outputs);
+        self.carry_out(&mut outputs);
+        outputs
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let calls = self.nodes.values().filter_map(|call| match call {
+            Call::Due(at) => Some(*at),
+            Call::Calling(_) | Call::Open(_) => None,
+        });
+        calls.chain(self.machine.deadline(self.now)).min()
+    }
+}
+
+/// A batch as the feed sends it.
+fn to_wire(log: LogId, batch: &Batch) -> wire::FeedResponse {
+    let decoded = wire::FeedResponse::decode(&batch.records[..]).expect("encoded by the model");
+    wire::FeedResponse {
+        log: u32::from(log.0),
+        position: batch.position.0,
+        append_time_ms: batch.appended.0,
+        ..decoded
+    }
+}
