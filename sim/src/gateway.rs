@@ -19,7 +19,7 @@ use crate::{
     stream::{Purpose, StreamId},
 };
 
-/// One gateway.
+/// One emulated gateway with its connections and its record.
 pub struct Gateway {
     policy: Policy,
     plan: Plan,

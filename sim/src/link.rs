@@ -13,14 +13,14 @@ pub struct Place(pub u16);
 /// Bounds of a delay, which is drawn evenly between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delay {
-    /// Shortest delay.
+    /// Shortest delay of a delivery.
     pub min: Duration,
-    /// Longest delay.
+    /// Longest delay of a delivery.
     pub max: Duration,
 }
 
 impl Delay {
-    /// From microseconds.
+    /// A delay between two numbers of microseconds.
     #[must_use]
     pub const fn micros(min: u64, max: u64) -> Self {
         Self { min: Duration::from_micros(min), max: Duration::from_micros(max) }
@@ -42,7 +42,7 @@ pub struct Cut {
     pub until: Time,
 }
 
-/// All links.
+/// Delays of all links between places.
 #[derive(Debug, Clone)]
 pub struct Links {
     within: Delay,

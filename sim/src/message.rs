@@ -12,7 +12,7 @@ use clarion_shard::{
 use prost::Message as _;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// One message.
+/// A message from one actor to another.
 #[derive(Debug)]
 pub enum Message {
     /// A coordinator to a node, on a session.

@@ -93,7 +93,7 @@ impl SceneConfig {
     }
 }
 
-/// Everything together.
+/// A cluster, its gateway and its devices on one bus.
 pub struct Scene {
     config: SceneConfig,
     bus: Bus,
@@ -207,19 +207,19 @@ impl Scene {
         self.bus.cut(Cut { between: (Place(0), node_place(node)), from, until });
     }
 
-    /// The bus.
+    /// The bus that the actors are on.
     #[must_use]
     pub fn bus(&self) -> &Bus {
         &self.bus
     }
 
-    /// The settings.
+    /// The settings of the scene.
     #[must_use]
     pub fn config(&self) -> SceneConfig {
         self.config
     }
 
-    /// Everybody.
+    /// All devices of the scene.
     #[must_use]
     pub fn people(&self) -> &[Person] {
         &self.people

@@ -6,7 +6,7 @@ use clarion_proto::time::Time;
 
 use crate::{actor::Input, message::Message, stream::ActorId};
 
-/// One delivery.
+/// One delivery of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// When, on the bus's clock.
@@ -65,7 +65,7 @@ impl Trace {
         self.entries.push(entry);
     }
 
-    /// All deliveries.
+    /// All deliveries in the order of their times.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
