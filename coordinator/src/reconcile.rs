@@ -190,7 +190,7 @@ impl Reconciler {
     /// Waits until no alert is under way.
     pub async fn all_ended(&self) {
         while let Some(handle) = self.shared.under_way().pop() {
-            // `wait_for` fails only when the handle, which owns the sender, is gone.
+            // `wait_for` cannot fail: the handle owns the sender.
             let _ = handle.over.subscribe().wait_for(|over| *over).await;
         }
     }

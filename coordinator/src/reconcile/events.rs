@@ -13,7 +13,7 @@ use crate::{
 /// event that is no longer legal (two ends met) leaves the record as it is.
 ///
 /// `epoch`: epoch of the coordinator that runs the alert; the store refuses the event once another
-/// coordinator has taken the alert over. `None`: a caller's cancel, which any coordinator may write.
+/// coordinator has taken the alert over. `None`: a caller's cancel; any coordinator may write it.
 ///
 /// # Errors
 /// The store's errors.
