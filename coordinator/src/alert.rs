@@ -55,7 +55,7 @@ impl AlertRecord {
     /// The record after an event; `None` if the event changes nothing.
     ///
     /// # Errors
-    /// [`IllegalTransition`]: the record's state does not allow the event.
+    /// [`Illegal`]: the record's state does not allow the event.
     pub fn after(&self, event: Event, now: UnixMillis) -> Result<Option<Self>, Illegal> {
         let illegal = |to| Illegal { name: self.name.clone(), from: self.state, to };
         let mut next = Self { revision: self.revision + 1, ..self.clone() };

@@ -116,7 +116,7 @@ impl Alerts {
         Err(audience_too_small())
     }
 
-    /// Checks whether this peer may ask about this region now.
+    /// Runs `ask` on the limits of questions, with the present time.
     pub(super) fn curious<T>(&self, ask: impl FnOnce(&mut Curiosity<Target>, Duration) -> T) -> T {
         ask(&mut self.curiosity.lock(), self.api.clock.now().since(Time(0)))
     }
