@@ -83,7 +83,7 @@ impl RecordBatch {
         Self { records: Bytes::copy_from_slice(&kept), count, growing: 0 }
     }
 
-    /// The batch as it is appended, with its position and time.
+    /// The encoded records, for the append.
     pub(super) fn into_records(self) -> Bytes {
         self.records
     }

@@ -6,8 +6,8 @@
 //!
 //! The mute or removal of a device must never wait for room: the last [`RESERVE_BYTES`] are
 //! reserved for removals, mutes and feedback. The first registration that finds no room closes the
-//! store for all registrations and places, also for small ones: otherwise acceptance would depend on
-//! the size, and the reported state ([`Room::watch`]) would change with each registration.
+//! store for all registrations and places, also for small ones: otherwise acceptance would depend
+//! on the size, and the reported state ([`Room::watch`]) would change with each registration.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
