@@ -3,8 +3,8 @@
 //! **Readiness of `AlertService`**: SERVING while partitions are assigned and at least one node
 //! that owns partitions has a session. Otherwise no alert reaches a device: the nodes are
 //! disconnected, belong to another cluster, or refuse this coordinator because they follow another
-//! log. `AppService` and `RegistryService` do not depend on nodes and stay SERVING: the registry can
-//! be filled before the first node connects. Where readiness controls routing (a Kubernetes
+//! log. `AppService` and `RegistryService` do not depend on nodes and stay SERVING: the registry
+//! can be filled before the first node connects. Where readiness controls routing (a Kubernetes
 //! Service), nodes must reach the feed of an unready coordinator too, or neither side would ever
 //! become ready: set `publishNotReadyAddresses`.
 

@@ -33,8 +33,8 @@ struct Feed {
 }
 
 impl Places {
-    /// Opens a feed; `superseded` is cancelled when a newer feed of the same name opens. Returns the
-    /// feed's number, for [`Places::give_back`].
+    /// Opens a feed; `superseded` is cancelled when a newer feed of the same name opens. Returns
+    /// the feed's number, for [`Places::give_back`].
     pub(super) fn take(
         &mut self,
         node: &str,
