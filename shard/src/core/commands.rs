@@ -204,10 +204,10 @@ impl Core {
         }
     }
 
-    /// Hurries the connections with encoded but unwritten requests of a stopped wave: the requests
-    /// must not be written much later.
+    /// Sets a reset deadline on connections with encoded but unwritten requests of a stopped wave:
+    /// the requests must not be written much later.
     fn hurry(&mut self, wave: usize, now: Time) {
-        // Another core's connections are hurried by that core, when it gets the cancel.
+        // Another core sets the deadlines of its own connections when it gets the cancel.
         let own = self
             .links
             .iter_mut()

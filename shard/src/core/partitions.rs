@@ -128,8 +128,8 @@ impl Partitions {
         self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
-    /// Applies at most the given number of records. `placed` is called for each device that appeared
-    /// or moved. True: the batch is applied, and its log's position has advanced.
+    /// Applies at most the given number of records. `placed` is called for each device that
+    /// appeared or moved. True: the batch is applied, and its log's position has advanced.
     pub(crate) fn apply(
         &mut self,
         records: usize,
@@ -171,7 +171,7 @@ impl Partitions {
         self.changed = true;
     }
 
-    /// The present state of the partitions, if it has changed.
+    /// Totals and positions of the partitions; marks them as reported.
     pub(crate) fn held(&mut self) -> HeldStats {
         self.changed = false;
         let mut stats = HeldStats {
