@@ -50,8 +50,8 @@ use crate::{
 /// larger than its items (tokens shrink by half: hexadecimal to bytes; ids become 16 bytes); the
 /// rest is for flushes of several callers' batches.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
-/// Flow-control window, bytes: a coordinator may have a few batches of 10,000 records under way
-/// before this node acknowledges them.
+/// Limits of the connection. Window: a coordinator may have a few batches of 10,000 records under
+/// way before this node acknowledges them.
 const CONNECTION: ChannelLimits = ChannelLimits {
     connect_within: Duration::from_secs(2),
     window_bytes: 8 << 20,

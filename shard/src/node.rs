@@ -243,8 +243,8 @@ pub fn limits() -> Limits {
         // Longer than the session's own deadlines, whose errors name what the session waited for.
         request_deadline: OPEN_WITHIN + ADMIT_WITHIN + Duration::from_secs(1),
         idle_deadline: Duration::from_secs(30),
-        // A coordinator that vanishes without closing its connection is noticed at about the time
-        // when its grants run out.
+        // A coordinator that vanishes without closing its connection is noticed at the latest
+        // shortly after its grants have run out.
         keep_alive_every: Duration::from_secs(2),
         method: |_| Method::Exchange,
     }

@@ -61,11 +61,11 @@ pub enum SplitError {
          there"
     )]
     Foreign {
-        /// Of the batch.
+        /// Log of the batch.
         log: LogId,
-        /// Of the batch.
+        /// Position of the batch.
         position: Position,
-        /// Of the record.
+        /// Partition of the record.
         partition: PartitionId,
     },
 }
@@ -91,7 +91,7 @@ const NOBODY: u16 = u16::MAX;
 #[derive(Debug, Default)]
 struct Log {
     cores: Vec<(usize, Position)>,
-    /// Last position received on the open stream.
+    /// Position expected on the open stream.
     expected: Position,
     /// The log's head at the opening of the stream.
     head: Position,

@@ -82,7 +82,7 @@ impl Outbox {
     }
 
     /// Whether the commands of one more input have room; true for a core that has ended, because
-    /// its outbox never drains.
+    /// waiting for its outbox is pointless.
     pub(super) fn has_room(&self) -> bool {
         self.errands.is_closed() || self.errands.capacity() >= OUTBOX_FREE_MIN
     }

@@ -324,7 +324,7 @@ async fn has_room(outboxes: &[Outbox]) {
     join_all(outboxes.iter().map(Outbox::room)).await;
 }
 
-/// Never resolves without a session.
+/// The next message of the session; never resolves without a session.
 async fn receive<T>(inbound: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
     match inbound {
         Some(inbound) => inbound.recv().await,
