@@ -349,13 +349,13 @@ impl Coordinator {
                     serving.await;
                 };
                 if tokio::time::timeout_at(end, serving).await.is_err() {
-                    tracing::warn!(?deadline, "connections were still open at the deadline");
+                    tracing::warn!(?deadline, "drain deadline passed; connections still open");
                 }
             }
         }
         let rest = end.map_or(deadline, |end| end.saturating_duration_since(Instant::now()));
         if let Err(left) = context.drain.finish(rest).await {
-            tracing::warn!(left, ?deadline, "tasks were still running at the deadline");
+            tracing::warn!(left, ?deadline, "drain deadline passed; tasks still running");
         }
         dispatcher.shutdown().await;
         Ok(())
@@ -412,7 +412,7 @@ fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failur
             limit,
             connections,
             wanted,
-            "file descriptors allow fewer connections to the API"
+            "API connections reduced by file descriptor limit"
         );
     }
     Ok(Shares { api: shares[0], feed: shares[1], health: shares[2] })

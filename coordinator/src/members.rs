@@ -266,7 +266,7 @@ impl Roster {
     fn assigned(&self, board: &Board, ownership: &Ownership, partitions: u16, logs: u16) {
         if ownership.partition_count() != partitions {
             let (recorded, configured) = (ownership.partition_count(), partitions);
-            tracing::error!(recorded, configured, "ownership has another number of partitions");
+            tracing::error!(recorded, configured, "ownership refused: partition count differs");
             return;
         }
         let number = ownership.number;

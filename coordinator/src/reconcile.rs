@@ -110,7 +110,7 @@ impl Reconciler {
                 Err(error) => {
                     let (reason, now) = (error.to_string(), self.shared.clock.now().since(Time(0)));
                     if let Some(times) = away.note(&reason, now) {
-                        tracing::warn!(reason, times, "active alerts not listed yet");
+                        tracing::warn!(reason, times, "listing active alerts failed; retrying");
                     }
                     tokio::time::sleep(task::PAUSE).await;
                 }

@@ -55,7 +55,13 @@ pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
     }
     for alert in alerts {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
-        tracing::warn!(alert = %alert.alert, state = ?alert.state, handed, open, "alert under way at shutdown");
+        tracing::warn!(
+            alert = %alert.alert,
+            state = ?alert.state,
+            handed,
+            open,
+            "alert under way at shutdown"
+        );
     }
     if timeout_at(until, reconciler.all_ended()).await.is_ok() {
         tracing::info!("every alert under way at shutdown has ended");
@@ -63,6 +69,12 @@ pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
     }
     for alert in reconciler.under_way() {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
-        tracing::error!(alert = %alert.alert, state = ?alert.state, handed, open, "alert left unfinished by shutdown");
+        tracing::error!(
+            alert = %alert.alert,
+            state = ?alert.state,
+            handed,
+            open,
+            "alert left unfinished by shutdown"
+        );
     }
 }

@@ -22,7 +22,7 @@ pub enum Input {
         stream: StreamId,
         /// Actor that opened the stream.
         from: ActorId,
-        /// What the stream is for.
+        /// Purpose of the stream.
         purpose: Purpose,
     },
     /// A stream that this actor opened is established.
@@ -62,7 +62,7 @@ pub enum Output {
         stream: StreamId,
         /// Actor to be reached.
         to: ActorId,
-        /// What the stream is for.
+        /// Purpose of the stream.
         purpose: Purpose,
     },
     /// Send a message on a stream; messages of one end keep their order.

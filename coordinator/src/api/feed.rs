@@ -120,7 +120,7 @@ impl ServerStreamingService<FeedRequest> for Feed {
                 let (reason, now) =
                     (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
-                    tracing::warn!(reason, times, "feed of a node refused");
+                    tracing::warn!(reason, times, "node feed request refused");
                 }
                 refused(error)
             })?;

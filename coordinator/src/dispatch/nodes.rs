@@ -127,7 +127,7 @@ fn wanted(names: &BTreeMap<String, Found>) -> BTreeSet<SocketAddr> {
         tracing::warn!(
             found = all.len(),
             kept = ADDRESSES_MAX,
-            "more node addresses than sessions"
+            "node addresses ignored beyond session limit"
         );
     }
     all.into_iter().take(ADDRESSES_MAX).collect()

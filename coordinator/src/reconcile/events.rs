@@ -31,7 +31,7 @@ pub(super) async fn apply(
             Ok(Some(next)) => next,
             Ok(None) => return Ok(existing),
             Err(illegal) => {
-                tracing::warn!(%illegal, "an alert ended twice: the first end stays");
+                tracing::warn!(%illegal, "second alert end ignored");
                 return Ok(existing);
             }
         };

@@ -229,11 +229,16 @@ impl AlertTask {
                 Err(StoreError::Away(reason)) => {
                     let now = self.shared.clock.now().since(Time(0));
                     if let Some(times) = away.note(&reason, now) {
-                        tracing::warn!(alert = %name, reason, times, "the end is not recorded yet");
+                        tracing::warn!(
+                            alert = %name,
+                            reason,
+                            times,
+                            "recording alert end failed; retrying"
+                        );
                     }
                 }
                 Err(error) => {
-                    tracing::error!(alert = %name, %error, "the end cannot be recorded");
+                    tracing::error!(alert = %name, %error, "recording alert end refused");
                     return false;
                 }
             }

@@ -142,7 +142,7 @@ impl Partitions {
             batch.appended,
             &batch.records.as_slice()[..records],
             &mut self.words,
-            // `None`: another core or node owns the partition meanwhile.
+            // `None`: the partition has moved to another core or node meanwhile.
             |id| self.slot_of.get(&id).map(|slot| usize::from(*slot)),
             |slot, applied| {
                 if let Some((ordinal, cell)) = applied.placed {
