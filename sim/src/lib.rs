@@ -18,13 +18,13 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! verdict                         what the gateway recorded, against what had to be done
+//! verdict                         the gateway's record against the alert's expected result
 //! scene                           a cluster, its people, one alert
 //! coordinator node cores gateway  the machines as actors
 //! bus log                         time, order, chance; the logs of changes as a model
 //! trace                           every delivery of a run
-//! actor                           what an actor is told and answers
-//! message stream link             what is said, on what, over what
+//! actor                           inputs and outputs of an actor
+//! message stream link             messages, their streams, and the links between places
 //! ```
 
 pub mod verdict;
