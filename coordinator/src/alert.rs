@@ -1,5 +1,5 @@
-//! The legal transitions of an alert's record: a pure state machine. While the alert runs, [`run`]
-//! is its own machine.
+//! The legal transitions of an alert's record: a state machine free of I/O. While the alert runs,
+//! [`run`] is a second state machine.
 //!
 //! ```text
 //!            ┌── all have their outcome ──▶ RESOLVED
@@ -7,9 +7,9 @@
 //!            └── a cancel ──▶ CANCELLING ──▶ CANCELLED
 //! ```
 //!
-//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves
-//! the wish behind. The alert may have ended by itself in that moment: then CANCELLING gives way to
-//! what really happened.
+//! A cancel is recorded before the nodes are stopped, so that the cancel survives a coordinator
+//! that dies in between. The alert may end by itself at the same moment: then the actual end
+//! (RESOLVED or EXPIRED) replaces CANCELLING.
 
 use std::sync::Arc;
 
@@ -25,25 +25,25 @@ pub(crate) mod run;
 /// Longest reason of a cancel, bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 
-/// What happens to an alert.
+/// An event in the life of an alert.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Somebody wants it stopped.
+    /// A caller cancels the alert.
     Cancel {
-        /// For the record.
+        /// Reason that the caller gave, kept in the record.
         reason: String,
     },
-    /// It reached a final state, as its nodes' reports say.
+    /// The alert reached a final state by its nodes' reports.
     End(State),
-    /// Nothing will change any more.
+    /// The alert is settled: its numbers no longer change.
     Settle(Arc<Snapshot>),
 }
 
-/// A transition that the life of an alert does not have.
+/// An illegal transition of an alert's record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {from:?}: it cannot become {to:?}")]
 pub struct Illegal {
-    /// Alert whose record stays as it is.
+    /// Alert whose record stays unchanged.
     pub name: AlertName,
     /// State of the record.
     pub from: State,
@@ -52,10 +52,10 @@ pub struct Illegal {
 }
 
 impl AlertRecord {
-    /// The record after an event; `None` if the event says nothing new.
+    /// The record after an event; `None` if the event changes nothing.
     ///
     /// # Errors
-    /// A transition that the life of an alert does not have.
+    /// [`Illegal`]: the record's state does not allow the event.
     pub fn after(&self, event: Event, now: UnixMillis) -> Result<Option<Self>, Illegal> {
         let illegal = |to| Illegal { name: self.name.clone(), from: self.state, to };
         let mut next = Self { revision: self.revision + 1, ..self.clone() };
@@ -64,7 +64,7 @@ impl AlertRecord {
                 next.state = State::Cancelling;
                 next.cancel_reason = (!reason.is_empty()).then_some(reason);
             }
-            // Cancelling again, or what has ended, changes nothing.
+            // A second cancel, or the cancel of an ended alert, changes nothing.
             (_, Event::Cancel { .. }) => return Ok(None),
             (from, Event::End(to)) if from == to => return Ok(None),
             (State::Active, Event::End(to @ (State::Resolved | State::Expired)))
@@ -74,7 +74,8 @@ impl AlertRecord {
             ) => {
                 next.state = to;
                 next.ended = Some(now);
-                // Nobody runs it any more, and bodies in many languages are the most of it.
+                // An ended alert never runs again, and bodies in many languages are most of its
+                // size.
                 next.plan = None;
             }
             (_, Event::End(to)) => return Err(illegal(to)),

@@ -1,15 +1,16 @@
-//! Carries planned alerts out: one task for an alert, one session for a node.
+//! Dispatch runs planned alerts: one task for each alert, one session for each node.
 //!
-//! The parts, in the order of an alert's way: [`Dispatch::start`] puts the wave on the **board**
-//! ([`crate::standing`]), from where every session takes what its node has to know; what nodes
-//! report comes back through their sessions to the alert's **task** ([`alert`]), whose state
-//! machine ([`crate::alert::run`]) decides when all are complete, when its time is over and when a
-//! cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what
-//! it has missed.
+//! The path of an alert: [`Dispatch::start`] puts the wave on the **board**
+//! ([`crate::standing`]). Every session reads from the board the waves that its node needs.
+//! The sessions pass the nodes' reports to the alert's **task** ([`alert`]). The task's state
+//! machine ([`crate::alert::run`]) decides when all nodes are complete, when the alert has expired
+//! and when a cancel is confirmed. No task waits for a node: a node that reconnects reads from the
+//! board the waves that it has missed.
 //!
 //! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be
-//! pruned 256, messages to one node 64 + 4,096. Whoever finds the first two full waits, so that the
-//! node's stream is read more slowly; a node that lets the last fill up loses its session.
+//! pruned 256, messages to one node 64 + 4,096. A session that finds one of the first two queues
+//! full waits, so that the node's stream is read more slowly; a node whose message queue fills up
+//! loses its session.
 
 use std::{
     fmt,
@@ -57,83 +58,83 @@ pub use count::QUESTIONS_MAX;
 pub use node::{Connect, Tcp, endpoint};
 pub use nodes::NodesConfig;
 
-/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of
-/// that is queued.
+/// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the
+/// queue holds a quarter of a second.
 const INPUTS: usize = 256;
-/// Two seconds to wait for nodes (`alert::CANCEL_WAIT`), and half a second for the task to take the
-/// wish.
+/// Deadline of a cancel: two seconds to wait for nodes (`alert::CANCEL_WAIT`), and half a second
+/// for the alert's task to receive the cancel.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
-/// For all tasks to end; each is dropped at its next wait.
+/// Time for all tasks to end at shutdown; each task is dropped at its next wait.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// An alert cannot start now. Nothing was sent.
+/// Why an alert cannot start now. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No shard node is there. Trying again helps once one is.
+    /// No shard node is connected. A retry succeeds once a node is connected.
     #[error("no shard node is connected ({configured} configured)")]
     NoNodes {
         /// Number of addresses that are known.
         configured: usize,
     },
-    /// The alert names a lane that cannot exist. Trying again does not help.
+    /// The alert names a lane that cannot exist. A retry does not help.
     #[error(transparent)]
     Lane(#[from] LaneError),
-    /// The alert's positions are those of another log. Trying again does not help in this process.
+    /// The alert's positions belong to another log. A retry does not help in this process.
     #[error("the alert was recorded over log {recorded}, this coordinator serves log {serves}")]
     OtherLog {
-        /// Log of the record.
+        /// Log that the record names.
         recorded: LogIdentity,
-        /// Log of this process.
+        /// Log that this process serves.
         serves: LogIdentity,
     },
-    /// It runs already. The caller's mistake.
+    /// The alert runs already: a mistake of the caller.
     #[error("{0} has been started before")]
     Twice(AlertName),
 }
 
-/// An alert to be carried out, and where its progress goes.
+/// An alert to be run, and the channel of its progress.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// Everything that nodes need.
+    /// The plan: everything that nodes need to send the alert.
     pub plan: Arc<PlannedAlert>,
-    /// Whether the run begins cancelled: nodes are told to stop, and nothing is offered.
+    /// Whether the run begins cancelled: nodes get a stop, and no wave is offered.
     pub cancelled: bool,
-    /// Snapshots of the progress, with growing versions, until one that is settled.
+    /// Channel of progress snapshots, with growing versions, up to a settled snapshot.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
-/// A question could not be answered.
+/// Why a count failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CountError {
-    /// No shard node is there.
+    /// No shard node is connected.
     #[error("no shard node is connected ({configured} configured)")]
     NoNodes {
-        /// Number of addresses that are known.
+        /// Number of known node addresses.
         configured: usize,
     },
-    /// These own partitions and are not connected: a count without them would be wrong.
+    /// Nodes that own partitions are not connected: a count without them would be wrong.
     #[error("not connected: {}", nodes.join(", "))]
     Absent {
         /// Names of the nodes that are not connected.
         nodes: Vec<String>,
     },
-    /// No answer in time.
+    /// Some nodes did not answer within the deadline.
     #[error("not all nodes answered within {seconds} s")]
     Deadline {
-        /// Seconds that were waited.
+        /// Deadline, seconds.
         seconds: u64,
     },
-    /// A node cannot take the question.
+    /// A node cannot count the audience.
     #[error("node {node} cannot count it: {reason}")]
     Refused {
         /// Name of the node.
         node: String,
-        /// In its words, or how its session broke each time that it was asked.
+        /// Reason that the node gave, or how its session broke each time that it was asked.
         reason: String,
-        /// Trying again helps, later.
+        /// Whether a later retry may succeed.
         again: bool,
     },
-    /// Too many questions at once.
+    /// Too many counts run at once.
     #[error("{limit} counts are under way")]
     Busy {
         /// Largest number of counts at a time.
@@ -141,79 +142,80 @@ pub enum CountError {
     },
 }
 
-/// What [`Dispatch::cancel`] achieved.
+/// Result of [`Dispatch::cancel`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CancelState {
-    /// Not known here: never started, or ended.
+    /// The alert does not run in this process: never started, or ended.
     Unknown,
-    /// `Cancelled`: all nodes confirmed. `Cancelling`: some did not. Otherwise it had ended before.
+    /// `Cancelled`: all nodes confirmed. `Cancelling`: some nodes did not confirm. Otherwise the
+    /// alert had ended before.
     At {
-        /// Where it stands now.
+        /// The alert's present state.
         state: State,
-        /// Nodes that have not confirmed; they stop when their grant has run out.
+        /// Nodes that have not confirmed; each stops when its grant has run out.
         unconfirmed: Vec<String>,
     },
 }
 
-/// What carries alerts out, as the API needs it: [`Dispatcher`] in the process, scripted in tests
-/// of the API.
+/// The dispatch interface that the API uses: [`Dispatcher`] in the process, a scripted
+/// implementation in tests of the API.
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// Makes the lane exist at every node before the first alert needs it (connections warm up):
-    /// when an app is created. Known already: nothing happens.
+    /// Creates the lane at every node when an app is created, so that connections warm up before
+    /// the first alert. A lane that exists stays as it is.
     ///
     /// # Errors
     /// See [`LaneError`].
     fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError>;
 
-    /// Checks whether an alert on these lanes would reach anybody now: before it is recorded.
+    /// Checks before an alert is recorded whether an alert on these lanes can reach a device now.
     ///
     /// # Errors
-    /// No node that owns partitions is connected, or a lane cannot exist.
+    /// [`StartError`]: no node that owns partitions is connected, or a lane cannot exist.
     fn check_start(&self, lanes: &[&LaneKey]) -> Result<(), StartError>;
 
-    /// Makes a recorded alert run, as soon as partitions are assigned; nodes may be away.
+    /// Runs a recorded alert once partitions are assigned; nodes may be disconnected.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing was sent.
     fn start(&self, start: Start) -> Result<(), StartError>;
 
-    /// Changes whenever a start that failed may succeed.
+    /// Channel that changes whenever a failed start may succeed.
     fn changes(&self) -> watch::Receiver<u64>;
 
-    /// The store has the end of an alert: nodes may forget it.
+    /// Reports that the store holds the end of an alert: nodes may forget the alert.
     async fn recorded(&self, alert: &AlertName);
 
-    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at
-    /// most.
+    /// Stops an alert; returns when every reachable node has confirmed, after at most two
+    /// seconds.
     async fn cancel(&self, alert: &AlertName) -> CancelState;
 
-    /// Counts who would be reached.
+    /// Counts the devices that an alert would reach.
     ///
     /// # Errors
     /// See [`CountError`].
     async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError>;
 
-    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes
-    /// that are away or slow only matter if the others have too few.
+    /// Whether an alert would reach `least` devices. Returns as soon as the answer is certain:
+    /// disconnected or slow nodes only matter if the remaining nodes count less than `least`.
     ///
     /// # Errors
     /// See [`CountError`].
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
 
-    /// What all nodes hold.
+    /// Totals over the registries of all nodes.
     fn registry(&self) -> RegistryTotals;
 
     /// Whether a node of that name has a session with this coordinator now.
     fn has_session(&self, node: &str) -> bool;
 }
 
-/// What dispatch is configured by.
+/// Configuration of dispatch.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
-    /// Name of the cluster: nodes of another one refuse sessions.
+    /// Name of the cluster: nodes of another cluster refuse sessions.
     pub cluster: ClusterName,
-    /// Where the nodes are.
+    /// Addresses of the nodes and limits of their sessions.
     pub nodes: NodesConfig,
     /// Number of partitions, P.
     pub partitions: u16,
@@ -225,7 +227,7 @@ pub struct DispatchConfig {
     pub credentials: Vec<Credential>,
 }
 
-/// Handle to all that runs alerts. Clones name the same.
+/// Handle to the tasks that run alerts. Clones share the same tasks.
 #[derive(Debug, Clone)]
 pub struct Dispatcher {
     inner: Arc<Inner>,
@@ -240,7 +242,7 @@ struct Inner {
 }
 
 impl Dispatcher {
-    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a
+    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. Must be called within a
     /// tokio runtime.
     #[must_use]
     pub fn spawn<S>(config: DispatchConfig, store: Arc<S>, clock: Clock) -> Self
@@ -250,7 +252,7 @@ impl Dispatcher {
         Self::spawn_over(config, store, clock, Arc::new(Tcp))
     }
 
-    /// The same over other connections than TCP.
+    /// Starts the tasks like [`Dispatcher::spawn`], over connections other than TCP.
     #[must_use]
     pub fn spawn_over<S>(
         config: DispatchConfig,
@@ -289,7 +291,7 @@ impl Dispatcher {
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
-        // Ends its own tasks in order.
+        // Not dropped by `until`: the task shuts down its own session tasks gracefully.
         tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
@@ -300,14 +302,14 @@ impl Dispatcher {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(SHUTDOWN, self.inner.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = self.inner.tasks.len(), "tasks did not end in time");
+            tracing::warn!(tasks = self.inner.tasks.len(), "dispatch tasks outlived the shutdown");
         }
     }
 
-    /// Credentials as their files tell now; they replace those that the lanes have.
+    /// Replaces the lanes' credentials by the credentials that were read from the files again.
     ///
     /// # Errors
-    /// They cannot take the place of those that there are; nothing has changed then.
+    /// [`ReplaceError`]: the new credentials cannot replace the present ones. Nothing changes.
     pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         self.inner.cluster.lanes.replace(credentials)
     }
@@ -321,7 +323,8 @@ impl Dispatcher {
         if !cluster.enter(&alert.name, alert.wave, inputs) {
             return Err(StartError::Twice(alert.name.clone()));
         }
-        // From here on every session that ends is heard of; who has no session now is away.
+        // From here on the run gets a note for every session that ends; a node without a session
+        // at this point is disconnected.
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
         match cancelled {
@@ -344,7 +347,7 @@ impl Dispatcher {
             ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
         let apps =
             alert.apps.iter().map(|app| app.app.clone()).zip(lanes.iter().copied()).collect();
-        // A run that has ended by now has nothing for nodes: its task says so at once.
+        // A run that has ended by now has nothing for nodes: its task closes the wave at once.
         let phase = run.standing().unwrap_or(Phase::Closed);
         let (plan, expires) = (Arc::clone(&alert), run.expires());
         cluster.board.begin(StandingWave { plan, lanes, expires, phase }, begun.at);
@@ -360,45 +363,45 @@ impl Dispatcher {
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {
-            // Stopped in the middle: the process ends.
+            // The task may be dropped in the middle of a run, because the process ends.
             let _ = stop.run_until_cancelled(task.run()).await;
         });
         Ok(())
     }
 
-    /// All nodes ever heard of, and which are alive.
+    /// Status of every node that this process has known, connected or not.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = &self.inner.cluster;
         cluster.roster.status(cluster.board.read().owned.as_deref())
     }
 
-    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a
-    /// session.
+    /// Whether an alert can be sent: partitions are assigned, and at least one node that owns
+    /// partitions has a session.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.owned().is_some()
     }
 
-    /// Changes whenever [`Dispatcher::is_ready`] may have changed.
+    /// Channel that changes whenever [`Dispatcher::is_ready`] may have changed.
     #[must_use]
     pub fn sessions(&self) -> watch::Receiver<u64> {
         self.inner.cluster.roster.sessions()
     }
 
-    /// How nodes' ends of all lanes are.
+    /// Status of all lanes, as the nodes report it.
     #[must_use]
     pub fn lanes(&self) -> Vec<LaneStatus> {
         self.inner.cluster.lanes.status()
     }
 
-    /// How the credentials of all lanes are.
+    /// Status of the credentials of all lanes.
     #[must_use]
     pub fn credentials(&self) -> Vec<CredentialStatus> {
         self.inner.cluster.lanes.credentials()
     }
 
-    /// The lanes of these names, made if they were not there.
+    /// The ids of the lanes with these keys; missing lanes are created.
     fn ensure_lanes<'a>(
         &self,
         lanes: impl Iterator<Item = &'a LaneKey>,
@@ -412,7 +415,7 @@ impl Dispatcher {
         StartError::NoNodes { configured: self.inner.cluster.roster.addresses() }
     }
 
-    /// Ownership, if it is made and any owner is connected.
+    /// The ownership of partitions, if partitions are assigned and an owner is connected.
     fn owned(&self) -> Option<Arc<Owned>> {
         let cluster = &self.inner.cluster;
         let owned = cluster.board.read().owned.clone()?;
@@ -450,7 +453,7 @@ impl Dispatch for Dispatcher {
 
     async fn recorded(&self, alert: &AlertName) {
         if let Some(inputs) = self.inner.cluster.alert(alert) {
-            // Fails only if the alert has settled by itself.
+            // Fails only if the alert has settled in the meantime.
             let _ = inputs.send(Input::Recorded).await;
         }
     }
@@ -462,7 +465,7 @@ impl Dispatch for Dispatcher {
             inputs.send(Input::Cancel(answer)).await.ok()?;
             answered.await.ok()
         };
-        // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+        // No answer: the alert has just ended, or its task is far behind; see the newest snapshot.
         let answered = tokio::time::timeout(CANCEL_DEADLINE, asked).await;
         answered.ok().flatten().unwrap_or(CancelState::Unknown)
     }

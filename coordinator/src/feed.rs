@@ -1,12 +1,12 @@
-//! Logs out to the nodes: one follower for one node's stream.
+//! Sends the logs to the nodes: one follower for each node's stream.
 //!
-//! A follower is pulled: it reads the next batch when the transport asks for one, so a slow node
-//! costs the coordinator one read-ahead and nothing else. There is no queue and no task. A follower
-//! holds its position in each log, and one signal that some log has grown; logs are served in turn,
-//! so that a busy one does not starve the others.
+//! The transport pulls a follower: the follower reads the next batch when the transport asks for
+//! it, so a slow node costs the coordinator one read-ahead and nothing else. There is no queue and
+//! no task. A follower holds its position in each log, and one signal that any log has grown; logs
+//! are served in turn, so that a busy log does not starve the rest.
 //!
-//! The heads of the logs are read at the opening and told first: a node that has applied them has
-//! caught up, whatever is appended meanwhile.
+//! The follower reads the heads of the logs at the opening and sends them first: a node that has
+//! applied these heads has caught up, whatever is appended meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,16 +22,16 @@ use tokio::sync::watch;
 
 use crate::store::{Batch, ChangeLog, StoreError};
 
-/// Read ahead of the transport for one stream, bytes: some ten batches of a busy log.
+/// Bytes read ahead of the transport for one stream: some ten batches of a busy log.
 const READ_BYTES_MAX: usize = 256 * 1_024;
 
-/// A node's question that cannot be answered.
+/// Why a feed cannot be opened or continued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedError {
     /// A partition or log that the cluster does not have.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
-    /// One of the two is configured wrongly.
+    /// The node and this coordinator belong to different clusters: one of them is misconfigured.
     #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
     OtherCluster {
         /// Name in the node's request, cut to the length that a name may have.
@@ -39,15 +39,15 @@ pub enum FeedError {
         /// Cluster name of this coordinator.
         ours: ClusterName,
     },
-    /// The node's positions belong to another log. Its next session decides whether it may follow
-    /// this one.
+    /// The node's positions belong to another log. The node's next session decides whether the node
+    /// may follow this coordinator's log.
     #[error("the node follows another log than {ours}")]
     OtherLog {
         /// Identity of the log that this coordinator serves.
         ours: LogIdentity,
     },
-    /// The node has applied what this log does not hold: the log has lost it, and the node must
-    /// start from nothing.
+    /// The node has applied batches that this log does not hold: the log has lost them, and the
+    /// node must rebuild from the beginning.
     #[error("log {log} ends at {head}, the node is at {asked}")]
     Ahead {
         /// Log that is behind the node.
@@ -62,15 +62,15 @@ pub enum FeedError {
     Store(#[from] StoreError),
 }
 
-/// One node's place in all the logs it follows.
+/// One node's positions in all logs that the node follows.
 #[derive(Debug)]
 pub struct Follower {
     log: Arc<dyn ChangeLog>,
-    /// Heads of the logs followed, as of the opening.
+    /// Heads of the followed logs at the opening.
     heads: Vec<(LogId, Position)>,
     grown: watch::Receiver<u64>,
     partition_count: u16,
-    /// In turn: who was served goes to the back.
+    /// Cursors in turn: a served cursor goes to the back.
     cursors: VecDeque<Cursor>,
     ready: VecDeque<(LogId, Batch)>,
 }
@@ -78,14 +78,14 @@ pub struct Follower {
 #[derive(Debug)]
 struct Cursor {
     log: LogId,
-    /// The last position handed out.
+    /// Position of the last batch handed out.
     after: Position,
-    /// `None`: the log holds nothing else.
+    /// Partitions that the node follows; `None`: all partitions of the log.
     only: Option<BTreeSet<PartitionId>>,
 }
 
 impl Follower {
-    /// Checks what a node asks for against the cluster and the logs.
+    /// Checks a node's request against the cluster and the logs.
     ///
     /// # Errors
     /// See [`FeedError`].
@@ -123,7 +123,7 @@ impl Follower {
         Ok(Self { log, heads, grown, partition_count, cursors, ready: VecDeque::new() })
     }
 
-    /// The first message of the stream: whoever has applied these heads has caught up.
+    /// The first message of the stream: a node that has applied these heads has caught up.
     #[must_use]
     pub fn start(&self) -> wire::FeedStart {
         let head = |(log, head): &(LogId, Position)| wire::LogPosition {
@@ -136,8 +136,7 @@ impl Follower {
         }
     }
 
-    /// The next batch of any log followed; waits until there is one. Dropping the future loses
-    /// nothing.
+    /// The next batch of any followed log; waits for a batch. Dropping the future loses nothing.
     ///
     /// # Errors
     /// The log cannot be read, or is closed.
@@ -146,7 +145,8 @@ impl Follower {
             if let Some(next) = self.ready.pop_front() {
                 return Ok(next);
             }
-            // Seen before the logs are looked at: what is appended meanwhile wakes us again.
+            // The signal is marked seen before the logs are read: a later append wakes this future
+            // again.
             self.grown.borrow_and_update();
             if !self.read_ahead().await? {
                 let closed = |_| StoreError::Away("the log was closed".to_owned());
@@ -155,11 +155,11 @@ impl Follower {
         }
     }
 
-    /// Fills `ready` from the logs that have something.
+    /// Fills `ready` from the logs that have new batches.
     async fn read_ahead(&mut self) -> Result<bool, StoreError> {
         let after: Vec<_> = self.cursors.iter().map(|c| (c.log, c.after)).collect();
         let found = self.log.read_many(&after, READ_BYTES_MAX).await?;
-        // From here on nothing waits: cursors and `ready` change together.
+        // No await from here on: cursors and `ready` change together.
         let any = !found.is_empty();
         for (log, batches) in found {
             let at = self.cursors.iter().position(|c| c.log == log).expect("asked for");
@@ -180,7 +180,7 @@ impl Follower {
     }
 }
 
-/// How many partitions write to a log.
+/// Number of partitions that write to a log.
 fn partitions_in(log: LogId, partitions: u16, logs: u16) -> usize {
     usize::from((partitions - log.0).div_ceil(logs))
 }

@@ -1,5 +1,5 @@
-//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds
-//! what they report.
+//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, and sums
+//! the nodes' reports.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:
@@ -77,17 +77,17 @@ pub mod cover;
 #[cfg(test)]
 mod fixtures;
 
-/// Services whose readiness is told by name.
+/// Services whose readiness is reported by name.
 const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];
 const REGISTRY: &str = "clarion.v1.RegistryService";
-/// For threads that still compute when everything else has ended: a cover, at most.
+/// Time for threads that still compute after all tasks have ended: at most one cover.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
-/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter
-/// deadline.
+/// Part of the drain deadline for the steps after the wait for alerts under way; a quarter of the
+/// deadline if that is less.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
-/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong
-/// command line).
+/// Runs the program. Exit code: 0 after a graceful shutdown; 1 after a failure, with one line on
+/// standard error; 2 for an invalid command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
@@ -96,7 +96,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(usage) => {
-            // Nobody is left to tell if standard error is closed.
+            // If standard error is closed, there is no place to report the failure.
             let _ = usage.print();
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
@@ -110,22 +110,22 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Why the process could not start, or not go on.
+/// Why the process could not start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A variable that telemetry reads.
+    /// An environment variable of telemetry is invalid.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
-    /// A port, a signal handler, a thread.
+    /// The system refused a port, a signal handler or a thread.
     #[error(transparent)]
     System(#[from] io::Error),
-    /// The limit of file descriptors.
+    /// The limit of file descriptors is too low.
     #[error(transparent)]
     Descriptors(#[from] Shortage),
-    /// The descriptors built into the program: a defect.
+    /// The protobuf descriptors built into the program are invalid: a defect.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -151,7 +151,7 @@ fn process(args: Args) -> Result<(), Failure> {
             })
             .await
     });
-    // While the runtime lives: the exporter sends what it has buffered.
+    // Dropped while the runtime exists, so that the exporter can send its buffered spans.
     drop(telemetry);
     runtime.shutdown_timeout(THREADS_DEADLINE);
     ended
@@ -168,7 +168,7 @@ fn announce_addresses(coordinator: &Coordinator) -> io::Result<()> {
     out.flush()
 }
 
-/// Everything built and bound, not yet serving.
+/// A coordinator with bound ports that does not serve yet.
 #[derive(Debug)]
 pub struct Coordinator {
     context: Arc<Context>,
@@ -179,7 +179,7 @@ pub struct Coordinator {
     drain_deadline: Duration,
 }
 
-/// A gRPC port, bound, with its bounds.
+/// A bound gRPC port with its limits.
 #[derive(Debug)]
 struct Port {
     listener: TcpListener,
@@ -196,10 +196,10 @@ impl Port {
 }
 
 impl Coordinator {
-    /// Binds all ports, then starts the tasks that look for nodes.
+    /// Binds all ports, then starts the tasks that connect to nodes.
     ///
     /// # Errors
-    /// A port that cannot be had, by its address; too few file descriptors.
+    /// A port that cannot be bound, with its address; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, Failure> {
         let clock = Clock::start();
         let logs = config.dispatch.logs;
@@ -207,7 +207,7 @@ impl Coordinator {
         Self::bind_over(config, store, clock).await
     }
 
-    /// Binds over a store that may hold the work of a former coordinator, and goes on with it.
+    /// Binds over a store that may hold alerts of a former coordinator, and continues these alerts.
     ///
     /// # Errors
     /// The same as [`Coordinator::bind`].
@@ -260,30 +260,31 @@ impl Coordinator {
         Ok(Self { context, dispatcher, api, feed, health, drain_deadline })
     }
 
-    /// Where the API is served.
+    /// Address of the API.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.api.address
     }
 
-    /// Where nodes follow the logs.
+    /// Address of the feed port, where nodes follow the logs.
     #[must_use]
     pub fn feed_listen(&self) -> SocketAddr {
         self.feed.address
     }
 
-    /// Where health is served.
+    /// Address of the health port.
     #[must_use]
     pub fn health_listen(&self) -> SocketAddr {
         self.health.address()
     }
 
-    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new
-    /// alerts; alerts under way may finish; then no new streams, running ones told to come back
-    /// elsewhere, requests under way finished, sessions closed.
+    /// Serves until `stop`, then shuts down within the configured deadline. First the services
+    /// become not ready, and new alerts are refused. Then alerts under way may finish. Then new
+    /// streams are refused, running streams end with a status that asks for a reconnect, requests
+    /// under way finish, and sessions close.
     ///
     /// # Errors
-    /// The transport's.
+    /// Errors of the transport.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         let Self { context, dispatcher, api, feed, health, drain_deadline: deadline } = self;
         let token = context.drain.token();
@@ -313,7 +314,8 @@ impl Coordinator {
         );
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
-        // Nobody may find an active alert that this process does not know.
+        // The API starts only after the active alerts are listed: no caller may ask for an active
+        // alert that this process does not know yet.
         let (reconciler, until) = (context.reconciler.clone(), token.clone());
         let until_stopped = stopped();
         let api = async move {
@@ -323,14 +325,14 @@ impl Coordinator {
         let feed = ports::serve_feed(feed.listener, feed.limits, &context, stopped());
         let health = health.serve(health_service, stopped());
 
-        // One deadline for all of the stop, from the signal on.
+        // One deadline for the whole shutdown, from the signal on.
         let mut end = None;
         let mut serving = std::pin::pin!(async { tokio::join!(api, feed, health) });
         tokio::select! {
             _ = &mut serving => {}
             () = stop => {
                 stopping.cancel();
-                // Its last word must not come after ours.
+                // The readiness task must not set a status after NOT_SERVING below.
                 let _ = readiness.await;
                 for service in SERVICES.into_iter().chain([""]) {
                     reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
@@ -347,21 +349,21 @@ impl Coordinator {
                     serving.await;
                 };
                 if tokio::time::timeout_at(end, serving).await.is_err() {
-                    tracing::warn!(?deadline, "connections were still open at the deadline");
+                    tracing::warn!(?deadline, "drain deadline passed; connections still open");
                 }
             }
         }
         let rest = end.map_or(deadline, |end| end.saturating_duration_since(Instant::now()));
         if let Err(left) = context.drain.finish(rest).await {
-            tracing::warn!(left, ?deadline, "tasks were still running at the deadline");
+            tracing::warn!(left, ?deadline, "drain deadline passed; tasks still running");
         }
         dispatcher.shutdown().await;
         Ok(())
     }
 }
 
-/// `RegistryService` is not served while the store takes no registrations; removals and mutes still
-/// are.
+/// Reports `RegistryService` as NOT_SERVING while the store refuses registrations; removals and
+/// mutes are still accepted.
 async fn registry_health(
     reporter: HealthReporter,
     mut room: watch::Receiver<bool>,
@@ -376,20 +378,20 @@ async fn registry_health(
             reporter.set_service_status(REGISTRY, status).await;
         }
     };
-    // At a stop nothing is served any more, and nothing is to be told otherwise.
+    // At shutdown every service is NOT_SERVING; this task must not overwrite that status.
     let _ = stop.run_until_cancelled(follow).await;
 }
 
-/// Connections of each port.
+/// Maximum number of connections of each port.
 struct Shares {
     api: usize,
     feed: usize,
     health: usize,
 }
 
-/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals,
-/// keys and their watch, the exporter of traces, name service. It connects to every node, and to
-/// token endpoints.
+/// Divides the file descriptors between the ports. The process needs descriptors for standard
+/// streams, the event queue, signals, keys and their watch, the exporter of traces and name
+/// service, and for connections to every node and to token endpoints.
 fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failure> {
     const OWN: usize = 32;
     let wanted = [
@@ -410,7 +412,7 @@ fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failur
             limit,
             connections,
             wanted,
-            "file descriptors allow fewer connections to the API"
+            "API connections reduced by file descriptor limit"
         );
     }
     Ok(Shares { api: shares[0], feed: shares[1], health: shares[2] })

@@ -1,8 +1,9 @@
-//! The coordinator's machines put together without tasks, transport and clock, for a simulator.
+//! The coordinator's state machines combined without tasks, transport and clock, for a simulator.
 //!
-//! In life [`crate::dispatch`] carries messages between these machines: a task for each node drives
-//! a session, a task for each alert drives its run, and both watch the board. [`Machine`] does the
-//! same within one call, so that a simulator owns the order of events. It decides nothing itself:
+//! In production [`crate::dispatch`] passes messages between these state machines: a task for each
+//! node drives a session, a task for each alert drives its run, and both watch the board.
+//! [`Machine`] does the same within one call, so that a simulator controls the order of events.
+//! [`Machine`] makes no decisions:
 //!
 //! ```text
 //! stream opened, message, stream closed ─▶ Session, NodeMemory ─notes─▶ Run with its Fold
@@ -10,8 +11,8 @@
 //!                                               └───── board ◀─────────────┘
 //! ```
 //!
-//! Not in here: the store of alerts, admission, questions (counts), feedback of dead tokens, and
-//! the replacement of provider tokens.
+//! Not included: the store of alerts, admission, counts, feedback of dead tokens, and the
+//! replacement of provider tokens.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -66,7 +67,7 @@ pub struct MachineConfig {
     pub credentials: Vec<Credential>,
 }
 
-/// One step that a [`Machine`] wants done.
+/// One step for the caller of a [`Machine`] to perform.
 #[derive(Debug)]
 pub enum Output {
     /// Send a message on a stream.
@@ -80,12 +81,12 @@ pub enum Output {
     End {
         /// Number of the stream.
         stream: u64,
-        /// Why the stream ends.
+        /// Reason of the stream's end.
         reason: String,
     },
 }
 
-/// An alert cannot start.
+/// Why an alert cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No partition is assigned yet.
@@ -96,7 +97,7 @@ pub enum StartError {
     Lane(#[from] LaneError),
 }
 
-/// One coordinator without tasks: sessions, alerts, lanes and what holds now.
+/// One coordinator without tasks: sessions, alerts, lanes and the board.
 #[derive(Debug)]
 pub struct Machine {
     config: MachineConfig,
@@ -114,7 +115,7 @@ pub struct Machine {
 #[derive(Debug)]
 struct Stream {
     opened: Time,
-    /// `None` before the node's Hello.
+    /// The session; `None` before the node's Hello.
     session: Option<Session>,
 }
 
@@ -125,7 +126,7 @@ struct Alert {
 }
 
 impl Machine {
-    /// A coordinator without nodes and alerts.
+    /// Creates a coordinator without nodes and alerts.
     #[must_use]
     pub fn new(config: MachineConfig) -> Self {
         let board = Board::new();
@@ -142,7 +143,7 @@ impl Machine {
         }
     }
 
-    /// Makes a lane exist at every node.
+    /// Creates a lane at every node.
     ///
     /// # Errors
     /// The configuration lacks the lane's gateway or credential.
@@ -152,7 +153,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A stream to a node is open. Numbers of streams must not come again.
+    /// Reports that a stream to a node is open. The number of a stream must never be used again.
     pub fn opened(&mut self, stream: u64, now: Moment) {
         self.streams.insert(stream, Stream { opened: now.at, session: None });
         let config = &self.config;
@@ -164,7 +165,7 @@ impl Machine {
         self.outputs.push_back(Output::Say { stream, request: message::open(&identity) });
     }
 
-    /// A message of a node came.
+    /// Processes a node's message.
     pub fn received(&mut self, stream: u64, response: SessionResponse, now: Moment) {
         let Some(message) = response.message else { return };
         let Some(open) = self.streams.get_mut(&stream) else { return };
@@ -182,7 +183,7 @@ impl Machine {
         self.settle(now);
     }
 
-    /// A stream has ended. `broken`: how, unless one side wanted the end.
+    /// Reports the end of a stream. `broken`: the failure; `None`: one side closed the stream.
     pub fn closed(&mut self, stream: u64, broken: Option<&str>, now: Moment) {
         let Some(session) = self.streams.remove(&stream).and_then(|stream| stream.session) else {
             return;
@@ -235,7 +236,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Time has passed.
+    /// Applies the passage of time.
     pub fn expire(&mut self, now: Moment) {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now.at);
         let mut late = Vec::new();
@@ -255,7 +256,7 @@ impl Machine {
         self.settle(now);
     }
 
-    /// When [`Machine::expire`] has something to do.
+    /// Time at which [`Machine::expire`] has work next.
     #[must_use]
     pub fn deadline(&self, now: Time) -> Option<Time> {
         let streams = self.streams.values().filter_map(|stream| match &stream.session {
@@ -266,23 +267,23 @@ impl Machine {
         streams.chain(alerts).min()
     }
 
-    /// The next step to be done.
+    /// The next step for the caller to perform.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// The newest state of an alert; `None` if it was never started here.
+    /// The newest state of an alert; `None` if the alert was never started in this machine.
     pub fn snapshot(&mut self, wave: WaveId) -> Option<Snapshot> {
         Some(self.alerts.get_mut(&wave)?.run.snapshot())
     }
 
-    /// Whether an alert has ended and none of its numbers changes any more.
+    /// Whether an alert has ended and its numbers no longer change.
     #[must_use]
     pub fn is_settled(&self, wave: WaveId) -> bool {
         self.alerts.get(&wave).is_some_and(|alert| alert.run.is_settled())
     }
 
-    /// Defects of nodes, as sessions noted them.
+    /// Defects of nodes that the sessions found.
     #[must_use]
     pub fn faults(&self) -> &[String] {
         &self.faults
@@ -299,7 +300,7 @@ impl Machine {
         let node = NodeName::new(&hello.node).map_err(|problem| problem.to_string())?;
         let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(self.config.log);
         let positions = if of_this_log { &hello.positions[..] } else { &[] };
-        // The stream's number stands for the address, which only log lines and refusals name.
+        // The stream's number replaces the address, which only log lines and refusals contain.
         let port = u16::try_from(stream % 50_000).unwrap_or_default();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let memory = self.roster.claim(&node, boot, address, positions, now.at);
@@ -312,7 +313,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Brings what a session noted to whom it concerns, as `dispatch::cluster` does.
+    /// Passes a session's notes to the alerts and lanes concerned, as `dispatch::cluster` does.
     fn note(&mut self, node: &NodeName, boot: BootId, note: Note, now: Moment) {
         match note {
             Note::Wave(wave, note) => {
@@ -332,7 +333,7 @@ impl Machine {
         }
     }
 
-    /// Goes on until nothing changes: notes, phases of alerts, ownership, the board.
+    /// Applies notes, phases of alerts, ownership and board changes until nothing changes.
     fn settle(&mut self, now: Moment) {
         loop {
             self.take_notes(now);
@@ -371,7 +372,7 @@ impl Machine {
 
     fn move_phases(&mut self, now: Moment) {
         for (wave, alert) in &mut self.alerts {
-            // There is no store: the end is recorded as soon as it is reached.
+            // Without a store, an alert's end counts as recorded at once.
             if alert.run.state().is_final() {
                 alert.run.recorded(now.at);
             }
@@ -387,7 +388,7 @@ impl Machine {
         }
     }
 
-    /// Assigns partitions once, when all nodes are there.
+    /// Assigns partitions once, when all nodes are connected.
     fn assign_partitions(&mut self) {
         if self.told.owned.is_some() {
             return;

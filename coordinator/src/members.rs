@@ -1,17 +1,17 @@
-//! Which nodes there are, which are alive, and who owns what.
+//! The roster of nodes, their sessions, and the ownership of partitions.
 //!
-//! A node is its *name*, as it says in its Hello: its address may change with every start, its
-//! memory with every boot. [`Roster`] knows each name once: who holds the session, what the node
-//! told of its waves, what it holds of the registry. Two processes that call themselves the same
-//! would each be given the other's partitions, and everybody would be alerted twice; so the second
-//! is refused for as long as the first is connected.
+//! The *name* in its Hello identifies a node: its address may change with every start, its memory
+//! is lost with every boot. [`Roster`] holds one entry for each name: the session's address, the
+//! node's reports about its waves, and its registry totals. If two processes had the same name,
+//! each would get the other's partitions, and every device would be alerted twice; so the second
+//! process is refused for as long as the first is connected.
 //!
-//! **Ownership** is made once (R = 1) and kept in the store: a coordinator that starts again goes on
-//! with it. It is made when as many nodes as there are addresses have said hello, or [`GATHER`]
-//! after the first ([`GATHER_COMING`] while a node says that it will take a session soon), with
-//! those that are there. Then it stays. A node that is away keeps its partitions, and what they have
-//! to do waits for its return; one that comes later owns nothing, which is logged. Handing
-//! partitions on needs a second owner with the data (R = 2), which is not built yet.
+//! **Ownership** is made once (R = 1) and kept in the store: a restarted coordinator reads it from
+//! the store. Ownership is made over the connected nodes, when as many nodes as known addresses
+//! have sent a Hello, or [`GATHER`] after the first Hello ([`GATHER_COMING`] while a node announces
+//! that it will accept a session soon). It never changes. A disconnected node keeps its partitions,
+//! and their work waits until the node reconnects; a node that joins later owns no partition, which
+//! is logged. Moving partitions needs a second owner with the data (R = 2), which is not built yet.
 //!
 //! [`crate::dispatch`] finds the nodes and keeps one session task for each address.
 
@@ -37,22 +37,22 @@ use crate::{
 
 pub mod registry;
 
-/// How long ownership waits for all nodes after the first one has said hello: processes of one
-/// start are seconds apart.
+/// Time that ownership waits for all nodes after the first Hello: processes that start together
+/// are seconds apart.
 pub const GATHER: Duration = Duration::from_secs(5);
-/// The same while a node says that it will come: it refuses this coordinator for 10 s after its
-/// last session with one that served another log, and is asked again after 2 s at most. Otherwise a
-/// node that is new would be given everything.
+/// Time that ownership waits while a node announces a session: a node refuses this coordinator for
+/// 10 s after its last session with a coordinator of another log, and is called again after 2 s at
+/// most. Without this wait a single new node would get all partitions.
 pub const GATHER_COMING: Duration = Duration::from_secs(15);
-/// How long such a word holds: longer than the longest pause between two calls.
+/// Validity of such an announcement: longer than the longest pause between two calls.
 const COMING: Duration = Duration::from_secs(4);
-/// Pause between tries to read ownership while the store is away.
+/// Pause between retries to read ownership while the store is down.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that
-/// nodes draw random names, which would each be given a registry to hold.
+/// Maximum number of node names, connected or not. No cluster has a thousand nodes; more names mean
+/// that nodes draw random names, and each name would get partitions.
 pub const NAMES_MAX: usize = 1_024;
 
-/// One node, as callers see it.
+/// Status of one node, as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
     /// Name of the node.
@@ -63,7 +63,7 @@ pub struct NodeStatus {
     pub partitions: u16,
 }
 
-/// All nodes ever heard of.
+/// All nodes that this process has known.
 #[derive(Debug)]
 pub(crate) struct Roster {
     nodes: Mutex<Nodes>,
@@ -74,27 +74,27 @@ pub(crate) struct Roster {
 
 #[derive(Debug, Default)]
 struct Nodes {
-    /// Fewer are not shared out to.
+    /// Minimum number of connected nodes before partitions are assigned.
     min: usize,
     by_name: BTreeMap<NodeName, Node>,
-    /// Addresses known; `None` before the first resolution.
+    /// Number of known addresses; `None` before the first resolution.
     addresses: Option<usize>,
     first_hello: Option<Time>,
-    /// A node that is there has asked to be called again until then: it still keeps to a former
-    /// coordinator.
+    /// End of the latest announcement: a reachable node still keeps to a former coordinator and has
+    /// asked to be called again.
     coming_until: Option<Time>,
 }
 
 #[derive(Debug)]
 struct Node {
-    /// `None` while a session holds it.
+    /// The node's memory; `None` while a session holds it.
     memory: Option<NodeMemory>,
     session: Option<(SocketAddr, BootId)>,
     boot: BootId,
     registry: NodeRegistry,
 }
 
-/// A Hello that is not taken.
+/// Why a Hello is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("the process at {other} is connected here already: one process, two addresses")]
@@ -106,21 +106,23 @@ pub(crate) enum Refused {
 }
 
 impl Roster {
-    /// Partitions are shared out once `nodes_min` nodes are there, not before.
+    /// Creates an empty roster; partitions are assigned only once `nodes_min` nodes are connected.
     pub(crate) fn new(nodes_min: usize) -> Self {
         let nodes = Nodes { min: nodes_min.max(1), ..Nodes::default() };
         Self { nodes: Mutex::new(nodes), changed: Notify::new(), sessions: watch::Sender::new(0) }
     }
 
-    /// Tells of every session that begins or ends, and when partitions are assigned.
+    /// Channel that changes with every session that begins or ends, and when partitions are
+    /// assigned.
     pub(crate) fn sessions(&self) -> watch::Receiver<u64> {
         self.sessions.subscribe()
     }
 
-    /// A node has said hello: its memory belongs to the session now, until [`Roster::release`].
+    /// Claims a node for a session after its Hello: the session owns the node's memory until
+    /// [`Roster::release`].
     ///
     /// # Errors
-    /// The name is taken.
+    /// [`Refused`]: the name or the process is connected already, or there are too many names.
     pub(crate) fn claim(
         &self,
         name: &NodeName,
@@ -160,7 +162,7 @@ impl Roster {
         Ok(memory)
     }
 
-    /// The session has ended.
+    /// Ends the session of a node and takes the node's memory back.
     pub(crate) fn release(&self, name: &NodeName, memory: NodeMemory) {
         if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
             (node.memory, node.session) = (Some(memory), None);
@@ -168,8 +170,8 @@ impl Roster {
         self.sessions.send_modify(|n| *n += 1);
     }
 
-    /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see
-    /// to it themselves.
+    /// Removes an ended wave from the memory of disconnected nodes. The sessions of connected nodes
+    /// remove it themselves.
     pub(crate) fn forget(&self, wave: WaveId) {
         let mut nodes = self.nodes.lock();
         nodes
@@ -179,12 +181,12 @@ impl Roster {
             .for_each(|memory| memory.forget_sets(wave));
     }
 
-    /// A node is there and takes no session *yet*: it is called again within a few seconds.
+    /// Reports a reachable node that accepts no session *yet*: it is called again within seconds.
     pub(crate) fn coming(&self, now: Time) {
         self.nodes.lock().coming_until = Some(now + COMING);
     }
 
-    /// A node says what it holds; `None`: nothing of this coordinator's log.
+    /// Records a node's registry state; `None`: the node has no data of this coordinator's log.
     pub(crate) fn registry(&self, name: &NodeName, state: Option<&wire::RegistryState>) {
         let mut nodes = self.nodes.lock();
         match (nodes.by_name.get_mut(name), state) {
@@ -194,7 +196,7 @@ impl Roster {
         }
     }
 
-    /// What all nodes hold. A node that is away counts with what it said last.
+    /// Totals over all nodes. A disconnected node counts with its last report.
     pub(crate) fn totals(&self, owned: Option<&Owned>) -> RegistryTotals {
         let nodes = self.nodes.lock();
         totals(nodes.by_name.iter().map(|(name, node)| (name, &node.registry)), owned)
@@ -208,7 +210,7 @@ impl Roster {
         self.nodes.lock().addresses.unwrap_or(0)
     }
 
-    /// So many addresses are known now.
+    /// Sets the number of known addresses.
     pub(crate) fn set_addresses(&self, addresses: usize) {
         let before = self.nodes.lock().addresses.replace(addresses);
         if before != Some(addresses) {
@@ -226,8 +228,8 @@ impl Roster {
         nodes.by_name.iter().map(status).collect()
     }
 
-    /// Puts the store's ownership on the board, or makes the first one when its time has come,
-    /// records it and puts it there. Then ends.
+    /// Publishes the store's ownership on the board. If the store has none, waits for the nodes,
+    /// makes the first ownership, records and publishes it. Then ends.
     pub(crate) async fn share_out(
         &self,
         board: &Board,
@@ -241,7 +243,7 @@ impl Roster {
                 Ok(Some(owned)) => Ok(owned),
                 Ok(None) => {
                     let names = self.gather(clock).await;
-                    // Another coordinator may have been faster: then the store's is taken.
+                    // Another coordinator may have been faster: then its ownership is read.
                     store.replace_ownership(Ownership::assign(1, partitions, &names)).await
                 }
                 Err(error) => Err(error),
@@ -260,11 +262,11 @@ impl Roster {
         }
     }
 
-    /// Puts ownership on the board: from now on alerts can start.
+    /// Publishes ownership on the board: from now on alerts can start.
     fn assigned(&self, board: &Board, ownership: &Ownership, partitions: u16, logs: u16) {
         if ownership.partition_count() != partitions {
             let (recorded, configured) = (ownership.partition_count(), partitions);
-            tracing::error!(recorded, configured, "ownership has another number of partitions");
+            tracing::error!(recorded, configured, "ownership refused: partition count differs");
             return;
         }
         let number = ownership.number;
@@ -280,7 +282,7 @@ impl Roster {
         self.sessions.send_modify(|n| *n += 1);
     }
 
-    /// Waits until partitions can be shared out, and names the nodes that are there.
+    /// Waits until partitions can be assigned; returns the names of the connected nodes.
     async fn gather(&self, clock: Clock) -> Vec<NodeName> {
         loop {
             let due = match self.nodes.lock().gathered(clock.now()) {
@@ -297,7 +299,7 @@ impl Roster {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Gathered {
-    /// Nothing to do before then, unless something changes.
+    /// Nothing to do before this time, unless the roster changes.
     Wait(Time),
     Ready(Vec<NodeName>),
 }
@@ -312,8 +314,8 @@ impl Nodes {
             .map(|(n, _)| n.clone())
             .collect();
         if there.len() < self.min {
-            // Ownership does not change later: better nobody yet than all of it to the first. The
-            // next hello asks again.
+            // Ownership never changes later: assigning no partition yet is better than assigning
+            // all partitions to the first node. The next Hello checks again.
             return Gathered::Wait(Time::NEVER);
         }
         let all = self.addresses.is_some_and(|expected| there.len() >= expected);

@@ -8,14 +8,13 @@
 //!             record: End, last snapshot ◀── follow ◀─┘
 //! ```
 //!
-//! **The record is the start.** `CreateAlert` records and hands over; a process that starts lists
-//! what is active and goes on with it. Both are the same code, but for two things: bands that
-//! admission has just computed are a hint that saves computing them again; and an alert that this
-//! process did not create is taken over by raising the epoch of its record, before a node hears
-//! anything.
+//! **An alert starts from its record.** `CreateAlert` records the alert and hands it over; a
+//! starting process lists the active alerts and continues them. Both paths share their code, except
+//! for two points: bands that admission has just computed are reused; and an alert that another
+//! process created is taken over by raising the epoch of its record, before any message to a node.
 //!
-//! A task waits for partitions, lanes, the store and room for its cells. It gives up only when the
-//! alert's own time is over. It records the end of its alert with retries while the store is away.
+//! A task waits for partitions, lanes, the store and room for its cells. The task gives up only
+//! when the alert has expired. It records the alert's end with retries while the store is down.
 //!
 //! Memory: one task and one handle for each active alert, and the handles of the last
 //! [`ENDED_KEPT`] that ended.
@@ -47,19 +46,19 @@ mod handle;
 mod plan;
 mod task;
 
-/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40
-/// bytes each, 1,300 for a usual one: 13 MB. The record in the store goes on without it.
+/// Number of ended alerts whose last snapshot is kept for late watchers; at most some 20,000 cells
+/// of 40 bytes each, 1,300 for a usual alert: 13 MB. The store keeps the record for longer.
 const ENDED_KEPT: usize = 256;
-/// How long a caller waits for the end of an alert that is cancelled before its run begins.
+/// Time that a caller waits for the end of an alert that is cancelled before its run begins.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs every active alert of the store. Clones are the same.
+/// Runs every active alert of the store. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Reconciler {
     shared: Arc<Shared>,
 }
 
-/// What all tasks share.
+/// State that all tasks share.
 #[derive(Debug)]
 struct Shared {
     store: Arc<dyn AlertStore>,
@@ -74,13 +73,13 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Alerts {
     by_name: BTreeMap<AlertName, Arc<Handle>>,
-    /// Those that have ended, oldest first.
+    /// Names of the ended alerts that are kept, oldest first.
     ended: VecDeque<AlertName>,
 }
 
 impl Reconciler {
-    /// Begins to take over what is active in the store. Tasks end with the drain; the records of
-    /// alerts that have not ended by then stay active.
+    /// Begins to take over the active alerts of the store. The tasks end with the drain; the
+    /// records of alerts that have not ended by then stay active.
     #[must_use]
     pub fn spawn(
         store: Arc<dyn AlertStore>,
@@ -97,9 +96,9 @@ impl Reconciler {
         reconciler
     }
 
-    /// Waits until every alert that was active at the start is known here.
+    /// Waits until this process knows every alert that was active at startup.
     pub async fn listed(&self) {
-        // Its sender lives as long as this.
+        // `wait_for` cannot fail: `self` owns the sender.
         let _ = self.shared.listed.subscribe().wait_for(|listed| *listed).await;
     }
 
@@ -111,7 +110,7 @@ impl Reconciler {
                 Err(error) => {
                     let (reason, now) = (error.to_string(), self.shared.clock.now().since(Time(0)));
                     if let Some(times) = away.note(&reason, now) {
-                        tracing::warn!(reason, times, "active alerts not listed yet");
+                        tracing::warn!(reason, times, "listing active alerts failed; retrying");
                     }
                     tokio::time::sleep(task::PAUSE).await;
                 }
@@ -127,26 +126,27 @@ impl Reconciler {
         self.shared.listed.send_replace(true);
     }
 
-    /// Takes an alert that this process has just recorded, with the bands of its cover. From here
-    /// on [`Reconciler::watch`] and [`Reconciler::cancel`] know it. It starts at once if it can.
+    /// Accepts an alert that this process has just recorded, with the bands of its cover. From here
+    /// on [`Reconciler::watch`] and [`Reconciler::cancel`] find the alert. The alert starts at once
+    /// if partitions and lanes allow.
     pub fn hand_over(&self, alert: Arc<AlertRecord>, bands: Bands) {
-        // Known already: the list of active alerts was read after it was recorded.
+        // A known alert needs no task: the list of active alerts was read after its recording.
         if let Some(handle) = self.shared.enter(&alert) {
             let mut task = AlertTask::created(Arc::clone(&self.shared), handle, alert, bands);
-            // What keeps it from starting is logged by its task.
+            // The alert's task logs the reason that the alert cannot start.
             let _ = task.try_start();
             self.shared.spawn(task.run());
         }
     }
 
-    /// The newest state of an alert; `None` if it is not this process's or ended long ago.
+    /// The newest state of an alert; `None` if another process runs it or it ended long ago.
     #[must_use]
     pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
         Some(self.shared.handle(alert)?.snapshots.subscribe())
     }
 
-    /// Stops an alert whose wish to be cancelled is recorded; comes back when every reachable node
-    /// has confirmed, after some two seconds at most.
+    /// Stops an alert whose cancel is recorded; returns when every reachable node has confirmed,
+    /// after some two seconds at most.
     pub async fn cancel(&self, alert: &AlertName) -> CancelState {
         let Some(handle) = self.shared.handle(alert) else { return CancelState::Unknown };
         let told = if handle.cancel_waiting() {
@@ -158,7 +158,7 @@ impl Reconciler {
             self.shared.dispatch.cancel(alert).await
         };
         match told {
-            // Dispatch never had it, or has it no more.
+            // Dispatch never ran the alert, or has settled it.
             CancelState::Unknown => {
                 CancelState::At { state: handle.state(), unconfirmed: Vec::new() }
             }
@@ -166,11 +166,11 @@ impl Reconciler {
         }
     }
 
-    /// Applies an event to the newest record, however often somebody else is faster. An event that
-    /// is not legal any more (two ends met) leaves the record as it is.
+    /// Applies an event to the newest record, with retries after every conflict with another
+    /// writer. An event that is no longer legal (two ends met) leaves the record as it is.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's errors.
     pub async fn record(
         &self,
         alert: &AlertName,
@@ -179,8 +179,8 @@ impl Reconciler {
         events::apply(&*self.shared.store, alert, event, self.shared.clock.wall(), None).await
     }
 
-    /// Alerts that a stop waits for, with their newest state: the end is not recorded, or the last
-    /// reports on what is resolved are about to come.
+    /// Alerts that shutdown waits for, with their newest state: their end is not recorded, or the
+    /// last reports of a resolved alert have not arrived.
     #[must_use]
     pub fn under_way(&self) -> Vec<Arc<Snapshot>> {
         let handles = self.shared.under_way();
@@ -190,7 +190,7 @@ impl Reconciler {
     /// Waits until no alert is under way.
     pub async fn all_ended(&self) {
         while let Some(handle) = self.shared.under_way().pop() {
-            // Its sender lives with the handle.
+            // `wait_for` cannot fail: the handle owns the sender.
             let _ = handle.over.subscribe().wait_for(|over| *over).await;
         }
     }
@@ -205,7 +205,7 @@ impl Shared {
         });
     }
 
-    /// The handle of an alert that is new here; `None`: it is known.
+    /// Creates the handle of a new alert; `None`: the alert is known already.
     fn enter(&self, alert: &AlertRecord) -> Option<Arc<Handle>> {
         let mut alerts = self.alerts.lock();
         if alerts.by_name.contains_key(&alert.name) {
@@ -225,7 +225,7 @@ impl Shared {
         alerts.by_name.values().filter(|handle| !*handle.over.borrow()).cloned().collect()
     }
 
-    /// An alert is settled: its last snapshot stays for a while.
+    /// Keeps the last snapshot of a settled alert among the ended alerts.
     fn ended(&self, alert: &AlertName) {
         let mut alerts = self.alerts.lock();
         alerts.ended.push_back(alert.clone());
@@ -236,7 +236,7 @@ impl Shared {
         }
     }
 
-    /// An alert had ended before this process took it over.
+    /// Forgets an alert that had ended before this process took it over.
     fn forget(&self, alert: &AlertName) {
         self.alerts.lock().by_name.remove(alert);
     }

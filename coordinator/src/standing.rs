@@ -1,10 +1,10 @@
-//! Everything that holds now, for all nodes.
+//! The board: the desired state of all nodes (ownership, lanes, waves, counts).
 //!
-//! A queue of changes to each node would have to be bounded, and then somebody would have to decide
-//! what to lose. So there is none: what holds is one immutable value behind a `watch`; each session
-//! compares it with what it has sent and sends the difference. A new session has sent nothing, so
-//! it starts complete; a slow one skips what is outdated; memory does not grow with the speed of
-//! changes.
+//! A bounded queue of changes to each node would lose changes when it is full. So there is no
+//! queue: the desired state is one immutable value behind a `watch`; each session compares the
+//! value with the state that it has sent and sends the difference. A new session has sent nothing,
+//! so it sends the complete state; a slow session skips outdated states; memory does not grow with
+//! the rate of changes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,26 +20,26 @@ use crate::{
     planned::{CountPlan, PlannedAlert},
 };
 
-/// What holds now. Cloning copies pointers only.
+/// The desired state of all nodes. Cloning copies pointers only.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Standing {
-    /// `None` until enough nodes were there to share partitions out.
+    /// Ownership of partitions; `None` until partitions are assigned.
     pub(crate) owned: Option<Arc<Owned>>,
     pub(crate) lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
-    /// How warm the lanes with a ramp are; one that is not here is cold.
+    /// Warm-up states of the lanes with a ramp; a lane without an entry is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
-    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes
-    /// hold one each.
+    /// Connection budgets in the cluster; a lane without an entry has no budget yet, and each node
+    /// holds one connection.
     pub(crate) connections: BTreeMap<LaneId, u32>,
-    /// A wave that is no longer here has ended: nodes that had it are told so.
+    /// Waves under way; a wave without an entry has ended, and nodes that had it get its end.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
-    /// Questions to the nodes that are under way.
+    /// Counts under way at the nodes.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
 
 impl Standing {
-    /// Waves have come or gone: lanes become busy or idle.
+    /// Updates lanes to busy or idle after waves have begun or ended.
     fn turn_ramps(&mut self, now: Time) {
         for (id, lane) in &self.lanes {
             let Some(length) =
@@ -58,28 +58,28 @@ impl Standing {
 #[derive(Debug, Clone)]
 pub(crate) struct StandingWave {
     pub(crate) plan: Arc<PlannedAlert>,
-    /// Of each app of the plan, in its order.
+    /// Lane of each app of the plan, in the plan's order.
     pub(crate) lanes: Vec<LaneId>,
-    /// When the alert's time is over, on the process's clock.
+    /// Expiry of the alert, on the process's clock.
     pub(crate) expires: Time,
     pub(crate) phase: Phase,
 }
 
-/// What nodes are to do with a wave.
+/// Phase of a wave at the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Walk and send, with grants.
+    /// Nodes walk partitions and send requests, with grants.
     Running,
-    /// Nodes are to write nothing more.
+    /// Nodes must write no further requests.
     Cancelled,
-    /// Over for callers, by its time or because all is done: no grants, and no node is given it
-    /// anew. A node that has it keeps it.
+    /// Final for callers, because the alert expired or all nodes are complete: no grants, and no
+    /// further node gets the wave. A node that has the wave keeps it.
     Closed,
-    /// Send the last report and forget it.
+    /// Nodes send their last report and forget the wave.
     Ended,
 }
 
-/// The one place where what holds is changed.
+/// The only place where the desired state changes.
 #[derive(Debug)]
 pub(crate) struct Board(watch::Sender<Arc<Standing>>);
 
@@ -96,15 +96,15 @@ impl Board {
         self.0.borrow().clone()
     }
 
-    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board
-    /// inside.
+    /// Changes the state for all sessions. `change` runs under a lock: it must be short and must
+    /// not access the board.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
         let mut result = None;
         self.0.send_modify(|standing| result = Some(change(Arc::make_mut(standing))));
         result.expect("send_modify calls its argument")
     }
 
-    /// Puts a wave on the board: it begins.
+    /// Begins a wave: puts it on the board.
     pub(crate) fn begin(&self, wave: StandingWave, now: Time) {
         self.change(|standing| {
             standing.waves.insert(wave.plan.wave, Arc::new(wave));
@@ -112,7 +112,7 @@ impl Board {
         });
     }
 
-    /// Moves a wave to another phase, or ends it.
+    /// Moves a wave to another phase; `None` ends the wave.
     pub(crate) fn set_phase(&self, wave: WaveId, phase: Option<Phase>, now: Time) {
         self.change(|standing| {
             match phase {

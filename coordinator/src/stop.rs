@@ -1,11 +1,12 @@
-//! What the health service says of alerts, and what a shutdown does for those under way.
+//! Readiness of the alert service, and shutdown with alerts under way.
 //!
 //! **Readiness of `AlertService`**: SERVING while partitions are assigned and at least one node
-//! that owns some has a session. Otherwise no alert reaches anybody: nodes are away, belong to
-//! another cluster, or refuse this coordinator because they follow another log. `AppService` and
-//! `RegistryService` do not depend on nodes and stay SERVING: the registry can be filled before the
-//! first node comes. Where readiness decides who is reached (a Service of Kubernetes), nodes must
-//! reach the feed whatever it says, or neither would ever become ready: `publishNotReadyAddresses`.
+//! that owns partitions has a session. Otherwise no alert reaches a device: the nodes are
+//! disconnected, belong to another cluster, or refuse this coordinator because they follow another
+//! log. `AppService` and `RegistryService` do not depend on nodes and stay SERVING: the registry
+//! can be filled before the first node connects. Where readiness controls routing (a Kubernetes
+//! Service), nodes must reach the feed of an unready coordinator too, or neither side would ever
+//! become ready: set `publishNotReadyAddresses`.
 
 use clarion_runtime::health::HealthReporter;
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +17,8 @@ use crate::{dispatch::Dispatcher, reconcile::Reconciler};
 /// The service whose readiness depends on nodes.
 pub(crate) const ALERTS: &str = "clarion.v1.AlertService";
 
-/// Tells the readiness of [`ALERTS`] with every change, and logs it. Without end.
+/// Reports and logs every change of the readiness of [`ALERTS`]. Never returns while the dispatcher
+/// exists.
 pub(crate) async fn tell_readiness(dispatcher: Dispatcher, reporter: HealthReporter) {
     let (mut sessions, mut told) = (dispatcher.sessions(), None);
     loop {
@@ -42,9 +44,10 @@ pub(crate) async fn tell_readiness(dispatcher: Dispatcher, reporter: HealthRepor
     }
 }
 
-/// Names the alerts under way and waits for them, until then at most; names those that are left.
-/// Sessions and grants go on meanwhile. What is left stays active in the store: a coordinator over
-/// the same store goes on with it, and the engine in memory loses it with this process.
+/// Logs the alerts under way and waits for their end, at most until `until`; then logs the alerts
+/// that are left. Sessions and grants go on meanwhile. An alert that is left stays active in the
+/// store: a coordinator over the same store continues it; the in-memory engine loses it with this
+/// process.
 pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
     let alerts = reconciler.under_way();
     if alerts.is_empty() {
@@ -52,7 +55,13 @@ pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
     }
     for alert in alerts {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
-        tracing::warn!(alert = %alert.alert, state = ?alert.state, handed, open, "alert under way at shutdown");
+        tracing::warn!(
+            alert = %alert.alert,
+            state = ?alert.state,
+            handed,
+            open,
+            "alert under way at shutdown"
+        );
     }
     if timeout_at(until, reconciler.all_ended()).await.is_ok() {
         tracing::info!("every alert under way at shutdown has ended");
@@ -60,6 +69,12 @@ pub(crate) async fn let_alerts_finish(reconciler: &Reconciler, until: Instant) {
     }
     for alert in reconciler.under_way() {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
-        tracing::error!(alert = %alert.alert, state = ?alert.state, handed, open, "alert left unfinished by shutdown");
+        tracing::error!(
+            alert = %alert.alert,
+            state = ?alert.state,
+            handed,
+            open,
+            "alert left unfinished by shutdown"
+        );
     }
 }

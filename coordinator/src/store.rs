@@ -1,21 +1,20 @@
-//! What a coordinator remembers: apps, alerts, and the logs of changes. One interface, several
-//! engines.
+//! The coordinator's store: apps, alerts, and the logs of changes. One interface, several engines.
 //!
-//! The traits are asynchronous because a database is behind them in production, although the engine
-//! in [`memory`] never waits. They say what must be atomic, for that is what an engine has to
-//! provide and what callers cannot add:
+//! The traits are asynchronous because an engine may be a database, although the engine in
+//! [`memory`] never waits. The traits define which steps are atomic, because only an engine can
+//! provide atomicity:
 //!
 //! - **An alert is recorded once for its `request_id`**, and the limit of active alerts is checked
 //!   in the same step.
-//! - **An alert's record names the logs as they were when it was written**: the engine reads their
-//!   heads in the step that writes the record, so that every change acknowledged before is in it.
+//! - **An alert's record holds the heads of the logs at its recording**: the engine reads the heads
+//!   in the step that writes the record, so that the audience has every change acknowledged before.
 //! - **Records are replaced, not edited**: a writer names the revision it read, and loses with
 //!   [`StoreError::Conflict`] to a faster writer. A writer whose epoch is lower than the stored one
 //!   loses with [`StoreError::Superseded`], whatever it read. Which transitions an alert may make
 //!   is decided in [`crate::alert`].
-//! - **Positions of a log are dense from 1** and given in the step that makes the batch readable,
-//!   so that no reader can step over a batch that appears later. The append time is stamped in the
-//!   same step and never goes back within a log.
+//! - **Positions of a log are dense from 1** and assigned in the step that makes the batch
+//!   readable, so that no reader can skip a batch that appears later. The append time is stamped in
+//!   the same step and never decreases within a log.
 //! - **One call appends to several logs completely or not at all.**
 //!
 //! What an engine does inside when the outcome of a commit is unknown (reading again by
@@ -44,13 +43,13 @@ pub(crate) mod suite;
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
 
-/// An engine cannot do what was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Another writer was faster. Read again and decide again.
+    /// Another writer changed the record first. Read the record again and retry.
     #[error("{0} was changed by another writer")]
     Conflict(String),
-    /// A coordinator with a higher epoch has taken the alert over. Trying again does not help.
+    /// A coordinator with a higher epoch has taken the alert over. A retry does not help.
     #[error("{alert} is written under epoch {stored}, not {epoch}")]
     Superseded {
         /// Alert whose record was refused.
@@ -60,16 +59,16 @@ pub enum StoreError {
         /// The epoch of the refused record.
         epoch: Epoch,
     },
-    /// The log no longer holds what follows the position asked for. Trying again does not help: the
+    /// The log no longer holds the batches after the requested position. A retry does not help: the
     /// reader has to start from a snapshot.
     #[error("log {log} begins at position {first}: what was before is trimmed away")]
     Trimmed {
         /// Log that was trimmed.
         log: LogId,
-        /// The oldest position that the log holds, or its next one if it holds none.
+        /// The oldest position that the log holds, or its next position if the log is empty.
         first: Position,
     },
-    /// Nothing has that name: the caller's mistake, or it was deleted.
+    /// No record has that name: a mistake of the caller, or the record was deleted.
     #[error("there is no {0}")]
     Missing(String),
     /// An app that an active alert addresses cannot be removed.
@@ -88,7 +87,7 @@ pub enum StoreError {
         /// Maximum number of active alerts.
         limit: usize,
     },
-    /// No room for registrations and places. A retry helps only after somebody made room.
+    /// No room for registrations and places. A retry helps only after room has become free.
     #[error(
         "the store holds {held} bytes, and registrations and places may fill {limit}; removals and \
          mutes are still taken, in batches of their own"
@@ -99,16 +98,16 @@ pub enum StoreError {
         /// Bytes that registrations and places may fill.
         limit: u64,
     },
-    /// No room even in what is kept for removals, mutes and feedback.
+    /// No room even in the reserve for removals, mutes and feedback.
     #[error("the store holds {held} of {limit} bytes: it takes no more removals and mutes")]
     ReserveFull {
         /// Bytes that all logs hold.
         held: u64,
-        /// Maximum of bytes that all logs hold.
+        /// Maximum number of bytes that all logs may hold.
         limit: u64,
     },
-    /// Only the room kept for removals, mutes and feedback is left, and one device has used its
-    /// share of it.
+    /// Only the reserve for removals, mutes and feedback is left, and one device has used its share
+    /// of the reserve.
     #[error("the store is full: it takes at most {limit} removals and mutes of one device")]
     ReserveShare {
         /// Maximum number of records of one device.
@@ -125,7 +124,7 @@ pub enum StoreError {
     Away(String),
 }
 
-/// Apps and alerts.
+/// The store's tables of apps and alerts.
 #[async_trait]
 pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// Records a new alert, unless one with the same `request_id` exists or `active_max` alerts are
@@ -135,8 +134,8 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
         alert: AlertRecord,
         active_max: usize,
     ) -> Result<Created<AlertRecord>, StoreError>;
-    /// Replaces the record whose revision is one less than this one's and whose epoch is not
-    /// higher.
+    /// Replaces the alert's record; its revision must be one less than the revision of the new
+    /// record, and its epoch must not be higher.
     async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError>;
     /// The alert of a name.
     async fn alert(&self, name: &AlertName) -> Result<Option<Arc<AlertRecord>>, StoreError>;
@@ -154,9 +153,9 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// Every alert that has not ended, by name: at most as many as `active_max` allowed.
     async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError>;
 
-    /// Records a new app, unless one of that name exists.
+    /// Records a new app, unless an app with that name exists.
     async fn create_app(&self, app: AppRecord) -> Result<Created<AppRecord>, StoreError>;
-    /// Replaces the record whose revision is one less than this one's.
+    /// Replaces the app's record; its revision must be one less than the new record's revision.
     async fn replace_app(&self, app: AppRecord) -> Result<Arc<AppRecord>, StoreError>;
     /// Removes an app that no active alert addresses.
     async fn delete_app(&self, name: &AppName) -> Result<(), StoreError>;
@@ -170,13 +169,13 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Arc<AppRecord>>, StoreError>;
 }
 
-/// Which node owns which partition, and how far alerts are: what a coordinator needs to go on with
-/// the work of another.
+/// The ownership of partitions and the checkpoints of alerts: the state that a coordinator needs to
+/// take over the work of another coordinator.
 #[async_trait]
 pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// The newest ownership; `None` before the first.
     async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError>;
-    /// Records the next ownership: its number is one more than that of the stored one, or 1.
+    /// Records the next ownership: its number is one more than the stored number, or 1.
     async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError>;
     /// The newest checkpoint of an alert that has not ended; `None` before the first.
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError>;
@@ -185,24 +184,24 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     async fn put_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
 }
 
-/// How far one alert is, as the coordinator that runs it wrote it down.
+/// Checkpoint of one alert's progress, written by the coordinator that runs the alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Alert that the checkpoint is of.
     pub alert: AlertName,
-    /// Epoch of the coordinator that wrote it.
+    /// Epoch of the coordinator that wrote the checkpoint.
     pub epoch: Epoch,
-    /// Grows by one with every checkpoint of the alert, from 1.
+    /// Number of the checkpoint: from 1, one more with every checkpoint of the alert.
     pub number: u64,
-    /// What the coordinator wrote; engines do not read it.
+    /// The coordinator's data; engines do not read it.
     pub bytes: Bytes,
 }
 
-/// The logs of changes: what nodes follow.
+/// The logs of changes, which nodes follow.
 #[async_trait]
 pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
-    /// Which log this is: another one after every loss of what it held. Positions of one mean
-    /// nothing in another.
+    /// Identity of the logs; a new identity after every loss of their content. A position is
+    /// meaningless under another identity.
     fn identity(&self) -> LogIdentity;
     /// The number of logs (L), fixed for the cluster's life.
     fn logs(&self) -> u16;
@@ -210,34 +209,35 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// returned, one for each batch in the order given. An empty batch takes a position too. One
     /// log may be named several times.
     ///
-    /// The limit of a store degrades in order: batches of which one has registrations or places are
-    /// refused first ([`StoreError::Full`]). Of batches that have none, the records of unknown
-    /// devices are dropped from then on (they would change nothing), and those of known devices are
-    /// taken until nothing fits at all; if nothing is left of a batch, its position is that of the
-    /// head.
+    /// A full store degrades in steps: first it refuses calls of which any batch has registrations
+    /// or places ([`StoreError::Full`]). From then on it drops, from all other batches, the records
+    /// of unknown devices (they would change nothing), and accepts the records of known devices
+    /// until the reserve is full. If no record of a batch remains, the head's position is returned
+    /// for the batch.
     async fn append_all(
         &self,
         batches: Vec<(LogId, RecordBatch)>,
     ) -> Result<Vec<Position>, StoreError>;
-    /// False once registrations and places have been refused for want of room, until there is some.
+    /// Channel of whether the store has room: false from the first registration or place refused
+    /// for lack of room until room is free again.
     fn has_room(&self) -> watch::Receiver<bool>;
     /// The newest position of every log, by log; 0 if a log was never appended to.
     async fn heads(&self) -> Result<Vec<Position>, StoreError>;
-    /// Batches of several logs after the positions given, in one query. Those of one log come in
-    /// order and without a gap. Logs are read in the order given until `bytes_max` are found: at
-    /// least one batch if any log has one, and no entry for a log that has none or was not reached.
+    /// Batches of several logs after the given positions, in one query. Batches of one log come in
+    /// order and without a gap. Logs are read in the given order until `bytes_max` are found: at
+    /// least one batch if any log has one; logs without batches and logs not reached have no entry.
     async fn read_many(
         &self,
         after: &[(LogId, Position)],
         bytes_max: usize,
     ) -> Result<Vec<(LogId, Vec<Batch>)>, StoreError>;
-    /// How many records each log got up to and with a position (clamped to its head), trimmed ones
-    /// included; in the order given.
+    /// Number of records of each log up to and including a position (clamped to the log's head),
+    /// with trimmed records; in the given order.
     async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError>;
-    /// Drops what a log holds before a position. Positions stay as they are; a reader that asks for
-    /// what is gone gets [`StoreError::Trimmed`]. Beyond the head, nothing happens.
+    /// Drops the batches of a log before a position. Positions stay as they are; a reader that asks
+    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head changes nothing.
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
-    /// Changes whenever some log may have grown. One signal for all logs: followers look at the
-    /// positions they care for.
+    /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
+    /// check the positions of the logs that they follow.
     fn grown(&self) -> watch::Receiver<u64>;
 }

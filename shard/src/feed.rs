@@ -1,17 +1,17 @@
-//! Follows the logs: from any coordinator, in order, into the cores.
+//! Follows the logs at any coordinator and passes their batches to the cores, in order.
 //!
 //! One stream carries all logs of the node's partitions. Each batch is checked (positions are
 //! dense: a gap would be a lost registration, a repetition a clock of `apply` that runs backwards),
-//! decoded once and split by partition into the cores' queues. Those are bounded: when a core is
-//! behind, the reader stops reading, HTTP/2's window closes and the coordinator holds its log back.
-//! What is under way is bounded by the window, one message, and the cores' queues.
+//! decoded once and split by partition into the cores' queues. The queues are bounded: when a core
+//! is behind, the reader stops reading, HTTP/2's window closes and the coordinator stops sending.
+//! The window, one message and the cores' queues bound the data under way.
 //!
 //! The coordinator begins a stream with the heads of the logs: the node has caught up when its
-//! cores have been handed everything up to these, however busy or silent the logs are.
+//! cores have got all batches up to these heads, however busy or silent the logs are.
 //!
-//! A stream that ends, breaks or breaks the contract is opened again from where the cores stand, at
-//! the next coordinator, after a pause with full jitter: a cluster of nodes must not come back as
-//! one.
+//! A stream that ends, fails or violates the contract is opened again from the cores' positions, at
+//! the next coordinator, after a pause with full jitter: the nodes of a cluster must not reconnect
+//! all at once.
 
 pub mod coordinators;
 pub mod split;
@@ -46,55 +46,56 @@ use crate::{
     control::{FeedNote, ownership::Follows},
 };
 
-/// Largest message of the feed. A caller's batch is at most 4 MiB, and its records are no larger
-/// than its items were (tokens lose half: hexadecimal to bytes; ids become 16 bytes); the rest is
-/// for flushes of several callers' batches.
+/// Largest message of the feed, bytes. A caller's batch is at most 4 MiB, and its records are no
+/// larger than its items (tokens shrink by half: hexadecimal to bytes; ids become 16 bytes); the
+/// rest is for flushes of several callers' batches.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
-/// A coordinator may have a few batches of 10,000 records under way before it hears from us.
+/// Limits of the connection. Window: a coordinator may have a few batches of 10,000 records under
+/// way before this node acknowledges them.
 const CONNECTION: ChannelLimits = ChannelLimits {
     connect_within: Duration::from_secs(2),
     window_bytes: 8 << 20,
     ping_every: Duration::from_secs(2),
     pong_within: Duration::from_secs(4),
 };
-/// For the start of a stream; its batches come when there are any.
+/// Deadline for the start message of a stream; batches have no deadline.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A core that takes no batch for this long hangs. Longer than the node waits for a command to be
-/// taken (10 s): a core takes commands in every turn, but a batch only when it has applied those
-/// before it, up to five of [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a turn
-/// while waves are under way.
+/// Time after which a core that accepts no batch counts as hung. Longer than the limit for a
+/// command (10 s): a core accepts commands in every turn, but a batch only after it has applied the
+/// batches before, up to five of [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a
+/// turn while waves are under way.
 const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// Between two tries where a log was trimmed, at most; at least half of it. Only an operator can
-/// help there, and no try but the one after that finds anything else.
+/// Longest pause between two tries after a log was trimmed; the shortest pause is half of it. Only
+/// an operator can repair this, and no earlier retry can succeed.
 const TRIMMED_PAUSE: Duration = Duration::from_secs(30);
 
-/// Who follows, and whom.
+/// Identity of the node and addresses of the coordinators that it follows.
 #[derive(Debug, Clone)]
 pub struct FeedConfig {
     /// The node's name, for both sides' log lines.
     pub node: String,
-    /// The node's cluster: another one's coordinator refuses.
+    /// The node's cluster: coordinators of other clusters refuse the feed.
     pub cluster: ClusterName,
-    /// `host:port` of each coordinator's port for feeds.
+    /// `host:port` of each coordinator's feed port.
     pub coordinators: Vec<String>,
 }
 
-/// What following needs besides the ownership.
+/// Everything that a feed needs besides the ownership.
 #[derive(Clone)]
 pub struct Feed {
-    /// Who follows, and whom.
+    /// Identity of the node and addresses of the coordinators.
     pub config: FeedConfig,
-    /// Where batches go.
+    /// Queues of batches to the cores.
     pub cores: Vec<Arc<dyn CommandSink>>,
-    /// Where to tell how it goes.
+    /// Channel for the feed's notes to the node task.
     pub notes: mpsc::Sender<FeedNote>,
-    /// For the pauses.
+    /// Generator of the pauses' jitter.
     pub seed: u64,
 }
 
-/// A feed under way.
+/// A running feed.
 #[derive(Debug)]
 pub struct Following {
     stop: CancellationToken,
@@ -107,7 +108,7 @@ enum FeedError {
     Resolve(#[from] io::Error),
     #[error("{0}: {1}")]
     Connect(SocketAddr, tonic::transport::Error),
-    // Without the status's metadata, in which a date makes every failure another one.
+    // Without the status's metadata: its date would make every failure look different.
     #[error("{0}: {code:?}: {message}", code = .1.code(), message = .1.message())]
     Refused(SocketAddr, Status),
     #[error("{0} does not answer")]
@@ -125,7 +126,7 @@ enum FeedError {
 }
 
 impl Feed {
-    /// Begins to follow as soon as every `after` has come (or its sender is gone).
+    /// Begins to follow as soon as every receiver in `after` has resolved (or lost its sender).
     pub fn follow(self, splitter: Splitter, after: Vec<oneshot::Receiver<()>>) -> Following {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -139,7 +140,8 @@ impl Feed {
                 join_all(after).await;
                 follower.run().await;
             };
-            // Dropped between two commands to cores, never within one: positions are exact.
+            // The future is dropped between two commands to cores, never within a command, so the
+            // positions are exact.
             let _ = stopped.run_until_cancelled(run).await;
             follower.splitter.positions()
         });
@@ -148,8 +150,8 @@ impl Feed {
 }
 
 impl Following {
-    /// Ends it; when this returns, nothing more of it reaches a core. Tells what each core has
-    /// taken.
+    /// Ends the feed; after the return, no further batch reaches a core. Returns the position that
+    /// each core has reached in each log.
     pub async fn stop(self) -> Positions {
         self.stop.cancel();
         self.task.await.unwrap_or_default()
@@ -183,15 +185,15 @@ impl Follower {
                     let _ = self.feed.notes.send(FeedNote::OtherLog).await;
                     return;
                 }
-                // Of another cluster, or with another log: another coordinator may be the right
-                // one. Positions of one log mean nothing in another; whether this node may change
-                // its log is decided with the session.
+                // The coordinator belongs to another cluster or serves another log; the next
+                // coordinator may be the right one. Positions of one log are meaningless in
+                // another log; the session decides whether this node may change its log.
                 FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => {
                     FeedNote::Refused
                 }
                 FeedError::Contract(_, SplitError::OtherLog { .. }) => FeedNote::Refused,
                 FeedError::Trimmed(..) => FeedNote::Trimmed,
-                // The node task learns from the core's events that a core has ended.
+                // The core's events tell the node task that a core has ended.
                 FeedError::CoreEnded(_) => return,
                 FeedError::CoreHangs(core) => {
                     let _ = self.feed.notes.send(FeedNote::CoreHangs(*core)).await;
@@ -222,11 +224,11 @@ impl Follower {
         }
     }
 
-    /// One stream, until it fails. Never ends well: a feed is without end.
+    /// Runs one stream until the stream fails. Never returns success: a feed has no end.
     async fn stream(&mut self, batches: &mut u64) -> Result<std::convert::Infallible, FeedError> {
         let address = self.coordinators.next().await?;
         let mut stream = self.open(address).await?;
-        debug!(%address, "stream of the feed opened");
+        debug!(%address, "feed stream opened");
         let mut caught_up = false;
         loop {
             if !caught_up && self.splitter.has_caught_up() {
@@ -289,7 +291,7 @@ impl Follower {
     }
 }
 
-/// The next message of a stream, unless it is the one that ends it.
+/// The next message of a stream; an error if the message ends the stream.
 async fn next(
     stream: &mut Streaming<wire::FeedResponse>,
     address: SocketAddr,
@@ -302,8 +304,8 @@ async fn next(
     }
 }
 
-/// Positions for a feed that goes on: what `continues` from where it was, the rest from the
-/// beginning.
+/// Start positions of a feed: the cores and logs in `continues` keep their position, all others
+/// start from the beginning.
 #[must_use]
 pub fn resume(mut positions: Positions, continues: &BTreeSet<Follows>) -> Positions {
     positions.retain(|follows, _| continues.contains(follows));

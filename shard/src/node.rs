@@ -1,11 +1,11 @@
-//! The task that owns a node's control plane: it brings sessions, cores, feed and time to the state
-//! machine and carries out what comes of it. Nothing is decided here.
+//! The task that owns a node's control plane: passes the inputs of sessions, cores, feed and clock
+//! to the state machine and executes its outputs. This module makes no decisions.
 //!
-//! What waits, and for how long: commands for a core in its outbox (bounded; while one is nearly
-//! full no input is read), messages for the coordinator not at all (they are pulled when its queue
-//! has room; 10 s without room end the session), the feed in its own task. A core that ends, or
-//! takes no command for 10 s, ends the node: its partitions would be silent, and a new process is
-//! back in a few seconds.
+//! Queues and waits: commands for a core wait in its outbox (bounded; while one outbox is nearly
+//! full, no input is read). Messages for the coordinator do not wait: they are pulled when its
+//! queue has room, and 10 s without room end the session. The feed waits in its own task. A core
+//! that ends, or accepts no command for 10 s, ends the node: the core's partitions would send
+//! nothing, and a new process starts within a few seconds.
 
 pub mod cores;
 
@@ -37,44 +37,46 @@ use crate::{
 
 mod task;
 
-/// Sessions that have begun and wait to be taken up; a newer one supersedes the older anyway.
+/// Queue of new sessions that wait for the node task; a newer session supersedes an older session.
 const SESSIONS: usize = 4;
-/// Connections of coordinators. Each has one; a second is there while a session is superseded.
+/// Maximum number of connections of coordinators. Each coordinator has one connection, and a second
+/// connection while its session is superseded.
 const CONNECTIONS_MAX: usize = 32;
-/// Fewer would keep the coordinator out while somebody holds the others.
+/// Minimum number of connections of coordinators: with fewer, third-party clients could hold all
+/// connections and lock the coordinator out.
 const CONNECTIONS_MIN: usize = 4;
-/// Streams of one connection. A coordinator needs one.
+/// Maximum number of streams of one connection. A coordinator needs one stream.
 const STREAMS_MAX: u32 = 2;
-/// Descriptors of a core: its event queue, its waker, a socket pair.
+/// File descriptors of a core: its event queue, its waker, a socket pair.
 const CORE_DESCRIPTORS: usize = 4;
-/// The process's own: standard streams, the control plane's event queue and signals, the exporter
-/// of traces, name service.
+/// File descriptors of the process: standard streams, the control plane's event queue and signals,
+/// the exporter of traces, name service.
 const OWN_DESCRIPTORS: usize = 20;
-/// The least that a lane can work with, and the feed: two connections of each platform, the feed's
-/// old and new.
+/// Minimum number of outgoing connections for lanes and feed: two connections of each platform, and
+/// the feed's old and new connection.
 const CONNECTS_MIN: usize = 6;
-/// For servers to end after the sessions have ended.
+/// Time for the servers to end after the sessions have ended.
 const SERVERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// What ends a node before its time.
+/// Why a node ended with a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// A port cannot be bound. The operator's to mend.
+    /// A port cannot be bound. The operator must change the address or free the port.
     #[error("{0}")]
     Bind(#[from] io::Error),
-    /// The limit of file descriptors is too low. The operator's to mend.
+    /// The limit of file descriptors is too low. The operator must raise the limit.
     #[error(transparent)]
     Descriptors(#[from] Shortage),
-    /// A core's thread has ended by itself.
+    /// A core's thread has ended unexpectedly.
     #[error("core {0} has died")]
     CoreDied(usize),
-    /// A core takes nothing any more.
+    /// A core no longer accepts commands or batches.
     #[error("core {0} hangs")]
     CoreHangs(usize),
-    /// Not all cores closed their connections in time.
+    /// Some cores did not close their connections within the drain deadline.
     #[error("cores were still busy after {} ms", .0.as_millis())]
     DrainDeadline(Duration),
-    /// A defect in here.
+    /// A defect of the node's program.
     #[error("internal: {0}")]
     Internal(&'static str),
 }
@@ -88,24 +90,24 @@ impl From<CoreFailure> for NodeError {
     }
 }
 
-/// What a node is told at its start.
+/// Configuration of a node at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Where coordinators call. Port 0: the system chooses.
+    /// Address for coordinators' connections. Port 0: the system chooses a port.
     pub listen: SocketAddr,
-    /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
+    /// Address of `grpc.health.v1`, in plaintext. Port 0: the system chooses a port.
     pub health_listen: SocketAddr,
-    /// Coordinators of another cluster are refused.
+    /// Name of the cluster: the node refuses coordinators of other clusters.
     pub cluster: ClusterName,
-    /// Stable over restarts: what a coordinator gives partitions to.
+    /// Name of the node, stable over restarts: a coordinator assigns partitions to this name.
     pub name: String,
-    /// `host:port` of each one's port for feeds; a name stands for all of its addresses.
+    /// `host:port` of each coordinator's feed port; a DNS name means all of its addresses.
     pub coordinators: Vec<String>,
-    /// Threads that walk and send. At least 1.
+    /// Number of threads that walk partitions and send requests. At least 1.
     pub cores: usize,
 }
 
-/// A node, bound and not yet running.
+/// A node with bound ports that does not run yet.
 pub struct Node {
     listener: TcpListener,
     address: SocketAddr,
@@ -141,13 +143,13 @@ impl Node {
         })
     }
 
-    /// Where coordinators call.
+    /// Address for coordinators' connections.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where health is served.
+    /// Address of the health port.
     #[must_use]
     pub fn health_address(&self) -> SocketAddr {
         self.health.address()
@@ -158,7 +160,7 @@ impl Node {
     /// most.
     ///
     /// # Errors
-    /// A core died or hangs, a server failed, or the drain took too long.
+    /// [`NodeError`]: a core died or hangs, a server failed, or the drain exceeded its deadline.
     pub async fn run(
         self,
         ports: Vec<CorePort>,
@@ -198,7 +200,7 @@ impl Node {
             result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };
-        // Sessions have ended with the task; what is left are connections without a stream.
+        // The sessions have ended with the task; only connections without a stream are left.
         closing.cancel();
         if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} })
             .await
@@ -210,9 +212,9 @@ impl Node {
     }
 }
 
-/// The bounds of the node's port: at most 42 MiB, most of it the one message of up to 32 MiB that
-/// may be received at a time, which is a wave's. A connection that has not begun a session makes
-/// room for one that wants to.
+/// The limits of the node's port: at most 42 MiB, of which 32 MiB are for the one message that may
+/// be received at a time, a wave. A connection without a session is closed if a new connection
+/// needs its place.
 #[must_use]
 pub fn limits() -> Limits {
     let streams_max = CONNECTIONS_MAX * STREAMS_MAX as usize;
@@ -238,11 +240,11 @@ pub fn limits() -> Limits {
             message_bytes_max: REQUEST_BYTES_TAKEN,
         },
         hello_deadline: Duration::from_secs(5),
-        // Behind the session's own deadlines, which say what they waited for.
+        // Longer than the session's own deadlines, whose errors name what the session waited for.
         request_deadline: OPEN_WITHIN + ADMIT_WITHIN + Duration::from_secs(1),
         idle_deadline: Duration::from_secs(30),
-        // A coordinator that is gone without a word is noticed before its grants have run out by
-        // more than a moment.
+        // A coordinator that vanishes without closing its connection is noticed at the latest
+        // shortly after its grants have run out.
         keep_alive_every: Duration::from_secs(2),
         method: |_| Method::Exchange,
     }

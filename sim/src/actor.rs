@@ -1,4 +1,4 @@
-//! Actors: machines on the bus, told one thing after another.
+//! Actors: state machines on the bus that process one input after another.
 
 use std::any::Any;
 
@@ -14,7 +14,7 @@ use crate::{
 pub enum Input {
     /// The run begins; always the first input.
     Started,
-    /// The actor's deadline has come.
+    /// The actor's deadline has passed.
     Woke,
     /// A stream was opened to this actor.
     Opened {
@@ -22,7 +22,7 @@ pub enum Input {
         stream: StreamId,
         /// Actor that opened the stream.
         from: ActorId,
-        /// What the stream is for.
+        /// Purpose of the stream.
         purpose: Purpose,
     },
     /// A stream that this actor opened is established.
@@ -30,23 +30,23 @@ pub enum Input {
         /// Name of the stream.
         stream: StreamId,
     },
-    /// A message came on a stream.
+    /// A message arrived on a stream.
     Received {
         /// Name of the stream.
         stream: StreamId,
         /// The message itself.
         message: Message,
     },
-    /// A stream has ended; nothing comes on it any more.
+    /// A stream has ended; no further message arrives on it.
     Closed {
         /// Name of the stream.
         stream: StreamId,
-        /// The network broke the stream; otherwise the peer closed it.
+        /// Whether the network broke the stream; otherwise the peer closed it.
         broken: bool,
     },
-    /// An actor of the same process says something.
+    /// A message from an actor of the same process.
     Handed {
-        /// Actor that speaks.
+        /// Actor that sent the message.
         from: ActorId,
         /// The message itself.
         message: Message,
@@ -62,7 +62,7 @@ pub enum Output {
         stream: StreamId,
         /// Actor to be reached.
         to: ActorId,
-        /// What the stream is for.
+        /// Purpose of the stream.
         purpose: Purpose,
     },
     /// Send a message on a stream; messages of one end keep their order.
@@ -77,20 +77,20 @@ pub enum Output {
         /// Name of the stream.
         stream: StreamId,
     },
-    /// Say something to an actor of the same process; messages of a pair keep their order.
+    /// Send a message to an actor of the same process; messages of a pair keep their order.
     Hand {
-        /// Actor that is spoken to.
+        /// Actor that gets the message.
         to: ActorId,
         /// The message itself.
         message: Message,
     },
 }
 
-/// A machine on the bus. Times are those of the actor's own clock.
+/// A state machine on the bus. All times are on the actor's own clock.
 pub trait Actor: Any {
-    /// Takes one input and returns what follows from it.
+    /// Processes one input and returns the outputs.
     fn handle(&mut self, now: Time, input: Input) -> Vec<Output>;
 
-    /// When the actor has something to do though nothing comes; asked after each input.
+    /// Time at which the actor has work without an input; read after each input.
     fn deadline(&self) -> Option<Time>;
 }

@@ -1,8 +1,8 @@
-//! The bus: who is told what, and when. It owns time, order and chance.
+//! The bus: delivers messages to actors. It owns time, order and chance.
 //!
-//! Everything that happens is a delivery to one actor. Deliveries wait in one queue, ordered by
-//! time and then by their number; delays come from one seeded generator. An actor is woken when its
-//! deadline has come, a little late, as by a scheduler. So a run is a function of its seed.
+//! Every event is a delivery to one actor. Deliveries wait in one queue, ordered by time and then
+//! by their number; delays come from one seeded generator. The bus wakes an actor slightly after
+//! its deadline, like a scheduler. So a run is a function of its seed.
 
 use std::{
     any::Any,
@@ -25,15 +25,15 @@ use crate::{
 
 /// Time to give up on a stream that cannot be opened.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// Bounds of the time after which an end notices that a cut has broken its stream: at once by a
-/// reset, or by keep-alive.
+/// Bounds of the time after which an end detects that a cut has broken its stream: at once by a
+/// reset, or later by keep-alive.
 const NOTICE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Bound of the delay between a deadline and the wake of its actor.
 const WAKE_LATE_MAX: Duration = Duration::from_micros(100);
-/// Deliveries at one moment; more means that actors talk in a circle without delay.
+/// Maximum number of deliveries at one time; more means that actors send in a loop without delay.
 const AT_ONCE_MAX: u32 = 100_000;
 
-/// All actors, and what is on its way between them.
+/// All actors and the messages in transit between them.
 pub struct Bus {
     now: Time,
     sequence: u64,
@@ -51,9 +51,9 @@ pub struct Bus {
 struct Seat {
     actor: Box<dyn Actor>,
     place: Place,
-    /// What the actor's clock is ahead of the bus.
+    /// Lead of the actor's clock over the bus's clock.
     ahead: Duration,
-    /// The deadline as the actor gave it, and when the actor is woken.
+    /// The actor's deadline, and the time at which the bus wakes the actor.
     wake: Option<(Time, Time)>,
 }
 
@@ -87,14 +87,14 @@ impl PartialOrd for Delivery {
 }
 
 impl Ord for Delivery {
-    /// The earliest is the greatest, because the heap gives the greatest first.
+    /// The earliest delivery is the greatest, because the heap returns the greatest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.sequence).cmp(&(self.at, self.sequence))
     }
 }
 
 impl Bus {
-    /// A bus without actors, at time 0.
+    /// Creates a bus without actors, at time 0.
     #[must_use]
     pub fn new(seed: u64, links: Links) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl Bus {
         ActorId(u16::try_from(self.actors.len()).expect("few actors"))
     }
 
-    /// Adds an actor that begins now. `ahead`: what its clock is ahead of the bus.
+    /// Adds an actor that begins now. `ahead`: lead of the actor's clock over the bus's clock.
     pub fn add(&mut self, place: Place, ahead: Duration, actor: impl Actor) -> ActorId {
         let id = self.next_id();
         self.actors.push(Seat { actor: Box::new(actor), place, ahead, wake: None });
@@ -125,42 +125,42 @@ impl Bus {
         id
     }
 
-    /// Cuts a link for some time. Streams over it break; whoever opens one meanwhile fails.
+    /// Cuts a link for some time. Streams over the link break; opening a stream fails meanwhile.
     pub fn cut(&mut self, cut: Cut) {
         let (from, number) = (cut.from, self.links.cut(cut));
         self.push(from, ActorId(0), ActorId(0), What::Cut(number));
     }
 
-    /// Says something to an actor, as from a process outside.
+    /// Sends a message to an actor, like an external process.
     pub fn order(&mut self, to: ActorId, message: Message) {
         self.push(self.now, to, to, What::Input(Input::Handed { from: to, message }));
     }
 
-    /// The time that has passed.
+    /// The present time of the bus.
     #[must_use]
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// Everything that was delivered so far.
+    /// The trace of all deliveries so far.
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// An actor, as what it is.
+    /// An actor by its concrete type.
     ///
     /// # Panics
-    /// The actor is of another type.
+    /// If the actor is of another type.
     pub fn actor<A: Actor>(&mut self, id: ActorId) -> &mut A {
         let actor: &mut dyn Any = &mut *self.actors[usize::from(id.0)].actor;
         actor.downcast_mut().expect("the actor's type")
     }
 
-    /// Runs until `done` says so or `until` has come. True: it was done.
+    /// Runs until `done` returns true or time `until` is reached. True: `done` returned true.
     ///
     /// # Panics
-    /// Time does not pass any more.
+    /// If too many deliveries happen at one time, so that time no longer advances.
     pub fn run(&mut self, until: Time, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         loop {
             if done(self) {
@@ -206,7 +206,7 @@ impl Bus {
         true
     }
 
-    /// Whether an end of a stream is gone, so that nothing of the stream reaches the actor.
+    /// Whether an end of a stream is closed, so that the actor gets no message of the stream.
     fn is_lost(&mut self, to: ActorId, input: &Input) -> bool {
         let stream = match input {
             Input::Opened { stream, .. }
@@ -275,7 +275,7 @@ impl Bus {
         }
     }
 
-    /// Puts something on a stream, behind what its sender has put there before.
+    /// Sends a message on a stream, after the sender's earlier messages on the stream.
     fn transmit(&mut self, stream: StreamId, from: ActorId, input: impl FnOnce(ActorId) -> Input) {
         let Some(to) = self.streams.get(&stream).map(|state| state.peer_of(from)) else { return };
         let delay = self.links.delay(self.place(from), self.place(to), &mut self.random);
@@ -287,7 +287,7 @@ impl Bus {
         self.push_input(at, from, to, input(from));
     }
 
-    /// A cut begins: every stream over the link breaks, and each end notices it after a while.
+    /// Begins a cut: every stream over the link breaks, and each end detects this after a while.
     fn break_streams(&mut self, number: usize) {
         let actors = &self.actors;
         let place = |id: ActorId| actors[usize::from(id.0)].place;

@@ -1,4 +1,4 @@
-//! A coordinator on the bus: its machine, a stream to each node, and a follower for each feed.
+//! A coordinator on the bus: its state machine, a stream to each node, a follower for each feed.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
     stream::{ActorId, Purpose, StreamId},
 };
 
-/// Longest pause before a node is called again. The task in life begins with shorter pauses.
+/// Longest pause before a reconnect to a node. The production task begins with shorter pauses.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// One coordinator process.
@@ -48,7 +48,7 @@ pub struct Coordinator {
     problems: Vec<String>,
 }
 
-/// How far the coordinator is with calling a node.
+/// State of the coordinator's connection to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
     Due(Time),
@@ -57,7 +57,7 @@ enum Call {
 }
 
 impl Coordinator {
-    /// A coordinator that calls these nodes and makes these lanes at its start.
+    /// Creates a coordinator that connects to these nodes and creates these lanes at its start.
     #[must_use]
     pub fn new(
         id: ActorId,
@@ -94,14 +94,14 @@ impl Coordinator {
         self.machine.snapshot(wave)
     }
 
-    /// Whether an alert has ended and none of its numbers changes any more.
+    /// Whether an alert has ended and its numbers no longer change.
     #[must_use]
     pub fn is_settled(&self, wave: WaveId) -> bool {
         self.machine.is_settled(wave)
     }
 
-    /// What should not have happened: faults of nodes, streams that the machine ended, feeds that
-    /// were refused, alerts that did not start.
+    /// Unexpected events: faults of nodes, streams that the state machine ended, refused feeds,
+    /// alerts that did not start.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         self.problems.iter().chain(self.machine.faults()).cloned().collect()
@@ -173,7 +173,7 @@ impl Coordinator {
     fn follow(&mut self, stream: StreamId, request: &wire::FeedRequest, out: &mut Vec<Output>) {
         let log: Arc<dyn ChangeLog> = self.log.clone();
         let opened = Follower::open(log, &self.config.cluster, self.config.partitions, request);
-        // The model answers at once, so the future is ready when it is polled first.
+        // The model responds at once, so the future is ready at its first poll.
         match opened.now_or_never() {
             Some(Ok(follower)) => {
                 let start = Some(follower.start());
@@ -189,7 +189,7 @@ impl Coordinator {
         }
     }
 
-    /// Everything that feeds have not been sent.
+    /// Sends all batches that the feeds have not got yet.
     fn feed(&mut self, outputs: &mut Vec<Output>) {
         for (stream, follower) in &mut self.feeds {
             let Some(follower) = follower else { continue };
@@ -256,7 +256,7 @@ impl Actor for Coordinator {
     }
 }
 
-/// A batch as the feed sends it.
+/// Encodes a batch like the feed does.
 fn to_wire(log: LogId, batch: &Batch) -> wire::FeedResponse {
     let decoded = wire::FeedResponse::decode(&batch.records[..]).expect("encoded by the model");
     wire::FeedResponse {

@@ -1,4 +1,4 @@
-//! One core of a node on the bus: what its thread does in life, without sockets and TLS.
+//! One core of a node on the bus: does the work of the core's thread, without sockets and TLS.
 
 use std::{collections::BTreeMap, collections::VecDeque};
 
@@ -14,10 +14,10 @@ use crate::{
     stream::{ActorId, Purpose, StreamId},
 };
 
-/// Where a core stands in its node.
+/// Place of a core in its node.
 #[derive(Debug, Clone)]
 pub struct CorePlace {
-    /// The node's control plane.
+    /// Actor of the node's control plane.
     pub control: ActorId,
     /// All cores of the node, in their order.
     pub cores: Vec<ActorId>,
@@ -32,7 +32,7 @@ pub struct CoreActor {
     id: ActorId,
     place: CorePlace,
     core: Core,
-    /// Batches of the feed that the core has not taken.
+    /// Batches of the feed that the core has not accepted yet.
     batches: VecDeque<Command>,
     connections: BTreeMap<ConnectionId, Connection>,
     by_stream: BTreeMap<StreamId, ConnectionId>,
@@ -48,7 +48,7 @@ struct Connection {
 }
 
 impl CoreActor {
-    /// A core that owns nothing.
+    /// Creates a core that owns no partition.
     #[must_use]
     pub fn new(id: ActorId, place: CorePlace) -> Self {
         let cores = place.cores.len();
@@ -69,7 +69,7 @@ impl CoreActor {
     fn command(&mut self, command: Command) {
         match command {
             Command::Apply { .. } => self.batches.push_back(command),
-            // Batches that wait may be another log's than what the core is given next.
+            // Waiting batches may be of another log than the core's next partitions.
             Command::Own(_) => {
                 while let Some(batch) = self.batches.pop_front() {
                     while !self.core.feed_ready() {
@@ -113,7 +113,7 @@ impl CoreActor {
         }
     }
 
-    /// One turn, in the order of the core's thread.
+    /// Runs one turn, with its steps in the order of the core's thread.
     fn turn(&mut self, outputs: &mut Vec<Output>) {
         let now = self.now;
         if self.core.feed_ready()

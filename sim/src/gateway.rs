@@ -1,4 +1,5 @@
-//! A gateway on the bus: the emulator's connections with one record, without sockets and TLS.
+//! A gateway on the bus: the emulator's connections with one common record, without sockets and
+//! TLS.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +35,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway without connections.
+    /// Creates a gateway without connections.
     ///
     /// # Errors
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     pub fn new(config: &GatewayConfig, wall_at_start: UnixMillis) -> std::io::Result<Self> {
         Ok(Self {
             policy: config.policy()?,
@@ -63,13 +64,13 @@ impl Gateway {
         self.log.stats()
     }
 
-    /// Connections that were ever accepted.
+    /// Number of all accepted connections.
     #[must_use]
     pub fn accepted(&self) -> u32 {
         self.numbers
     }
 
-    /// Lets one connection take bytes and do what is due, and sends what it wrote.
+    /// Passes bytes to one connection, runs its due work, and sends the bytes that it wrote.
     fn serve(&mut self, stream: StreamId, bytes: &[u8], outputs: &mut Vec<Output>) {
         let wall = UnixMillis(self.wall_at_start.0 + self.now.0 / 1_000);
         let Self { policy, plan, pace, attempts, log, .. } = self;

@@ -3,28 +3,28 @@
 //! Coordinator, nodes with their cores, and an emulated gateway are actors on one [`bus`], which
 //! owns time, order and chance. There are no sockets, no tasks, no other threads and no clock, so a
 //! run is a function of its seed: a failing one repeats exactly, and its [`trace`] shows each
-//! delivery. [`scene`] builds a cluster with its people and one alert; [`verdict`] judges what
-//! became of it.
+//! delivery. [`scene`] builds a cluster with its people and one alert; [`verdict`] checks the
+//! result.
 //!
 //! Streams between actors carry values of the contracts (bytes only between lane and gateway), with
-//! a delay for each message, in order. A link that is cut breaks its streams, and each end notices
-//! that after a while. The clocks of the processes differ by up to an hour.
+//! a delay for each message, in order. A cut of a link breaks its streams, and each end detects
+//! this after a while. The clocks of the processes differ by up to an hour.
 //!
 //! Not simulated: the coordinator's API, admission, store and feedback of dead tokens; a node's
-//! readiness and shutdown; TLS, names and addresses; bounds of queues and sockets, so nothing pushes
-//! back; the processes' crashes.
+//! readiness and shutdown; TLS, names and addresses; bounds of queues and sockets, so there is no
+//! backpressure; crashes of the processes.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! verdict                         what the gateway recorded, against what had to be done
+//! verdict                         the gateway's record against the alert's expected result
 //! scene                           a cluster, its people, one alert
 //! coordinator node cores gateway  the machines as actors
 //! bus log                         time, order, chance; the logs of changes as a model
 //! trace                           every delivery of a run
-//! actor                           what an actor is told and answers
-//! message stream link             what is said, on what, over what
+//! actor                           inputs and outputs of an actor
+//! message stream link             messages, their streams, and the links between places
 //! ```
 
 pub mod verdict;

@@ -1,4 +1,4 @@
-//! Links between places: how long what is said is on its way, and when a link is cut.
+//! Links between places: the delays of messages, and the cuts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use rand_pcg::Pcg64Mcg;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place(pub u16);
 
-/// Bounds of a delay, which is drawn evenly between them.
+/// Bounds of a delay; a delay is drawn uniformly between the bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delay {
     /// Shortest delay of a delivery.
@@ -31,14 +31,14 @@ impl Delay {
     }
 }
 
-/// A link that carries nothing for some time.
+/// A cut: a link that carries no messages for some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     /// The two places that cannot reach each other.
     pub between: (Place, Place),
-    /// When the cut begins.
+    /// Begin of the cut.
     pub from: Time,
-    /// When the link is whole again.
+    /// End of the cut.
     pub until: Time,
 }
 
@@ -58,7 +58,7 @@ impl Links {
         Self { within, otherwise, between: BTreeMap::new(), cuts: Vec::new() }
     }
 
-    /// Another delay between two places, in both directions.
+    /// Sets the delay between two places, in both directions.
     pub fn set(&mut self, a: Place, b: Place, delay: Delay) {
         self.between.insert((a.min(b), a.max(b)), delay);
     }
@@ -71,7 +71,7 @@ impl Links {
         self.between.get(&(a.min(b), a.max(b))).unwrap_or(&self.otherwise).draw(random)
     }
 
-    /// Remembers a cut and returns its number.
+    /// Adds a cut and returns its number.
     pub(crate) fn cut(&mut self, cut: Cut) -> usize {
         self.cuts.push(cut);
         self.cuts.len() - 1

@@ -1,7 +1,7 @@
-//! The logs of changes as a model: everything is kept, and every call is answered at once.
+//! A model of the logs of changes: it keeps all batches, and every call returns at once.
 //!
-//! It has the interface of the coordinator's engines, so that the coordinator's own follower reads
-//! it. Append times are virtual, and the identity is given, so that a run repeats.
+//! The model has the interface of the coordinator's engines, so that the coordinator's own follower
+//! reads it. Append times are virtual, and the identity is a parameter, so that a run repeats.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub struct LogModel {
 }
 
 impl LogModel {
-    /// Empty logs, as many as given.
+    /// Creates the given number of empty logs.
     #[must_use]
     pub fn new(identity: LogIdentity, logs: u16) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! What actors say to each other: values of the contracts between processes, commands and events
-//! within a node, bytes between lane and gateway.
+//! Messages between actors: values of the contracts between processes, commands and events within a
+//! node, bytes between lane and gateway.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -19,7 +19,7 @@ pub enum Message {
     Request(Box<wire::SessionRequest>),
     /// A node to a coordinator, on a session.
     Response(Box<wire::SessionResponse>),
-    /// A node asks for logs.
+    /// A node's request for logs.
     Follow(wire::FeedRequest),
     /// A batch of a log.
     Batch(wire::FeedResponse),
@@ -70,11 +70,11 @@ impl Message {
         digest.0.digest()
     }
 
-    /// A word that tells kinds of requests and responses apart, for a reader of the trace.
+    /// A word that distinguishes kinds of requests and responses, for readers of the trace.
     #[must_use]
     pub fn detail(&self) -> String {
         let mut word = Word::default();
-        // Ends with an error at the end of the word.
+        // The write fails on purpose at the end of the first word.
         let _ = match self {
             Self::Request(request) => write!(word, "{:?}", request.message),
             Self::Response(response) => write!(word, "{:?}", response.message),
@@ -88,7 +88,7 @@ impl Message {
     }
 }
 
-/// The first word of a text, `Some(` aside.
+/// The first word of a text, without a leading `Some(`.
 #[derive(Default)]
 struct Word(String);
 

@@ -1,7 +1,7 @@
 //! A node's control plane on the bus: sessions and the feed in, commands to cores out.
 //!
-//! It carries what the node's task carries in life, between the same machines: `Assembly`,
-//! `Control` and `Splitter`.
+//! It passes the same messages as the production node task between the same state machines:
+//! `Assembly`, `Control` and `Splitter`.
 
 use std::{mem, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
 /// Longest pause before a feed is opened again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Who a node is, and whom it follows.
+/// Identity of a node, and the coordinator that it follows.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// Name of the node, stable over restarts.
@@ -55,7 +55,7 @@ pub struct Node {
     control: Control,
     room: Room,
     session: Option<Session>,
-    /// A stream whose Open has not come.
+    /// A stream whose Open has not arrived yet.
     begun: Option<StreamId>,
     feed: Feed,
     random: Pcg64Mcg,
@@ -69,11 +69,11 @@ struct Session {
     assembly: Assembly,
 }
 
-/// How far the node is with following the logs.
+/// State of the node's feed.
 enum Feed {
-    /// Nothing is to be followed.
+    /// The node has no log to follow.
     Idle(Positions),
-    /// The next try is due then.
+    /// The next try is due at this time.
     Paused(Splitter, Time),
     Opening(Splitter, StreamId),
     /// Whether the control plane knows that the node has caught up.
@@ -81,7 +81,7 @@ enum Feed {
 }
 
 impl Node {
-    /// A node that owns nothing and knows nobody.
+    /// Creates a node without partitions and without a session.
     #[must_use]
     pub fn new(id: ActorId, config: NodeConfig) -> Self {
         let identity = Identity {
@@ -93,7 +93,7 @@ impl Node {
         };
         Self {
             id,
-            // The memory of the test's process would be another one in each run.
+            // The memory of the test's process would differ in each run.
             control: Control::new(identity, || 0),
             room: Room::default(),
             session: None,
@@ -107,7 +107,7 @@ impl Node {
         }
     }
 
-    /// What should not have happened: coordinators refused, batches that break the contract.
+    /// Unexpected events: refused coordinators, batches that violate the contract.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -160,7 +160,7 @@ impl Node {
         self.caught_up();
     }
 
-    /// Tells the control plane once that the cores have taken what the logs held.
+    /// Reports once to the control plane that the cores have caught up with the logs' heads.
     fn caught_up(&mut self) {
         if let Feed::Open(splitter, _, told) = &mut self.feed
             && !*told
@@ -188,7 +188,7 @@ impl Node {
         }
     }
 
-    /// The feed's own time: a try that is due.
+    /// Retries the feed if a try is due.
     fn tend_feed(&mut self, outputs: &mut Vec<Output>) {
         self.feed = match mem::replace(&mut self.feed, Feed::Idle(Positions::new())) {
             Feed::Paused(splitter, at) if at <= self.now => {

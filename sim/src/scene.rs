@@ -38,13 +38,13 @@ use crate::{
 
 /// Wall time at the bus's time 0: 15 January 2027.
 const WALL: UnixMillis = UnixMillis(1_800_000_000_000);
-/// Between two actors of one process.
+/// Delay between two actors of one process.
 const WITHIN: Delay = Delay::micros(2, 60);
-/// Between coordinator and nodes.
+/// Delay between coordinator and nodes.
 const INSIDE: Delay = Delay::micros(150, 2_500);
-/// Between nodes and gateway.
+/// Delay between nodes and gateway.
 const OUTSIDE: Delay = Delay::micros(2_000, 9_000);
-/// Records of one batch of a log.
+/// Number of records in one batch of a log.
 const BATCH: usize = 100;
 /// Largest difference between the clocks of two processes, milliseconds.
 const AHEAD_MS_MAX: u64 = 3_600_000;
@@ -52,11 +52,11 @@ const AHEAD_MS_MAX: u64 = 3_600_000;
 /// The size of a scene, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct SceneConfig {
-    /// Seed of everything that is left to chance.
+    /// Seed of all random choices.
     pub seed: u64,
     /// Number of nodes.
     pub nodes: u16,
-    /// Cores of each node.
+    /// Number of cores of each node.
     pub cores: u16,
     /// Number of devices.
     pub devices: u32,
@@ -64,7 +64,7 @@ pub struct SceneConfig {
     pub partitions: u16,
     /// Number of logs, L.
     pub logs: u16,
-    /// Connections to the gateway, in the cluster.
+    /// Number of connections to the gateway, in the cluster.
     pub connections: u32,
     /// Requests that the gateway's provider allows per minute.
     pub per_minute: u32,
@@ -106,10 +106,10 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A cluster in which nothing has happened.
+    /// Creates a cluster at time 0.
     ///
     /// # Panics
-    /// The emulator does not take its configuration: a defect of this crate.
+    /// If the emulator refuses its configuration: a defect of this crate.
     #[must_use]
     pub fn new(config: SceneConfig) -> Self {
         let mut random = Pcg64Mcg::seed_from_u64(config.seed);
@@ -125,8 +125,8 @@ impl Scene {
         let log = Arc::new(LogModel::new(identity, config.logs));
         fill(&log, &people, config);
 
-        // Names are known before anybody begins: the coordinator, the gateway, then each node with
-        // its cores behind it.
+        // Actor names are fixed before the first actor begins: the coordinator, the gateway, then
+        // each node followed by its cores.
         let (coordinator, gateway) = (ActorId(0), ActorId(1));
         let node_id = |node: u16| ActorId(2 + node * (1 + config.cores));
         let nodes: Vec<ActorId> = (0..config.nodes).map(node_id).collect();
@@ -177,13 +177,13 @@ impl Scene {
         Self { config, bus, people, coordinator, log, nodes, gateway, alert: None }
     }
 
-    /// Runs until the coordinator can start an alert. True: it can.
+    /// Runs until the coordinator can start an alert. False: the time ran out before.
     pub fn run_until_ready(&mut self, until: Time) -> bool {
         let coordinator = self.coordinator;
         self.bus.run(until, |bus| bus.actor::<Coordinator>(coordinator).is_ready())
     }
 
-    /// Runs until a time.
+    /// Runs until a time on the bus's clock.
     pub fn run_until(&mut self, until: Time) {
         self.bus.run(until, |_| false);
     }
@@ -196,7 +196,7 @@ impl Scene {
         self.alert = Some(plan);
     }
 
-    /// Runs until the alert is settled. True: it is.
+    /// Runs until the alert is settled. False: the time ran out before.
     pub fn run_until_settled(&mut self, until: Time) -> bool {
         let coordinator = self.coordinator;
         self.bus.run(until, |bus| bus.actor::<Coordinator>(coordinator).is_settled(alert::WAVE))
@@ -241,12 +241,12 @@ impl Scene {
         self.bus.actor::<Gateway>(self.gateway).record().copied().collect()
     }
 
-    /// Connections that the gateway ever accepted.
+    /// Number of connections that the gateway has accepted.
     pub fn connections(&mut self) -> u32 {
         self.bus.actor::<Gateway>(self.gateway).accepted()
     }
 
-    /// Which node holds each phone: the node's number by hash of the token.
+    /// Number of the node that holds each phone, by hash of the token.
     #[must_use]
     pub fn nodes_of_tokens(&self) -> BTreeMap<u64, u16> {
         let names: Vec<_> = (0..self.config.nodes)
@@ -263,7 +263,7 @@ impl Scene {
         self.people.iter().map(|person| (person.token_hash(), node(person))).collect()
     }
 
-    /// What actors noted that should not have happened.
+    /// Unexpected events that the actors recorded.
     pub fn problems(&mut self) -> Vec<String> {
         let mut problems = self.bus.actor::<Coordinator>(self.coordinator).problems();
         for node in &self.nodes {
@@ -281,7 +281,7 @@ fn cluster() -> ClusterName {
     ClusterName::new("sim").expect("a name")
 }
 
-/// Everybody's arrival, in the logs.
+/// Appends the arrivals of all people to the logs.
 fn fill(log: &LogModel, people: &[Person], config: SceneConfig) {
     let mut of_log = BTreeMap::new();
     for person in people {

@@ -1,4 +1,4 @@
-//! Streams between actors: two ends, each message behind the one before it.
+//! Streams between actors: two ends, and messages in order in each direction.
 
 use clarion_proto::time::Time;
 
@@ -23,7 +23,7 @@ impl StreamId {
     }
 }
 
-/// What a stream is for.
+/// Purpose of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A coordinator's session with a node.
@@ -34,14 +34,14 @@ pub enum Purpose {
     Push,
 }
 
-/// What the bus knows of one stream.
+/// The bus's state of one stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
     opener: ActorId,
     peer: ActorId,
-    /// Last arrival of what the opener and the peer sent.
+    /// Last arrival of the opener's messages and of the peer's messages.
     last: [Time; 2],
-    /// Whether the opener and the peer have closed it, or heard of its end.
+    /// Whether the opener and the peer have closed the stream or got its end.
     closed: [bool; 2],
     broken: bool,
 }
@@ -59,7 +59,7 @@ impl Stream {
         if end == self.opener { self.peer } else { self.opener }
     }
 
-    /// When something arrives that would arrive at `at` alone.
+    /// Arrival of a message that would arrive at `at` without earlier messages on the stream.
     pub(crate) fn arrival(&mut self, from: ActorId, at: Time) -> Time {
         let last = &mut self.last[usize::from(from != self.opener)];
         *last = at.max(*last);
@@ -70,7 +70,7 @@ impl Stream {
         self.closed[usize::from(end != self.opener)]
     }
 
-    /// An end closes it or hears of its end. True: that end knew already.
+    /// Marks an end as closed. True: that end was closed already.
     pub(crate) fn end_closed(&mut self, end: ActorId) -> bool {
         std::mem::replace(&mut self.closed[usize::from(end != self.opener)], true)
     }
@@ -79,7 +79,7 @@ impl Stream {
         self.broken
     }
 
-    /// The network breaks it. False: it was broken or closed before.
+    /// Breaks the stream by the network. False: the stream was broken or closed before.
     pub(crate) fn break_off(&mut self) -> bool {
         !std::mem::replace(&mut self.broken, true) && self.closed != [true, true]
     }

@@ -1,4 +1,4 @@
-//! The trace: every delivery of a run, to be compared and printed.
+//! The trace: every delivery of a run, for comparison and printing.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::{actor::Input, message::Message, stream::ActorId};
 /// One delivery of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// When, on the bus's clock.
+    /// Time of the delivery, on the bus's clock.
     pub at: Time,
-    /// Actor that spoke; of a wake the woken actor itself.
+    /// Actor that sent the message; for a wake, the woken actor itself.
     pub from: ActorId,
-    /// Actor that was told.
+    /// Actor that got the delivery.
     pub to: ActorId,
     /// Kind of the delivery, such as `request` or `closed`.
     pub kind: &'static str,
@@ -21,7 +21,7 @@ pub struct Entry {
     pub detail: String,
     /// Digest of the content; 0 without one.
     pub digest: u64,
-    /// The stream was gone, and the actor was not told.
+    /// Whether the stream was closed, so that the actor did not get the delivery.
     pub lost: bool,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Everything that was delivered in a run, in order.
+/// All deliveries of a run, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     entries: Vec<Entry>,

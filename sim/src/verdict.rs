@@ -1,4 +1,4 @@
-//! The verdict: what the gateway recorded against what the alert had to do, person by person.
+//! The verdict: compares the gateway's record with the alert's expected result, person by person.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,12 @@ use h3o::{CellIndex, Resolution};
 
 use crate::scene::{Scene, alert::RADIUS_M, people::Person};
 
-/// Longest time by which a first try of a nearer band may arrive after one of a further band of the
-/// same node: connections differ in delay, and a request may wait at another core's connections.
+/// Longest time by which a first try of a nearer band may arrive after a first try of a further
+/// band of the same node: connections differ in delay, and a request may wait at another core's
+/// connections.
 pub const DISORDER_US_MAX: u64 = 100_000;
 
-/// What a run came to; equal for every seed.
+/// Result of a run; equal for every seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
     /// Phones that were reached, by hash of the token.
@@ -22,16 +23,16 @@ pub struct Reached {
     pub by_band: Vec<u64>,
 }
 
-/// What a run took; differs between seeds.
+/// Effort of a run; differs between seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {
-    /// Requests that the gateway decided.
+    /// Number of requests that the gateway decided.
     pub requests: usize,
-    /// Of those, requests that were not accepted.
+    /// Number of these requests that were not accepted.
     pub refused: usize,
-    /// Connections that the gateway accepted.
+    /// Number of connections that the gateway accepted.
     pub connections: u32,
-    /// From the first request to the last one, microseconds.
+    /// Time from the first to the last request, microseconds.
     pub sending_us: u64,
     /// Longest time by which a first try of a nearer band came after one of a further band.
     pub disorder_us: u64,
@@ -104,8 +105,8 @@ impl Bands {
     }
 }
 
-/// Everybody in the region, with the band: by an own measure of distance, which the plan must
-/// agree with.
+/// All people in the region, with their band: by an independent measure of distance, with which the
+/// plan must agree.
 fn expected(people: &[Person], bands: &Bands) -> Result<BTreeMap<u64, usize>, String> {
     let mut expected = BTreeMap::new();
     for person in people {
@@ -119,7 +120,7 @@ fn expected(people: &[Person], bands: &Bands) -> Result<BTreeMap<u64, usize>, St
     Ok(expected)
 }
 
-/// Nobody in the region was missed, and nobody outside was reached.
+/// Checks that every person in the region was reached and no person outside.
 fn compare(reached: &BTreeSet<u64>, expected: &BTreeMap<u64, usize>) -> Result<(), String> {
     let mut missed = expected.keys().filter(|phone| !reached.contains(phone));
     if let Some(first) = missed.next() {
@@ -132,7 +133,7 @@ fn compare(reached: &BTreeSet<u64>, expected: &BTreeMap<u64, usize>) -> Result<(
     }
 }
 
-/// Phones that were reached, with the time of it; none twice.
+/// Phones that were reached, with the time; an error if a phone was reached twice.
 fn accepted(record: &[Entry]) -> Result<BTreeMap<u64, u64>, String> {
     let mut accepted = BTreeMap::new();
     for entry in record.iter().filter(|entry| entry.accepted()) {
@@ -143,7 +144,8 @@ fn accepted(record: &[Entry]) -> Result<BTreeMap<u64, u64>, String> {
     Ok(accepted)
 }
 
-/// Within each node, first tries come band by band; the largest exception, microseconds.
+/// Checks that each node's first tries come band by band; returns the largest exception,
+/// microseconds.
 fn nearest_first(
     record: &[Entry],
     bands: &BTreeMap<u64, usize>,

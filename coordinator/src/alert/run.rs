@@ -1,5 +1,5 @@
-//! One alert under way, as a state machine: what nodes say, a wish to cancel and time come in; the
-//! state, what nodes are to do next and the progress go out. No task, no clock.
+//! The state machine of one alert under way. Inputs: the nodes' notes, a cancel and the time.
+//! Outputs: the alert's state, the wave's phase and the progress. No task, no clock.
 //!
 //! ```text
 //! Running ─all nodes complete─▶ Resolved ─recorded─▶ Ending ─last reports─▶ Settled (RESOLVED)
@@ -7,14 +7,15 @@
 //!    └──cancel──▶ Cancelling ──all confirmed──▶ Cancelled ────────────────▶ Settled (CANCELLED)
 //! ```
 //!
-//! `Resolved` waits until the store has the end: a node that was told of it forgets what it has
-//! handed over, and a coordinator that found the alert active would send to everybody again.
+//! `Resolved` waits until the store holds the end: a node forgets the devices that it has handed
+//! over when the wave ends, and a coordinator that found the alert active in the store would send
+//! to every device again.
 //!
-//! A node that never took the wave ([`WaveNote::Isolated`]) is never complete: such an alert runs
-//! until its time is over or it is cancelled, and says so to those who watch it.
+//! A node that never accepted the wave ([`WaveNote::Isolated`]) is never complete: such an alert
+//! runs until it expires or is cancelled, and its snapshots name the isolated node.
 //!
-//! `Resolved`, `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to
-//! what is under way still come in; `Settled` is when no number will change any more.
+//! `Resolved`, `Expired` and `Cancelled` are final for callers: nothing more is sent. Responses to
+//! requests under way still arrive; in `Settled` no number changes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -31,22 +32,22 @@ use crate::{
     standing,
 };
 
-/// Everybody was complete: the last reports come within a round trip, or the node is gone and has
-/// nothing to add.
+/// Time for the last reports after all nodes were complete: they arrive within a round trip, or the
+/// node is gone and has nothing to add.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
-/// After the request deadline, for the last reports on their way.
+/// Time after the request deadline for the last reports in transit.
 const SETTLE: Duration = Duration::from_secs(5);
-/// A grant runs on the node's clock from when the node asked, before it was given here: it ends
-/// earlier than this. The rest is for clocks that run at different speeds (50 ms in 5 s are 1 %;
-/// quartz is off by 0.01 %).
+/// Lifetime of a grant as seen here. On the node's clock a grant starts when the node asks, before
+/// this coordinator gives the grant, so it ends earlier than this time. The margin is for clocks of
+/// different speed (50 ms in 5 s are 1 %; quartz is off by 0.01 %).
 const GRANT: Duration = Duration::from_millis(LEASE_MS as u64 + 50);
 
-/// One alert under way.
+/// The run of one alert under way.
 #[derive(Debug)]
 pub(crate) struct Run {
     phase: Phase,
     expires: Time,
-    /// The longest that a request may go unanswered.
+    /// Longest request deadline of all lanes.
     request_deadline: Duration,
     nodes: BTreeMap<NodeName, Node>,
     fold: Fold,
@@ -69,21 +70,22 @@ enum Phase {
 struct Node {
     connected: bool,
     boot: Option<BootId>,
-    /// Of the newest report of this boot.
+    /// Number of the newest report of this boot.
     sequence: u64,
     complete: bool,
-    /// Nothing of this boot will change any more.
+    /// Whether the numbers of this boot are final.
     ended: bool,
     stopped: bool,
     granted: Option<Time>,
-    /// It was not taken three times, and is not sent again: why.
+    /// Reason of the isolation: the node failed to accept the wave three times, and the wave is not
+    /// sent to it again.
     isolated: Option<String>,
 }
 
 impl Run {
-    /// `nodes`: those with a part, taken to be connected until [`Run::away`] or [`WaveNote::Gone`]
-    /// says otherwise. Of an alert that was taken over each may have a grant of the former
-    /// coordinator, given until `begun`.
+    /// `nodes`: the nodes with partitions, assumed to be connected until [`Run::away`] or
+    /// [`WaveNote::Gone`]. After a takeover each node may still have a grant of the former
+    /// coordinator, given at `begun` at the latest.
     pub(crate) fn new(
         plan: &PlannedAlert,
         nodes: impl IntoIterator<Item = NodeName>,
@@ -106,14 +108,14 @@ impl Run {
         }
     }
 
-    /// A node has no session.
+    /// Reports that a node has no session.
     pub(crate) fn away(&mut self, name: &NodeName) {
         if let Some(node) = self.nodes.get_mut(name) {
             node.connected = false;
         }
     }
 
-    /// A node says something of the wave, or comes, or goes.
+    /// Processes a node's note: a report about the wave, a connect or a disconnect.
     pub(crate) fn note(
         &mut self,
         name: &NodeName,
@@ -132,7 +134,7 @@ impl Run {
                 node.connected = true;
             }
             WaveNote::Gone => self.away(name),
-            // It asks for leave for it: it has it after all.
+            // A node that asks for a grant has accepted the wave after all.
             WaveNote::Granted => (node.granted, node.isolated) = (Some(now), None),
             WaveNote::Isolated(reason) => node.isolated = Some(reason),
             WaveNote::Stopped(_) => node.stopped = true,
@@ -146,7 +148,7 @@ impl Run {
         added
     }
 
-    /// Somebody wants it stopped. Where it has ended, or everybody is complete, nothing changes.
+    /// Cancels the alert. Changes nothing if the alert has ended or all nodes are complete.
     pub(crate) fn cancel(&mut self, now: Time) {
         if self.phase == Phase::Running {
             self.phase = Phase::Cancelling { since: now };
@@ -154,7 +156,7 @@ impl Run {
         self.step(now);
     }
 
-    /// The store has the end: nodes may forget the alert.
+    /// Reports that the store holds the end: nodes may forget the alert.
     pub(crate) fn recorded(&mut self, now: Time) {
         if self.phase == Phase::Resolved {
             self.phase = Phase::Ending { since: now };
@@ -162,14 +164,14 @@ impl Run {
         self.step(now);
     }
 
-    /// When the alert's time is over.
+    /// Time at which the alert expires.
     pub(crate) fn expires(&self) -> Time {
         self.expires
     }
 
-    /// Time has passed.
+    /// Applies the passage of time.
     pub(crate) fn step(&mut self, now: Time) {
-        // Each turn moves on at most once, and there are four phases in a row at most.
+        // Each turn makes at most one transition, and at most four phases follow each other.
         while let Some(next) = self.next(now) {
             self.phase = next;
             if self.state().is_final() {
@@ -183,7 +185,7 @@ impl Run {
 
     fn next(&self, now: Time) -> Option<Phase> {
         let all = |done: fn(&Node) -> bool| self.nodes.values().all(done);
-        // A node that is away may come back with what it knows, for as long as it may have been
+        // A disconnected node may reconnect with new reports for as long as it may have been
         // sending.
         let away = |since: Time| now >= since + GRANT;
         let quiet = |since: Time| {
@@ -209,12 +211,12 @@ impl Run {
         }
     }
 
-    /// By then every request has its answer or none, and the report of it has come.
+    /// Time by which every request has a response or has timed out, and its report has arrived.
     fn quiet_by(&self, since: Time) -> Time {
         since + self.request_deadline.max(GRANT) + SETTLE
     }
 
-    /// When [`Run::step`] may have something to do though nobody says anything; after `now`.
+    /// Next time after `now` at which [`Run::step`] may change the state without a new input.
     pub(crate) fn deadline(&self, now: Time) -> Option<Time> {
         match self.phase {
             Phase::Running => Some(self.expires),
@@ -233,7 +235,7 @@ impl Run {
         }
     }
 
-    /// What callers see.
+    /// The state that callers see.
     pub(crate) fn state(&self) -> State {
         match self.phase {
             Phase::Running => State::Active,
@@ -245,7 +247,7 @@ impl Run {
         }
     }
 
-    /// What nodes are to do; `None`: forget it.
+    /// The phase of the wave at the nodes; `None`: nodes forget the wave.
     pub(crate) fn standing(&self) -> Option<standing::Phase> {
         match self.phase {
             Phase::Running => Some(standing::Phase::Running),
@@ -256,13 +258,13 @@ impl Run {
         }
     }
 
-    /// Nothing will change any more.
+    /// Whether the alert is settled: its numbers no longer change.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Settled(_))
     }
 
-    /// Nodes that may still send although it was cancelled: those that can be reached, and those
-    /// that cannot.
+    /// Nodes that may still send after the cancel: the connected nodes, then the disconnected
+    /// nodes.
     pub(crate) fn unconfirmed(&self, now: Time) -> (Vec<&NodeName>, Vec<&NodeName>) {
         let Phase::Cancelling { since } = self.phase else { return (Vec::new(), Vec::new()) };
         let open = self.nodes.iter().filter(|(_, n)| n.silent(since) > now);
@@ -287,14 +289,14 @@ impl Node {
     fn report(&mut self, boot: BootId, report: &wire::Report) {
         if self.boot == Some(boot) && report.sequence > self.sequence {
             self.sequence = report.sequence;
-            // A device that moves into the region makes a complete node incomplete again.
+            // Not monotonic: a device that moves into the region makes a complete node incomplete.
             self.complete = report.complete;
             self.ended |= report.ended;
         }
     }
 
-    /// From when on it surely writes nothing more, the alert being cancelled at `since`. A node
-    /// without a grant sends nothing. A connected one may be given a last grant in the moment of
+    /// Time after which the node certainly sends nothing more of an alert cancelled at `since`. A
+    /// node without a grant sends nothing. A connected node may get a last grant at the moment of
     /// the cancel.
     fn silent(&self, since: Time) -> Time {
         match (self.stopped || self.ended, self.connected, self.granted) {

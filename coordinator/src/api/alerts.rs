@@ -1,5 +1,5 @@
-//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out
-//! in [`watch`].
+//! `AlertService`: one alert from its request to its end. [`create`] handles requests, [`watch`]
+//! streams progress.
 
 use std::sync::Arc;
 
@@ -37,27 +37,27 @@ use requests::Requests;
 
 pub(super) use server::server;
 
-/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have
-/// nearly as many.
+/// Largest page of alerts, bytes: gRPC clients accept 4 MiB by default, and one alert may be nearly
+/// as large.
 const LIST_BYTES_MAX: usize = 3 << 20;
-/// In front of each alert of a page.
+/// Bytes of the field header in front of each alert of a page.
 const FRAME_BYTES: usize = 8;
 
-/// What alerts, previews and watchers are configured by.
+/// Configuration of alerts, previews and watchers.
 #[derive(Debug, Clone)]
 pub struct AlertsConfig {
     /// What an EXERCISE says in front of its title.
     pub exercise_prefix: String,
-    /// Regions and audiences that are small enough to single people out are taken too
+    /// Whether to accept regions and audiences so small that an alert could single out a person
     /// ([`crate::privacy`]).
     pub allow_small_audiences: bool,
-    /// Where one band ends and the next begins.
+    /// Distances at which one band ends and the next begins.
     pub bands: BandEdges,
-    /// Alerts that may be active at once; one more is refused.
+    /// Maximum number of active alerts; further alerts are refused.
     pub active_max: usize,
-    /// Streams of WatchAlert at a time; one more is refused.
+    /// Maximum number of WatchAlert streams; further streams are refused.
     pub watchers_max: usize,
-    /// The same for one alert.
+    /// Maximum number of WatchAlert streams for one alert.
     pub watchers_per_alert_max: usize,
 }
 
@@ -66,7 +66,7 @@ pub struct AlertsConfig {
 pub(super) struct Alerts {
     api: Arc<Context>,
     requests: Requests,
-    /// Active alerts by whoever created them; their total is the store's to check.
+    /// Active alerts by the peer that created them; the store checks the total.
     active: Places,
     watchers: Arc<watch::Watchers>,
     curiosity: Mutex<Curiosity<Target>>,
@@ -143,7 +143,7 @@ impl AlertService for Alerts {
         let request = request.into_inner();
         let size = page::size(request.page_size).map_err(status::invalid)?;
         let after = page::alert(&request.page_token).map_err(status::invalid)?;
-        // One more than asked for tells whether there is another page.
+        // One alert more than requested shows whether there is another page.
         let mut alerts =
             self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = alerts.len() > size;
@@ -166,7 +166,7 @@ impl AlertService for Alerts {
         &self,
         _: Request<wire::WatchAlertRequest>,
     ) -> Result<Response<Self::WatchAlertStream>, Status> {
-        // The generated trait wants it; `server` takes this method before it comes here.
+        // The generated trait requires this method; `server` handles WatchAlert before this point.
         Err(status::internal(&"WatchAlert reached the generated server"))
     }
 
@@ -181,7 +181,8 @@ impl AlertService for Alerts {
         }
         let alert = self.existing(&request.name).await?;
         let api = Arc::clone(&self.api);
-        // A task of its own: a caller who hangs up must not leave an alert half cancelled.
+        // The cancel runs in its own task: a caller that hangs up must not leave an alert half
+        // cancelled.
         let cancel = self
             .api
             .drain
@@ -191,8 +192,8 @@ impl AlertService for Alerts {
     }
 }
 
-/// As many answers from the front as fit into a message, one at least; and the last of them, if
-/// others were left out.
+/// The longest prefix of the answers that fits into a message, at least one answer; and the last
+/// answer of the prefix, if answers were left out.
 fn within(
     bytes_max: usize,
     alerts: &[Arc<AlertRecord>],
@@ -212,8 +213,7 @@ fn within(
     (answers, None)
 }
 
-/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has
-/// ended.
+/// Records the cancel, stops the nodes, records the result. Changes nothing if the alert has ended.
 async fn cancel(
     api: &Context,
     alert: Arc<AlertRecord>,
@@ -240,7 +240,8 @@ async fn cancel(
             }
             api.reconciler.record(&alert.name, Event::End(state)).await.map_err(status::store)
         }
-        // Another process's, or it ended in this moment: whoever runs it finds it CANCELLING.
+        // Another process runs the alert, or the alert has just ended: the process that runs it
+        // finds its record CANCELLING.
         CancelState::Unknown => Ok(alert),
     }
 }

@@ -1,9 +1,9 @@
-//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded
-//! when they were accepted.
+//! `FeedService` with a hand-written server: its messages are bytes that were encoded when the
+//! records were accepted.
 //!
-//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three
-//! small fields that only the log knows are written in front of the batch's bytes (fields may come
-//! in any order), and the rest is one copy.
+//! The generated server would encode a `FeedResponse` again for each node. This server writes the
+//! three small fields that only the log knows in front of the batch's bytes (fields may come in any
+//! order), and copies the batch's bytes once.
 
 use std::{
     convert::Infallible,
@@ -47,7 +47,7 @@ use crate::{
 
 mod places;
 
-/// Largest question: 65,535 partitions and as many logs' positions, as varints.
+/// Largest request: 65,535 partitions and as many logs' positions, as varints.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// The service: [`Feed`] is its only method.
@@ -74,7 +74,7 @@ pub(super) struct Feed {
     refused: Refusals,
 }
 
-/// For the log: nodes that are refused come again every few seconds.
+/// Limits log lines: a refused node retries every few seconds.
 type Refusals = Arc<Mutex<Repeated>>;
 
 impl ByHand for Feed {
@@ -94,11 +94,11 @@ impl ByHand for Feed {
 /// One message of a feed.
 #[derive(Debug)]
 pub(super) enum Fed {
-    /// What is served, and the heads as of the opening: the first message.
+    /// The first message: the log's identity and the heads at the opening.
     Start(FeedStart),
     /// One batch of one log.
     Batch(LogId, Batch),
-    /// What follows the node's position is gone: the last message.
+    /// The last message: the batches after the node's position were trimmed.
     Trimmed(FeedTrimmed),
 }
 
@@ -120,7 +120,7 @@ impl ServerStreamingService<FeedRequest> for Feed {
                 let (reason, now) =
                     (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
-                    tracing::warn!(reason, times, "feed of a node refused");
+                    tracing::warn!(reason, times, "node feed request refused");
                 }
                 refused(error)
             })?;
@@ -135,7 +135,7 @@ impl ServerStreamingService<FeedRequest> for Feed {
     }
 }
 
-/// The stream is its start and then the follower, polled: no task, no queue.
+/// The stream: the start message, then the polled follower; no task, no queue.
 fn pulled(
     follower: Follower,
     place: Place,
@@ -165,7 +165,7 @@ fn pulled(
     start.chain(batches).boxed()
 }
 
-/// A feed's place, given back when it is dropped.
+/// A feed's place; dropping it frees the place.
 struct Place {
     places: Arc<Mutex<Places>>,
     node: String,

@@ -1,4 +1,5 @@
-//! The task of one alert: drives its [`Run`], tells sessions what holds, publishes snapshots.
+//! The task of one alert: drives its [`Run`], sets the wave's phase on the board, publishes
+//! snapshots.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,22 +23,22 @@ use crate::{
     standing::Phase,
 };
 
-/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that
-/// keeps what they see fresh and costs 20 snapshots a second.
+/// Interval of snapshots. Reports arrive every 20 ms from each node; watchers get a message every
+/// 100 ms at most. Half of 100 ms keeps their view fresh and costs 20 snapshots a second.
 const PUBLISH: Duration = Duration::from_millis(50);
 /// How long a caller waits for the confirmation of its cancel.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
-/// Callers that wait for one cancel; more are answered at once with what is known.
+/// Callers that wait for one cancel; further callers get the present state at once.
 const WAITING_MAX: usize = 64;
 
-/// An alert's task and all it owns.
+/// An alert's task and its state.
 pub(super) struct AlertTask {
     pub(super) alert: AlertName,
     pub(super) wave: WaveId,
     pub(super) run: Run,
-    /// Those of its apps.
+    /// Lanes of the alert's apps.
     pub(super) lanes: Vec<Arc<LaneSpec>>,
-    /// Its apps, with their lanes.
+    /// The alert's apps, with their lanes.
     pub(super) apps: Vec<AppLane>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -53,7 +54,8 @@ impl AlertTask {
         let mut state = self.run.state();
         let mut healths = self.cluster.lanes.health_changes();
         let mut alarms = self.cluster.pruning.alarm_changes();
-        // A lane may have been in trouble before the alert, an app without acceptances.
+        // A lane may have been in trouble before the alert began, and an app may already have a
+        // pruning alarm.
         let troubled =
             !self.cluster.lanes.troubles(&self.lanes).is_empty() || !self.alarms().is_empty();
         let mut publish_at = troubled.then(|| clock.now());
@@ -70,7 +72,7 @@ impl AlertTask {
                         self.note(&node, boot, note).await;
                     }
                     Some(Input::Cancel(answer)) => {
-                        tracing::info!(alert = %self.alert, "cancel of running alert");
+                        tracing::info!(alert = %self.alert, "cancel of running alert received");
                         self.run.cancel(clock.now());
                         let wait = if waiting.len() < WAITING_MAX { CANCEL_WAIT } else { Duration::ZERO };
                         waiting.push((clock.now() + wait, answer));
@@ -78,7 +80,7 @@ impl AlertTask {
                     Some(Input::Recorded) => self.run.recorded(clock.now()),
                     None => return, // the dispatcher is gone
                 },
-                // Their senders live with the cluster, which this task holds.
+                // `changed` cannot fail: the cluster, which this task holds, owns the senders.
                 _ = healths.changed() => {
                     publish_at.get_or_insert(clock.now() + PUBLISH);
                 }
@@ -103,7 +105,8 @@ impl AlertTask {
             }
             self.answer(&mut waiting, now);
         }
-        // Of a run that was settled from its beginning nobody has told them yet.
+        // The loop never ran for a run that was settled from its beginning: the wave is still on
+        // the board.
         self.tell_nodes(None);
         self.publish();
         self.cluster.ended(&self.alert, self.wave);
@@ -122,7 +125,7 @@ impl AlertTask {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// Those of its apps.
+    /// Pruning alarms of the alert's apps.
     fn alarms(&self) -> Vec<PruningAlarm> {
         self.cluster.pruning_alarms(|of| self.apps.contains(of))
     }
@@ -165,8 +168,8 @@ impl AlertTask {
         self.cluster.board.set_phase(self.wave, phase, self.cluster.clock.now());
     }
 
-    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited
-    /// long enough.
+    /// Answers the callers whose cancel every reachable node has confirmed, and the callers whose
+    /// deadline has passed.
     fn answer(&self, waiting: &mut Vec<(Time, oneshot::Sender<CancelState>)>, now: Time) {
         let (here, away) = self.run.unconfirmed(now);
         let confirmed = here.is_empty() && (self.run.state() != State::Active);
@@ -174,7 +177,7 @@ impl AlertTask {
             if confirmed || waiting[i].0 <= now {
                 let (_, answer) = waiting.swap_remove(i);
                 let unconfirmed = here.iter().chain(&away).map(|name| name.to_string()).collect();
-                // A caller that has gone away needs no answer.
+                // A caller that has hung up needs no answer.
                 let _ = answer.send(CancelState::At { state: self.run.state(), unconfirmed });
             }
         }

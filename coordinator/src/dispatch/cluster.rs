@@ -1,4 +1,4 @@
-//! What all tasks of dispatch share: the board, the nodes, the lanes, and where notes of a wave go.
+//! State that all dispatch tasks share: board, nodes, lanes, and the channels of alerts and counts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,18 +27,18 @@ use crate::{
     standing::Board,
 };
 
-/// What one node answers to a question.
+/// Answer of one node to a count.
 pub(super) type NodeAnswer = Result<wire::Counted, NotCounted>;
 
-/// A question that a node cannot take.
+/// A node's refusal of a count.
 #[derive(Debug)]
 pub(super) struct NotCounted {
     pub(super) reason: String,
-    /// Later it may.
+    /// Whether the node may accept the count later.
     pub(super) again: bool,
 }
 
-/// Shared by the dispatcher's tasks.
+/// State that the dispatcher's tasks share.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) identity: Identity,
@@ -48,32 +48,32 @@ pub(crate) struct Cluster {
     pub(crate) lanes: LaneOwner,
     pub(crate) pruning: Arc<Pruning>,
     alerts: Mutex<Alerts>,
-    /// Questions under way: where answers go.
+    /// Channels for the answers of the counts under way.
     answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, NodeAnswer)>>>,
 }
 
-/// Inputs of alerts under way, until they are settled.
+/// Input channels of the alerts under way; an entry stays until its alert is settled.
 #[derive(Debug, Default)]
 struct Alerts {
     by_name: BTreeMap<AlertName, mpsc::Sender<Input>>,
     by_wave: BTreeMap<WaveId, mpsc::Sender<Input>>,
 }
 
-/// What comes to an alert's task.
+/// An input of an alert's task.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A session speaks of a node's part.
+    /// A session passes on a node's report about the wave.
     Note {
-        /// The node that it is about.
+        /// The node that the note is about.
         node: NodeName,
-        /// Process of the node.
+        /// Process of the node, by its boot id.
         boot: BootId,
-        /// What the session tells.
+        /// The session's note.
         note: WaveNote,
     },
-    /// Somebody wants it stopped, and to know how that went.
+    /// A caller cancels the alert and waits for the result.
     Cancel(oneshot::Sender<CancelState>),
-    /// The store has the end.
+    /// The store holds the alert's end.
     Recorded,
 }
 
@@ -107,7 +107,7 @@ impl Cluster {
         named.collect()
     }
 
-    /// Enters an alert. False: there is one of that name or with that wave, which stays.
+    /// Enters an alert. False: an alert with the same name or wave is entered already and stays.
     pub(super) fn enter(
         &self,
         name: &AlertName,
@@ -123,7 +123,7 @@ impl Cluster {
         true
     }
 
-    /// An alert is settled: nothing is heard of it any more.
+    /// Removes a settled alert: its task gets no further notes.
     pub(super) fn ended(&self, name: &AlertName, wave: WaveId) {
         self.roster.forget(wave);
         let mut alerts = self.alerts.lock();
@@ -131,12 +131,12 @@ impl Cluster {
         alerts.by_name.remove(name);
     }
 
-    /// Where inputs of an alert go; `None`: it does not run here, or is settled.
+    /// Input channel of an alert; `None`: the alert does not run in this process, or is settled.
     pub(super) fn alert(&self, name: &AlertName) -> Option<mpsc::Sender<Input>> {
         self.alerts.lock().by_name.get(name).cloned()
     }
 
-    /// A question's answers go there until it is closed.
+    /// Opens a channel for the answers to a count; it stays until the count is closed.
     pub(super) fn open_question(&self, id: u64, answers: mpsc::Sender<(NodeName, NodeAnswer)>) {
         self.answers.lock().insert(id, answers);
     }
@@ -146,8 +146,8 @@ impl Cluster {
         self.answers.lock().remove(&id);
     }
 
-    /// Takes what a session has to tell. Waits while an alert's task is behind: then the node's
-    /// stream waits too.
+    /// Passes a session's note to the task concerned. Waits while an alert's task is behind; the
+    /// node's stream waits too.
     pub(crate) async fn note(&self, node: &NodeName, boot: BootId, note: Note) {
         match note {
             Note::Wave(wave, note) => {
@@ -175,14 +175,15 @@ impl Cluster {
     fn answer(&self, node: &NodeName, question: u64, answer: NodeAnswer) {
         let answers = self.answers.lock().get(&question).cloned();
         if let Some(answers) = answers {
-            // Full: the node answered twice, which the question has no use for.
+            // A full channel means that the node answered more than once; the extra answer is
+            // dropped.
             let _ = answers.try_send((node.clone(), answer));
         }
     }
 
-    /// A node's stream has ended: all waves hear of it.
+    /// Reports the end of a node's stream to all waves.
     pub(crate) async fn gone(&self, node: &NodeName, boot: BootId) {
-        // Unless another process of that name is there already: what it said of its lanes stands.
+        // If another process with this node name is connected already, its lane status stays valid.
         if !self.roster.is_connected(node) {
             self.lanes.node_gone(node);
         }

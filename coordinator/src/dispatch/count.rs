@@ -1,5 +1,5 @@
-//! One question to all owners: who would be reached? A question stands on the board while it is
-//! asked, so that a node whose session starts anew in between is asked again.
+//! Counts the devices that an alert would reach, at all nodes that own partitions. The count stays
+//! on the board while it runs, so that a node whose session restarts is asked again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
     planned::{CountPlan, CountedDevices},
 };
 
-/// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy
-/// or comes back.
+/// Deadline of a count. Walking all pages of a million devices takes some 10 ms a core; the rest
+/// is for a node that is busy or reconnects.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// For a question that an alert waits for.
+/// Deadline of a count that an alert waits for.
 const REACHES_DEADLINE: Duration = Duration::from_secs(2);
-/// On top of either for a wide cover: it has to travel, and nodes put it together, at half a
-/// million cells a second at least.
+/// Added to either deadline for a wide cover: the cover is sent to the nodes and assembled there,
+/// at half a million cells a second at least.
 const CELLS_PER_SECOND: usize = 500_000;
-/// Questions under way: each is a walk over everything at every node.
+/// Largest number of counts under way: each count walks all devices at every node.
 pub const QUESTIONS_MAX: usize = 8;
 
-/// Asks and adds up.
+/// Counts at all owners and sums their answers.
 pub(super) async fn ask(
     id: u64,
     plan: CountPlan,
@@ -53,7 +53,7 @@ pub(super) async fn ask(
     Ok(counts)
 }
 
-/// Asks until the answers are enough, or all are there.
+/// Counts until the sum of the answers reaches `least`, or every owner has answered.
 pub(super) async fn reaches(
     id: u64,
     plan: CountPlan,
@@ -70,7 +70,7 @@ pub(super) async fn reaches(
         if question.answered.len() == owned.nodes().len() {
             return Ok(false);
         }
-        // Those who are away are asked when they come back; nobody waits for that.
+        // A disconnected node is asked when it reconnects; the count does not wait for the node.
         let away = away(cluster, owned);
         if question.answered.len() + away.len() >= owned.nodes().len() {
             return Err(CountError::Absent { nodes: away });
@@ -84,7 +84,7 @@ fn away(cluster: &Cluster, owned: &Owned) -> Vec<String> {
     away.map(ToString::to_string).collect()
 }
 
-/// Taken off the board when it is dropped, also by a caller that goes away.
+/// A count under way; dropping it, also when the caller hangs up, removes the count from the board.
 struct Question {
     id: u64,
     cluster: Arc<Cluster>,
@@ -102,7 +102,7 @@ impl Question {
         owned: &Owned,
         limit: Duration,
     ) -> Result<Self, CountError> {
-        // One answer of each node, and one more of each that starts again meanwhile.
+        // Room for one answer of each node, and one more of each node that restarts meanwhile.
         let (answer, answers) = mpsc::channel(2 * owned.nodes().len().max(1));
         cluster.open_question(id, answer);
         let cells: usize = plan.bands.iter().map(|band| band.cells.len()).sum();
@@ -119,7 +119,7 @@ impl Question {
         if room { Ok(question) } else { Err(CountError::Busy { limit: QUESTIONS_MAX }) }
     }
 
-    /// Waits for one more answer. A node that answers twice is heard once, with its last.
+    /// Waits for one more answer. Of a node that answers twice, the last answer counts.
     async fn next(&mut self) -> Result<(), CountError> {
         let answer = timeout_at(self.deadline, self.answers.recv()).await;
         let Ok(Some((node, counted))) = answer else {

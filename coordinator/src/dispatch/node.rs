@@ -1,5 +1,5 @@
-//! The task of one address: connects, says and hears, connects again. The only place below the API
-//! that knows gRPC.
+//! The task of one node address: connects, exchanges messages, reconnects. The only module below
+//! the API that uses gRPC.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -40,20 +40,20 @@ const CONNECTION: ChannelLimits = ChannelLimits {
     ping_every: Duration::from_secs(2),
     pong_within: Duration::from_secs(3),
 };
-/// From the request to the node's Hello.
+/// Time from the request to the node's Hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit
-/// holds behind it.
+/// Queue of messages between the state machine and the stream. HTTP/2 buffers more after the queue;
+/// the state machine's own limit applies before it.
 const OUTGOING: usize = 64;
-/// Parts between the machine and the stream: all other messages overtake them there.
+/// Queue of parts between the state machine and the stream: all other messages overtake the parts.
 const PARTS: usize = 1;
 
-/// For a status that is on its way when the stream is found gone.
+/// Time to wait for a gRPC status that is in transit when the stream has failed.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
 
-/// How a node's address becomes a channel. TCP in life; tests may put pipes there.
+/// Connector from a node's address to a channel: TCP in production, pipes in tests.
 pub trait Connect: std::fmt::Debug + Send + Sync + 'static {
     /// Makes one connection to an address.
     fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>>;
@@ -69,7 +69,7 @@ impl Connect for Tcp {
     }
 }
 
-/// The settings of a session's connection, whatever carries it.
+/// The settings of a session's connection over any transport.
 ///
 /// # Errors
 /// See [`channel::endpoint`].
@@ -79,7 +79,7 @@ pub fn endpoint(
     channel::endpoint(address, CONNECTION)
 }
 
-/// Why a session ended or did not begin. Trying again helps, sooner or later, with all of them.
+/// Why a session ended or did not begin. Every variant is worth a retry.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error("cannot connect: {0}")]
@@ -103,8 +103,8 @@ enum SessionError {
 }
 
 impl SessionError {
-    /// Whether the session may have broken because of what was sent. Not if the node ended it as it
-    /// wanted: it is shutting down, or a newer session has taken over.
+    /// Whether a sent message may have broken the session. False if the node ended the session
+    /// itself: the node is shutting down, or a newer session has replaced this one.
     fn may_be_our_fault(&self) -> bool {
         match self {
             Self::Broken(status) => {
@@ -117,14 +117,14 @@ impl SessionError {
             | Self::Hello(_)
             | Self::Refused(_) => false,
             Self::Cluster { .. } => false,
-            // It does not read, whatever it is sent.
+            // The node does not read at all; no single message is the cause.
             Self::NotReading(_) => true,
         }
     }
 }
 
-/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after
-/// `leave`.
+/// Keeps a session with the node at an address until `stop`. After `leave`, the present session
+/// goes on but is not replaced.
 pub(crate) async fn keep_session(
     address: SocketAddr,
     cluster: Arc<Cluster>,
@@ -132,7 +132,7 @@ pub(crate) async fn keep_session(
     leave: CancellationToken,
     stop: CancellationToken,
 ) {
-    // Tries to many nodes at once must not stay in step: each address draws its own pauses.
+    // Reconnects to many nodes must not stay synchronized: each address draws its own pauses.
     let mut random =
         StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
     let mut reconnect = Reconnect::default();
@@ -171,7 +171,7 @@ pub(crate) async fn keep_session(
     }
 }
 
-/// A stream whose node has said hello and is claimed.
+/// A stream whose node has sent its Hello and is claimed in the roster.
 struct Opened {
     session: Session,
     outgoing: mpsc::Sender<SessionRequest>,
@@ -200,7 +200,7 @@ impl Opened {
         let mut client =
             ShardServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_TAKEN);
         let (outgoing, requests) = mpsc::channel(OUTGOING);
-        // The node decides by it whether it hears anything else.
+        // The node accepts or refuses the session by this message.
         outgoing.try_send(message::open(&cluster.identity)).map_err(|_| SessionError::Ended)?;
         let (parts, cover_parts) = mpsc::channel(PARTS);
         let requests = select_with_strategy(
@@ -238,7 +238,7 @@ impl Opened {
         }
         let now = cluster.clock.now();
         let log = cluster.identity.log;
-        // Positions of another log say nothing: what is held of it will be dropped.
+        // Positions in another log are meaningless: the node drops its data of that log.
         let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
         let positions = if of_this_log { &hello.positions[..] } else { &[] };
         let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
@@ -261,7 +261,7 @@ impl Opened {
         Ok(Self { session, outgoing, parts, incoming, standing })
     }
 
-    /// Says and hears until the stream ends or `stop`; then the node is released.
+    /// Exchanges messages until the stream ends or `stop`; then releases the node.
     async fn run(
         mut self,
         cluster: &Cluster,
@@ -297,8 +297,8 @@ impl Opened {
             }
             let wake = session.deadline();
             tokio::select! {
-                // Reading goes on while the node does not read: it may be waiting for us in the
-                // same way.
+                // Reading goes on while the node does not read: the node may be waiting for this
+                // coordinator to read, too.
                 permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
                     (Ok(permit), Some(message)) => permit.send(message),
                     (Err(_), _) => return Err(last_words(incoming).await),
@@ -328,7 +328,7 @@ impl Opened {
     }
 }
 
-/// Why the stream is gone, if the node has said so: it may be the message that it could not take.
+/// The node's reason for ending the stream, if it sent one: a message may have been invalid.
 async fn last_words(incoming: &mut Streaming<wire::SessionResponse>) -> SessionError {
     let words = async {
         loop {
@@ -342,7 +342,7 @@ async fn last_words(incoming: &mut Streaming<wire::SessionResponse>) -> SessionE
     timeout(LAST_WORDS, words).await.unwrap_or(SessionError::Ended)
 }
 
-/// `transport error` says nothing; what caused it does.
+/// The text of an error with its causes: tonic's `transport error` alone names no cause.
 fn deepest(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {

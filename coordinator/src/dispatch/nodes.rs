@@ -1,5 +1,5 @@
-//! Where the nodes are: addresses as configured, names resolved again every 5 s, one session task
-//! for each.
+//! Node discovery: configured addresses, names resolved again every 5 s, one session task for each
+//! address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,24 +16,24 @@ use super::{
     node::{Connect, keep_session},
 };
 
-/// Names are asked again this often.
+/// Interval between two resolutions of a name.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
-/// For one name.
+/// Deadline for the resolution of one name.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);
-/// Sessions; a name that resolves to more is cut off, with a line in the log.
+/// Largest number of sessions; further addresses are ignored and logged.
 const ADDRESSES_MAX: usize = 1_024;
 
-/// How nodes are found.
+/// Configuration of node discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodesConfig {
     /// host:port of each, or one name that resolves to all of them; names are asked again every 5
     /// s.
     pub addresses: Vec<String>,
-    /// So many must be there before partitions are shared out.
+    /// Minimum number of connected nodes before partitions are assigned.
     pub min: usize,
 }
 
-/// Keeps one session task for each address, until `stop`; then ends them.
+/// Keeps one session task for each address until `stop`; then ends the tasks.
 pub(crate) async fn keep_sessions(
     config: NodesConfig,
     cluster: Arc<Cluster>,
@@ -51,8 +51,8 @@ pub(crate) async fn keep_sessions(
         cluster.roster.set_addresses(wanted.len());
         tasks.retain(|address, task| {
             if !wanted.contains(address) {
-                // A session under way goes on: a node that drains leaves the name first, and its
-                // work ends with it.
+                // The session under way goes on: a draining node disappears from the name first,
+                // and its session still carries the rest of its work.
                 task.leave.cancel();
             }
             !task.handle.is_finished()
@@ -76,18 +76,18 @@ pub(crate) async fn keep_sessions(
         }
     }
     for task in tasks.into_values() {
-        // Each ends at once when `stop` is cancelled; a panic in one was printed by its own task.
+        // Each task ends at once when `stop` is cancelled; a panic was logged by its own task.
         let _ = task.handle.await;
     }
 }
 
 struct Task {
-    /// The address is not wanted any more: do not connect again.
+    /// Cancelled when the address is no longer configured or resolved: no reconnect.
     leave: CancellationToken,
     handle: JoinHandle<()>,
 }
 
-/// What a name resolved to.
+/// Addresses that a name resolved to.
 #[derive(Default)]
 struct Found {
     addresses: BTreeSet<SocketAddr>,
@@ -95,7 +95,7 @@ struct Found {
 }
 
 impl Found {
-    /// A name server that fails does not make nodes go away: what was found last stays.
+    /// Resolves the name. If the name server fails, the addresses of the last success stay valid.
     async fn resolve(&mut self, name: &str) {
         let found =
             match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await {
@@ -127,7 +127,7 @@ fn wanted(names: &BTreeMap<String, Found>) -> BTreeSet<SocketAddr> {
         tracing::warn!(
             found = all.len(),
             kept = ADDRESSES_MAX,
-            "more node addresses than sessions"
+            "node addresses ignored beyond session limit"
         );
     }
     all.into_iter().take(ADDRESSES_MAX).collect()

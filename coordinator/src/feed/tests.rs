@@ -45,7 +45,7 @@ async fn open(
     Follower::open(log, &ClusterName::default(), PARTITIONS, request).await
 }
 
-/// Everything that is there now.
+/// All messages that are available now.
 async fn drain(follower: &mut Follower) -> Vec<(LogId, u64, Vec<Record>)> {
     let mut all = Vec::new();
     while let Some(next) = follower.next().now_or_never() {

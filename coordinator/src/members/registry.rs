@@ -1,4 +1,4 @@
-//! What nodes hold, folded to one answer. Pure.
+//! Registry totals of all nodes, summed from the nodes' reports; free of I/O.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use crate::{
     snapshot::PruningAlarm,
 };
 
-/// What all nodes together hold.
+/// Registry totals over all nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryTotals {
-    /// Devices with a registration.
+    /// Number of devices with a registration.
     pub devices: u64,
-    /// Devices with a place, of those registered.
+    /// Number of registered devices with a place.
     pub placed: u64,
-    /// Muted devices, of those registered.
+    /// Number of registered devices that are muted.
     pub muted: u64,
-    /// Devices by app.
+    /// Number of devices by app.
     pub apps: BTreeMap<AppName, u64>,
-    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up
-    /// to there is applied.
+    /// Position by log that every owner of the log's partitions has reached: all records up to this
+    /// position are applied.
     pub applied: BTreeMap<LogId, Position>,
-    /// Resident memory of all nodes.
+    /// Resident memory of all nodes, bytes.
     pub rss_bytes: u64,
-    /// Apps whose devices are kept although their gateway calls their tokens bad.
+    /// Alarms of apps whose devices are kept although the gateway reports their tokens as bad.
     pub pruning_alarms: Vec<PruningAlarm>,
 }
 
-/// What one node said last.
+/// Last registry report of one node.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct NodeRegistry {
     positions: BTreeMap<LogId, Position>,
@@ -44,14 +44,14 @@ pub(crate) struct NodeRegistry {
 }
 
 impl NodeRegistry {
-    /// Of a process that has just said hello.
+    /// The state of a process that has just sent its Hello.
     pub(crate) fn new(positions: &[wire::LogPosition]) -> Self {
         let mut registry = Self::default();
         registry.advance(positions);
         registry
     }
 
-    /// Takes a later state of the same process. A log that is not named stays where it was.
+    /// Applies a later report of the same process. Logs that the report omits keep their position.
     pub(crate) fn state(&mut self, state: &wire::RegistryState) {
         self.advance(&state.positions);
         (self.devices, self.placed, self.muted) = (state.devices, state.placed, state.muted);
@@ -69,8 +69,8 @@ impl NodeRegistry {
     }
 }
 
-/// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not
-/// been heard of.
+/// Sums over nodes. A log's position is the position that every owner has reached; 0 while an owner
+/// has not reported.
 pub(crate) fn totals<'a>(
     nodes: impl Iterator<Item = (&'a NodeName, &'a NodeRegistry)> + Clone,
     owned: Option<&Owned>,

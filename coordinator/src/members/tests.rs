@@ -1,4 +1,4 @@
-//! Who is taken, who is refused, and when partitions are shared out.
+//! Accepted and refused nodes, and the assignment of partitions.
 
 use super::*;
 use crate::{
@@ -64,7 +64,7 @@ fn partitions_are_shared_out_when_as_many_are_there_as_there_are_addresses() {
 #[test]
 fn but_not_before_as_many_as_were_asked_for() {
     let roster = Roster::new(2);
-    roster.set_addresses(1); // the other has no address yet
+    roster.set_addresses(1); // the second node has no address yet
     let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
     assert_eq!(gathered(&roster, 3), Gathered::Wait(Time::NEVER));
     assert_eq!(gathered(&roster, 3_600), Gathered::Wait(Time::NEVER));
@@ -91,7 +91,7 @@ fn or_with_those_that_are_there_some_seconds_after_the_first() {
 fn a_node_that_says_that_it_will_come_is_waited_for() {
     let roster = Roster::new(1);
     roster.set_addresses(2);
-    // New, while the other one still keeps to the former coordinator.
+    // A new node, while the second node still keeps to the former coordinator.
     let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
     for now in 3..12 {
         roster.coming(seconds(now));

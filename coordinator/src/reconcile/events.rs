@@ -1,4 +1,4 @@
-//! Writes what happens to an alert into its record.
+//! Writes the events of an alert into its record.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::{
     store::{AlertRecord, AlertStore, StoreError},
 };
 
-/// Applies an event to the newest record, however often somebody else is faster. An event that is
-/// not legal any more (two ends met) leaves the record as it is.
+/// Applies an event to the newest record, with retries after every conflict with another writer. An
+/// event that is no longer legal (two ends met) leaves the record as it is.
 ///
-/// `epoch`: of the coordinator that runs the alert; the store refuses the event once another one
-/// has taken the alert over. `None`: a caller's wish, which anybody may write.
+/// `epoch`: epoch of the coordinator that runs the alert; the store refuses the event once another
+/// coordinator has taken the alert over. `None`: a caller's cancel; any coordinator may write it.
 ///
 /// # Errors
-/// The store's.
+/// The store's errors.
 pub(super) async fn apply(
     store: &dyn AlertStore,
     name: &AlertName,
@@ -31,7 +31,7 @@ pub(super) async fn apply(
             Ok(Some(next)) => next,
             Ok(None) => return Ok(existing),
             Err(illegal) => {
-                tracing::warn!(%illegal, "an alert ended twice: the first end stays");
+                tracing::warn!(%illegal, "second alert end ignored");
                 return Ok(existing);
             }
         };
@@ -43,11 +43,11 @@ pub(super) async fn apply(
     }
 }
 
-/// Raises the epoch of an active alert: from then on no other coordinator can write its end.
-/// `None`: the alert has ended, or is gone.
+/// Raises the epoch of an active alert: from then on no coordinator with a lower epoch can write
+/// the alert's end. `None`: the alert has ended, or the store no longer holds it.
 ///
 /// # Errors
-/// The store's; [`StoreError::Conflict`] if somebody else was faster.
+/// The store's errors; [`StoreError::Conflict`] if another writer was faster.
 pub(super) async fn take_over(
     store: &dyn AlertStore,
     name: &AlertName,

@@ -1,5 +1,5 @@
-//! How an alert is reached from the moment it is handed over: its newest snapshot, and the wish to
-//! cancel it, also while its task still waits for nodes or lanes.
+//! The handle of an alert from its handover on: its newest snapshot, and its cancel, also while the
+//! alert's task still waits for nodes or lanes.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use crate::{
     store::AlertRecord,
 };
 
-/// One alert of this process.
+/// One alert that this process runs.
 #[derive(Debug)]
 pub(super) struct Handle {
-    /// Newest state, from dispatch once the run has begun.
+    /// Newest state of the alert; dispatch sets it once the run has begun.
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
-    /// Whether a stop of the process need not wait for the alert any more.
+    /// Whether shutdown no longer needs to wait for the alert.
     pub(super) over: watch::Sender<bool>,
     /// Wakes the task that waits to start.
     pub(super) wake: Notify,
     stage: Mutex<Stage>,
 }
 
-/// How far the task of an alert is.
+/// Stage of an alert's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Nothing was sent by this process.
     Waiting {
-        /// Whether somebody wants it stopped.
+        /// Whether a caller has cancelled the alert.
         cancelled: bool,
     },
-    /// Dispatch carries it out.
+    /// Dispatch runs the alert.
     Started,
 }
 
@@ -47,12 +47,13 @@ impl Handle {
         }
     }
 
-    /// The stage, held: no cancel comes between a look at it and what follows.
+    /// Locks the stage: no cancel can happen between reading the stage and acting on it.
     pub(super) fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock()
     }
 
-    /// Notes the wish to cancel. False: dispatch has the alert and must be told.
+    /// Records the cancel in the stage. False: dispatch runs the alert, and the caller must cancel
+    /// it there.
     pub(super) fn cancel_waiting(&self) -> bool {
         match &mut *self.stage.lock() {
             Stage::Started => false,

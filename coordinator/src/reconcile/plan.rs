@@ -1,4 +1,4 @@
-//! From a record to a plan: nothing else is asked.
+//! Computes an alert's plan from its record alone.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::{
     store::{AlertRecord, SendPlan},
 };
 
-/// Where an alert goes, as its record says.
+/// The target of an alert, decoded from its record.
 ///
 /// # Errors
-/// The submitted region cannot be read: another version of the program took it.
+/// The submitted region cannot be decoded: another version of the program accepted it.
 pub(super) fn target(alert: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec, InvalidField> {
     let submitted = &alert.submitted;
     let region = required(submitted.region.clone(), "alert.region")?;
@@ -27,7 +27,7 @@ pub(super) fn target(alert: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec,
     Ok(TargetSpec { region, last_seen, edges: plan.edges.clone() })
 }
 
-/// What dispatch carries out. `bands`: of [`target`].
+/// The plan that dispatch runs. `bands`: the bands of the alert's [`target`].
 pub(super) fn planned(alert: &AlertRecord, plan: &SendPlan, bands: Bands) -> Arc<PlannedAlert> {
     Arc::new(PlannedAlert {
         name: alert.name.clone(),

@@ -20,10 +20,10 @@ use crate::{
     store::{AlertRecord, SendPlan, StoreError},
 };
 
-/// Pause between tries of what nobody tells that it may succeed: the store, lanes, room for cells.
+/// Pause between retries of operations without a wake-up signal: the store, lanes, room for cells.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long an alert that was found in the store is tried to start though its time may be over.
+/// Time for which an alert found in the store is started although it may have expired.
 const LATE: Duration = Duration::from_secs(10);
 
 /// One active alert, until its end is recorded.
@@ -31,21 +31,21 @@ pub(super) struct AlertTask {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
     record: Arc<AlertRecord>,
-    /// Whether this process created the alert: nobody else has offered it to a node.
+    /// Whether this process created the alert: no other coordinator has offered it to a node.
     own: bool,
-    /// Made as soon as the bands are known.
+    /// The plan, built as soon as the bands are known.
     planned: Option<Arc<PlannedAlert>>,
     changes: watch::Receiver<u64>,
     waiting: Repeated,
 }
 
-/// What became of an alert before its run.
+/// Result of an alert's stage before its run.
 enum Begun {
-    /// Dispatch carries it out.
+    /// Dispatch runs the alert.
     Running,
-    /// It ended before anything was sent by this process.
+    /// The alert ended before this process sent anything.
     Over(State),
-    /// Its record had ended, or was gone.
+    /// The alert's record had ended, or the store no longer held it.
     Gone,
 }
 
@@ -73,7 +73,7 @@ impl AlertTask {
         Self { shared, handle, record, own: false, planned: None, changes, waiting }
     }
 
-    /// Tries to start at once, if the bands are known.
+    /// Tries to start the alert at once, if the bands are known.
     pub(super) fn try_start(&mut self) -> Option<Result<(), StartError>> {
         let plan = Arc::clone(self.planned.as_ref()?);
         self.changes.borrow_and_update();
@@ -90,11 +90,12 @@ impl AlertTask {
         Some(started)
     }
 
-    /// Runs until the end is recorded and nothing changes any more.
+    /// Runs until the alert's end is recorded and its progress no longer changes.
     pub(super) async fn run(mut self) {
         let clock = self.shared.clock;
         let left = Duration::from_millis(self.record.expires.0.saturating_sub(clock.wall().0));
-        // The run of an alert that nobody ran when its time was over hears its nodes' last reports.
+        // An alert that expired while no coordinator ran it still gets a run, which receives the
+        // nodes' last reports.
         let expires = clock.now() + if self.own { left } else { left.max(LATE) };
         let begun = tokio::select! {
             biased;
@@ -132,7 +133,7 @@ impl AlertTask {
         }
     }
 
-    /// Raises the record's epoch, before anything is said to a node. False: the alert has ended.
+    /// Raises the record's epoch before any message to a node. False: the alert has ended.
     async fn take_over(&mut self) -> bool {
         loop {
             match events::take_over(&*self.shared.store, &self.record.name).await {
@@ -152,7 +153,7 @@ impl AlertTask {
         }
     }
 
-    /// Computes the bands, which a process that did not create the alert has not.
+    /// Computes the bands, which only the process that created the alert has already.
     async fn make_plan(&mut self) -> Result<(), String> {
         let send: Arc<SendPlan> = self.record.plan.clone().ok_or("the record has no plan")?;
         let target = plan::target(&self.record, &send).map_err(|e| e.to_string())?;
@@ -162,7 +163,7 @@ impl AlertTask {
         Ok(())
     }
 
-    /// Says what is missing and waits until it may be there.
+    /// Logs the reason that the alert cannot start and waits until a start may succeed.
     async fn wait(&mut self, reason: &str) {
         let now = self.shared.clock.now().since(Time(0));
         if let Some(times) = self.waiting.note(reason, now) {
@@ -175,7 +176,7 @@ impl AlertTask {
         }
     }
 
-    /// Of an alert that dispatch never had.
+    /// Ends an alert that dispatch never ran.
     fn publish_end(&self, state: State) {
         *self.handle.stage() = Stage::Waiting { cancelled: true };
         let (ended, name) = (Some(self.shared.clock.wall()), self.record.name.clone());
@@ -184,7 +185,7 @@ impl AlertTask {
         self.handle.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// Follows the progress until nothing changes any more; records the end as soon as it is known.
+    /// Follows the progress until it no longer changes; records the end as soon as it is known.
     async fn follow(mut self) {
         let mut newest = self.handle.snapshots.subscribe();
         let mut recorded = false;
@@ -197,8 +198,8 @@ impl AlertTask {
                     break;
                 }
                 self.shared.dispatch.recorded(&self.record.name).await;
-                // The last reports of what is resolved come at once; answers to what was cut off
-                // may take as long as requests may.
+                // The last reports of a resolved alert arrive at once; responses to requests that a
+                // cancel or the expiry cut off may take as long as the request deadline.
                 if snapshot.state != State::Resolved {
                     self.handle.over.send_replace(true);
                 }
@@ -211,14 +212,14 @@ impl AlertTask {
                 break;
             }
             if newest.changed().await.is_err() {
-                break; // never: the handle has the sender
+                break; // unreachable: the handle owns the sender
             }
         }
         self.handle.over.send_replace(true);
         self.shared.ended(&self.record.name);
     }
 
-    /// Records an event however long the store is away; false if it never will be.
+    /// Records an event, with retries while the store is down; false if the store refuses it.
     async fn recorded(&mut self, event: Event, at: UnixMillis) -> bool {
         let (name, epoch) = (&self.record.name, Some(self.record.epoch));
         let mut away = Repeated::default();
@@ -228,11 +229,16 @@ impl AlertTask {
                 Err(StoreError::Away(reason)) => {
                     let now = self.shared.clock.now().since(Time(0));
                     if let Some(times) = away.note(&reason, now) {
-                        tracing::warn!(alert = %name, reason, times, "the end is not recorded yet");
+                        tracing::warn!(
+                            alert = %name,
+                            reason,
+                            times,
+                            "recording alert end failed; retrying"
+                        );
                     }
                 }
                 Err(error) => {
-                    tracing::error!(alert = %name, %error, "the end cannot be recorded");
+                    tracing::error!(alert = %name, %error, "recording alert end refused");
                     return false;
                 }
             }

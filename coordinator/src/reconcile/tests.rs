@@ -1,4 +1,4 @@
-//! Tasks of alerts over a scripted dispatch and a store that can be away. Time is paused.
+//! Alert tasks over a scripted dispatch and a store that can be down. Time is paused.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,7 +25,7 @@ use crate::{
 const WALL: UnixMillis = UnixMillis(1_000_000);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Dispatch that starts what it is told, while it is ready.
+/// Scripted dispatch that starts every alert while the dispatch is ready.
 #[derive(Debug, Default)]
 struct Script {
     away: AtomicBool,
@@ -197,14 +197,14 @@ impl Process {
         Self { reconciler, dispatch, drain }
     }
 
-    /// The same, after it has listed what was active before: only then callers are served.
+    /// A process that has listed the active alerts; callers are served only afterwards.
     async fn serving(store: &Arc<Flaky>, clock: Clock) -> Self {
         let process = Self::over(store, clock);
         process.reconciler.listed().await;
         process
     }
 
-    /// Waits until dispatch was told to start an alert.
+    /// Waits until dispatch has got the start of an alert.
     async fn starts(&self) -> Start {
         loop {
             if let Some(start) = self.dispatch.started.lock().last() {
@@ -418,7 +418,7 @@ async fn a_take_over_raises_the_epoch_before_anything_starts() {
     assert_eq!((start.plan.epoch, read(&store).await.epoch), (Epoch(2), Epoch(2)));
     assert!(!start.cancelled && start.plan.is_taken_over());
 
-    // The former holder comes too late with its end.
+    // The former coordinator records its end too late.
     former.dispatch.publish(0, |s| (s.state, s.ended) = (State::Expired, Some(WALL)));
     tokio::time::sleep(5 * SECOND).await;
     assert_eq!(read(&store).await.state, State::Active);
@@ -442,7 +442,7 @@ async fn a_cancel_in_the_record_begins_the_run_cancelled() {
     next.dispatch.away.store(true, Ordering::SeqCst);
     next.reconciler.listed().await;
     let told = next.reconciler.cancel(&alert.name).await;
-    // A node may have a grant of the former process: nobody can say that all is quiet.
+    // A node may have a grant of the former process, so it may still be sending.
     assert_eq!(told, CancelState::At { state: State::Cancelling, unconfirmed: Vec::new() });
     next.dispatch.comes();
     assert!(next.starts().await.cancelled);
@@ -458,7 +458,7 @@ async fn an_alert_whose_time_ran_out_while_nobody_ran_it_still_hears_its_nodes()
     let process = Process::serving(&store, clock).await;
     assert_eq!(process.starts().await.plan.epoch, Epoch(2));
     assert_eq!(read(&store).await.state, State::Active, "its run says how it ended");
-    // Where it cannot start, it ends nevertheless.
+    // An alert that cannot start ends nevertheless.
     assert_eq!(process.drain.finish(SECOND).await, Ok(()));
     let next = Process::over(&store, clock);
     next.dispatch.away.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! A batch: records encoded once, when they are accepted, and never again.
+//! Batches of records, which are encoded only once, when they are accepted.
 //!
 //! The records of a batch are kept as the bytes of `FeedResponse.records` (field 4, repeated). The
 //! rest of that message (log, position, append time) is known only when the batch is appended; in
@@ -6,8 +6,8 @@
 //! rest. Feeding ten nodes costs ten copies, not ten encodings, and a device costs the coordinator
 //! some 100 bytes instead of the 600 that decoded records with their strings would take.
 //!
-//! Each record starts with its device (field 1, 16 bytes), which is all that a reader of some
-//! partitions needs to know.
+//! Each record starts with its device (field 1, 16 bytes); a reader that filters by partition
+//! decodes nothing else.
 
 use bytes::{Buf, Bytes, BytesMut};
 use clarion_proto::{
@@ -24,7 +24,7 @@ use prost::{
 
 /// Field number of `FeedResponse.records`.
 const RECORDS_FIELD: u32 = 4;
-/// How a record begins: field 1, length-delimited, 16 bytes.
+/// First bytes of a record: field 1, length-delimited, 16 bytes.
 const DEVICE_PREFIX: [u8; 2] = [0x0a, 16];
 
 /// Encoded records of one log, not yet appended.
@@ -36,40 +36,40 @@ pub struct RecordBatch {
 }
 
 impl RecordBatch {
-    /// Encodes some records.
+    /// Encodes records into a batch.
     pub fn from_records<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
         let mut builder = RecordBatchBuilder::default();
         records.into_iter().for_each(|record| builder.push(&record.to_wire()));
         builder.finish()
     }
 
-    /// Records in it.
+    /// Number of records in the batch.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Of those, registrations and places: what makes the registry larger. The others are removals,
-    /// mutes and feedback, which a store that is nearly full takes longer than these.
+    /// Number of registrations and places, which make the registry larger. All other records are
+    /// removals, mutes and feedback, which a nearly full store still accepts.
     #[must_use]
     pub fn growing(&self) -> u32 {
         self.growing
     }
 
-    /// Bytes of its records.
+    /// Bytes of the batch's records.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.records.len()
     }
 
-    /// The devices of its records, in their order; one may come again.
+    /// The devices of the records, in the order of the records; a device may occur again.
     pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> {
         let mut rest = &self.records[..];
         std::iter::from_fn(move || next_record(&mut rest).map(|(_, device)| device))
     }
 
-    /// Only the records whose device `wanted` says yes to. For batches of which nothing makes the
-    /// registry larger.
+    /// The batch with only the records whose device `wanted` accepts. Only for batches without
+    /// registrations and places.
     pub(super) fn only(&self, mut wanted: impl FnMut(DeviceId) -> bool) -> Self {
         debug_assert_eq!(self.growing, 0, "what remains of it is not counted");
         let mut kept = BytesMut::new();
@@ -83,7 +83,7 @@ impl RecordBatch {
         Self { records: Bytes::copy_from_slice(&kept), count, growing: 0 }
     }
 
-    /// What it becomes when it is appended.
+    /// The encoded records, for the append.
     pub(super) fn into_records(self) -> Bytes {
         self.records
     }
@@ -98,7 +98,7 @@ pub struct RecordBatchBuilder {
 }
 
 impl RecordBatchBuilder {
-    /// Adds one. Its device must be 16 bytes, as [`Record::to_wire`] makes it.
+    /// Adds a record. Its device must be 16 bytes, as [`Record::to_wire`] writes it.
     pub fn push(&mut self, record: &wire::Record) {
         debug_assert_eq!(record.device.len(), 16, "checked where the record was made");
         let length = record.encoded_len();
@@ -110,19 +110,19 @@ impl RecordBatchBuilder {
         self.growing += u32::from(is_growing(record));
     }
 
-    /// Bytes so far.
+    /// Bytes added so far.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// True if nothing was added.
+    /// Whether no record was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The batch, in memory of its exact size: it may be kept for as long as the cluster lives.
+    /// The batch, in memory of its exact size: the store may keep it for the cluster's lifetime.
     #[must_use]
     pub fn finish(self) -> RecordBatch {
         RecordBatch {
@@ -141,20 +141,20 @@ fn is_growing(record: &wire::Record) -> bool {
     }
 }
 
-/// One batch of one log.
+/// One appended batch of one log.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Dense from 1.
+    /// Position in the log: dense from 1.
     pub position: Position,
-    /// When it was appended.
+    /// Time of the append.
     pub appended: UnixMillis,
-    /// As encoded: the bytes of `FeedResponse.records`.
+    /// The encoded records: the bytes of `FeedResponse.records`.
     pub records: Bytes,
 }
 
 impl Batch {
-    /// Only the records of the partitions that `wanted` says yes to, of `count`. Bytes are copied,
-    /// nothing is decoded but a record's length and device.
+    /// The batch with only the records of the partitions that `wanted` accepts; `count`: number of
+    /// partitions. Bytes are copied; only each record's length and device are decoded.
     #[must_use]
     pub fn only(&self, partition_count: u16, wanted: impl Fn(PartitionId) -> bool) -> Self {
         let mut kept = BytesMut::new();
@@ -168,14 +168,13 @@ impl Batch {
     }
 }
 
-/// The next record with its key and length, and whose it is.
+/// The next record with its key and length, and the record's device.
 fn next_record<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], DeviceId)> {
     let start = *rest;
     if start.is_empty() {
         return None;
     }
-    // What is read here was written by `push`: a deviation is a defect of this file, not of a
-    // caller.
+    // These bytes were written by `push`: a deviation is a defect of this file, not of a caller.
     let (field, _) = decode_key(rest).expect("written by push");
     assert_eq!(field, RECORDS_FIELD, "written by push");
     let length =

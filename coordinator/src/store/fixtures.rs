@@ -1,4 +1,4 @@
-//! What unit tests of records begin with.
+//! Fixtures for unit tests of records.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
     }
 }
 
-/// The next revision of an alert, which ended in that state.
+/// The next revision of an alert that ended in the given state.
 pub(crate) fn ended(alert: &AlertRecord, state: State) -> AlertRecord {
     let revision = alert.revision + 1;
     let (ended, plan) = (Some(UnixMillis(9)), None);

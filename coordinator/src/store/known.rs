@@ -1,22 +1,21 @@
-//! Which devices a log has heard of: for the question whether the removal of one can change
-//! anything.
+//! The set of devices that a log has records of: the removal of any other device changes nothing.
 //!
-//! A set of 32-bit fingerprints, nothing else. Two devices of one log may share a fingerprint: then
-//! a removal of a device that never was is kept, which costs its bytes. A device that was
-//! registered is always known, because nothing is ever taken out.
+//! The set holds 32-bit fingerprints, nothing else. If two devices of one log share a fingerprint,
+//! the log keeps the removal of a device that was never registered, which costs the record's bytes.
+//! A device that was registered is always known, because no fingerprint is ever removed.
 //!
 //! A table has a power of two of places, of which at most 7/8 are taken, and a place is 4 bytes and
 //! one of control: 5.7 to 11.4 bytes for a device ([`BYTES_PER_DEVICE`] is what the store charges).
-//! A log of 800,000 devices (50 million in 64 logs) takes one in 5,000 strangers for somebody it
-//! knows.
+//! A log of 800,000 devices (50 million in 64 logs) takes one in 5,000 unknown devices for a known
+//! device.
 
 use clarion_proto::ids::DeviceId;
 use hashbrown::HashTable;
 
-/// What a device that becomes known is charged, bytes.
+/// Bytes that the store charges for a device that becomes known.
 pub(super) const BYTES_PER_DEVICE: u64 = 12;
 
-/// What is kept of a device.
+/// Fingerprint of a device: the only data kept of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fingerprint(u32);
 
@@ -32,12 +31,12 @@ impl Fingerprint {
     }
 }
 
-/// The devices of one log.
+/// The set of known devices of one log.
 #[derive(Debug, Default)]
 pub(super) struct KnownDevices(HashTable<Fingerprint>);
 
 impl KnownDevices {
-    /// True if it was not known before.
+    /// Adds a device. True: the device was not known before.
     pub(super) fn insert(&mut self, fingerprint: Fingerprint) -> bool {
         let entry = self.0.entry(
             fingerprint.spread(),
@@ -53,7 +52,7 @@ impl KnownDevices {
         }
     }
 
-    /// Never false for a device that was inserted.
+    /// Whether a device is known; never false for an inserted device.
     pub(super) fn contains(&self, fingerprint: Fingerprint) -> bool {
         self.0.find(fingerprint.spread(), |known| *known == fingerprint).is_some()
     }

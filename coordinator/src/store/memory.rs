@@ -1,11 +1,11 @@
-//! The engine in memory: for one coordinator, for tests and for a first look. What it holds ends
-//! with the process.
+//! The in-memory engine: for one coordinator, for tests and for evaluation. Its content is lost
+//! when the process ends.
 //!
-//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: nobody trims them yet,
-//! because nodes rebuild themselves from their beginning. What that limit is filled with is ordered:
-//! see [`room`]. Of ended alerts the newest [`ENDED_ALERTS_KEPT`] are remembered (one
-//! of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer where
-//! those are large ([`ALERT_BYTES_MAX`]).
+//! Three numbers bound the memory. The logs hold at most `log_bytes_max`: they are not trimmed yet,
+//! because nodes rebuild from the logs' beginning; [`room`] divides this limit between kinds of
+//! records. The newest [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km keeps some
+//! 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer if the alerts are large
+//! ([`ALERT_BYTES_MAX`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,23 +30,23 @@ use crate::{clock::Clock, owners::Ownership};
 mod log;
 mod room;
 
-/// Ended alerts remembered; older ones are forgotten together with their `request_id`.
+/// Number of ended alerts kept; older alerts are removed together with their `request_id`.
 pub const ENDED_ALERTS_KEPT: usize = 1_000;
-/// Bytes of alerts, above which ended ones are forgotten sooner: a region may be of 4 MB.
+/// Bytes of alerts above which ended alerts are removed sooner: one region may have 4 MB.
 const ALERT_BYTES_MAX: usize = 64 << 20;
-/// Apps of one cluster.
+/// Maximum number of apps of one cluster.
 pub const APPS_MAX: usize = 10_000;
 
-/// Apps, alerts and logs in memory.
+/// Store of apps, alerts and logs in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
     clock: Clock,
-    /// Of this process: what a former one held is gone.
+    /// Drawn by this process, because the logs of a former process are lost.
     identity: LogIdentity,
     room: Room,
     logs: Vec<RwLock<Log>>,
     grown: watch::Sender<u64>,
-    /// Locked before the logs.
+    /// The tables. Lock order: tables before logs.
     tables: Mutex<Tables>,
 }
 
@@ -56,19 +56,19 @@ struct Tables {
     alerts: BTreeMap<AlertName, Arc<AlertRecord>>,
     by_request: BTreeMap<RequestId, AlertName>,
     by_age: BTreeSet<AlertCursor>,
-    /// Those that have not ended.
+    /// Names of the alerts that have not ended.
     active: BTreeSet<AlertName>,
-    /// Of alerts that have not ended.
+    /// Checkpoints of the alerts that have not ended.
     checkpoints: BTreeMap<AlertName, Arc<Checkpoint>>,
     ownership: Option<Arc<Ownership>>,
-    /// In the order of their end.
+    /// Names of the ended alerts, in the order of their end.
     ended: std::collections::VecDeque<AlertName>,
-    /// Of all alerts, as [`bytes_of`] counts.
+    /// Bytes of all alerts, as [`bytes_of`] counts them.
     bytes: usize,
 }
 
 impl MemoryStore {
-    /// Empty, with `logs` logs that hold at most `log_bytes_max` bytes of records together.
+    /// An empty store with `logs` logs that together hold at most `log_bytes_max` bytes of records.
     #[must_use]
     pub fn new(logs: u16, log_bytes_max: u64, clock: Clock) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl ChangeLog for MemoryStore {
         &self,
         batches: Vec<(LogId, RecordBatch)>,
     ) -> Result<Vec<Position>, StoreError> {
-        // In the order of their numbers, so that two calls never wait for each other's logs.
+        // Logs are locked in the order of their numbers, so that two calls never deadlock.
         let named: BTreeSet<LogId> = batches.iter().map(|(id, _)| *id).collect();
         let mut logs = BTreeMap::new();
         for id in named {
@@ -116,7 +116,7 @@ impl ChangeLog for MemoryStore {
             logs.iter_mut().map(|(id, log)| (*id, &mut **log)).collect();
         let batches = match self.room.take(cost, growing) {
             Ok(()) => batches.into_iter().map(|(id, batch)| (id, Some(batch))).collect(),
-            // What changes nothing is dropped, and the rest may take what is kept for it.
+            // Records that change nothing are dropped; the remaining records may use the reserve.
             Err(_) if !growing => log::reserve(&mut logs, batches, &self.room)?,
             Err(full) => return Err(full),
         };
@@ -193,7 +193,7 @@ impl AlertStore for MemoryStore {
         if active >= active_max {
             return Err(StoreError::TooManyActive { active, limit: active_max });
         }
-        // An app can vanish between admission and here: within this step it cannot.
+        // An app may have been deleted since admission; the lock excludes a deletion from here on.
         if let Some(gone) = alert.apps.iter().find(|app| !tables.apps.contains_key(*app)) {
             return Err(StoreError::Missing(gone.to_string()));
         }
@@ -366,8 +366,8 @@ impl Tables {
         }
     }
 
-    /// Those that ended first, until the others are few and small enough. The last to end stays
-    /// however large.
+    /// Removes the alerts that ended first until the rest is within both limits. The alert that
+    /// ended last stays, whatever its size.
     fn forget_ended(&mut self) {
         while self.ended.len() > ENDED_ALERTS_KEPT
             || (self.ended.len() > 1 && self.bytes > ALERT_BYTES_MAX)
@@ -386,8 +386,8 @@ impl Tables {
     }
 }
 
-/// What a record takes: a region is as large decoded as it is encoded, within a factor of two. The
-/// bodies are there only until the alert has ended.
+/// Bytes of a record: a decoded region has the size of the encoded region, within a factor of two.
+/// The record holds the bodies only until the alert has ended.
 fn bytes_of(alert: &AlertRecord) -> usize {
     let messages = alert.plan.iter().flat_map(|plan| &plan.apps).flat_map(|app| &app.messages[..]);
     let bodies: usize = messages.map(|m| m.body.len() + m.body_after_token.len()).sum();

@@ -1,4 +1,4 @@
-//! Records of apps and alerts, as an engine keeps them.
+//! Records of apps and alerts in the store.
 
 use std::sync::Arc;
 
@@ -14,52 +14,52 @@ use crate::{
     snapshot::{Snapshot, State},
 };
 
-/// A caller's key for one alert: the same for every try.
+/// A caller's key for one alert: equal in every retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub uuid::Uuid);
 
-/// An alert as recorded: complete, so that any coordinator can run it from the record alone, and
-/// with wall times only.
+/// The record of an alert: complete, so that any coordinator can run the alert from the record
+/// alone. All times are wall times.
 #[derive(Debug, Clone)]
 pub struct AlertRecord {
     /// Name of the alert.
     pub name: AlertName,
-    /// The request that made it.
+    /// Request that created the alert.
     pub request_id: RequestId,
-    /// As it was submitted, output fields cleared: what an answer repeats and a second try is
-    /// compared with.
+    /// The alert as submitted, output fields cleared: responses repeat it, and a retry is compared
+    /// with it.
     pub submitted: Arc<wire::Alert>,
     /// Apps that the alert addresses.
     pub apps: Vec<AppName>,
-    /// What is sent and to whom; `None` once the alert has ended.
+    /// Messages and audience; `None` once the alert has ended.
     pub plan: Option<Arc<SendPlan>>,
-    /// The one wave of the alert.
+    /// The alert's only wave.
     pub wave: WaveId,
-    /// Grows with every coordinator that takes it over.
+    /// Epoch of the coordinator that runs the alert; grows with every takeover.
     pub epoch: Epoch,
-    /// The log that its audience is read from; filled in by the store.
+    /// Identity of the log that the audience is read from; filled in by the store.
     pub log: LogIdentity,
-    /// The newest position of every log when the alert was recorded, filled in by the store: what
-    /// was acknowledged before is in its audience.
+    /// The newest position of every log at the recording of the alert, filled in by the store: the
+    /// audience includes every change acknowledged before.
     pub positions: Vec<Position>,
-    /// When it was recorded.
+    /// Time of the recording.
     pub created: UnixMillis,
-    /// Nothing is sent later.
+    /// Expiry of the alert: nothing is sent later.
     pub expires: UnixMillis,
-    /// From 1; grows with every change.
+    /// Revision of the record: from 1, one more with every change.
     pub revision: u64,
-    /// Where the alert stands.
+    /// State of the alert.
     pub state: State,
-    /// When the alert ended.
+    /// Time at which the alert ended.
     pub ended: Option<UnixMillis>,
-    /// What the canceller said.
+    /// Reason of the cancel, from the caller.
     pub cancel_reason: Option<String>,
-    /// The last word of the nodes, once nothing changes any more.
+    /// Last snapshot of the alert, once its numbers no longer change.
     pub settled: Option<Arc<Snapshot>>,
 }
 
-/// What an active alert sends and to whom, as decided when it was created: a coordinator of another
-/// version that takes the alert over must not decide it in another way.
+/// Messages and audience of an active alert, fixed at its creation: a coordinator of another
+/// version that takes the alert over must send the same messages to the same audience.
 ///
 /// Region, place last seen and maximum rate are read from [`AlertRecord::submitted`], whose
 /// decoding is the contract's.
@@ -67,33 +67,33 @@ pub struct AlertRecord {
 pub struct SendPlan {
     /// Distances at which one band ends and the next begins.
     pub edges: BandEdges,
-    /// Segment expression in prefix form, with the segment that the mode adds; empty: everybody.
+    /// Segment expression in prefix form, with the segment that the mode adds; empty: all devices.
     pub segments: Vec<shard_v1::SegmentOp>,
     /// Lane, request headers and rendered bodies of each app, in the order of the audience.
     pub apps: Vec<AppPlan>,
 }
 
-/// What became of a creation.
+/// Result of a creation.
 #[derive(Debug, Clone)]
 pub enum Created<T> {
-    /// It is recorded now.
+    /// The record is new.
     New(Arc<T>),
-    /// One with that key was there before; nothing was changed. The caller compares.
+    /// A record with that key existed before; nothing was changed. The caller compares the two.
     Existing(Arc<T>),
 }
 
-/// An app as recorded.
+/// The record of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppRecord {
-    /// The app as it was given.
+    /// The app as submitted.
     pub app: App,
-    /// When it was made.
+    /// Time of the app's creation.
     pub created: UnixMillis,
     /// From 1; grows with every change.
     pub revision: u64,
 }
 
-/// A place in the list of alerts, newest first: behind the alert with this time and name.
+/// Position in the list of alerts, newest first: after the alert with this time and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AlertCursor {
     /// Wall time at which that alert was recorded.

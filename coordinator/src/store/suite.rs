@@ -1,4 +1,4 @@
-//! What every engine has to do, as tests over the traits alone. An engine runs them by
+//! Requirements of every engine, as tests over the traits alone. An engine runs them by
 //! [`suite!`](suite), with a function that makes an empty store of four logs.
 
 use std::sync::Arc;
@@ -153,7 +153,7 @@ pub(super) async fn what_is_trimmed_is_gone_and_positions_stay(store: impl Engin
     let counts = store.records_until(&of).await.expect("up");
     assert_eq!(counts[1..], [8, 10], "what was trimmed is counted");
     assert!(counts[0] <= 6, "at most what is trimmed: {counts:?}");
-    // Trimming again, or more than there is, leaves the head where it is.
+    // A second trim, or a trim past the head, leaves the head where it is.
     store.trim(LogId(1), Position(2)).await.expect("up");
     store.trim(LogId(1), Position(99)).await.expect("up");
     assert_eq!(store.heads().await.expect("up")[1], Position(5));
@@ -238,7 +238,7 @@ pub(super) async fn a_lower_epoch_writes_nothing(store: impl Engine) {
     let taken_over =
         AlertRecord { epoch: Epoch(2), revision: read.revision + 1, ..(*read).clone() };
     store.replace_alert(taken_over.clone()).await.expect("a higher epoch");
-    // Its former holder has read the newest revision, and writes under its own epoch.
+    // The former coordinator has read the newest revision and writes under its own epoch.
     let late = AlertRecord { epoch: Epoch(1), ..ended(&taken_over, State::Expired) };
     let alert = late.name.clone();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Which partition belongs to which core, and what a change of ownership costs.
+//! The assignment of partitions to cores, and the rebuilds that a change of ownership needs.
 //!
 //! ```text
 //!            old assignment + new list of partitions
@@ -10,40 +10,40 @@
 //! ```
 //!
 //! The new partitions are assigned in the order of their numbers, so the same sequence of
-//! ownerships gives the same assignment everywhere. Two bounds follow, however many partitions come
-//! and go (the tests prove both):
+//! ownerships gives the same assignment everywhere. Two bounds hold for any number of gained and
+//! lost partitions (the tests prove both):
 //!
-//! - a core that gained a partition holds at most one more than the core that holds the fewest: it
-//!   held no more than any other when it gained the last one, and no load shrinks meanwhile;
-//! - so the fullest core holds at most `partitions / cores`, rounded up, unless it only kept what
-//!   it had. What exceeds an even share is thus what losses of the other cores have left behind.
+//! - A core that gained a partition holds at most one partition more than the core with the fewest:
+//!   no core held fewer when it gained the last partition, and no load shrinks meanwhile.
+//! - So the fullest core holds at most `partitions / cores`, rounded up, unless it gained no
+//!   partition. An excess over an even share is therefore the result of losses of other cores.
 //!
 //! A core follows each log at one position for all of its partitions of that log. So when a core
-//! gains a partition, that log must be read again from its beginning for this core, and partitions
-//! of the log which the core held before are rebuilt as well: applying a prefix twice would move
-//! the clock of `apply` backwards. With as many logs as partitions (a laptop) nothing that stays is
-//! rebuilt; changes are rare (joins, drains, 60 s of absence).
+//! gains a partition, the core must read that log again from its beginning, and rebuild the
+//! partitions of the log which it held before: applying a prefix twice would move the clock of
+//! `apply` backwards. With as many logs as partitions (a laptop) no kept partition is rebuilt;
+//! changes are rare (joins, drains, 60 s of absence).
 
 use std::collections::BTreeSet;
 
 use clarion_proto::ids::{LogId, LogIdentity, PartitionId, log_of};
 
-/// One numbered ownership.
+/// One numbered ownership of partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
-    /// What the partitions are built from.
+    /// Identity of the log that the partitions are built from.
     pub log: LogIdentity,
-    /// Grows with every change; compared within one log.
+    /// Number of the ownership: grows with every change; comparable only within one log.
     pub number: u64,
-    /// P of the cluster.
+    /// Number of partitions of the cluster, P.
     pub partition_count: u16,
-    /// L of the cluster.
+    /// Number of logs of the cluster, L.
     pub log_count: u16,
-    /// This node's, sorted, without repeats.
+    /// Partitions of this node, sorted, without duplicates.
     pub partitions: Vec<PartitionId>,
 }
 
-/// What one core has of one log: the unit at which positions are kept.
+/// One core and one log: the unit for which a position is kept.
 pub type Follows = (usize, LogId);
 
 /// An ownership whose partitions are assigned to the cores of the node.
@@ -55,14 +55,14 @@ pub struct Assignment {
     cores: usize,
 }
 
-/// How to get from one assignment to the next.
+/// The transition from one assignment to the next.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
     /// The assignment afterwards.
     pub assignment: Assignment,
-    /// What each core held before and keeps, but has to build anew from its log.
+    /// Partitions that each core keeps but must rebuild from their log.
     pub rebuilt: Vec<Vec<PartitionId>>,
-    /// What goes on from where it was; everything else starts at the beginning of its log.
+    /// Cores and logs that continue from their position; all others start at the log's beginning.
     pub continues: BTreeSet<Follows>,
 }
 
@@ -73,13 +73,13 @@ impl Assignment {
         &self.owned
     }
 
-    /// How many cores the node has.
+    /// Number of cores of the node.
     #[must_use]
     pub fn cores(&self) -> usize {
         self.cores
     }
 
-    /// The core of a partition; `None`: not this node's.
+    /// The core of a partition; `None`: this node does not own the partition.
     #[must_use]
     pub fn core_of(&self, partition: PartitionId) -> Option<usize> {
         self.owned.partitions.binary_search(&partition).ok().map(|index| self.core_of[index])
@@ -95,13 +95,14 @@ impl Assignment {
         shares
     }
 
-    /// Which core follows which log.
+    /// The logs that each core follows.
     #[must_use]
     pub fn follows(&self) -> BTreeSet<Follows> {
         self.pairs().map(|(p, core)| (core, log_of(p, self.owned.log_count))).collect()
     }
 
-    /// Keeps each partition of `old` on its core and gives the others to the least loaded ones.
+    /// Keeps each partition of `old` on its core and assigns the new partitions to the cores with
+    /// the fewest partitions.
     fn assign(old: Option<&Self>, owned: Ownership, cores: usize) -> Self {
         let kept = owned.partitions.iter().map(|p| old.and_then(|old| old.core_of(*p)));
         let kept: Vec<Option<usize>> = kept.collect();
@@ -109,7 +110,7 @@ impl Assignment {
         kept.iter().flatten().for_each(|core| loads[*core] += 1);
         let mut place = |core: Option<usize>| {
             core.unwrap_or_else(|| {
-                // The first of several that are least.
+                // `min_by_key` returns the first of equal cores, so the lowest number wins.
                 let least = (0..cores).min_by_key(|core| loads[*core]).unwrap_or(0);
                 loads[least] += 1;
                 least
@@ -124,7 +125,7 @@ impl Assignment {
     }
 }
 
-/// The change from `old` (`None`: the node holds nothing that may be used) to `new`.
+/// The change from `old` (`None`: the node holds no usable data) to `new`.
 #[must_use]
 pub fn change(old: Option<&Assignment>, new: Ownership, cores: usize) -> Change {
     let of = |o: &Ownership| (o.log, o.partition_count, o.log_count);
@@ -148,7 +149,7 @@ pub fn change(old: Option<&Assignment>, new: Ownership, cores: usize) -> Change 
     Change { assignment, rebuilt, continues }
 }
 
-/// The same assignment, everything built anew: the log has lost some of what was applied.
+/// The same assignment with every partition rebuilt: the log has lost batches that were applied.
 #[must_use]
 pub fn rebuild(assignment: Assignment) -> Change {
     let rebuilt = assignment.shares();

@@ -1,5 +1,5 @@
-//! Where the partitions of one wave are walked, and what was handed in those that a core has let go
-//! of. Pure.
+//! The core that walks each partition of one wave, and the devices handed in partitions that a core
+//! has let go of; free of I/O.
 //!
 //! ```text
 //!           plan                       ownership drops it, or a newer plan does
@@ -9,10 +9,10 @@
 //!                   └──────────────────────────────────────────────── let go, handed known
 //! ```
 //!
-//! A device is handed once in a process, whatever becomes of its partition. So a partition that
-//! comes back to another core waits until the core that had it before has said its farewell: all
-//! that were handed there, with nothing open any more. A core that gets its own partition back need
-//! not wait, since it remembers.
+//! A process hands each device once, even if the device's partition moves between cores. So a
+//! partition that returns to a different core waits for the farewell of the core that walked the
+//! partition before: the set of handed devices, with no push open. A core that gets its own
+//! partition back need not wait, because the core still has this set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,11 +29,11 @@ pub(super) struct Placement {
     planned: BTreeSet<PartitionId>,
     /// The core that walks each partition.
     walked_by: BTreeMap<PartitionId, usize>,
-    /// Partitions of the plan that wait for a farewell, with the core that walks them then.
+    /// Partitions of the plan that wait for a farewell, with the core that walks them afterwards.
     deferred: BTreeMap<PartitionId, (usize, ShardSpec)>,
     /// The core whose farewell is awaited.
     awaited: BTreeMap<PartitionId, usize>,
-    /// All that were handed in partitions that a core has let go of.
+    /// Devices handed in partitions that a core has let go of.
     handed: BTreeMap<PartitionId, RoaringBitmap>,
 }
 
@@ -41,8 +41,8 @@ pub(super) struct Placement {
 pub(super) type Shares = BTreeMap<usize, Vec<ShardSpec>>;
 
 impl Placement {
-    /// Takes a plan. Returns what each core may be told at once: every core that takes part is
-    /// named, one that waits for all of its partitions with an empty list.
+    /// Applies a plan. Returns the partitions that each core may get at once. Every core that takes
+    /// part has an entry; a core whose partitions all wait has an empty list.
     pub(super) fn plan(&mut self, plan: Shares) -> Shares {
         let in_plan = |p: &PartitionId| plan.values().flatten().any(|shard| shard.partition == *p);
         let dropped: Vec<_> = self.walked_by.keys().copied().filter(|p| !in_plan(p)).collect();
@@ -67,7 +67,7 @@ impl Placement {
         told
     }
 
-    /// The node owns other partitions now.
+    /// Applies a new ownership of the node.
     pub(super) fn own(&mut self, assignment: &Assignment) {
         let stays = |(p, core): (&PartitionId, &usize)| assignment.core_of(*p) == Some(*core);
         let gone: Vec<_> =
@@ -76,7 +76,8 @@ impl Placement {
         self.deferred.retain(|p, (core, _)| assignment.core_of(*p) == Some(*core));
     }
 
-    /// A core says its farewell to partitions. Returns those that waited for it, with their core.
+    /// Processes a core's farewell to partitions. Returns the partitions that waited for the
+    /// farewell, with the core that walks each of them now.
     pub(super) fn farewell(
         &mut self,
         core: usize,

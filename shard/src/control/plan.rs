@@ -1,4 +1,4 @@
-//! The plan of a wave, checked against what the node holds and divided over its cores.
+//! Checks the plan of a wave against the node's lanes and partitions and divides it over the cores.
 
 use clarion_proto::{
     error::InvalidField,
@@ -18,19 +18,19 @@ use crate::{
 /// A wave whose partitions are divided over the cores that own them.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The ownership that it was made for.
+    /// Number of the ownership that the plan was made for.
     pub(super) ownership: u64,
     pub(super) bands: u32,
-    /// What every core is told of the wave, but for its number and the core's partitions.
+    /// The wave for every core, without the plan's number and the core's partitions.
     pub(super) spec: WaveSpec,
     /// The partitions of each core that takes part.
     pub(super) cores: Shares,
 }
 
-/// Checks the lane of each app. `platform`: what a lane speaks; `None`: there is no such lane.
+/// Checks the lane of each app. `platform`: platform of a lane; `None`: the lane does not exist.
 ///
 /// # Errors
-/// A lane was described by nobody, or speaks another platform's protocol than its app.
+/// A lane was never described, or speaks another platform's protocol than its app.
 pub(super) fn check_lanes(
     wave: &Wave,
     platform: impl Fn(LaneId) -> Option<Platform>,
@@ -54,10 +54,10 @@ pub(super) fn check_lanes(
     Ok(())
 }
 
-/// Divides a wave over the cores of the node, by the owner of each partition.
+/// Divides a wave over the cores of the node, by the core that owns each partition.
 ///
 /// # Errors
-/// It names a partition that is not this node's.
+/// The wave names a partition that this node does not own.
 pub(super) fn split(wave: Wave, assignment: &Assignment) -> Result<Plan, Rejected> {
     let log_count = assignment.owned().log_count;
     let mut cores = Shares::new();

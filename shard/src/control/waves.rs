@@ -1,19 +1,19 @@
-//! The waves of a node: one plan in, one part for each core out, and the cores kept in step.
+//! The waves of a node: divides each plan over the cores and synchronizes the cores.
 //!
-//! A wave is walked band by band, and no core begins a band before all cores have walked the one
-//! before: nearest first holds for the node, not only for each core. The gate stands here because
-//! here is the only place that hears all cores. Each lane of a wave has a gate of its own: a lane
-//! whose quota lets a thousand a second through takes minutes for a band, and the phones of the
-//! other platform must not wait for it.
+//! The cores walk a wave band by band, and no core begins a band before all cores have walked the
+//! previous band: nearest first holds for the node, not only for each core. The gate is in this
+//! module because only this module gets the reports of all cores. Each lane of a wave has its own
+//! gate: a lane whose quota allows a thousand requests a second takes minutes for a band, and the
+//! phones of the second platform must not wait for that lane.
 //!
-//! A wave may be planned again while it runs: by a coordinator of a higher epoch, or under the same
-//! epoch for a newer ownership. Cores go on with what they have of it; [`super::placement`] says
-//! which partition is walked where. What cores say of a former plan completes no later one: plans
-//! are numbered, and reports name their number.
+//! A running wave may be planned again: by a coordinator of a higher epoch, or under the same epoch
+//! for a newer ownership. Cores continue with the partitions that they have; [`super::placement`]
+//! decides which core walks which partition. Plans are numbered, and a core's report names the
+//! number of its plan, so a report on a former plan does not complete a later plan.
 //!
-//! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower
-//! one is refused. A cancel is remembered beyond the wave, and so is its end, so that a late plan
-//! of a superseded coordinator cannot bring the wave back.
+//! The epoch decides which coordinator directs a wave: the node obeys the highest epoch seen and
+//! refuses lower epochs. The node remembers cancels and ends beyond the wave's state, so that a
+//! late plan of a superseded coordinator cannot restart the wave.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,18 +44,18 @@ use crate::{
     outcome::Platform,
 };
 
-/// Waves that are remembered as over without anything else of them: 1,024 × 16 bytes.
+/// Maximum number of ended waves of which only the id and epoch are kept: 1,024 × 16 bytes.
 const OVER_MAX: usize = 1_024;
 /// Least time between two reports on one wave.
 pub const REPORT_EVERY: Duration = Duration::from_millis(20);
-/// How long a wave that has ended everywhere waits for the last words of its cores.
+/// Time that a wave ended on all nodes waits for the last reports of its cores.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// All waves of the node.
 #[derive(Debug, Default)]
 pub struct Waves {
     waves: BTreeMap<WaveId, State>,
-    /// Cancelled, or ended everywhere, by this epoch; the oldest first.
+    /// Waves cancelled or ended on all nodes, with the epoch; the oldest first.
     over: VecDeque<(WaveId, Epoch)>,
 }
 
@@ -65,17 +65,18 @@ struct State {
     spec: WaveSpec,
     ownership: u64,
     bands: u32,
-    /// By lane of the wave.
+    /// Number of open bands, by lane of the wave.
     bands_open: BTreeMap<LaneId, u32>,
-    /// Cores that were told of the wave, in this plan or a former one.
+    /// Cores that got the wave, in this plan or a former plan.
     told: BTreeSet<usize>,
-    /// Cores that have partitions of the newest plan.
+    /// Number of cores that have partitions of the newest plan.
     parts: usize,
     placement: Placement,
     merge: Merge,
     report_due: Time,
     cancel: Option<Cancel>,
-    /// It has ended everywhere; kept until then for the last report.
+    /// Set when the wave has ended on all nodes: its state is kept until this time for the last
+    /// report.
     ended_until: Option<Time>,
     span: Span,
 }
@@ -87,12 +88,12 @@ struct Cancel {
 }
 
 impl Waves {
-    /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership. What this
-    /// process has handed in a partition stays handed.
+    /// Accepts a wave, or a new plan of a wave under a higher epoch or for a newer ownership.
+    /// Devices that this process has handed in a partition stay handed.
     ///
     /// # Errors
-    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or
-    /// that speaks another platform's protocol than its app, or one too many.
+    /// The plan is for another ownership; the wave is superseded or cancelled; a lane was never
+    /// described or speaks another platform's protocol than its app; there are too many waves.
     pub fn take(
         &mut self,
         wave: Wave,
@@ -115,8 +116,8 @@ impl Waves {
         info!(parent: &span, bands, cores, ownership = plan.ownership, "wave taken up");
         let state = match self.waves.remove(&id) {
             Some(mut former) => {
-                // The coordinator that plans the wave anew may have received nothing of it: reports
-                // that left in this session, before the plan came, may have reached no alert.
+                // The coordinator that plans the wave again may have received none of its reports:
+                // reports sent in this session before the plan arrived may have reached no alert.
                 former.merge.start_over();
                 let state = former.replanned(plan, span, out);
                 state.tell(out, || Command::ReportAll);
@@ -128,7 +129,7 @@ impl Waves {
         Ok(())
     }
 
-    /// The node owns other partitions now, and its cores have been told.
+    /// Applies a new ownership after the cores have got it.
     pub fn own(&mut self, assignment: &Assignment) {
         for state in self.waves.values_mut() {
             state.placement.own(assignment);
@@ -136,11 +137,11 @@ impl Waves {
         }
     }
 
-    /// Whether a plan has to be carried out. `false`: exactly this has been taken up already.
+    /// Whether a plan must be applied. `false`: exactly this plan has been applied already.
     ///
     /// # Errors
-    /// It is for another ownership than the node's, or a higher epoch directs or has ended the
-    /// wave.
+    /// The plan is for another ownership than the node's, or a coordinator of a higher epoch
+    /// directs or has ended the wave.
     fn is_news(&self, wave: &Wave, owned: u64) -> Result<bool, Rejected> {
         let superseded = |field: &str, problem: String| {
             let problem = InvalidField::new(field, problem);
@@ -168,7 +169,7 @@ impl Waves {
     /// Makes room for one more wave.
     ///
     /// # Errors
-    /// All waves of the node are still needed.
+    /// Every wave of the node is still needed.
     fn make_room(
         &mut self,
         id: WaveId,
@@ -182,7 +183,7 @@ impl Waves {
         Err(Rejected::of(id, problem).because(Cause::Room))
     }
 
-    /// Waves to ask leave for.
+    /// Waves for which the node asks for a grant.
     pub fn active(&self, now: Time) -> impl Iterator<Item = WaveId> {
         let active = move |s: &State| {
             let open = s.cancel.is_none() && s.ended_until.is_none() && !s.merge.is_ended();
@@ -191,8 +192,8 @@ impl Waves {
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
 
-    /// Passes leave on to the cores, each with its part of the rate. A wave that is no longer there
-    /// needs none.
+    /// Passes grants on to the cores, each with its part of the rate. A grant for a forgotten wave
+    /// is ignored.
     pub fn grant(
         &mut self,
         id: WaveId,
@@ -205,10 +206,10 @@ impl Waves {
         state.tell(out, || Command::Grant { wave: id, until, rate });
     }
 
-    /// Stops a wave, known or not.
+    /// Stops a wave, also a wave that the node does not know.
     ///
     /// # Errors
-    /// A higher epoch directs it.
+    /// A coordinator of a higher epoch directs the wave.
     pub fn cancel(
         &mut self,
         id: WaveId,
@@ -224,7 +225,7 @@ impl Waves {
         state.spec.epoch = epoch;
         info!(parent: &state.span, epoch = epoch.0, "wave cancelled by coordinator");
         match &mut state.cancel {
-            // The cores were told; the answer goes out once more.
+            // The cores have the cancel already; only the response is sent again.
             Some(cancel) => cancel.told = false,
             None => {
                 state.cancel = Some(Cancel::default());
@@ -234,13 +235,13 @@ impl Waves {
         Ok(())
     }
 
-    /// Whether there is such a wave.
+    /// Whether the node knows a wave.
     #[must_use]
     pub fn contains(&self, id: WaveId) -> bool {
         self.waves.contains_key(&id)
     }
 
-    /// A wave has ended everywhere.
+    /// Ends a wave that has ended on all nodes.
     pub fn end(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
         let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
             return;
@@ -252,8 +253,8 @@ impl Waves {
         self.remember_over(id, epoch);
     }
 
-    /// Ends every wave here and now: whoever directed them is gone and will not ask. Tells how many
-    /// there were.
+    /// Ends every wave at once, because the coordinator that directed them is gone. Returns the
+    /// number of waves.
     pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
         let ids: Vec<WaveId> = self.waves.keys().copied().collect();
         for id in &ids {
@@ -263,8 +264,8 @@ impl Waves {
         ids.len()
     }
 
-    /// A core's report. `listening`: a session is there; without one, sets of ordinals are not
-    /// collected, since the next session is told everything anyway.
+    /// Merges a core's report. `listening`: whether a session exists; without a session, sets of
+    /// ordinals are not collected, because the next session gets the complete state anyway.
     pub fn report(
         &mut self,
         core: usize,
@@ -286,7 +287,7 @@ impl Waves {
         state.merge.add(core, report);
         match state.merge.take_dead_dropped() {
             0 => {}
-            dropped => warn!(parent: &state.span, dropped, "dead tokens not told: nobody reads"),
+            dropped => warn!(parent: &state.span, dropped, "dead tokens dropped without session"),
         }
         let mut opened = Vec::new();
         for (lane, bands_open) in &mut state.bands_open {
@@ -305,7 +306,7 @@ impl Waves {
         }
     }
 
-    /// A core writes nothing more.
+    /// Records that a core writes no further requests of a wave.
     pub fn stopped(
         &mut self,
         core: usize,
@@ -317,7 +318,7 @@ impl Waves {
         cancel.answers.insert(core, (last_write, written_after));
     }
 
-    /// A new session is told everything; what it needs of the cores is asked with `ReportAll`.
+    /// Marks the complete state for a new session; `ReportAll` gets the cores' part of it.
     pub fn start_over(&mut self, now: Time) {
         for state in self.waves.values_mut() {
             state.merge.start_over();
@@ -325,7 +326,7 @@ impl Waves {
         }
     }
 
-    /// The next wave that all its cores have stopped.
+    /// The next cancelled wave that all its cores have stopped.
     pub fn take_stopped(&mut self, now: Time) -> Option<wire::Stopped> {
         let (id, state) = self.waves.iter_mut().find(|(_, s)| s.has_stopped())?;
         let cancel = state.cancel.as_mut()?;
@@ -336,20 +337,20 @@ impl Waves {
         Some(wire::Stopped { wave: id.0, last_write_ago_us: ago, written_after_cancel })
     }
 
-    /// Whether [`Waves::take_stopped`] has something.
+    /// Whether [`Waves::take_stopped`] returns a wave.
     #[must_use]
     pub fn is_stopped_due(&self) -> bool {
         self.waves.values().any(State::has_stopped)
     }
 
-    /// When the next report is due; `None`: nothing new.
+    /// Time of the next report; `None`: there is nothing new to report.
     #[must_use]
     pub fn report_due(&self) -> Option<Time> {
         self.waves.values().filter(|s| s.merge.is_due()).map(|s| s.report_due).min()
     }
 
-    /// The report that is due longest; each wave gets its turn, since a report puts its wave's next
-    /// one off.
+    /// The most overdue report. Each wave gets its turn, because a report delays the next report of
+    /// its wave.
     pub fn take_report(&mut self, now: Time) -> Option<wire::Report> {
         let due = self.waves.iter_mut().filter(|(_, s)| s.merge.is_due() && s.report_due <= now);
         let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
@@ -358,20 +359,19 @@ impl Waves {
         Some(state.merge.take(*id, state.spec.epoch, state.bands, whole))
     }
 
-    /// Waves of which something is to be told.
+    /// Waves with something new to report.
     #[must_use]
     pub fn untold(&self) -> usize {
         self.waves.values().filter(|s| s.merge.is_changed()).count()
     }
 
-    /// When [`Waves::sweep`] has work next.
+    /// Time at which [`Waves::sweep`] has work next.
     #[must_use]
     pub fn sweep_due(&self) -> Option<Time> {
         self.waves.values().filter_map(|s| s.ended_until).min()
     }
 
-    /// Lets go of waves that have ended everywhere and whose last report is out, or that have
-    /// waited long enough for it.
+    /// Removes waves that have ended on all nodes and whose last report is sent or overdue.
     pub fn sweep(&mut self, listening: bool, now: Time) {
         self.waves.retain(|_, s| match s.ended_until {
             Some(until) if now >= until => false,
@@ -393,7 +393,8 @@ impl Waves {
         self.over.push_back((id, epoch));
     }
 
-    /// Makes room: first what has ended on all cores, then what has run out and nobody ended.
+    /// Makes room: first removes a wave that has ended on all cores, then an expired wave that no
+    /// coordinator has ended.
     fn evict(&mut self, now: Time, out: &mut VecDeque<Output>) -> bool {
         let gone = |s: &State| {
             s.ended_until.is_some() || s.merge.is_ended() || s.spec.expires + LAST_WORDS < now
@@ -402,7 +403,7 @@ impl Waves {
             return false;
         };
         if let Some(state) = self.waves.remove(&id) {
-            info!(parent: &state.span, "forgotten: it is over, and room is needed");
+            info!(parent: &state.span, "finished wave removed to make room");
             state.tell(out, || Command::End(id));
         }
         true
@@ -410,7 +411,7 @@ impl Waves {
 }
 
 impl State {
-    /// The state of a wave that has no plan yet.
+    /// Creates the state of a wave that has no plan yet.
     fn new(now: Time, spec: WaveSpec) -> Self {
         Self {
             spec,
@@ -428,7 +429,7 @@ impl State {
         }
     }
 
-    /// Goes over to a plan and tells the cores. Totals are kept, and so is what was handed.
+    /// Switches to a plan and sends it to the cores. Totals and handed devices are kept.
     fn replanned(self, plan: Plan, span: Span, out: &mut VecDeque<Output>) -> Self {
         let Plan { ownership, bands, spec, cores } = plan;
         let number = if self.told.is_empty() { 0 } else { self.spec.plan + 1 };
@@ -442,7 +443,7 @@ impl State {
             parts: cores.len(),
             ..self
         };
-        // A core opens the first band by itself.
+        // A core opens the first band without a command.
         state.bands_open = state.spec.apps.iter().map(|app| (app.lane, 1)).collect();
         state.merge.set_cores(cores.keys().copied(), number);
         let mut shares = state.placement.plan(cores);

@@ -1,4 +1,4 @@
-//! What the control plane says.
+//! Executes the commands of the control plane.
 
 use std::sync::Arc;
 
@@ -18,13 +18,14 @@ use crate::{
     lane::{LaneEnd, spec::LaneSpec},
 };
 
-/// Questions waiting to be counted; of more, the oldest is dropped: who asked it has given up.
+/// Maximum number of waiting counts; beyond it the oldest count is dropped, because its caller has
+/// given up.
 const COUNTS_MAX: usize = 64;
-/// Waves remembered only because they were cancelled here before they were known.
+/// Maximum number of waves that are kept only because a cancel arrived before the wave.
 const UNKNOWN_MAX: usize = 1_024;
 
 impl Core {
-    /// Carries out what the control plane says. [`Command::Apply`] only when [`Core::feed_ready`].
+    /// Executes a command. [`Command::Apply`] is allowed only when [`Core::feed_ready`].
     pub fn command(&mut self, command: Command, now: Time) {
         match command {
             Command::Own(owns) => self.own(&owns),
@@ -91,7 +92,7 @@ impl Core {
         (0..self.waves.len()).for_each(|wave| self.give_back_waiting(wave));
     }
 
-    /// Gives up those that wait for another try in partitions that the core has let go of.
+    /// Gives up the devices that wait for a retry in partitions that the core has let go of.
     fn give_back_waiting(&mut self, wave: usize) {
         let Self { waves, opens, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };
@@ -151,9 +152,9 @@ impl Core {
         let run = match WaveRun::new(spec, &mut self.templates, &self.partitions) {
             Ok(run) => run,
             Err(error) => {
-                // The control plane has checked it with the same function: a defect, and no reason
-                // to stop other waves.
-                tracing::error!(%error, "a wave's audience cannot be taken");
+                // The control plane has checked the audience with the same function, so this is a
+                // defect; it must not stop other waves.
+                tracing::error!(%error, "wave dropped: invalid audience");
                 return;
             }
         };
@@ -203,10 +204,10 @@ impl Core {
         }
     }
 
-    /// What is encoded of a stopped wave and not taken by its socket must not be written much
-    /// later.
+    /// Sets a reset deadline on connections with encoded but unwritten requests of a stopped wave:
+    /// the requests must not be written much later.
     fn hurry(&mut self, wave: usize, now: Time) {
-        // What another core holds is that core's to hurry, when it hears of it.
+        // Another core sets the deadlines of its own connections when it gets the cancel.
         let own = self
             .links
             .iter_mut()
@@ -229,11 +230,11 @@ impl Core {
                 }
                 self.counts.push_back(run);
             }
-            Err(error) => tracing::error!(%error, "a question's audience cannot be taken"),
+            Err(error) => tracing::error!(%error, "count dropped: invalid audience"),
         }
     }
 
-    /// Gives up a wave's state; every push of it has ended.
+    /// Removes a wave's state; all its pushes have ended.
     pub(super) fn forget_wave(&mut self, at: usize) {
         let Some(run) = self.waves[at].take() else { return };
         for template in run.audience.templates() {
@@ -245,7 +246,7 @@ impl Core {
         }
     }
 
-    /// Nothing more will be sent with a template.
+    /// Releases a template with which nothing more is sent.
     pub(super) fn forget_template(&mut self, template: u32) {
         for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
             if let Some(connection) = link.connection() {

@@ -9,8 +9,8 @@
 //!                        dropped by ownership, or not in a newer plan
 //! ```
 //!
-//! What was handed stays with the part through all of this, so that a partition that begins again
-//! or comes back skips the devices that were handed before.
+//! The part keeps the handed devices in every state, so that a restarted or returned partition
+//! skips the devices that were handed before.
 
 use clarion_proto::ids::{LogId, PartitionId, Position};
 
@@ -23,8 +23,8 @@ pub(crate) struct Part {
     /// Slot among the core's partitions; `None`: the core has let go of the partition.
     pub(crate) slot: Option<u16>,
     pub(crate) started: bool,
-    /// The newest plan names the partition: the wave is complete only with it.
+    /// Whether the newest plan names the partition: the wave is complete only with the partition.
     pub(super) planned: bool,
-    /// The core has let go of the partition, and what was handed there is not reported yet.
+    /// Whether the core has let go of the partition and must still report its handed devices.
     pub(super) farewell: bool,
 }

@@ -1,7 +1,7 @@
-//! The partitions of this core and how far their logs are applied.
+//! The partitions of this core and the applied positions of their logs.
 //!
 //! Records are applied between turns, a bounded number at a time: a feed that catches up must not
-//! stop a wave, and a wave must not stop the feed. Only one batch is held; the next one waits in
+//! stop a wave, and a wave must not stop the feed. Only one batch is held; the next batch waits in
 //! the driver's bounded queue.
 
 use std::{collections::BTreeMap, vec};
@@ -16,7 +16,7 @@ use crate::{
     partition::{Partition, Vocabulary, ahead},
 };
 
-/// Partitions by slot; a slot means the same partition as long as it is owned.
+/// Partitions by slot; a slot holds the same partition for as long as the core owns it.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     slots: Vec<Option<Partition>>,
@@ -24,9 +24,9 @@ pub(crate) struct Partitions {
     pub(crate) words: Vocabulary,
     positions: BTreeMap<LogId, Position>,
     batch: Option<Batch>,
-    /// Changes of what is owned.
+    /// Number of changes of ownership.
     owns: u64,
-    /// Something was applied since [`Partitions::held`] was asked.
+    /// Whether records were applied since the last call of [`Partitions::held`].
     changed: bool,
 }
 
@@ -39,7 +39,7 @@ struct Batch {
 }
 
 impl Partitions {
-    /// Owns exactly these. Returns the slots of those that went.
+    /// Sets the owned partitions. Returns the slots of the partitions that were removed.
     pub(crate) fn own(&mut self, owns: &Owns) -> Vec<u16> {
         let wanted = &owns.partitions;
         let gone: Vec<_> = self
@@ -57,8 +57,8 @@ impl Partitions {
                 self.slots[usize::from(*slot)] = Some(Partition::new(*id));
             }
         }
-        // What is left of a batch of such a log must not reach partitions that begin empty: the
-        // batch comes again in its turn.
+        // The rest of a held batch of such a log must not be applied to empty partitions: the feed
+        // sends the batch again in its turn.
         self.positions.retain(|log, _| !owns.restarted.contains(log));
         self.batch.take_if(|batch| owns.restarted.contains(&batch.log));
         if wanted.is_empty() {
@@ -84,7 +84,7 @@ impl Partitions {
     }
 
     /// # Panics
-    /// If the slot is not owned: waves drop their parts when [`Partitions::own`] says so.
+    /// If the slot is not owned: waves drop their parts when [`Partitions::own`] removes a slot.
     pub(crate) fn partition(&self, slot: u16) -> &Partition {
         self.slots[usize::from(slot)].as_ref().expect("an owned slot")
     }
@@ -103,7 +103,7 @@ impl Partitions {
             .map(|(_, slot)| self.partition(*slot))
     }
 
-    /// How far a log is applied.
+    /// Applied position of a log.
     pub(crate) fn position(&self, log: LogId) -> Position {
         self.positions.get(&log).copied().unwrap_or_default()
     }
@@ -113,10 +113,10 @@ impl Partitions {
         self.batch.is_none()
     }
 
-    /// Takes a batch in; [`Partitions::apply`] works it off.
+    /// Accepts a batch, which [`Partitions::apply`] applies.
     ///
     /// # Panics
-    /// If one is held already.
+    /// If a batch is held already.
     pub(crate) fn take(
         &mut self,
         log: LogId,
@@ -128,8 +128,8 @@ impl Partitions {
         self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
-    /// Applies at most so many records. `placed` hears of each device that appeared or moved. True:
-    /// the batch is done and its log's position has moved.
+    /// Applies at most the given number of records. `placed` is called for each device that
+    /// appeared or moved. True: the batch is applied, and its log's position has advanced.
     pub(crate) fn apply(
         &mut self,
         records: usize,
@@ -142,7 +142,7 @@ impl Partitions {
             batch.appended,
             &batch.records.as_slice()[..records],
             &mut self.words,
-            // None: the partition went to somebody else meanwhile.
+            // `None`: the partition has moved to another core or node meanwhile.
             |id| self.slot_of.get(&id).map(|slot| usize::from(*slot)),
             |slot, applied| {
                 if let Some((ordinal, cell)) = applied.placed {
@@ -154,8 +154,8 @@ impl Partitions {
         if !batch.records.as_slice().is_empty() {
             return false;
         }
-        // Not the higher of both: a feed that starts again, for partitions new here, starts from an
-        // earlier position.
+        // The position may decrease: a feed that restarts for new partitions of this core starts
+        // from an earlier position.
         self.positions.insert(batch.log, batch.position);
         self.batch = None;
         self.changed = true;
@@ -166,12 +166,12 @@ impl Partitions {
         self.changed
     }
 
-    /// Says everything again.
+    /// Marks all positions as changed, so that [`Partitions::held`] returns them again.
     pub(crate) fn repeat(&mut self) {
         self.changed = true;
     }
 
-    /// What is held now.
+    /// Totals and positions of the partitions; marks them as reported.
     pub(crate) fn held(&mut self) -> HeldStats {
         self.changed = false;
         let mut stats = HeldStats {

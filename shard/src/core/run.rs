@@ -1,4 +1,4 @@
-//! One wave on one core: its partitions, what it may do now, what it has done.
+//! One wave on one core: its partitions, phase, grant and counts.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -27,13 +27,13 @@ use crate::{
     wave::ProgramError,
 };
 
-/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it
-/// again.
+/// Maximum number of dead tokens that wait for a report. More are dropped: the next push to such a
+/// token finds it dead again.
 const DEAD_MAX: usize = 65_536;
-/// Refused messages remembered, each in other words: what more there is says nothing new.
+/// Maximum number of different refused messages kept; more would add no information.
 const REFUSED_MAX: usize = 16;
 
-/// A wave as this core runs it.
+/// State of a wave on this core.
 #[derive(Debug)]
 pub(crate) struct WaveRun {
     pub(crate) spec: Arc<WaveSpec>,
@@ -45,42 +45,43 @@ pub(crate) struct WaveRun {
     pub(crate) parts: Vec<Part>,
     /// Part of each slot of the core's partitions; `NO_PART`: none.
     part_of: Vec<u16>,
-    /// One for each lane that the wave's apps name.
+    /// Outlets: one for each lane that the wave's apps name.
     pub(crate) outlets: Vec<Outlet>,
     pub(crate) tally: Tally,
     pub(crate) grant_until: Time,
     pub(crate) pace: Pace,
-    /// Pushes without an outcome: in flight or waiting for another try.
+    /// Number of pushes without an outcome: in flight or waiting for a retry.
     pub(crate) open: usize,
     pub(crate) unanswered_requests: u64,
     pub(crate) retried_requests: u64,
     pub(crate) dead: VecDeque<DeadToken>,
-    /// Why devices were not accepted at once.
+    /// Reasons for which devices were not accepted at once.
     pub(crate) reasons: Reasons,
-    /// Messages that are sent no more.
+    /// Messages that the gateway has refused; they are no longer sent.
     pub(crate) refused_messages: Vec<RefusedMessage>,
-    /// Connections that hold requests of this wave which their socket has not taken whole.
+    /// Number of connections with requests of this wave that are not completely written to the
+    /// socket.
     pub(crate) unsent: usize,
     pub(crate) last_write: Option<Time>,
     pub(crate) cancel: Option<Cancel>,
     pub(crate) reporting: Reporting,
 }
 
-/// What a wave may do.
+/// Phase of a wave on this core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Send, while granted.
+    /// The wave sends while it has a grant.
     Running,
     /// Nothing more is sent; the rest of the walk is counted as expired.
     Expired,
-    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be
-    /// answered.
+    /// Cancelled or ended by the coordinator: nothing more is sent or walked; requests in flight
+    /// may still get responses.
     Stopped,
-    /// As `Stopped`; the state goes with the last report.
+    /// As `Stopped`; the state is removed with the last report.
     Ending,
 }
 
-/// A cancel as it was received.
+/// State of a received cancel.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cancel {
     pub(crate) confirmed: bool,
@@ -91,7 +92,7 @@ const NO_PART: u16 = u16::MAX;
 
 impl WaveRun {
     /// # Errors
-    /// The audience's expression cannot be taken.
+    /// The audience's expression is invalid.
     pub(crate) fn new(
         spec: Arc<WaveSpec>,
         ids: &mut TemplateIds,
@@ -135,7 +136,7 @@ impl WaveRun {
         Ok(run)
     }
 
-    /// Goes over to a newer plan: lets go of partitions that the plan does not name.
+    /// Switches to a newer plan: lets go of partitions that the plan does not name.
     pub(crate) fn replan(&mut self, spec: &WaveSpec, partitions: &Partitions) {
         (self.epoch, self.plan) = (spec.epoch, spec.plan);
         for n in 0..self.parts.len() {
@@ -149,8 +150,8 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Takes up a partition. If the wave knows it, what was handed there stays handed, and what
-    /// others have handed meanwhile comes to that.
+    /// Adds a partition. If the wave knows the partition, its handed devices stay handed, and
+    /// devices that other cores have handed meanwhile are added.
     pub(crate) fn add(&mut self, shard: &ShardSpec, partitions: &Partitions) {
         let known = self.parts.iter().position(|p| p.partition == shard.partition);
         let n = known.unwrap_or(self.parts.len());
@@ -184,7 +185,7 @@ impl WaveRun {
         self.start_parts(partitions);
     }
 
-    /// Starts the walk where the log has been applied far enough.
+    /// Starts the walk in partitions whose log has been applied up to the wave's position.
     pub(crate) fn start_parts(&mut self, partitions: &Partitions) {
         for (n, part) in self.parts.iter_mut().enumerate() {
             if !part.started && part.slot.is_some() && partitions.position(part.log) >= part.start {
@@ -195,15 +196,15 @@ impl WaveRun {
         }
     }
 
-    /// A partition went to another node or core.
+    /// Lets go of a partition that another node or core owns now.
     pub(crate) fn drop_slot(&mut self, slot: u16) {
         if let Some(part) = self.part_at(slot) {
             self.let_go(part);
         }
     }
 
-    /// A partition is built anew from its log: its walk begins again once the log is applied up to
-    /// a position, without the devices that were handed.
+    /// Restarts a partition that is rebuilt from its log: its walk begins again once the log is
+    /// applied up to a position, without the devices that were handed.
     pub(crate) fn rebuild(&mut self, slot: u16, from: Position) {
         let Some(n) = self.part_at(slot) else { return };
         let part = &mut self.parts[n];
@@ -227,21 +228,21 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Whether the core holds the partition of an open push. A device of one that the core has let
-    /// go of is not tried again here.
+    /// Whether the core holds the partition of an open push. If the core has let go of the
+    /// partition, this core does not retry the device.
     pub(crate) fn holds(&self, open: &Open) -> bool {
         self.parts[usize::from(open.part)].slot.is_some()
     }
 
-    /// Gives up a device of a partition that the core has let go of: whoever walks the partition
-    /// next hands the device anew, and it counts there once more.
+    /// Gives up a device of a partition that the core has let go of: the core that walks the
+    /// partition next hands the device again and counts it there.
     pub(crate) fn give_back(&mut self, open: &Open) {
         let part = usize::from(open.part);
         self.outlets.iter_mut().for_each(|outlet| outlet.walk(part).take_back(open.ordinal));
         self.ended(open, given_up(open));
     }
 
-    /// A device appeared or moved.
+    /// Processes a device that appeared or moved.
     pub(crate) fn entered(&mut self, slot: u16, ordinal: Ordinal, cell: Cell) {
         if self.phase != Phase::Running {
             return;
@@ -257,18 +258,18 @@ impl WaveRun {
         }
     }
 
-    /// Bands below this may be walked for one lane.
+    /// Opens the bands below a number for one lane.
     pub(crate) fn open_bands(&mut self, lane: LaneId, bands: u32) {
         let outlets = self.outlets.iter_mut().filter(|outlet| outlet.lane == lane);
         outlets.for_each(|outlet| outlet.open_bands(bands, &self.parts));
     }
 
-    /// All bands may be walked, for all lanes.
+    /// Opens all bands for all lanes.
     pub(crate) fn open_all_bands(&mut self) {
         self.outlets.iter_mut().for_each(|outlet| outlet.open_bands(u32::MAX, &self.parts));
     }
 
-    /// Stops for good; a stronger phase stays.
+    /// Stops the wave for good; a stronger phase stays.
     pub(crate) fn stop(&mut self, phase: Phase) {
         if self.phase != Phase::Ending {
             self.phase = phase;
@@ -281,34 +282,35 @@ impl WaveRun {
         self.phase == Phase::Running && now < self.grant_until && now < self.spec.expires
     }
 
-    /// Whether anything is left to be sent, or will be at a known time.
+    /// Whether a push is left to be sent now or at a known time.
     pub(crate) fn has_work(&self) -> bool {
         self.phase == Phase::Running && self.outlets.iter().any(Outlet::has_work)
     }
 
-    /// Bands handed over whole, in all partitions, for each lane.
+    /// Number of bands handed completely in all partitions, for each lane.
     pub(crate) fn lanes_walked(&self) -> impl Iterator<Item = (LaneId, u32)> {
         self.outlets.iter().map(|outlet| (outlet.lane, outlet.bands_walked(&self.parts)))
     }
 
-    /// Every partition of the plan is walked, nobody late. One that the core does not hold is not.
+    /// Whether every partition of the plan is walked and no late device waits. A partition that the
+    /// core does not hold counts as not walked.
     fn walked(&self) -> bool {
         self.parts.iter().all(|p| p.slot.is_some() || !p.planned) && self.walked_here()
     }
 
-    /// Every partition that the core holds is walked, nobody late.
+    /// Whether every partition that the core holds is walked and no late device waits.
     fn walked_here(&self) -> bool {
         self.parts.iter().all(|p| p.started || p.slot.is_none())
             && self.outlets.iter().all(|outlet| outlet.is_idle())
             && self.lanes_walked().all(|(_, bands)| bands == self.spec.cover.bands())
     }
 
-    /// Every partition of the plan is walked, nothing is open, nobody waits.
+    /// Whether every partition of the plan is walked, no push is open and no device waits.
     pub(crate) fn is_complete(&self) -> bool {
         self.open == 0 && self.walked()
     }
 
-    /// Nothing more will change.
+    /// Whether the wave's counts are final on this core.
     pub(crate) fn is_ended(&self) -> bool {
         self.open == 0
             && match self.phase {
@@ -326,26 +328,26 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// The message that an open push was last sent.
+    /// The message that was last sent for an open push.
     pub(crate) fn message(&mut self, open: &Open) -> &mut Message {
         self.audience.app(open.app).message(open.message)
     }
 
-    /// Counts why a device was not accepted, or not at once.
+    /// Counts the reason for which a device was not accepted, or not at once.
     pub(crate) fn count_reason(&mut self, then: Consequence, app: u16, why: &Why) {
         self.reasons.count(then, app, why);
         self.reporting.change();
     }
 
-    /// Counts a device that is inside but is not sent to: expired, or its message is refused
-    /// whoever it is for.
+    /// Counts a device in the region that gets no request: the wave has expired, or the gateway
+    /// refuses the device's message for every device.
     pub(crate) fn ended_unsent(&mut self, band: u32, cell: Cell, outcome: Outcome) {
         let slot = self.tally.handed(band, cell);
         self.tally.ended(band, slot, outcome);
         self.reporting.change();
     }
 
-    /// A message of an app is sent no more, the gateway having said why.
+    /// Stops a message of an app after the gateway has refused it with a reason.
     pub(crate) fn refuse_message(&mut self, app: u16, detail: String) {
         let refused = RefusedMessage { app: self.audience.app(app).name().clone(), detail };
         if self.refused_messages.len() < REFUSED_MAX && !self.refused_messages.contains(&refused) {
@@ -362,10 +364,10 @@ impl WaveRun {
     }
 }
 
-/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has
-/// stopped, or it is gone, muted or no longer addressed when its turn for another try comes). A
-/// request that was never answered may have been delivered: that is unknown, and a correction has
-/// to go there too. Otherwise the gateway had put it off: expired.
+/// Outcome of a handed device that gets no further request: its wave has stopped, or at its retry
+/// the device is removed, muted or no longer addressed. A request without a response may have been
+/// delivered: the outcome is unknown, and a correction must go to this device too. Otherwise the
+/// gateway had deferred the device: expired.
 pub(crate) fn given_up(open: &Open) -> Outcome {
     if open.unanswered { Outcome::Unknown } else { Outcome::Expired }
 }

@@ -1,20 +1,20 @@
-//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every
-//! 5 s.
+//! Addresses of the coordinators: configured addresses, or a name that resolves to all of them,
+//! resolved again every 5 s.
 //!
-//! Any coordinator serves any log. A node stays with one while it answers and goes round when it
-//! does not: whoever has just failed is asked last.
+//! Any coordinator serves any log. A node stays with one coordinator while it responds, and tries
+//! the coordinators in turn otherwise: a coordinator that has just failed is tried last.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-/// How old an answer of DNS may be.
+/// Maximum age of a DNS response.
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// A resolver that takes longer is treated as one that failed.
+/// Deadline of a resolution; a slower resolver counts as failed.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// All coordinators, one after the other.
+/// All coordinators, in turn.
 #[derive(Debug)]
 pub struct Coordinators {
     names: Vec<String>,
@@ -30,10 +30,10 @@ impl Coordinators {
         Self { names, addresses: Vec::new(), asked: None, next: 0 }
     }
 
-    /// Whom to call now.
+    /// Address of the coordinator to connect to next.
     ///
     /// # Errors
-    /// No name resolves and none ever did.
+    /// No name resolves, and no name ever resolved.
     pub async fn next(&mut self) -> io::Result<SocketAddr> {
         if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
             self.resolve().await?;
@@ -46,7 +46,7 @@ impl Coordinators {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no coordinator"))
     }
 
-    /// Whoever was called last answered well: the next call goes there again.
+    /// Reports that the last coordinator responded: the next connection uses it again.
     pub fn stay(&mut self) {
         self.next = self.next.saturating_sub(1);
     }
@@ -71,7 +71,7 @@ impl Coordinators {
                 self.asked = None;
                 return Err(io::Error::new(io::ErrorKind::NotFound, problem));
             }
-            // Addresses that were found before serve better than none.
+            // The former addresses stay in use: they are better than none.
             Some(problem) => warn!(problem, "coordinator name not resolved"),
             None => {}
         }

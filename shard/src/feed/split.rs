@@ -1,11 +1,11 @@
-//! One batch of one log in, each core's part of it out. Pure; hot while a registry is loaded.
+//! Splits a batch of one log into the cores' parts; free of I/O. Hot while a registry is loaded.
 //!
-//! A stream begins with the identity of the log and the heads of the logs that are followed: the
-//! node has caught up when every core has taken its part of all of these.
+//! A stream begins with the identity of the log and the heads of the followed logs: the node has
+//! caught up when every core has accepted its part of all batches up to these heads.
 //!
-//! Positions are kept per core and log, and moved only when a core has taken its part. So the feed
-//! may be cut anywhere, between two cores' parts of one batch too, and goes on from the least
-//! position: who has a batch already is passed over.
+//! Positions are kept per core and log, and advance only when a core has accepted its part. So the
+//! feed may be interrupted anywhere, even between two cores' parts of one batch, and continues from
+//! the lowest position: a core that has a batch already is skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,49 +23,49 @@ use crate::{
     control::ownership::{Assignment, Follows},
 };
 
-/// What each core has taken of each log.
+/// Position that each core has reached in each log.
 pub type Positions = BTreeMap<Follows, Position>;
 
-/// The sender broke the contract of the feed. Another try may meet a healthy one; nothing was
-/// applied.
+/// A violation of the feed's contract by the coordinator. A retry may reach a healthy coordinator;
+/// nothing was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
-    /// A batch came before the start, or a second start.
+    /// A batch arrived before the start, or a second start arrived.
     #[error("the stream must begin with one start")]
     Start,
-    /// The start names another log than the one that the node follows.
+    /// The start names a different log from the log that the node follows.
     #[error("the coordinator serves another log than {ours}")]
     OtherLog {
         /// The log of this node's partitions.
         ours: LogIdentity,
     },
-    /// The start names no head of a log that was asked for.
+    /// The start lacks the head of a requested log.
     #[error("the start names no head of log {0}")]
     NoHead(LogId),
-    /// A log without partitions of ours.
+    /// The batch is of a log without partitions of this node.
     #[error("log {0} was not asked for")]
     NotAsked(u32),
-    /// A batch was left out or came again.
+    /// A batch was skipped or repeated.
     #[error("log {log}: position {position} came where {expected} was due")]
     NotDense {
         /// Number of the log.
         log: LogId,
-        /// The position that was due.
+        /// The expected position.
         expected: Position,
-        /// The position that came.
+        /// The received position.
         position: Position,
     },
-    /// A record of a partition that is not ours, or not of this log.
+    /// A record belongs to a partition of another node or of another log.
     #[error(
         "log {log}, position {position}: a record of partition {partition}, which does not belong \
          there"
     )]
     Foreign {
-        /// Of the batch.
+        /// Log of the batch.
         log: LogId,
-        /// Of the batch.
+        /// Position of the batch.
         position: Position,
-        /// Of the record.
+        /// Partition of the record.
         partition: PartitionId,
     },
 }
@@ -77,11 +77,12 @@ pub struct Splitter {
     partitions: Vec<PartitionId>,
     partition_count: u16,
     log_count: u16,
-    /// By partition number; [`NOBODY`]: not ours. A table, because it is asked for every record.
+    /// Core by partition number; [`NOBODY`]: another node's partition. A table, because every
+    /// record needs a lookup.
     core_of: Vec<u16>,
     cores: usize,
     logs: BTreeMap<LogId, Log>,
-    /// The stream that is open now has begun.
+    /// Whether the start of the open stream has arrived.
     started: bool,
 }
 
@@ -90,9 +91,9 @@ const NOBODY: u16 = u16::MAX;
 #[derive(Debug, Default)]
 struct Log {
     cores: Vec<(usize, Position)>,
-    /// Of the stream that is open now.
+    /// Position expected on the open stream.
     expected: Position,
-    /// The newest position as of the opening of the stream.
+    /// The log's head at the opening of the stream.
     head: Position,
 }
 
@@ -103,7 +104,7 @@ impl Log {
 }
 
 impl Splitter {
-    /// For an assignment, from where each core stands (0 where nothing is said).
+    /// Creates a splitter for an assignment, from each core's positions (0 where none is given).
     #[must_use]
     pub fn new(assignment: &Assignment, positions: &Positions) -> Self {
         let owned = assignment.owned();
@@ -131,7 +132,7 @@ impl Splitter {
         }
     }
 
-    /// What to ask a coordinator for, at the start of a stream.
+    /// The request to a coordinator that opens a stream.
     pub fn request(&mut self, node: &str, cluster: &ClusterName) -> wire::FeedRequest {
         self.started = false;
         for log in self.logs.values_mut() {
@@ -148,10 +149,10 @@ impl Splitter {
         }
     }
 
-    /// Takes the start of the stream that was asked for last.
+    /// Accepts the start of the stream that was requested last.
     ///
     /// # Errors
-    /// It began before, serves another log, or leaves out a head.
+    /// The stream had its start before, serves another log, or lacks a head.
     pub fn start(&mut self, start: &wire::FeedStart) -> Result<(), SplitError> {
         if std::mem::replace(&mut self.started, true) {
             return Err(SplitError::Start);
@@ -166,19 +167,20 @@ impl Splitter {
         Ok(())
     }
 
-    /// Whether the stream has begun, and every core has taken all that there was at its opening.
+    /// Whether the stream's start has arrived and every core has accepted all batches up to the
+    /// heads.
     #[must_use]
     pub fn has_caught_up(&self) -> bool {
         self.started && self.logs.values().all(|log| log.applied() >= log.head)
     }
 
-    /// Whether there is nothing to follow.
+    /// Whether the node has no log to follow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()
     }
 
-    /// What each core has taken.
+    /// Position that each core has reached in each log.
     #[must_use]
     pub fn positions(&self) -> Positions {
         self.logs
@@ -187,20 +189,20 @@ impl Splitter {
             .collect()
     }
 
-    /// A core has taken its part of a batch.
+    /// Records that a core has accepted its part of a batch.
     pub fn taken(&mut self, core: usize, log: LogId, position: Position) {
         let cores = self.logs.get_mut(&log).into_iter().flat_map(|l| &mut l.cores);
         cores.filter(|(c, _)| *c == core).for_each(|(_, p)| *p = position);
     }
 
-    /// Splits one batch: a command for each core that follows the log and does not have it yet,
-    /// records or not.
+    /// Splits one batch: a command for each core that follows the log and does not have the batch
+    /// yet, with or without records.
     ///
-    /// A record that cannot be decoded is left out with an error line: it is the same for every
-    /// reader and every try, and one such record must not keep a node from everything behind it.
+    /// A record that cannot be decoded is skipped and logged as an error: every reader and every
+    /// retry would get the same bytes, and one such record must not block the batches after it.
     ///
     /// # Errors
-    /// The batch is not the one that is due, or not ours.
+    /// The batch does not have the expected position, or this node does not follow its log.
     pub fn split(
         &mut self,
         batch: wire::FeedResponse,
@@ -218,8 +220,8 @@ impl Splitter {
             return Err(SplitError::NotDense { log, expected: state.expected, position });
         }
         let mut parts: Vec<Option<Vec<(PartitionId, Record)>>> = vec![None; self.cores];
-        // An even share and an eighth more: hashing spreads a large batch within that, a small one
-        // grows once.
+        // An even share and an eighth more: hashing spreads a large batch within this capacity; the
+        // part of a small batch reallocates once.
         let room = batch.records.len() / state.cores.len();
         for (core, applied) in &state.cores {
             if *applied < position {
@@ -230,7 +232,7 @@ impl Splitter {
             let record = match Record::from_wire(record) {
                 Ok(record) => record,
                 Err(problem) => {
-                    error!(%log, %position, %problem, "a record cannot be read and is left out");
+                    error!(%log, %position, %problem, "invalid feed record skipped");
                     continue;
                 }
             };

@@ -45,7 +45,7 @@ fn start(heads: &[(u32, u64)]) -> wire::FeedStart {
     wire::FeedStart { log_identity: LogIdentity([1; 16]).to_wire(), heads: heads.collect() }
 }
 
-/// Asks from where it is and takes the start of the stream: every log is empty.
+/// Opens a stream at the splitter's positions and accepts its start: every log is empty.
 fn begin(splitter: &mut Splitter) -> wire::FeedRequest {
     let request = splitter.request("node-1", &ClusterName::default());
     splitter.start(&start(&[(0, 0), (1, 0), (2, 0), (3, 0)])).unwrap();
@@ -139,7 +139,7 @@ fn caught_up_is_a_position() {
         }
     }
     assert!(splitter.has_caught_up());
-    // The log goes on: that changes nothing.
+    // A growing log changes nothing.
     splitter.split(batch(1, 3, vec![])).unwrap();
     assert!(splitter.has_caught_up());
     // The next stream names new heads.

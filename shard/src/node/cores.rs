@@ -1,7 +1,7 @@
-//! The cores as the control plane sees them: a bounded queue of commands to each, a bounded queue
-//! of events from each.
+//! The control plane's interface to the cores: a bounded queue of commands to each core, a bounded
+//! queue of events from each core.
 //!
-//! What runs behind the queues is the thread driver in a node, and a script in a test.
+//! In a node the thread driver serves the queues; in a test a script serves them.
 
 use std::{
     sync::Arc,
@@ -20,25 +20,26 @@ use crate::{
     control::INPUT_COMMANDS_MAX,
 };
 
-/// One core, seen from here.
+/// The control plane's ends of one core's queues.
 pub struct CorePort {
-    /// Where commands go.
+    /// Queue of commands to the core.
     pub commands: Arc<dyn CommandSink>,
-    /// Where events come from; its end is the end of the core.
+    /// Queue of events from the core; its end is the end of the core.
     pub events: mpsc::Receiver<Event>,
 }
 
-/// Commands that wait for one core. The queue takes memory only for commands that wait in it.
+/// Maximum number of commands that wait for one core. The queue takes memory only for the commands
+/// that wait in it.
 const OUTBOX: usize = 2 * INPUT_COMMANDS_MAX;
-/// Free places in the outbox of every core before the node task reads an input.
+/// Minimum number of free places in every core's outbox before the node task reads an input.
 const OUTBOX_FREE_MIN: usize = INPUT_COMMANDS_MAX;
-/// A core that takes no command for this long hangs, and the process has to be replaced. A core
-/// takes commands in every turn, and a turn does a bounded amount of work. Batches of the feed have
-/// a longer limit of their own (`feed`).
+/// Time after which a core that accepts no command counts as hung, so that the process must be
+/// replaced. A core accepts commands in every turn, and a turn does a bounded amount of work.
+/// Batches of the feed have a longer limit (`feed`).
 const COMMAND_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Takes commands without waiting and brings them to one core in order, so that a core that is
-/// behind holds up neither the other cores nor what comes from them.
+/// A queue that accepts commands without waiting and delivers them to one core in order, so that a
+/// slow core delays neither the commands nor the events of the remaining cores.
 #[derive(Debug)]
 pub(super) struct Outbox {
     errands: mpsc::Sender<Errand>,
@@ -52,7 +53,7 @@ enum Errand {
 }
 
 impl Outbox {
-    /// `failed` hears of it when the core takes no more.
+    /// Starts the outbox of a core; `failed` gets the failure when the core accepts no command.
     pub(super) fn new(
         core: usize,
         sink: Arc<dyn CommandSink>,
@@ -80,8 +81,8 @@ impl Outbox {
         Self { errands, task }
     }
 
-    /// Whether the commands of one more input have room; for a core that has ended there is nothing
-    /// to wait for.
+    /// Whether the commands of one more input have room; true for a core that has ended, because
+    /// waiting for its outbox is pointless.
     pub(super) fn has_room(&self) -> bool {
         self.errands.is_closed() || self.errands.capacity() >= OUTBOX_FREE_MIN
     }
@@ -91,8 +92,8 @@ impl Outbox {
         let _ = self.errands.reserve_many(OUTBOX_FREE_MIN).await;
     }
 
-    /// Hands a command over. A core that has ended is told nothing any more: its failure is on its
-    /// way.
+    /// Queues a command. A command to an ended core is dropped: the core's failure is already
+    /// queued.
     pub(super) fn push(&self, command: Command) -> Result<(), Overrun> {
         match self.errands.try_send(Errand::Command(command)) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Overrun),
@@ -100,7 +101,7 @@ impl Outbox {
         }
     }
 
-    /// Resolves when everything pushed before has reached the core's queue.
+    /// Returns a receiver that resolves when all earlier commands have reached the core's queue.
     pub(super) fn reached(&self) -> Result<oneshot::Receiver<()>, Overrun> {
         let (tell, reached) = oneshot::channel();
         match self.errands.try_send(Errand::Reached(tell)) {
@@ -116,18 +117,18 @@ impl Drop for Outbox {
     }
 }
 
-/// More commands from one input than [`OUTBOX_FREE_MIN`]: a defect here.
+/// The error of an input with more commands than [`OUTBOX_FREE_MIN`]: a defect of the node.
 #[derive(Debug)]
 pub(super) struct Overrun;
 
-/// A core that is no use any more.
+/// The failure of a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CoreFailure {
     Ended(usize),
     Hangs(usize),
 }
 
-/// The events of all cores, each in its order, none before the others for long.
+/// The events of all cores: in order for each core, and fair between cores.
 pub(super) struct Events {
     receivers: Vec<Option<mpsc::Receiver<Event>>>,
     turn: usize,
@@ -138,7 +139,8 @@ impl Events {
         Self { receivers: receivers.into_iter().map(Some).collect(), turn: 0 }
     }
 
-    /// The next event of any core; `None`: that core has ended. Never resolves once all have.
+    /// The next event of any core; `None`: the core has ended. Never resolves once all cores have
+    /// ended.
     pub(super) async fn recv(&mut self) -> (usize, Option<Event>) {
         std::future::poll_fn(|context| self.poll(context)).await
     }
@@ -163,16 +165,16 @@ impl Events {
     }
 }
 
-/// One scripted core: what a thread would hold.
+/// One scripted core: the ends of the queues that a core's thread would hold.
 #[derive(Debug)]
 pub struct ScriptedCore {
-    /// What the core is told.
+    /// Queue of commands to the core.
     pub commands: mpsc::Receiver<Command>,
-    /// What the core tells; its end is the end of the core.
+    /// Queue of events from the core; dropping it is the end of the core.
     pub events: mpsc::Sender<Event>,
 }
 
-/// Ports for a node, and behind them what a test or a simulator plays.
+/// Queues for a node, and the scripted cores that a test or a simulator plays.
 #[must_use]
 pub fn scripted(cores: usize) -> (Vec<CorePort>, Vec<ScriptedCore>) {
     let pair = |_| {

@@ -1,4 +1,4 @@
-//! The loop around [`Control`]: one input in, what comes of it carried out.
+//! The loop around [`Control`]: passes one input and executes the outputs.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -26,14 +26,14 @@ use crate::{
     service::{End, Now, SessionHandle},
 };
 
-/// A coordinator that reads nothing for so long is none.
+/// Time after which the session of a coordinator that reads nothing is ended.
 const READ_WITHIN: Duration = Duration::from_secs(10);
-/// For a feed to end between two commands; it has nothing else to do.
+/// Time for a feed to end between two commands.
 const FEED_ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// Notes of the feed: at most one of each kind for each stream.
+/// Queue of the feed's notes: at most one of each kind for each stream.
 const NOTES: usize = 16;
 
-/// The state machine with everything it is connected to.
+/// The node task: the state machine with its sessions, cores, feed and clock.
 pub(super) struct NodeTask {
     control: Control,
     now: Now,
@@ -42,17 +42,17 @@ pub(super) struct NodeTask {
     failures: mpsc::Receiver<CoreFailure>,
     begun: mpsc::Receiver<SessionHandle>,
     session: Option<SessionHandle>,
-    /// Since when a message waits for room.
+    /// Time since which a message waits for room.
     unread_since: Option<Time>,
     feed: Feed,
     following: Option<Following>,
     positions: Positions,
     notes: mpsc::Receiver<FeedNote>,
     health: HealthReporter,
-    /// As told last; `None`: nothing was told yet.
+    /// Last reported readiness; `None`: nothing was reported yet.
     ready: Option<Result<(), NotReady>>,
     draining: bool,
-    /// Coordinators that may not direct this node.
+    /// Limits log lines about refused coordinators.
     fenced: Repeated,
 }
 
@@ -118,7 +118,7 @@ impl NodeTask {
                 self.turn(never).await?;
             }
             cores_ended = true;
-            // A session that began now could not be told everything: the cores are gone.
+            // A new session could not get the complete state, because the cores have ended.
             self.begun.close();
             self.say_goodbye().await
         });
@@ -137,8 +137,8 @@ impl NodeTask {
         result
     }
 
-    /// Tells everything that is left, and waits until the coordinator has applied it: that TCP has
-    /// taken it is no proof.
+    /// Sends the remaining reports and waits until the coordinator confirms that it has applied
+    /// them: acceptance by TCP is no proof.
     async fn say_goodbye(&mut self) -> Result<(), NodeError> {
         let never = &mut std::future::pending();
         while self.session.is_some() && self.control.message_due((self.now)()).is_some() {
@@ -150,12 +150,13 @@ impl NodeTask {
         }
         match self.session.is_some() {
             true => info!("coordinator confirmed the last reports"),
-            false => info!("drain ends without a session"),
+            false => info!("drain ended without a session"),
         }
         Ok(())
     }
 
-    /// Waits for one input, takes it, carries out what comes of it. True: `stop` has resolved.
+    /// Waits for one input, passes it to the state machine and executes the outputs. True: `stop`
+    /// has resolved.
     async fn turn(
         &mut self,
         stop: &mut (impl Future<Output = ()> + Unpin),
@@ -170,7 +171,7 @@ impl NodeTask {
         self.unread_since = if can_send { self.unread_since.or(Some(now)) } else { None };
         let unread_until = self.unread_since.map(|since| since + READ_WITHIN);
         if unread_until.is_some_and(|until| until <= now) {
-            warn!("the coordinator does not read: its session ends");
+            warn!("session ended: coordinator does not read");
             self.end_session(End::NotRead);
             return Ok(false);
         }
@@ -236,18 +237,18 @@ impl NodeTask {
                         let positions = timeout(FEED_ENDS_WITHIN, following.stop()).await;
                         self.positions =
                             positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
-                        // What waits for a core may be another log's than what the core is given
-                        // next.
+                        // Batches in a core's queue may be of another log than the core's next
+                        // partitions.
                         let drained = join_all(self.feed.cores.iter().map(|core| core.drained()));
                         timeout(FEED_ENDS_WITHIN, drained).await.map_err(|_| {
                             NodeError::Internal("batches of the feed are not applied")
                         })?;
-                        // Its last words are not about what is followed next.
+                        // The old feed's notes say nothing about the next feed.
                         while self.notes.try_recv().is_ok() {}
                     }
                 }
                 Output::Follow { assignment, continues } => {
-                    // Only when its partitions are the core's may a batch reach it.
+                    // A batch may reach a core only after the core owns the batch's partitions.
                     let reached =
                         self.outboxes.iter().map(Outbox::reached).collect::<Result<Vec<_>, _>>();
                     let positions = feed::resume(std::mem::take(&mut self.positions), &continues);
@@ -263,7 +264,7 @@ impl NodeTask {
     fn open_session(&mut self, mut session: SessionHandle) {
         let (now, opened) = ((self.now)(), &session.opened);
         let admitted = session.span.in_scope(|| self.control.open(opened, now));
-        // Another one is left in its place, which nobody waits for.
+        // The replacement that stays in its place is never waited for.
         let answer = std::mem::replace(&mut session.admitted, tokio::sync::oneshot::channel().0);
         if let Err(fenced) = admitted {
             let reason = fenced.to_string();
@@ -285,7 +286,7 @@ impl NodeTask {
         self.session = Some(session);
     }
 
-    /// It has ended by itself.
+    /// Processes a session that its transport or coordinator has ended.
     fn close_session(&mut self) {
         if let Some(session) = self.session.take() {
             session.span.in_scope(|| info!("session with coordinator ended"));
@@ -323,7 +324,7 @@ async fn has_room(outboxes: &[Outbox]) {
     join_all(outboxes.iter().map(Outbox::room)).await;
 }
 
-/// Never resolves without a session.
+/// The next message of the session; never resolves without a session.
 async fn receive<T>(inbound: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
     match inbound {
         Some(inbound) => inbound.recv().await,

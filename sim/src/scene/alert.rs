@@ -1,4 +1,4 @@
-//! The one alert of a scene, and the lane through which it goes: coordinator's and emulator's side.
+//! The only alert of a scene and its lane: the coordinator's and the emulator's configuration.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ pub const WAVE: WaveId = WaveId(77);
 pub const RADIUS_M: f64 = 8_000.0;
 /// Time in which a gateway must answer a request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the alert may take.
+/// Lifetime of the alert.
 const ACTIVE_MS: u64 = 600_000;
 
 const TOPIC: &str = "org.example.demo";
 const KEY_ID: &str = "SIMULATED1";
 const TEAM_ID: &str = "SIMULATED2";
-/// A signing key that guards nothing: it is fixed so that provider tokens are the same in each run.
+/// A signing key that protects nothing; fixed, so that provider tokens are equal in each run.
 const KEY_PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgThHKxnuBESLsXyA8\n\
     W+7Fvp3AT4yjoOuofb6oLVOgU52hRANCAATkee4NDSytNsHik4XzZB7+DOVGzCth\n\
@@ -97,7 +97,7 @@ pub fn credential() -> Credential {
 /// The gateway, as the emulator's configuration has it.
 ///
 /// # Panics
-/// The emulator knows no such faults.
+/// If the emulator does not support the faults.
 #[must_use]
 pub fn emulator(faults: &str, seed: u64) -> GatewayConfig {
     let key = KeyConfig {

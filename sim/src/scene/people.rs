@@ -1,4 +1,4 @@
-//! Who lives where: the same people in every run.
+//! The people and their places, equal in every run.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -65,8 +65,8 @@ impl Person {
     }
 }
 
-/// Everybody: four in five up to 7.4 km from the place last seen, one in five 9.2 km to 30 km away.
-/// So a region of 8 km leaves nobody in doubt.
+/// All people: four in five up to 7.4 km from the place last seen, one in five 9.2 km to 30 km
+/// away. So each person is clearly inside or outside a region of 8 km.
 #[must_use]
 pub fn all(devices: u32) -> Vec<Person> {
     let mut random = Pcg64Mcg::seed_from_u64(SEED);

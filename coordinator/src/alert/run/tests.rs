@@ -91,7 +91,7 @@ fn resolves_when_all_are_complete_and_have_said_their_last() {
 fn a_node_that_has_more_to_do_again_is_waited_for() {
     let mut case = case();
     case.report("a", BOOT_1, 10, 10, "complete", 2);
-    case.report("a", BOOT_1, 10, 11, "", 3); // somebody moved in
+    case.report("a", BOOT_1, 10, 11, "", 3); // a device moved into the region
     case.report("b", BOOT_1, 5, 5, "complete", 4);
     assert_eq!(case.run.standing(), Some(standing::Phase::Running));
     case.report("a", BOOT_1, 11, 11, "complete", 5);
@@ -151,7 +151,7 @@ fn a_node_that_is_away_is_waited_for_until_the_time_is_over() {
     );
     assert!(!case.run.is_settled(), "it may come back with what it knows");
     assert_eq!(case.run.snapshot().totals.open(), 2);
-    // Five seconds for the one that is away; node a never had a grant, so it has nothing to add.
+    // Five seconds for the disconnected node; node a never had a grant and has nothing to add.
     let later = case.run.deadline(seconds(100)).unwrap();
     assert_eq!(later, seconds(100) + GRANT);
     case.run.step(later);
@@ -211,7 +211,7 @@ fn a_silent_node_is_stopped_by_the_end_of_its_grant() {
     }
     case.run.cancel(seconds(4));
     case.stopped("a", 4);
-    // A last grant may have been on its way at the cancel.
+    // A last grant may have been in transit at the cancel.
     let surely = seconds(4) + GRANT;
     assert_eq!(case.run.deadline(seconds(4)), Some(surely));
     case.run.step(surely - Duration::from_micros(1));

@@ -1,4 +1,4 @@
-//! Records and snapshots to answers. Pure.
+//! Builds API responses from records and snapshots; free of I/O.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     store::AlertRecord,
 };
 
-/// An alert with its newest progress, as far as anybody knows it.
+/// An alert with its newest known progress.
 pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Alert {
     let newest = newest.or(record.settled.as_deref());
     wire::Alert {
@@ -27,8 +27,8 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
     }
 }
 
-/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those
-/// changed after that version; `None`: none.
+/// One message of a watch. `cells`: the cells that may be disclosed; `cells_since`: only cells
+/// changed after this version are included; `None`: no cells.
 pub(super) fn watched(
     snapshot: &Snapshot,
     cells: &[CellCounts],
@@ -67,7 +67,7 @@ pub(super) fn watched(
     }
 }
 
-/// The only message of a watch on an alert of which nobody knows more than its record.
+/// The only message of a watch on an alert of which only the record is known.
 pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
     wire::AlertProgress {
         alert: record.name.name(),
@@ -77,8 +77,8 @@ pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
     }
 }
 
-/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the
-/// cancel of them.
+/// The state to report: a final record decides. Before that, the nodes' reports may be ahead of the
+/// record, or the record's cancel may be ahead of the reports.
 fn standing(record: &AlertRecord, newest: Option<&Snapshot>) -> State {
     match newest {
         Some(snapshot) if !record.state.is_final() && snapshot.state.is_final() => snapshot.state,
@@ -111,7 +111,7 @@ fn progress(snapshot: &Snapshot) -> wire::Progress {
     }
 }
 
-/// `None`: every node took it.
+/// The status of the nodes on which the alert is isolated; `None`: every node accepted the alert.
 fn isolation(snapshot: &Snapshot) -> Option<wire::Isolation> {
     let (node, reason) = snapshot.isolated.first()?;
     let detail = truncated(&format!("{node}: {reason}")).to_owned();
@@ -163,7 +163,7 @@ fn reason_count(count: &ReasonCount) -> wire::ReasonCount {
     }
 }
 
-/// An alarm, as watchers of an alert and `GetRegistryStats` are told of it.
+/// A pruning alarm, as WatchAlert and GetRegistryStats report it.
 pub(in crate::api) fn pruning_alarm(alarm: &PruningAlarm) -> wire::PruningAlarm {
     wire::PruningAlarm {
         app: alarm.app.name(),

@@ -1,11 +1,10 @@
-//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → nodes and
-//! lanes there? → record → hand over → answer.
+//! `CreateAlert`: decode → look up `request_id` → admit → cover and bands → render → check the
+//! audience's size → check nodes and lanes → record → hand over → respond.
 //!
-//! Everything up to "record" changes nothing, so a refusal leaves nothing behind, and the same
-//! request can be tried again. The record is the start: it is complete, and from then on
-//! [`crate::reconcile`] runs the alert, whatever becomes of the caller and of this process. Tries
-//! of one request wait for each other ([`super::requests`]), so that only one of them does the
-//! work.
+//! No step before "record" changes state: a refusal leaves nothing behind, and the caller can retry
+//! the same request. The record is complete; from then on [`crate::reconcile`] runs the alert, even
+//! if the caller hangs up or this process dies. Retries of one request wait for each other
+//! ([`super::requests`]), so that only one of them does the work.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,20 +35,20 @@ use crate::{
     store::{AlertRecord, Created, RequestId, SendPlan},
 };
 
-/// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than
-/// the request may be.
+/// Largest alert, bytes: the response adds names, times and progress and must still be smaller than
+/// the largest request.
 const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - (64 << 10);
 
-/// What CreateAlert answers.
+/// Result of CreateAlert.
 pub(super) enum Answer {
-    /// Recorded, now or by an earlier try.
+    /// The alert is recorded, by this request or by an earlier try.
     Recorded(Arc<AlertRecord>),
-    /// It would be taken; nothing was recorded.
+    /// The alert passed validation; nothing was recorded.
     Valid(Box<wire::Alert>),
 }
 
 impl Alerts {
-    /// The whole way in.
+    /// Runs all steps of CreateAlert.
     pub(super) async fn create(
         &self,
         request: wire::CreateAlertRequest,
@@ -118,11 +117,11 @@ impl Alerts {
                 "alert admitted and planned"
             );
             let answer = launch(&api, record, bands, of_peer).await;
-            // Held until here, whatever became of the caller.
+            // The place is held until here, even if the caller has hung up.
             drop((one_try, turn));
             answer
         };
-        // In the caller's trace still.
+        // The task stays in the caller's trace.
         let launching = self.api.drain.spawn(launching.in_current_span());
         match launching.await.map_err(|e| status::internal(&e))?? {
             Created::New(alert) => Ok(Answer::Recorded(alert)),
@@ -138,8 +137,8 @@ async fn launch(
     bands: Bands,
     of_peer: Place,
 ) -> Result<Created<AlertRecord>, Status> {
-    // Admitted before the stop began; the stop waits for alerts that were handed over, not for
-    // those about to be.
+    // The alert was admitted before shutdown began. Shutdown waits only for alerts that were handed
+    // over, so an alert that is not yet recorded is refused here.
     if api.admission.is_closed() {
         return Err(status::draining());
     }
@@ -155,7 +154,7 @@ async fn launch(
             api.drain.spawn(async move {
                 let _place = of_peer;
                 let ended = newest.wait_for(|snapshot| snapshot.state.is_final());
-                // The place is free when the alert has ended, or the process stops.
+                // The place becomes free when the alert has ended or the process shuts down.
                 let _ = stop.run_until_cancelled(ended).await;
             });
         }
@@ -189,12 +188,12 @@ fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, S
     Err(status::already_exists(message))
 }
 
-/// Nothing was recorded: the answer has no name.
+/// The response to a validation: nothing was recorded, so the response has no name.
 fn valid(submitted: &wire::Alert) -> Answer {
     Answer::Valid(Box::new(submitted.clone()))
 }
 
-/// What the caller said, and nothing that only an answer can say.
+/// The alert as the caller submitted it, with output fields cleared.
 fn without_outputs(alert: wire::Alert) -> wire::Alert {
     let (name, state, isolation) = (String::new(), 0, None);
     wire::Alert {
@@ -208,7 +207,8 @@ fn without_outputs(alert: wire::Alert) -> wire::Alert {
     }
 }
 
-/// An answer repeats the alert and adds to it, and callers take 4 MiB unless they say otherwise.
+/// Checks an alert's size: a response repeats the alert with more fields, and gRPC clients accept
+/// 4 MiB by default.
 fn within_answers(alert: &wire::Alert) -> Result<(), InvalidField> {
     match alert.encoded_len() {
         ..=ALERT_BYTES_MAX => Ok(()),
@@ -223,7 +223,7 @@ fn request_id(text: &str) -> Result<RequestId, InvalidField> {
     if text.is_empty() {
         return Err(InvalidField::new("request_id", "is required"));
     }
-    // Shown cut: an answer should not grow with the nonsense it answers.
+    // The value is truncated: the size of a response must not grow with an invalid request.
     let id = Uuid::try_parse(text).map_err(|_| {
         let shown: String = text.chars().take(36).collect();
         InvalidField::new(
@@ -242,8 +242,8 @@ fn alert_name(id: Uuid) -> AlertName {
     AlertName::from_id(&format!("a{}", id.simple())).expect("a letter and 32 hexadecimal digits")
 }
 
-/// The random half of the alert's UUID (62 bits): no coordination, and another one after every
-/// restart.
+/// The random half of the alert's UUID (62 bits): unique without coordination, also across
+/// restarts.
 fn wave(id: Uuid) -> WaveId {
     WaveId(id.as_u64_pair().1)
 }

@@ -1,5 +1,5 @@
-//! What CreateAlert and PreviewAlert have in common: admit, cover and cut into bands, render, and
-//! ask whether the audience is large enough. Nothing here changes anything.
+//! The common steps of CreateAlert and PreviewAlert: admit, cover and cut into bands, render, and
+//! check whether the audience is large enough. No step here changes state.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
 };
 
 impl Alerts {
-    /// A place in admission.
+    /// Takes a place in admission.
     pub(super) fn admitted(&self, peer: PeerKey) -> Result<Place, Status> {
         let busy = |full| {
             status::share(
@@ -42,7 +42,7 @@ impl Alerts {
         self.api.admission.enter(peer).map_err(busy)
     }
 
-    /// Admits and plans; changes nothing.
+    /// Admits and plans an alert without changing state.
     pub(super) async fn prepare(
         &self,
         spec: &AlertSpec,
@@ -76,11 +76,11 @@ impl Alerts {
         Ok(Prepared { apps, target: Arc::new(target), sketch, segments: admission::segments(spec) })
     }
 
-    /// Asks the nodes whether the audience is large enough, nearest first: a city is within its
-    /// first kilometres, for the price of one round trip; only a sparse region, or a rare segment,
-    /// is looked at whole. Nodes that are away or slow do not matter as long as the others have
-    /// enough; if they have not, nobody knows, and the alert is refused for the time being rather
-    /// than sent to a few.
+    /// Asks the nodes whether the audience is large enough, nearest bands first: a city reaches the
+    /// minimum within the first kilometres, for one round trip; only for a sparse region or a rare
+    /// segment do nodes count the whole region. Disconnected or slow nodes do not matter if the
+    /// remaining nodes count enough devices. Otherwise the size is unknown, and the alert is
+    /// refused for now rather than sent to a few devices.
     pub(super) async fn large_enough(
         &self,
         spec: &AlertSpec,
@@ -104,7 +104,7 @@ impl Alerts {
             match self.api.dispatch.reaches(plan, AUDIENCE_MIN).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                // Of the nearest part that does not say anything of the whole.
+                // Too few devices in the nearest bands say nothing about the whole region.
                 Err(CountError::Absent { .. } | CountError::Deadline { .. })
                     if part.len() < bands.len() => {}
                 Err(error) => return Err(status::count(&error)),
@@ -116,12 +116,12 @@ impl Alerts {
         Err(audience_too_small())
     }
 
-    /// Asks whether a question may be asked.
+    /// Runs `ask` on the limits of questions, with the present time.
     pub(super) fn curious<T>(&self, ask: impl FnOnce(&mut Curiosity<Target>, Duration) -> T) -> T {
         ask(&mut self.curiosity.lock(), self.api.clock.now().since(Time(0)))
     }
 
-    /// Whether this peer may have this region validated now: that counts as a preview does.
+    /// Whether this peer may validate this region now: a validation counts like a preview.
     pub(super) fn may_validate(&self, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
         let Some(question) = prepared.asked() else { return Ok(()) };
         let validated = self.curious(|curiosity, now| match question {
@@ -131,8 +131,8 @@ impl Alerts {
         validated.map_err(|wait| asked_too_often(peer, wait))
     }
 
-    /// Whether this peer may alert this region now: not if it was refused nearly the same one, as
-    /// too small, too often.
+    /// Whether this peer may alert this region now: not after too many refusals of nearly the same
+    /// region for too small an audience.
     pub(super) fn may_create(&self, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
         let Some(sketch) = &prepared.sketch else { return Ok(()) };
         let allowed = self.curious(|curiosity, now| curiosity.may_create(peer, sketch, now));
@@ -145,40 +145,40 @@ impl Alerts {
     }
 }
 
-/// What an alert asks about its region.
+/// Kind of an alert's question about its region.
 pub(super) enum Question {
-    /// Whatever is nearly the same is one.
+    /// Nearly identical regions count as one region.
     Region(Asked<Target>),
-    /// Nothing else is nearly the same.
+    /// The region counts alone: no other region is nearly identical.
     TooLarge,
 }
 
-/// Admitted and planned, not recorded.
+/// An alert that is admitted and planned but not recorded.
 pub(super) struct Prepared {
-    /// In the order of the audience.
+    /// The apps, in the order of the audience.
     pub(super) apps: Vec<Arc<AppRecord>>,
     pub(super) target: Arc<Target>,
-    /// `None`: the operator allows small audiences, and nobody is held to limits of questions.
+    /// `None`: the operator allows small audiences, so no limits of questions apply.
     pub(super) sketch: Option<Sketch>,
     pub(super) segments: SegmentExpr,
 }
 
 impl Prepared {
-    /// As a question about a region; `None` if nobody is held to limits of questions.
+    /// The alert as a question about a region; `None` if no limits of questions apply.
     pub(super) fn asked(&self) -> Option<Question> {
         let sketch = self.sketch.clone()?;
         let cells = self.target.bands.iter().map(|band| band.cells.len()).sum();
         if cells > REGION_CELLS_MAX {
             return Some(Question::TooLarge);
         }
-        // A copy without room: what is remembered for an hour must not keep the room that alerts
-        // need.
+        // A copy that holds no room for cells: a question is remembered for an hour and must not
+        // keep room that alerts need.
         let bands = Bands::from(self.target.bands.to_vec());
         let plan = Arc::new(Target { bands, ..*self.target });
         Some(Question::Region(Asked { sketch, plan, cells }))
     }
 
-    /// For each app, what its devices are sent.
+    /// Renders the messages of each app's devices.
     pub(super) fn render(
         &self,
         api: &Context,
@@ -192,14 +192,14 @@ impl Prepared {
     }
 }
 
-/// Previews and validations of a peer, or of one region, come faster than anybody reads them.
+/// The refusal of a peer that previews or validates too often, overall or in one region.
 pub(super) fn asked_too_often(peer: PeerKey, wait: Duration) -> Status {
     let words =
         format!("{peer} has previewed or validated too often, or nearly the same region too often");
     status::exhausted("PREVIEWS_MAX", words, wait)
 }
 
-/// Refused without saying how small.
+/// The refusal of a too small audience, which does not disclose the size.
 pub(super) fn audience_too_small() -> Status {
     status::too_small(
         "AUDIENCE_TOO_SMALL",

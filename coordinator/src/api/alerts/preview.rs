@@ -1,4 +1,4 @@
-//! `PreviewAlert`: the same way in, and then a question to the nodes instead of a record.
+//! `PreviewAlert`: the steps of CreateAlert, then a count at the nodes instead of a record.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Alerts {
-    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly
-    /// the same as ([`crate::privacy::curiosity`]).
+    /// Admits and plans as CreateAlert does, then counts the devices in this region, or in a nearly
+    /// identical region of an earlier preview ([`crate::privacy::curiosity`]).
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,
@@ -90,7 +90,7 @@ fn count(told: Told) -> wire::DeviceCount {
     wire::DeviceCount { count: Some(count) }
 }
 
-/// At the rate asked for; `None` where there is none, and where it would give the number away.
+/// Duration at the requested rate; `None` without a rate, and where it would disclose the count.
 fn duration(told: Told, rate_per_second: u32) -> Option<prost_types::Duration> {
     let Told::Exact(devices) = told else { return None };
     let millis = (devices * 1_000).checked_div(u64::from(rate_per_second))?;

@@ -1,4 +1,4 @@
-//! One try of a request at a time.
+//! Serializes the tries of one request.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,12 +7,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::store::RequestId;
 
-/// Tries of the same request, one after another. Entries live as long as a try: at most as many as
-/// are in admission.
+/// Locks that run the tries of one request one after another. An entry lives as long as a try:
+/// there are at most as many entries as requests in admission.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Requests(Arc<Mutex<BTreeMap<RequestId, Arc<tokio::sync::Mutex<()>>>>>);
 
-/// The only try of its request.
+/// The running try of a request: at most one exists for each request.
 pub(super) struct OneTry {
     requests: Requests,
     request: RequestId,
@@ -20,10 +20,10 @@ pub(super) struct OneTry {
 }
 
 impl Requests {
-    /// Waits for the tries before this one.
+    /// Waits until earlier tries of the request have ended.
     pub(super) async fn enter(&self, request: RequestId) -> OneTry {
         let gate = Arc::clone(self.0.lock().entry(request).or_default());
-        // Made before waiting, so that a caller who hangs up while waiting tidies up too.
+        // Created before waiting, so that a caller that hangs up while waiting removes its entry.
         let mut one = OneTry { requests: self.clone(), request, guard: None };
         one.guard = Some(gate.lock_owned().await);
         one
@@ -34,7 +34,7 @@ impl Drop for OneTry {
     fn drop(&mut self) {
         let mut gates = self.requests.0.lock();
         self.guard = None;
-        // Nobody else can take a copy while the map is locked; the map's own is the last.
+        // No other try can clone the lock while the map is locked; the map's clone is the last.
         if gates.get(&self.request).is_some_and(|gate| Arc::strong_count(gate) == 1) {
             gates.remove(&self.request);
         }

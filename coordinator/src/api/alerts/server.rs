@@ -1,5 +1,5 @@
-//! `AlertService` as it is served: the generated server for all methods but `WatchAlert`, whose
-//! answers are bytes that were encoded once for all watchers.
+//! The server of `AlertService`: the generated server for all methods except `WatchAlert`, whose
+//! messages are encoded once for all watchers.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use super::{
     Alerts,
 };
 
-/// `AlertService` with `WatchAlert` served by hand.
+/// `AlertService` with a hand-written server for `WatchAlert`.
 pub(in super::super) type AlertsServer = Served<Watch, AlertServiceServer<Alerts>>;
 
 /// Builds the server of `AlertService`.
@@ -37,7 +37,7 @@ pub(in super::super) fn server(alerts: Alerts) -> AlertsServer {
     Served { method: Watch(alerts), others }
 }
 
-/// The method `WatchAlert`, whose answers are already encoded.
+/// The method `WatchAlert`, whose messages are already encoded.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Watch(Arc<Alerts>);
 

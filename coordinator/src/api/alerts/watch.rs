@@ -1,18 +1,18 @@
-//! `WatchAlert`: always the newest state, never a queue of old ones; encoded once for all who
-//! watch.
+//! `WatchAlert`: a stream of the newest state without a queue of old states; each message is
+//! encoded once for all watchers.
 //!
-//! The stream is pulled by the transport. Whoever reads slowly is given what is newest when they
-//! come back; cells are sent if they changed since *this* stream's last message, so nothing is lost
-//! by skipping states in between.
+//! The transport pulls the stream. A slow reader gets the newest state at its next read; a message
+//! has the cells that changed since *this* stream's last message, so skipping states loses nothing.
 //!
-//! A thousand may watch one alert, beside a wave that must not notice. What they get is the same
-//! message, so it is made once: [`View`] keeps the newest state as bytes, one for those without
-//! cells and one for each version from which cells are asked for. All watchers look at the same
-//! moments, so that is one of each mostly. The generated server would encode it for each of them,
-//! so this method is served by hand, as the feed is ([`mod@super::server`]).
+//! A thousand watchers may watch one alert and must not slow its wave down. All watchers get the
+//! same message, so it is encoded once: [`View`] keeps the newest state as bytes, one message
+//! without cells and one for each version from which a watcher asks for cells. All watchers read at
+//! the same moments, so there is mostly one message of each kind. The generated server would encode
+//! the message for each watcher; therefore this method has a hand-written server, like the feed
+//! ([`mod@super::server`]).
 //!
-//! A watcher costs its stream and at most one message in the transport's buffer besides what its
-//! window lets out.
+//! A watcher costs its stream and at most one message in the transport's buffer, besides the bytes
+//! that its flow-control window allows.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -36,24 +36,24 @@ use crate::{
     store::AlertRecord,
 };
 
-/// At most one message in this time to each.
+/// Shortest time between two messages to one watcher.
 const PACE: Duration = Duration::from_millis(100);
-/// Watchers that are served at that pace: 2,000 messages a second. A message costs the server and
-/// the kernel some 25 µs, so that is a twentieth of a core; of more watchers each is served less
-/// often: of a thousand of one peer, each twice a second.
+/// Number of watchers that are served at that pace: 2,000 messages a second. A message costs the
+/// server and the kernel some 25 µs, so that is a twentieth of a core. With more watchers, each is
+/// served less often: of a thousand watchers of one peer, each twice a second.
 const AT_FULL_PACE: u64 = 200;
-/// Encoded messages kept of one state.
+/// Number of encoded messages kept for one state.
 const KEPT_MAX: usize = 16;
-/// When a refused watcher may come back.
+/// Retry delay that a refused watcher is given.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// All who watch, and what they are shown.
+/// All watchers and the messages that they share.
 #[derive(Debug)]
 pub(super) struct Watchers {
     per_alert_max: usize,
     present: Mutex<Present>,
-    /// All look at the same moments, so that they are shown the same state and the transport writes
-    /// many at once.
+    /// Start of the common schedule: all watchers read at the same moments, so that they share one
+    /// message and the transport writes many messages at once.
     epoch: Instant,
 }
 
@@ -69,9 +69,9 @@ impl Watchers {
         Arc::new(Self { per_alert_max, present: Mutex::new(present), epoch: Instant::now() })
     }
 
-    /// When a watcher that has just been served is served next. Peers have equal parts of the pace:
-    /// one that has thousands of watchers waits for itself, and whoever has one is served as if
-    /// those were not there.
+    /// Time at which a watcher that has just been served is served next. Peers have equal shares of
+    /// the pace: a peer with thousands of watchers slows down only its own watchers, not the single
+    /// watcher of another peer.
     fn next(&self, peer: PeerKey) -> Instant {
         let watchers = {
             let total = &self.present.lock().total;
@@ -82,7 +82,7 @@ impl Watchers {
         self.epoch + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
-    /// A place to watch from.
+    /// Takes a watcher's place.
     pub(super) fn enter(
         self: &Arc<Self>,
         alert: &AlertName,
@@ -102,7 +102,7 @@ impl Watchers {
     }
 }
 
-/// One watcher's place; free again when it is dropped.
+/// One watcher's place; dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Seat {
     watchers: Arc<Watchers>,
@@ -124,16 +124,16 @@ impl Drop for Seat {
     }
 }
 
-/// The newest state of one alert as its watchers get it.
+/// The newest state of one alert, encoded for its watchers.
 #[derive(Debug, Default)]
 struct View(Mutex<Newest>);
 
 #[derive(Debug, Default)]
 struct Newest {
     version: u64,
-    /// Those that may be told; worked out when the first watcher asks for cells.
+    /// Cells that may be disclosed; computed when the first watcher asks for cells.
     cells: Option<Vec<CellCounts>>,
-    /// By the version since which cells are wanted; `None`: no cells.
+    /// Messages by the version from which cells are requested; `None`: no cells.
     encoded: BTreeMap<Option<u64>, Bytes>,
 }
 
@@ -142,8 +142,8 @@ impl View {
     fn message(&self, snapshot: &Snapshot, cells_since: Option<u64>) -> Bytes {
         let mut newest = self.0.lock();
         if snapshot.version < newest.version {
-            // Another watcher was faster by one state: this one is still newer than what its reader
-            // has.
+            // Another watcher has already set a newer state. The reader of `snapshot` has an even
+            // older state, so `snapshot` is still news.
             let cells = privacy::cells(&snapshot.cells);
             return answer::watched(snapshot, &cells, cells_since).encode_to_vec().into();
         }
@@ -176,7 +176,7 @@ struct Watch {
     seat: Seat,
 }
 
-/// The state at once, then whenever it changed, and the last one. Encoded.
+/// Stream of encoded states: the present state at once, then every change, up to the final state.
 pub(super) fn stream(
     seat: Seat,
     alert: &AlertRecord,
@@ -185,7 +185,7 @@ pub(super) fn stream(
     stop: CancellationToken,
 ) -> BoxStream<'static, Result<Bytes, Status>> {
     let Some(newest) = newest else {
-        // It ended long ago: its record says the last word.
+        // The alert ended long ago: its record holds the final state.
         let last = match &alert.settled {
             Some(snapshot) => seat.view.message(snapshot, cells.then_some(0)),
             None => answer::recorded(alert).encode_to_vec().into(),
@@ -203,7 +203,7 @@ pub(super) fn stream(
 }
 
 impl Watch {
-    /// The next message, and the stream after it (`None` if it was the last).
+    /// The next message, and the stream after the message (`None` after the last message).
     async fn next(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         loop {
             tokio::select! {
@@ -217,7 +217,7 @@ impl Watch {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return self.at_stop(),
-                // Its sender is gone: what was sent was the last.
+                // The sender is gone: the previous message was the last.
                 changed = self.newest.changed() => changed.ok()?,
             }
         }
@@ -230,8 +230,8 @@ impl Watch {
         (Ok(message), (!snapshot.settled).then_some(self))
     }
 
-    /// The process stops. The end of an alert is told still, if no message has told it: the stop
-    /// may have waited for it.
+    /// Ends the stream at shutdown. If no message has had the alert's end yet, a last message has
+    /// it: shutdown may have waited for this end.
     fn at_stop(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         let snapshot = Arc::clone(&self.newest.borrow_and_update());
         if snapshot.state.is_final() && self.sent.is_none_or(|sent| snapshot.version > sent) {

@@ -1,19 +1,20 @@
-//! Which feeds may be open. Pure.
+//! The limit of open feeds; free of I/O.
 //!
-//! A node has one feed; a newer one of its name takes the place of the older, which is that of a process or a connection that
-//! is gone and does not know. Names cost nothing, so a stranger could take any number of places with names of its own: of
-//! names that have no session with this coordinator only [`STRANGERS_MAX`] are served at a time. A node that is known is
-//! always served, and a node that is not yet is so a moment later, since coordinators call nodes and not the other way round.
+//! A node has one feed. A newer feed with the same node name replaces the older feed, which belongs
+//! to a process or a connection that is dead without having noticed. A client could open any number
+//! of feeds under invented names: therefore only [`STRANGERS_MAX`] feeds are served at a time whose
+//! node names have no session with this coordinator. A node with a session is always served, and a
+//! new node has a session a moment later, because coordinators connect to nodes.
 
 use std::collections::BTreeMap;
 
 use tokio_util::sync::CancellationToken;
 
-/// Feeds of names without a session. A coordinator that has just started knows nobody for a moment: it serves so many at
-/// once, and the others come again.
+/// Maximum number of feeds of names without a session. A coordinator that has just started has no
+/// sessions for a moment: it serves this number of feeds at once, and the remaining nodes retry.
 pub(super) const STRANGERS_MAX: usize = 32;
 
-/// All places of strangers are taken.
+/// All places of feeds without a session are taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoPlace;
 
@@ -32,7 +33,8 @@ struct Feed {
 }
 
 impl Places {
-    /// A feed begins; `superseded` is cancelled when a newer one of the name does. Tells the number to give back.
+    /// Opens a feed; `superseded` is cancelled when a newer feed of the same name opens. Returns
+    /// the feed's number, for [`Places::give_back`].
     pub(super) fn take(
         &mut self,
         node: &str,
@@ -52,7 +54,7 @@ impl Places {
         Ok(self.next)
     }
 
-    /// A feed has ended; a newer one of the same name stays.
+    /// Closes a feed; a newer feed of the same name stays.
     pub(super) fn give_back(&mut self, node: &str, number: u64) {
         if self.feeds.get(node).is_some_and(|feed| feed.number == number) {
             self.feeds.remove(node);

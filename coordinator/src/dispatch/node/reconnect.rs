@@ -1,7 +1,7 @@
-//! When to connect again: pure.
+//! Pauses between reconnects; free of I/O.
 //!
-//! Pauses double from 50 ms to 2 s. Only a session that lived for [`USEFUL_AFTER`] brings them
-//! back: one that opens and breaks at once, over and over, must not be tried twenty times a second.
+//! Pauses double from 50 ms to 2 s. Only a session that lived for [`USEFUL_AFTER`] resets the pause
+//! to 50 ms: a session that repeatedly opens and breaks must not be retried twenty times a second.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A session that lived so long was of use; longer than the longest pause, so that useless ones
-/// stay rare.
+/// Lifetime from which a session was useful; longer than the longest pause, so that useless
+/// sessions stay rare.
 const USEFUL_AFTER: Duration = Duration::from_secs(5);
 
-/// Tries to keep a session with one address.
+/// The attempts to keep a session with one address.
 #[derive(Debug)]
 pub(super) struct Reconnect {
     pause: Duration,
@@ -26,8 +26,8 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// A session that lived so long has ended. True: it was of use, and what fails from here on is
-    /// another matter.
+    /// Reports that a session of lifetime `lived` has ended. True: the session was useful, and a
+    /// later failure counts as new.
     pub(super) fn ended(&mut self, lived: Duration) -> bool {
         let useful = lived >= USEFUL_AFTER;
         if useful {

@@ -1,4 +1,4 @@
-//! One log in memory: its batches, and the devices it has heard of.
+//! One log in memory: its batches and its known devices.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,26 +13,26 @@ use super::{
     room::Room,
 };
 
-/// What a batch takes besides its records: its entry in a list that may be half empty, what `Bytes`
-/// keeps to be shared, and two allocations.
+/// Bytes of a batch besides its records: its entry in a list that may be half empty, the reference
+/// count of `Bytes`, and two allocations.
 const BATCH_BYTES: u64 = 2 * size_of::<Appended>() as u64 + 48;
-/// Records of one device taken from the reserve: a person may change a choice a few times, and
-/// nobody may use it up.
+/// Maximum number of records of one device in the reserve: a person may change a choice a few
+/// times, and no single device can use the reserve up.
 const DEVICE_IN_RESERVE_MAX: u8 = 16;
 
-/// Batches in the order of their positions: the one at index `i` has position `trimmed + i + 1`.
+/// Batches in the order of their positions: the batch at index `i` has position `trimmed + i + 1`.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     batches: VecDeque<Appended>,
-    /// Batches that the log held once.
+    /// Number of trimmed batches.
     trimmed: u64,
-    /// Records in those.
+    /// Number of records in the trimmed batches.
     records_trimmed: u64,
-    /// When the newest of those was appended.
+    /// Append time of the newest trimmed batch.
     last_trimmed: UnixMillis,
     known: KnownDevices,
-    /// How many records of a device were taken from the reserve. Those fit the reserve together,
-    /// and so does this.
+    /// Number of records by device in the reserve. The reserve bounds these records, and so it
+    /// bounds this map.
     in_reserve: BTreeMap<Fingerprint, u8>,
 }
 
@@ -40,18 +40,18 @@ pub(super) struct Log {
 struct Appended {
     at: UnixMillis,
     records: Bytes,
-    /// Records in the log up to and with this batch.
+    /// Number of records in the log up to and including this batch.
     records_until: u64,
 }
 
-/// What a batch takes at most, bytes: [`Log::append`] gives back what it did not.
+/// Upper bound of a batch's bytes: [`Log::append`] gives back the unused part.
 pub(super) fn cost(batch: &RecordBatch) -> u64 {
     let devices = if batch.growing() > 0 { batch.count() } else { 0 };
     batch.bytes() as u64 + BATCH_BYTES + BYTES_PER_DEVICE * u64::from(devices)
 }
 
 impl Log {
-    /// Appends what was paid for by its [`cost`].
+    /// Appends a batch for which the caller has taken the room of [`cost`].
     pub(super) fn append(&mut self, batch: RecordBatch, now: UnixMillis, room: &Room) -> Position {
         if batch.growing() > 0 {
             let before = batch
@@ -61,8 +61,7 @@ impl Log {
             room.give_back(BYTES_PER_DEVICE * before as u64);
         }
         let count = u64::from(batch.count());
-        // Read within the log's lock, so that the order of times is that of positions; a wall clock
-        // may be set back.
+        // Times must not decrease with growing positions; the wall clock may be set back.
         let (last, until) = self
             .batches
             .back()
@@ -75,8 +74,9 @@ impl Log {
         self.head()
     }
 
-    /// The part of a batch of removals, mutes and feedback that changes something, if each of its
-    /// devices may still take from the reserve; `taken` counts what this call has taken before.
+    /// The records of a batch of removals, mutes and feedback that change something, if each of
+    /// their devices is below its limit in the reserve; `taken` counts the earlier records of this
+    /// call.
     fn reservable(
         &self,
         batch: &RecordBatch,
@@ -97,7 +97,7 @@ impl Log {
         Ok(Some(kept))
     }
 
-    /// Drops the batches before a position; at most those that the log holds.
+    /// Drops the batches before a position, at most all batches of the log.
     pub(super) fn trim(&mut self, before: Position, room: &Room) {
         let end = index(before).saturating_sub(1);
         let drop = end.saturating_sub(index(Position(self.trimmed))).min(self.batches.len());
@@ -113,8 +113,8 @@ impl Log {
         Position(self.trimmed + self.batches.len() as u64)
     }
 
-    /// See [`crate::store::ChangeLog::read_many`]; `one_at_least`: although it is larger than
-    /// `bytes_max`.
+    /// See [`crate::store::ChangeLog::read_many`]; `one_at_least`: return the first batch even if
+    /// it is larger than `bytes_max`.
     pub(super) fn after(
         &self,
         id: LogId,
@@ -149,8 +149,8 @@ impl Log {
     }
 }
 
-/// What is left of batches of removals, mutes and feedback when only the room is left that is kept
-/// for them: of each the part that changes something, `None` if that is nothing. Takes that room.
+/// Reduces batches of removals, mutes and feedback when only the reserve is left: each batch keeps
+/// the records that change something; `None`: no record is left. Takes the room of the result.
 pub(super) fn reserve(
     logs: &mut BTreeMap<LogId, &mut Log>,
     batches: Vec<(LogId, RecordBatch)>,
@@ -172,7 +172,7 @@ pub(super) fn reserve(
     Ok(kept)
 }
 
-/// How many batches there are up to and with a position.
+/// Number of batches up to and including a position.
 fn index(position: Position) -> usize {
     usize::try_from(position.0).unwrap_or(usize::MAX)
 }

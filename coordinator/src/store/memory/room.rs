@@ -1,13 +1,13 @@
-//! How full the logs are, and who may fill what is left.
+//! The room of the logs: bytes held, and the reserve for removals, mutes and feedback.
 //!
 //! ```text
 //! 0 ────────── registrations, places, and all else ──────────▶ limit − reserve ── removals, mutes, feedback ──▶ limit
 //! ```
 //!
-//! Whoever wants to be left alone, or is gone, must not wait for somebody to make room: the last
-//! [`RESERVE_BYTES`] are for them. The first registration that finds no room shuts the door for all
-//! of them, small ones too: otherwise whether one is taken would depend on its size, and what is
-//! told of the store ([`Room::watch`]) would change with each.
+//! The mute or removal of a device must never wait for room: the last [`RESERVE_BYTES`] are
+//! reserved for removals, mutes and feedback. The first registration that finds no room closes the
+//! store for all registrations and places, also for small ones: otherwise acceptance would depend
+//! on the size, and the reported state ([`Room::watch`]) would change with each registration.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use super::super::StoreError;
 
-/// Kept for removals, mutes and feedback: a million of them, each some 60 bytes. Of a small store,
-/// an eighth.
+/// Bytes reserved for removals, mutes and feedback: a million records of some 60 bytes. A small
+/// store reserves an eighth of its limit.
 pub(super) const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The bytes of all logs together.
@@ -34,12 +34,13 @@ impl Room {
         Self { limit, reserve, held: AtomicU64::new(0), open }
     }
 
-    /// True while registrations and places are taken.
+    /// Channel of whether registrations and places are accepted.
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
         self.open.subscribe()
     }
 
-    /// Takes room outside of the reserve; `growing`: for something that has no other.
+    /// Takes room outside of the reserve; `growing`: for registrations or places, which must not
+    /// use the reserve.
     pub(super) fn take(&self, bytes: u64, growing: bool) -> Result<(), StoreError> {
         let limit = self.limit - self.reserve;
         let full = |held| StoreError::Full { held, limit };
@@ -69,8 +70,8 @@ impl Room {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Opens the door again after something was given back, if an eighth of what registrations and
-    /// places may fill is free: fewer would shut it again at once.
+    /// Accepts registrations again after room was given back, if an eighth of their limit is free:
+    /// with less free room the store would close again at once.
     pub(super) fn reopen(&self) {
         let may_fill = self.limit - self.reserve;
         if self.held() < may_fill - may_fill / 8 && !self.open.send_replace(true) {
@@ -83,7 +84,7 @@ impl Room {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// The bytes held, if there is no room for more.
+    /// Adds bytes within `limit`. Error: the bytes held, because `bytes` do not fit.
     fn fill(&self, bytes: u64, limit: u64) -> Result<(), u64> {
         let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= limit);
         self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop)

@@ -72,7 +72,7 @@ async fn a_full_store_refuses_what_grows_and_takes_removals_of_those_it_knows() 
     assert!(matches!(store.append_all(mixed).await, Err(StoreError::Full { .. })));
     assert_eq!(store.heads().await.expect("up")[1..], [Position(0); 3], "all or nothing");
 
-    // Of strangers nothing is kept, however many; who was registered is removed.
+    // Records of unknown devices are dropped; the removal of a registered device is kept.
     for from in (10_000..40_000).step_by(1_000) {
         let strangers = of(from..from + 1_000, &Change::Removal);
         assert_eq!(append(&store, 0, strangers).await, Ok(head), "acknowledged, not stored");
@@ -88,7 +88,7 @@ async fn a_full_store_refuses_what_grows_and_takes_removals_of_those_it_knows() 
 #[tokio::test]
 async fn what_is_kept_for_removals_is_bounded_and_no_device_uses_it_up() {
     let (store, devices) = filled(200_000).await;
-    // One device may say so 16 times.
+    // One device may have 16 records in the reserve.
     for n in 1..=17 {
         let said = append(&store, 0, of([1], &Change::Mute(n % 2 == 0))).await;
         assert_eq!(said.is_ok(), n <= 16, "{n}: {said:?}");
@@ -116,7 +116,7 @@ async fn what_is_kept_for_removals_is_bounded_and_no_device_uses_it_up() {
 async fn what_is_known_is_charged_once() {
     let store = MemoryStore::new(1, 1_000_000, Clock::start());
     let mut appended = 0_u64;
-    // The same ten devices: their places are stored again and again, they themselves once.
+    // Ten devices: each new place is stored again, each device counts only once.
     while append(&store, 0, of(0..10, &place())).await.is_ok() {
         appended += 1;
     }
@@ -124,7 +124,7 @@ async fn what_is_known_is_charged_once() {
     assert_eq!(appended, (1_000_000 * 7 / 8 - 120 - 120) / alone);
 }
 
-/// Bodies are counted while they are there.
+/// Bodies are counted while the record holds them.
 #[tokio::test]
 async fn an_alert_that_has_ended_gives_its_bodies_back() {
     let store = store();
