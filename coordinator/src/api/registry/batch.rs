@@ -314,7 +314,10 @@ mod tests {
     fn items_are_counted_before_any_is_decoded() {
         let empty = [0x12, 0].repeat(CHANGES_MAX + 1);
         let refused = items(&empty).expect_err("one too many");
-        assert!(refused.message().contains("at most 10000 in a batch, has 10001"), "{refused:?}");
+        assert!(
+            refused.message().contains("must have at most 10000 changes; got 10001"),
+            "{refused:?}"
+        );
         assert_eq!(items(&empty[2..]).expect("as many as may be").1.len(), CHANGES_MAX);
     }
 }

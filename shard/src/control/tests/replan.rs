@@ -2,11 +2,13 @@
 
 use super::*;
 
-/// A core's report of a plan: everything walked.
+/// A core's complete report of a plan, as asked for when the wave is planned anew: everything
+/// walked.
 fn complete(wave: u64, plan: u64) -> CoreReport {
     CoreReport {
         wave: WaveId(wave),
         plan,
+        all: true,
         bands_walked: vec![(LaneId(1), 3)],
         complete: true,
         ..CoreReport::default()

@@ -78,10 +78,13 @@ fn observations_have_a_window() {
     };
     let (oldest, newest) = (NOW.0 - OLDER_MS_MAX, NOW.0 + AHEAD_MS_MAX);
     assert_eq!((observed(oldest), observed(newest)), (Ok(oldest), Ok(newest)));
-    assert_eq!(observed(oldest - 1).expect_err("old").problem, "at most 24 h old, is 86400 s old");
+    assert_eq!(
+        observed(oldest - 1).expect_err("old").problem,
+        "must be at most 24 h old; got 86400 s old"
+    );
     assert_eq!(
         observed(newest + 1_000).expect_err("ahead").problem,
-        "at most 60 s ahead, is 61 s ahead"
+        "must be at most 60 s ahead; got 61 s ahead"
     );
 }
 
