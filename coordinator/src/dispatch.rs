@@ -121,7 +121,7 @@ pub enum CountError {
     /// Some nodes did not answer within the deadline.
     #[error("not all nodes answered within {seconds} s")]
     Deadline {
-        /// Deadline, seconds.
+        /// Deadline of the question, seconds.
         seconds: u64,
     },
     /// A node cannot count the audience.
