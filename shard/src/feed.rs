@@ -311,3 +311,7 @@ pub fn resume(mut positions: Positions, continues: &BTreeSet<Follows>) -> Positi
     positions.retain(|follows, _| continues.contains(follows));
     positions
 }
+
+#[cfg(test)]
+#[path = "feed/core_tests.rs"]
+mod core_tests;
