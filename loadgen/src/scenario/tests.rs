@@ -174,3 +174,29 @@ fn a_case_expects_figures_that_there_are() {
         "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
     assert!(problem(&SMALL.replace("[expect]", series)).contains("must begin with"));
 }
+
+/// CI runs each case over 20,000 devices of two apps, some 18,400 pushes at least; a case whose
+/// fault strikes by chance and must have struck may not be left to luck. 15 expected strikes are
+/// none in one run of three million (e^-15).
+#[test]
+fn a_fault_by_chance_that_must_strike_strikes_in_the_run_of_ci() {
+    const PUSHES: u64 = 18_400;
+    const STRIKES_MIN: u64 = 15;
+    let series = Scenario::find("faults").unwrap().series.expect("a series");
+    let must_strike = |case: &CaseSpec| {
+        let expected = ["struck", "unanswered_requests", "repeated"];
+        expected.iter().any(|figure| case.expect.get(*figure).is_some_and(|b| !b.holds(0.0)))
+    };
+    let mut judged = 0;
+    for case in series.cases.iter().filter(|case| must_strike(case)) {
+        let Some(faults) = &case.faults else { continue };
+        let ppm: u64 = faults.errors.iter().map(|errors| u64::from(errors.ppm)).sum();
+        if ppm == 0 {
+            continue; // the fault strikes by rule or by time
+        }
+        let strikes = PUSHES * ppm / 1_000_000;
+        assert!(strikes >= STRIKES_MIN, "{}: {strikes} strikes expected", case.name);
+        judged += 1;
+    }
+    assert!(judged >= 10, "{judged} cases strike by chance");
+}
