@@ -384,7 +384,7 @@ impl Core {
         let busy = self.is_busy(lane);
         let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at(busy));
         let send = if busy { slot.end.ready_at(self.now) } else { None };
-        connect.into_iter().chain(send).chain(slot.end.trust.told_at())
+        connect.into_iter().chain(send).chain(slot.end.trust.reported_at())
     }
 
     fn lane_has_work(&self, slot: &LaneSlot) -> bool {

@@ -235,7 +235,7 @@ impl Core {
             }
             Verdict::TokenChange => {
                 if end.trust.put_off(credential, now, rng) {
-                    end.heard(now);
+                    end.answer_received(now);
                     end.credential_refused(&answer.reason);
                 } else {
                     end.doubted(Doubt::TokenChange, (by, in_row), &answer.reason, now, rng);
@@ -249,7 +249,7 @@ impl Core {
                 return verdict;
             }
             Verdict::ConnectionOnly => {
-                end.heard(now);
+                end.answer_received(now);
                 self.retire(link);
             }
         }

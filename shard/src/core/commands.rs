@@ -73,7 +73,7 @@ impl Core {
             Command::Count(spec) => self.take_count(spec),
             Command::ReportAll => {
                 self.waves.iter_mut().flatten().for_each(WaveRun::repeat_all);
-                self.lanes.iter_mut().for_each(|lane| lane.end.tell_again());
+                self.lanes.iter_mut().for_each(|lane| lane.end.report_again());
                 self.partitions.repeat();
             }
             Command::Shutdown => self.shut_down(now),

@@ -157,7 +157,7 @@ impl Core {
         let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         let Self { lanes, rng, .. } = self;
         let end = &mut lanes[at].end;
-        end.heard(now);
+        end.answer_received(now);
         let counts = !self.batch.has_success;
         let refusal = end.trust.refused(number, (by, counts), end.spec.evidence, now, rng);
         if refusal != Refusal::Old {
