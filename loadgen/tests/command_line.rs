@@ -52,7 +52,7 @@ fn help_and_list_explain_everything() {
 #[test]
 fn refusals_are_one_clear_line_and_exit_code_2() {
     for (arguments, words) in [
-        (vec!["run", "nowhere"], "no scenario `nowhere`"),
+        (vec!["run", "nowhere"], "scenario: must be one of"),
         (vec!["run", "/nowhere.toml"], "cannot read scenario /nowhere.toml"),
         (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64; got 0"),
         (
@@ -69,7 +69,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         ),
         (
             vec!["run", "pole", "--cluster", "http://127.0.0.1:1", "--gateway", "fcm=127.0.0.1:1"],
-            "no control port of an emulated apns is given",
+            "--gateway: is required for apns; give the control port",
         ),
         (vec!["gateway", "--directory", "/proc/nowhere"], "/proc/nowhere/ca.pem"),
         (vec!["keys", "--directory", "/proc/nowhere"], "/proc/nowhere"),

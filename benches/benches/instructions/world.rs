@@ -1,8 +1,8 @@
-//! One core full of devices, its gateway, and a clock that goes by the work done.
+//! One core full of devices, its gateway, and a clock that advances with the work.
 //!
-//! The core is driven as its thread drives it: read, turn, write, connect, tell, and the same
-//! pieces of bytes. Time advances by one microsecond for each push written, as on a core that sends
-//! a million a second: so reports come every 20,000 pushes, however long the machine took.
+//! The core is driven as its thread drives it: read, turn, write, connect, report, with pieces of
+//! the same size. Time advances by one microsecond for each push written, as on a core that sends a
+//! million per second. So reports come every 20,000 pushes, however long the machine takes.
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 
@@ -16,33 +16,33 @@ use clarion_shard::{
 
 use crate::{Setting, gateway::Peer};
 
-/// What TLS hands on at once.
+/// Bytes that TLS hands on at once.
 const RECORD_BYTES: usize = 16 * 1024;
-/// A turn that did nothing advances the clock at least by this.
+/// Smallest advance of the clock for a turn that did nothing.
 const IDLE: Duration = Duration::from_micros(50);
 
-/// Everything together.
+/// The core with its gateway and clock.
 pub(crate) struct World {
     setting: Setting,
     core: Core,
-    /// By slot of their connection.
+    /// Gateway's side of each connection, by slot.
     peers: Vec<Option<Peer>>,
     out: Vec<u8>,
     pub(crate) now: Time,
-    /// Calls of the core go through [`counted`].
+    /// Whether calls of the core go through [`counted`].
     pub(crate) counting: bool,
-    /// By wave: band and devices accepted in it.
+    /// Number of accepted devices in each band, by wave.
     accepted: Vec<BTreeMap<u32, u64>>,
     complete: Vec<bool>,
 }
 
-/// The one door to the core while it is counted: callgrind collects inside of it and nowhere else.
+/// Calls the core while it is counted: callgrind collects in this function only.
 #[inline(never)]
 fn counted<R>(call: impl FnOnce() -> R) -> R {
     black_box(call())
 }
 
-/// A call of the core.
+/// Calls the core, counted or not.
 macro_rules! core {
     ($world:ident.$call:ident($($argument:expr),*)) => {{
         let World { core, counting, .. } = &mut *$world;
@@ -51,7 +51,7 @@ macro_rules! core {
 }
 
 impl World {
-    /// A core that holds everybody and has one lane; nothing is under way.
+    /// Creates a core that holds all devices and has one lane, without waves.
     pub(crate) fn new(setting: Setting) -> Self {
         let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42 });
         let (peers, out) = (Vec::new(), Vec::new());
@@ -70,7 +70,7 @@ impl World {
         world
     }
 
-    /// All alerts begin, each for everybody.
+    /// Starts all alerts, each for all devices.
     pub(crate) fn start(&mut self) {
         let cover = city::cover();
         let city = self.setting.city();
@@ -81,23 +81,23 @@ impl World {
         }
     }
 
-    /// Requests that the gateway has read.
+    /// Returns the number of requests that the gateway has read.
     pub(crate) fn requests(&self) -> u64 {
         self.peers.iter().flatten().map(|peer| peer.requests).sum()
     }
 
-    /// Bytes that the gateway has read.
+    /// Returns the number of bytes that the gateway has read.
     pub(crate) fn bytes(&self) -> u64 {
         self.peers.iter().flatten().map(|peer| peer.bytes).sum()
     }
 
-    /// Waves that are complete.
+    /// Reports whether all waves are complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete.iter().all(|complete| *complete)
     }
 
     /// # Panics
-    /// Unless each wave has reached everybody.
+    /// Panics unless each wave has reached every device.
     pub(crate) fn check_everybody_was_reached(&self) {
         for (wave, accepted) in self.accepted.iter().enumerate() {
             assert_eq!(
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// One turn of a driver.
+    /// Runs one turn of a driver.
     pub(crate) fn step(&mut self) {
         let before = self.requests();
         let mut active = self.read();
@@ -128,7 +128,7 @@ impl World {
         if more || active || written > 0 {
             return;
         }
-        // As a driver that waits for its sockets and the core.
+        // Like a driver that waits for its sockets and the core.
         let deadline = core!(self.deadline());
         let answers = self.peers.iter().flatten().filter_map(Peer::due);
         let next = answers.chain(deadline).min().expect("something is under way");

@@ -54,13 +54,13 @@ pub enum ProgramError {
     #[error("audience: must be nested at most {DEPTH_MAX} deep")]
     TooDeep,
     /// An operator lacks operands.
-    #[error("audience: operation {at} has too few operands")]
+    #[error("audience: operation {at} must have all its operands")]
     OperandMissing {
         /// Position of the operation in prefix order, from 0.
         at: usize,
     },
     /// More data follows the end of the expression.
-    #[error("audience: {surplus} operations more than one expression needs")]
+    #[error("audience: must be one expression; got {surplus} more")]
     Surplus {
         /// Number of operands that no operator uses.
         surplus: usize,

@@ -49,7 +49,7 @@ pub(super) struct Range {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
     /// The number of bands exceeds 32 bits.
-    #[error("must be fewer than 2^32 bands; got {bands}")]
+    #[error("bands: must be fewer than 2^32; got {bands}")]
     TooManyBands {
         /// Number of bands announced.
         bands: usize,

@@ -32,8 +32,8 @@ pub struct Place {
 /// The room is used up. A retry helps once other alerts have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this node has room for {max} bytes of covers and messages, {taken} are taken and {wanted} more \
-     are needed"
+    "covers and messages: must fit the node's room for {max} bytes; {taken} are in use and {wanted} \
+     more are needed; try again when other alerts have ended"
 )]
 pub struct NoRoom {
     max: usize,

@@ -27,7 +27,7 @@ impl ErrorCode {
 /// connection may work; if every connection ends this way, the gateway (or an intermediary) is at
 /// fault, not a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
+#[error("the gateway violated HTTP/2: {what} (code {})", code.0)]
 pub struct ConnectionError {
     /// Error code sent in our GOAWAY.
     pub code: ErrorCode,

@@ -247,14 +247,14 @@ fn version(b: &[u8; 5]) -> Millis40 {
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
     Cell::new(u64::from_le_bytes(*index))
         .map(Place::from)
-        .map_err(|_| Problem::Content("a place is no cell"))
+        .map_err(|_| Problem::Content("a place is not an H3 cell of resolution 9"))
 }
 
 fn read_profile(content: &mut Content<'_>, words: &mut Vocabulary) -> Result<Profile, Problem> {
     let app = match read_word(content)? {
         None => AppIndex::UNKNOWN,
         Some(app) => words.intern_app(
-            &AppName::from_id(app).map_err(|_| Problem::Content("an app has no proper name"))?,
+            &AppName::from_id(app).map_err(|_| Problem::Content("an app has an invalid name"))?,
         ),
     };
     let locale =

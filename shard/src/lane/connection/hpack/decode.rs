@@ -11,7 +11,7 @@ use super::{ENTRY_OVERHEAD, STATIC_LEN, TABLE_SIZE_DEFAULT, huffman, static_entr
 /// Defect of a header block. It also loses the state of the two tables, so the connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HpackError {
-    #[error("header block cut short, or a number in it too large")]
+    #[error("header block is truncated, or a number in it is too large")]
     Truncated,
     #[error("header index outside of both tables")]
     Index,
