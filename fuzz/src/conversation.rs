@@ -109,8 +109,8 @@ fn play(input: &[u8], reading: Reading) -> Played {
     };
     // As every server begins; an input that needs another beginning sends it before.
     if play.input.byte() & 1 == 0 {
-        play.hear(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
-        play.hear(&frame(4, 1, 0, &[]));
+        play.receive(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
+        play.receive(&frame(4, 1, 0, &[]));
     }
     while !play.input.is_empty() {
         play.step();
@@ -139,7 +139,7 @@ impl Play<'_> {
                 // A piece of arbitrary bytes.
                 self.played.is_honest = false;
                 let bytes = self.input.piece();
-                self.hear(bytes);
+                self.receive(bytes);
             }
             // The high bits choose the block, mostly a correct one.
             7 | 8 => self.answer(choice >> 4),
@@ -148,31 +148,31 @@ impl Play<'_> {
                 let length = if choice & 0x20 == 0 { body.len() } else { 1_000 + body.len() };
                 let mut bytes = body.to_vec();
                 bytes.resize(length, b'x');
-                self.hear(&frame(0, choice >> 4 & 1, id, &bytes));
+                self.receive(&frame(0, choice >> 4 & 1, id, &bytes));
             }
             10 => {
                 let (id, code) = (self.stream(), self.input.byte() % 14);
-                self.hear(&frame(3, 0, id, &[0, 0, 0, code]));
+                self.receive(&frame(3, 0, id, &[0, 0, 0, code]));
             }
             11 => {
                 let id = if choice & 0x10 == 0 { 0 } else { self.stream() };
                 let credit = self.input.word() >> (choice >> 5);
-                self.hear(&frame(8, 0, id, &credit.to_be_bytes()));
+                self.receive(&frame(8, 0, id, &credit.to_be_bytes()));
             }
             12 => {
                 let value = self.input.word() >> (2 * (choice >> 4));
                 let mut payload = vec![0, self.input.byte() % 9];
                 payload.extend_from_slice(&value.to_be_bytes());
-                self.hear(&frame(4, 0, 0, &payload));
+                self.receive(&frame(4, 0, 0, &payload));
             }
-            13 if choice & 0x10 == 0 => self.hear(&frame(6, choice >> 5 & 1, 0, b"8 bytes.")),
-            13 => self.hear(&frame(4, 1, 0, &[])),
+            13 if choice & 0x10 == 0 => self.receive(&frame(6, choice >> 5 & 1, 0, b"8 bytes.")),
+            13 => self.receive(&frame(4, 1, 0, &[])),
             14 => {
                 let (last, code, debug) =
                     (self.input.word(), self.input.byte() % 14, self.input.piece());
                 let last = if choice & 0x10 == 0 { last & 0xff } else { last };
                 let payload = [&last.to_be_bytes()[..], &[0, 0, 0, code], debug].concat();
-                self.hear(&frame(7, 0, 0, &payload));
+                self.receive(&frame(7, 0, 0, &payload));
             }
             _ => {
                 // A frame of any type.
@@ -180,7 +180,7 @@ impl Play<'_> {
                 let (kind, flags) = (self.input.byte() % 12, self.input.byte());
                 let id = if choice & 0x10 == 0 { self.stream() } else { 0 };
                 let payload = self.input.piece();
-                self.hear(&frame(kind, flags, id, payload));
+                self.receive(&frame(kind, flags, id, payload));
             }
         }
         self.check();
@@ -229,15 +229,15 @@ impl Play<'_> {
         };
         let end_stream = choice & 1;
         if choice & 6 != 6 {
-            self.hear(&frame(1, end_stream | 4, id, block));
+            self.receive(&frame(1, end_stream | 4, id, block));
             return;
         }
         let (first, rest) = block.split_at(block.len() / 2);
-        self.hear(&frame(1, end_stream, id, first));
-        self.hear(&frame(9, 4, id, rest));
+        self.receive(&frame(1, end_stream, id, first));
+        self.receive(&frame(9, 4, id, rest));
     }
 
-    fn hear(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         match self.reading {
             Reading::Cut => {
                 // The length of the block decides how it is cut, so an input can choose.

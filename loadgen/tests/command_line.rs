@@ -61,7 +61,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         ),
         (
             vec!["run", "faults", "--case", "goway"],
-            "no case `goway`; there are `undisturbed`, `goaway`",
+            "--case: must be one of `undisturbed`, `goaway`",
         ),
         (
             vec!["run", "faults", "--nodes", "1", "--seconds", "0"],

@@ -89,7 +89,7 @@ const RECORDS_PER_TURN: (usize, usize) = (256, 4_096);
 /// Time for which a shutdown waits for the answers to requests in flight.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// Time for which a core that has shut down waits until the control plane takes its last reports.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Facts about the node that a core needs.
 #[derive(Debug, Clone, Copy)]
@@ -305,11 +305,12 @@ impl Core {
     /// to devices answered since the report before.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let untold = || {
+        let unreported = || {
             self.waves.iter().flatten().any(|run| report::due(run, self.config.single).is_some())
         };
         self.is_closed()
-            && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
+            && (!unreported()
+                || self.shutdown.is_some_and(|by| self.now >= by + LAST_REPORTS_WITHIN))
     }
 
     /// Reports whether the core neither sends nor receives any more, so that a report built now is

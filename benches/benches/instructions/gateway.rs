@@ -38,7 +38,7 @@ pub(crate) struct Peer {
     /// Whether an answer has been sent.
     answered: bool,
     /// Received body bytes since the last credit.
-    owed: u32,
+    uncredited: u32,
     /// Unanswered requests in order, with the times of their answers.
     open: VecDeque<(Time, u32)>,
     /// Bytes for the core to read.
@@ -59,7 +59,7 @@ impl Peer {
             streams_max,
             greeted: false,
             answered: false,
-            owed: 0,
+            uncredited: 0,
             open: VecDeque::new(),
             output: Vec::new(),
             requests: 0,
@@ -86,7 +86,7 @@ impl Peer {
             let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
             bytes = &bytes[HEAD_BYTES + length..];
             match kind {
-                0 => self.owed += u32::try_from(length).expect("a frame"),
+                0 => self.uncredited += u32::try_from(length).expect("a frame"),
                 3 | 7 => panic!("the core gave up stream {stream} (frame {kind})"),
                 4 if flags & 1 == 0 => self.put(4, 1, 0, &[]),
                 _ => {}
@@ -100,9 +100,9 @@ impl Peer {
                 );
             }
         }
-        if self.owed >= WINDOW_BYTES / 2 {
-            self.put(8, 0, 0, &self.owed.to_be_bytes());
-            self.owed = 0;
+        if self.uncredited >= WINDOW_BYTES / 2 {
+            self.put(8, 0, 0, &self.uncredited.to_be_bytes());
+            self.uncredited = 0;
         }
     }
 

@@ -149,7 +149,7 @@ fn inner(setting: &Setting) -> io::Result<()> {
         world.step();
     }
     world.counting = false;
-    valgrind::say(&Counted { pushes: world.requests() - requests, bytes: world.bytes() - bytes })
+    valgrind::print(&Counted { pushes: world.requests() - requests, bytes: world.bytes() - bytes })
 }
 
 /// Measures one row by the clock, including the gateway's part, which is a few per cent and the

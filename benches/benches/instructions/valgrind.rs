@@ -155,7 +155,7 @@ pub(crate) fn wait_to_be_instrumented() -> io::Result<()> {
 }
 
 /// Prints the counts in the row's process.
-pub(crate) fn say(counted: &Counted) -> io::Result<()> {
+pub(crate) fn print(counted: &Counted) -> io::Result<()> {
     writeln!(io::stdout(), "{} {}", counted.pushes, counted.bytes)
 }
 

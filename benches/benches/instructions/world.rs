@@ -61,12 +61,12 @@ impl World {
         let mut world =
             Self { setting, core, peers, out, now, counting: false, accepted, complete };
         let partitions: Vec<_> = (0..setting.partitions).map(PartitionId).collect();
-        world.tell(Command::Own(partitions.into()));
+        world.send(Command::Own(partitions.into()));
         world.load();
-        world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
+        world.send(Command::Lane(Arc::new(city::lane_spec(setting.case))));
         let authorization = Authorization(Arc::new(setting.case.authorization().into()));
-        world.tell(Command::ProviderToken { lane: city::LANE, authorization, signer: 0 });
-        world.tell(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
+        world.send(Command::ProviderToken { lane: city::LANE, authorization, signer: 0 });
+        world.send(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
         world
     }
 
@@ -76,8 +76,8 @@ impl World {
         let city = self.setting.city();
         for wave in 0..self.setting.alerts {
             let spec = city::wave_spec(wave, &city, Arc::clone(&cover));
-            self.tell(Command::Wave(Arc::new(spec)));
-            self.tell(Command::Grant { wave: city::wave_id(wave), until: Time::NEVER, rate: None });
+            self.send(Command::Wave(Arc::new(spec)));
+            self.send(Command::Grant { wave: city::wave_id(wave), until: Time::NEVER, rate: None });
         }
     }
 
@@ -121,7 +121,7 @@ impl World {
         }
         while let Some(event) = core!(self.poll_event(now)) {
             active = true;
-            self.hear(event);
+            self.receive(event);
         }
         let written = self.requests() - before;
         self.now = now + Duration::from_micros(written);
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, event: Event) {
+    fn receive(&mut self, event: Event) {
         let Event::Report(report) = event else { return };
         let wave = usize::try_from(report.wave.0).expect("few") - 1;
         self.complete[wave] = report.complete;
@@ -196,13 +196,13 @@ impl World {
             .extend(report.bands.into_iter().map(|(band, counts)| (band, accepted(counts))));
     }
 
-    fn tell(&mut self, command: Command) {
+    fn send(&mut self, command: Command) {
         self.core.command(command, self.now);
     }
 
     fn load(&mut self) {
         for batch in city::arrivals(&self.setting.city()) {
-            self.tell(batch);
+            self.send(batch);
             while !self.core.feed_ready() {
                 self.core.turn(self.now);
             }

@@ -151,6 +151,20 @@ impl Scenario {
     }
 }
 
+/// Checks names of cases on the command line against the cases of a scenario.
+pub(super) fn case_names<'a>(
+    names: &[String],
+    cases: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), String> {
+    match names.iter().find(|name| cases.clone().all(|case| case != **name)) {
+        None => Ok(()),
+        Some(unknown) => {
+            let cases = cases.map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ");
+            Err(format!("must be one of {cases}; got `{unknown}`"))
+        }
+    }
+}
+
 fn within<T: PartialOrd + Copy + std::fmt::Display>(
     field: &'static str,
     value: T,

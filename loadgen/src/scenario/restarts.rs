@@ -9,7 +9,10 @@
 
 use serde::Deserialize;
 
-use super::{Scenario, check::Checked};
+use super::{
+    Scenario,
+    check::{Checked, case_names},
+};
 use crate::names;
 
 /// Settings of a scenario of restarts.
@@ -162,13 +165,7 @@ impl RestartsSpec {
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) =
-            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
-        {
-            let there =
-                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
-            return Err(format!("no case `{unknown}`; there are {there}"));
-        }
+        case_names(names, self.cases.iter().map(|case| &*case.name))?;
         let all = names.is_empty();
         self.cases.retain(|case| names.contains(&case.name) || (all && !case.by_name_only));
         Ok(())

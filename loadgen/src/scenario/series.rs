@@ -12,7 +12,12 @@ use std::collections::BTreeMap;
 use clarion_emulator::{Faults, Platform};
 use serde::Deserialize;
 
-use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureSpec};
+use super::{
+    Bound, Scenario,
+    check::{Checked, case_names},
+    figures::FIGURES,
+    mixture::MixtureSpec,
+};
 
 /// Settings of a series.
 #[derive(Debug, Clone, Deserialize)]
@@ -100,13 +105,7 @@ impl SeriesSpec {
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) =
-            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
-        {
-            let there =
-                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
-            return Err(format!("no case `{unknown}`; there are {there}"));
-        }
+        case_names(names, self.cases.iter().map(|case| &*case.name))?;
         let all = names.is_empty();
         self.cases.retain(|case| {
             case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only)

@@ -159,7 +159,7 @@ impl Core {
         self.lanes[at].end.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
         let open = *self.opens.get(slot);
-        let verdict = self.hear(link, by, open.credential, answer, Some(&open), now);
+        let verdict = self.apply_answer(link, by, open.credential, answer, Some(&open), now);
         let reason = || Why::Answer(answer.status, answer.reason.clone());
         match verdict {
             Verdict::Accepted => self.end(slot, Outcome::Accepted),
@@ -194,7 +194,7 @@ impl Core {
 
     /// Applies an answer to the lane, the connection and the credential. `open` is the push that
     /// was answered, if this core has it.
-    pub(super) fn hear(
+    pub(super) fn apply_answer(
         &mut self,
         link: u32,
         by: Witness,
@@ -233,7 +233,7 @@ impl Core {
                 return verdict;
             }
             Verdict::Unsigned { .. } => {
-                self.hear_cut(link, by, answer.status, open, now);
+                self.apply_cut_answer(link, by, answer.status, open, now);
                 return verdict;
             }
             Verdict::TokenChange => {
@@ -261,7 +261,7 @@ impl Core {
     }
 
     /// Applies an unsigned or incomplete answer to the lane and the connection.
-    pub(super) fn hear_cut(
+    pub(super) fn apply_cut_answer(
         &mut self,
         link: u32,
         by: Witness,
@@ -308,7 +308,7 @@ impl Core {
             (None, _) => self.went_unanswered(link, now),
             (Some(status), Some(slot)) => {
                 let open = *self.opens.get(slot);
-                self.hear_cut(link, by, status, Some(&open), now);
+                self.apply_cut_answer(link, by, status, Some(&open), now);
             }
             (Some(_), None) => {}
         }

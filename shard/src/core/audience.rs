@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Value of an index that has not been resolved yet.
-const NOT_ASKED: u16 = u16::MAX;
+const UNRESOLVED: u16 = u16::MAX;
 /// Value of an app that the wave does not address.
 const NOT_ADDRESSED: u16 = u16::MAX - 1;
 
@@ -81,9 +81,9 @@ impl Audience {
     pub(crate) fn app_of(&mut self, words: &Vocabulary, index: AppIndex) -> Option<u16> {
         let at = usize::from(index.0);
         if self.app_of.len() <= at {
-            self.app_of.resize(at + 1, NOT_ASKED);
+            self.app_of.resize(at + 1, UNRESOLVED);
         }
-        if self.app_of[at] == NOT_ASKED {
+        if self.app_of[at] == UNRESOLVED {
             let found = words
                 .app(index)
                 .and_then(|name| self.apps.iter().position(|a| a.spec.app == *name));
@@ -146,9 +146,9 @@ impl App {
         }
         let at = usize::from(locale.0);
         if self.message_of.len() <= at {
-            self.message_of.resize(at + 1, NOT_ASKED);
+            self.message_of.resize(at + 1, UNRESOLVED);
         }
-        if self.message_of[at] == NOT_ASKED {
+        if self.message_of[at] == UNRESOLVED {
             let tags = self.spec.messages.iter().map(|message| message.locale.as_str());
             self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
         }

@@ -19,7 +19,7 @@ impl Core {
     /// take it.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
-            .or_else(|| self.lane_news(now))
+            .or_else(|| self.next_lane_state(now))
             .or_else(|| self.lane_load(now))
             .or_else(|| self.answer_count())
             .or_else(|| self.report(now))
@@ -55,7 +55,7 @@ impl Core {
         })
     }
 
-    fn lane_news(&mut self, now: Time) -> Option<Event> {
+    fn next_lane_state(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
             // Connections of a host count once an answer came through them; the host reports their

@@ -195,12 +195,12 @@ impl Core {
                 // The part of an answer about the lane, the credential and the connection is
                 // handled here; the part about the device and the message, by the guest.
                 self.count_answer(link, ticket, now);
-                self.hear(link, by, carried.credential, &answer, None, now);
+                self.apply_answer(link, by, carried.credential, &answer, None, now);
                 Became::Answer(answer)
             }
             ConnectionEvent::Unanswered { status, .. } => {
                 match status {
-                    Some(status) => self.hear_cut(link, by, status, None, now),
+                    Some(status) => self.apply_cut_answer(link, by, status, None, now),
                     None => self.went_unanswered(link, now),
                 }
                 Became::Unanswered(status)
@@ -220,7 +220,7 @@ impl Core {
     }
 
     /// Reports to guests that a socket has taken the requests of a link, or was lost with them.
-    pub(super) fn tell_written(&mut self, slot: u32, whole: bool) {
+    pub(super) fn report_written(&mut self, slot: u32, whole: bool) {
         let Self { links, guests, letters, .. } = self;
         let Some(link) = links[slot as usize].link.as_mut() else { return };
         for (guest, wave, requests) in link.unsent_of_guests.drain(..) {

@@ -174,7 +174,7 @@ impl Core {
             link.unsent.clear();
             link.reset_at = None;
             if !link.unsent_of_guests.is_empty() {
-                self.tell_written(id.slot, true);
+                self.report_written(id.slot, true);
             }
         }
     }
@@ -380,7 +380,7 @@ impl Core {
             connection.drop_all();
         }
         self.settle(slot, now);
-        self.tell_written(slot, false);
+        self.report_written(slot, false);
         let Some(link) = self.links[slot as usize].link.take() else { return };
         for (wave, _) in &link.unsent {
             if let Some(run) = self.waves[usize::from(*wave)].as_mut() {

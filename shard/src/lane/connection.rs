@@ -99,7 +99,7 @@ pub struct Connection {
     /// Time of a PING after which the peer has sent nothing.
     pinged: Option<Time>,
     /// Whether GOAWAY was written.
-    goodbye_said: bool,
+    goaway_sent: bool,
 
     // Output.
     out: Vec<u8>,
@@ -148,7 +148,7 @@ impl Connection {
             now,
             last_received: now,
             pinged: None,
-            goodbye_said: false,
+            goaway_sent: false,
             out,
             acknowledgements: 0,
             config,
@@ -306,7 +306,7 @@ impl Connection {
     /// drain deadline.
     pub fn close(&mut self) {
         self.begin_closing(CloseReason::Asked);
-        self.say_goodbye(ErrorCode::NO_ERROR);
+        self.send_goaway(ErrorCode::NO_ERROR);
         self.settle();
     }
 

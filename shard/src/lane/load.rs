@@ -62,7 +62,7 @@ pub struct Meter {
     starved_since: Option<Time>,
     starved: Duration,
     out_max: usize,
-    heard: bool,
+    answered_since: bool,
     bodies: u64,
     body_bytes: u64,
     latencies: Latencies,
@@ -97,7 +97,7 @@ impl Meter {
 
     /// Records an answer of the gateway.
     pub fn answer_received(&mut self) {
-        self.heard = true;
+        self.answered_since = true;
     }
 
     /// Records the latency of a sampled request.
@@ -129,7 +129,7 @@ impl Meter {
             self.reported_at.map_or(TELL_EVERY, |at| now.since(at)).max(Duration::from_micros(1));
         let mut latencies = self.latencies;
         latencies.add(&self.former);
-        let starved = if self.heard { self.starved } else { Duration::ZERO };
+        let starved = if self.answered_since { self.starved } else { Duration::ZERO };
         let load = LaneLoad {
             busy: self.busy,
             starved: (starved.as_secs_f64() / since.as_secs_f64()).min(1.0),
@@ -140,7 +140,8 @@ impl Meter {
             ..LaneLoad::default()
         };
         (self.reported_at, self.reported_busy) = (Some(now), self.busy);
-        (self.busy, self.heard, self.starved, self.out_max) = (false, false, Duration::ZERO, 0);
+        (self.busy, self.answered_since, self.starved, self.out_max) =
+            (false, false, Duration::ZERO, 0);
         load
     }
 

@@ -145,16 +145,16 @@ impl Rows {
     }
 
     /// Assigns an ordinal: the one that rested longest, if it rested long enough, else a new one.
-    /// Returns `None` if all are in use. `who` returns the ordinal of a device that is present.
+    /// Returns `None` if all are in use. `ordinal_of` returns the ordinal of a device that is present.
     pub(super) fn insert(
         &mut self,
         row: Row,
         now: UnixMillis,
-        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+        ordinal_of: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
     ) -> Option<Ordinal> {
         let ordinal = match self.pop_rested(now) {
             Some(ordinal) => {
-                self.free_own_slot(ordinal, who);
+                self.free_own_slot(ordinal, ordinal_of);
                 ordinal
             }
             None if self.unused == ORDINALS_MAX => return None,
@@ -212,7 +212,7 @@ impl Rows {
     fn free_own_slot(
         &mut self,
         ordinal: Ordinal,
-        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+        ordinal_of: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
     ) {
         if matches!(self.chunks[ordinal.0 as usize / CHUNK_ROWS], Chunk::Guests(_)) {
             return;
@@ -221,7 +221,8 @@ impl Rows {
         if !row.is_guest() {
             return self.unlink(ordinal.0);
         }
-        let guest = who(self, row.device()).expect("each row is somebody's whom the index knows");
+        let guest =
+            ordinal_of(self, row.device()).expect("the device of every row is in the index");
         let chunk = guest.0 as usize / CHUNK_ROWS;
         if self.vacants == 0 {
             // All rows of the chunk move to their own slots, this one included, and their old slots
@@ -467,10 +468,10 @@ mod tests {
                         model.remove(&ordinal);
                         rows.remove(Ordinal(ordinal), UnixMillis(now));
                     } else {
-                        let who = |_: &Rows, device: DeviceId| {
+                        let ordinal_of = |_: &Rows, device: DeviceId| {
                             model.iter().find(|(_, d)| **d == device).map(|(ordinal, _)| Ordinal(*ordinal))
                         };
-                        let ordinal = rows.insert(Row::new(device(next)), UnixMillis(now), who).unwrap().0;
+                        let ordinal = rows.insert(Row::new(device(next)), UnixMillis(now), ordinal_of).unwrap().0;
                         prop_assert!(model.insert(ordinal, device(next)).is_none());
                         next += 1;
                     }

@@ -254,7 +254,7 @@ impl World {
         }
         while let Some(event) = self.core.poll_event(self.now) {
             active = true;
-            self.said.hear(event, self.now);
+            self.said.record(event, self.now);
         }
         active
     }
@@ -373,7 +373,7 @@ impl World {
 }
 
 impl Said {
-    fn hear(&mut self, event: Event, now: Time) {
+    fn record(&mut self, event: Event, now: Time) {
         match event {
             Event::Report(report) => {
                 let bands = self.bands.entry(report.wave).or_default();

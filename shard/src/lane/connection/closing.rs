@@ -105,14 +105,14 @@ impl Connection {
     /// Closes the connection once the last request has ended.
     pub(super) fn settle(&mut self) {
         if matches!(self.phase, Phase::Draining { .. }) && self.streams.open() == 0 {
-            self.say_goodbye(ErrorCode::NO_ERROR);
+            self.send_goaway(ErrorCode::NO_ERROR);
             self.phase = Phase::Closed;
             self.events.push_back(ConnectionEvent::Closed);
         }
     }
 
     /// Ends the connection at once, with all open requests.
-    pub(super) fn abandon(&mut self, reason: CloseReason, goodbye: Option<ErrorCode>) {
+    pub(super) fn abandon(&mut self, reason: CloseReason, goaway: Option<ErrorCode>) {
         if self.is_closed() {
             return;
         }
@@ -122,20 +122,20 @@ impl Connection {
                 self.unanswered(&slot);
             }
         }
-        match goodbye {
+        match goaway {
             // An error justifies a second GOAWAY.
             Some(code) if code != ErrorCode::NO_ERROR => frames::put_goaway(&mut self.out, code),
-            Some(code) => self.say_goodbye(code),
+            Some(code) => self.send_goaway(code),
             None => {}
         }
-        self.goodbye_said = true;
+        self.goaway_sent = true;
         self.settle();
     }
 
     /// Sends GOAWAY, unless it was sent before.
-    pub(super) fn say_goodbye(&mut self, code: ErrorCode) {
-        if !self.goodbye_said && !self.is_closed() {
-            self.goodbye_said = true;
+    pub(super) fn send_goaway(&mut self, code: ErrorCode) {
+        if !self.goaway_sent && !self.is_closed() {
+            self.goaway_sent = true;
             frames::put_goaway(&mut self.out, code);
         }
     }

@@ -131,7 +131,7 @@ impl Connection {
             frame.kind,
             kind::DATA | kind::HEADERS | kind::CONTINUATION | kind::WINDOW_UPDATE
         ) {
-            self.idle_word()?;
+            self.charge_idle_frame()?;
         }
         match frame.kind {
             kind::DATA => self.data(frame),
@@ -196,10 +196,10 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let head = read_head(&mut self.reader.decoder, block)?;
         self.reader.fast = self.reader.decoder.is_stateless() && !self.reader.never_fast;
-        let Some(slot) = self.streams.get_mut(id) else { return self.idle_word() };
+        let Some(slot) = self.streams.get_mut(id) else { return self.charge_idle_frame() };
         match (head, slot.answer, end_stream) {
             // 1xx: the final answer follows.
-            (Head::Status(100..=199, _), None, false) => self.idle_word()?,
+            (Head::Status(100..=199, _), None, false) => self.charge_idle_frame()?,
             (Head::Status(status @ 200.., retry_after), None, end_stream) => {
                 slot.answer = Some(self.answers.begin(status, retry_after));
                 if end_stream {
@@ -218,7 +218,9 @@ impl Connection {
         let data = frame.unpadded()?;
         // Frames on closed streams count too (RFC 9113, 6.9).
         self.credit.consume(frame.payload.len())?;
-        let Some(slot) = self.streams.get_mut(frame.stream) else { return self.idle_word() };
+        let Some(slot) = self.streams.get_mut(frame.stream) else {
+            return self.charge_idle_frame();
+        };
         let Some(answer) = slot.answer else {
             self.malformed(frame.stream);
             return Ok(());
@@ -227,7 +229,7 @@ impl Connection {
             slot.body_bytes.saturating_add(u16::try_from(data.len()).unwrap_or(u16::MAX));
         let body_bytes = usize::from(slot.body_bytes);
         if data.is_empty() && !frame.has(flag::END_STREAM) {
-            self.idle_word()?;
+            self.charge_idle_frame()?;
         }
         if !self.answers.add(answer, data, body_bytes) {
             // A longer body is not a gateway's reason: only its status counts, and the peer need
@@ -335,7 +337,7 @@ impl Connection {
             })
         };
         // Credit for which a body waits brings it nearer to its end, however little it is.
-        if goes_on { Ok(()) } else { self.idle_word() }
+        if goes_on { Ok(()) } else { self.charge_idle_frame() }
     }
 
     /// Handles the end of an answer of an open stream.
@@ -372,7 +374,7 @@ impl Connection {
     }
 
     /// Charges a frame that brings no request nearer to its end.
-    fn idle_word(&mut self) -> Result<(), ConnectionError> {
+    fn charge_idle_frame(&mut self) -> Result<(), ConnectionError> {
         self.reader.patience.spend(self.now, self.streams.next_id())
     }
 

@@ -95,12 +95,14 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
             // "An extension of type google.rpc.QuotaFailure is returned to specify which quota was
             // exceeded."
             Some("google.rpc.QuotaFailure") => {
-                let says = |violation: &Value, name| {
+                let mentions_device = |violation: &Value, name| {
                     text(violation, name)
                         .is_some_and(|text| text.to_ascii_lowercase().contains("device"))
                 };
                 let names_device = |v: &Value| {
-                    ["subject", "description", "quotaMetric", "quotaId"].iter().any(|n| says(v, n))
+                    ["subject", "description", "quotaMetric", "quotaId"]
+                        .iter()
+                        .any(|n| mentions_device(v, n))
                 };
                 if list("violations").next().is_some() {
                     quota_of_device =
