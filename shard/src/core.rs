@@ -118,8 +118,8 @@ pub enum IoRequest {
     Close {
         /// The connection to close.
         connection: ConnectionId,
-        /// Whether to close at once, dropping what the socket still holds (RST); otherwise after
-        /// what it can write without waiting.
+        /// Whether to close at once with RST, dropping the socket's unsent bytes; otherwise after
+        /// the bytes that it can write without waiting.
         reset: bool,
     },
 }

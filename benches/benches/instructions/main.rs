@@ -34,10 +34,10 @@ struct Arguments {
     /// Devices on the core
     #[arg(long, value_delimiter = ',', default_value = "100000,1000000,14000000")]
     devices: Vec<u64>,
-    /// Alerts at the same time, each for everybody
+    /// Number of alerts at the same time, each for all devices
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     alerts: Vec<usize>,
-    /// What is sent
+    /// Kinds of pushes
     #[arg(long = "case", value_delimiter = ',', default_value = "apns-indexed,apns-literal,fcm")]
     cases: Vec<Case>,
     /// Partitions of the core
@@ -53,14 +53,14 @@ struct Arguments {
     /// Keep callgrind's output in this directory, for callgrind_annotate or KCachegrind
     #[arg(long, value_name = "DIRECTORY")]
     keep: Option<std::path::PathBuf>,
-    /// Nanoseconds by the clock instead of instructions, over whole waves, and whether everybody
-    /// was reached
+    /// Measure nanoseconds by the clock instead of instructions, over whole waves, and check that
+    /// every device was reached
     #[arg(long)]
     native: bool,
     /// One row, in this process: what runs under valgrind
     #[arg(long, hide = true)]
     inner: bool,
-    /// Said by `cargo bench`
+    /// Option that `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
 }

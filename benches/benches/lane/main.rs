@@ -46,7 +46,7 @@ struct Arguments {
     blocks: table::Blocks,
     #[command(subcommand)]
     part: Option<Part>,
-    /// Said by `cargo bench`
+    /// Option that `cargo bench` adds
     #[arg(long, hide = true, global = true)]
     bench: bool,
 }

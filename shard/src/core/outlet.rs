@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Outlet {
     pub(crate) lane: LaneId,
     pub(crate) retry: RetryLine,
-    /// Number of requests so far, up to the number that decides whether the wave has begun: see
+    /// Number of requests so far, which decides whether the wave still counts as new: see
     /// [`crate::lane::slice`].
     pub(crate) begun: usize,
     /// Walks over the node's partitions, indexed by part.

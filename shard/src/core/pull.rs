@@ -90,8 +90,8 @@ impl Core {
         }
         let LaneTurn { sent, deferred, encoded, .. } = turn;
         if sent > 0 || deferred > 0 {
-            // Not in strict turns: connections that find nothing to send would make a paced wave
-            // meet the same connection each time.
+            // Only after a turn that sent: if idle turns advanced it too, a paced wave could meet
+            // the same connection each time.
             *next_link = (*next_link + 1) % of_lane.len();
         }
         end.meter.sent(sent, encoded - sent * HEADER_BYTES);
@@ -173,8 +173,8 @@ impl LaneTurn<'_> {
         let outlets = self.outlets;
         let mut room = offer.min(self.lane_room);
         let mut bytes = 0;
-        // Waves that had no device since the last request, and waves that were skipped without
-        // losing their turn.
+        // Numbers of waves without a request since the last one, and of waves that were skipped
+        // without losing their turn.
         let (mut idle, mut passed) = (0, 0);
         while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
             let (wave, outlet) = outlets[(*self.next_outlet + passed) % outlets.len()];

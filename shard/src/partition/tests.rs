@@ -1,4 +1,4 @@
-//! The partition against a model: a map of facets with versions, dropped in time, and nothing else.
+//! Comparison of the partition with a model: a map of facets with versions, dropped in time.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 
 pub(crate) const HOUR_MS: u64 = 3_600_000;
-/// Where tests begin: some time in 2026.
+/// Time at which tests begin: some time in 2026.
 pub(crate) const START_MS: u64 = 1_780_000_000_000;
 
 pub(crate) fn cell(n: u8) -> Cell {
@@ -38,7 +38,7 @@ pub(crate) fn record(device_n: u8, observed: u64, change: Change) -> Record {
     Record { device: device(device_n), observed: UnixMillis(observed), change }
 }
 
-/// All that is known of one device. Of rows without any facet the contents say nothing.
+/// All that is known of one device. The contents leave out rows without any facet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     place: Option<u64>,
@@ -48,7 +48,7 @@ pub(crate) struct Known {
 
 pub(crate) type Contents = BTreeMap<DeviceId, (Ordinal, Known)>;
 
-/// All that later records depend on and the contents do not say.
+/// State that later records depend on and that the contents do not have.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rest {
     now: UnixMillis,
@@ -75,7 +75,7 @@ pub(crate) fn rest(partition: &Partition) -> Rest {
     }
 }
 
-/// What a partition holds, and a check of all that its structures promise each other.
+/// Returns the contents of a partition, and checks the invariants of its structures.
 pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     let mut contents = Contents::new();
     let (mut keys, mut held) = (Vec::new(), Held::default());
@@ -120,7 +120,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     contents
 }
 
-/// The rules again, as plainly as they can be said.
+/// The rules of the partition, written as plainly as possible.
 #[derive(Default)]
 struct Model {
     now: u64,

@@ -21,15 +21,15 @@ use crate::{
 const HOUR: Time = Time(3_600 * SECOND);
 const DEVICES: u32 = 3_000;
 const HTML: &str = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>";
-/// A wave under way at this rate.
+/// Rate of a wave in progress.
 const RATE: Rate = Rate { per_second: 1_000.0, burst: 10.0 };
 
 fn counted(world: &World, outcome: Outcome) -> u64 {
     world.totals(1).outcomes[outcome as usize]
 }
 
-/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the
-/// gateway.
+/// Creates a world with half of the devices through APNs and half through FCM, each over two
+/// connections, 20 ms from the gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::new(Gateway::new(100, script));
     world.latency = Duration::from_millis(20);
@@ -40,7 +40,7 @@ fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     world
 }
 
-/// What became of a wave in whose middle one request of a lane was answered oddly.
+/// Runs a wave in whose middle one request of a lane gets an odd answer.
 fn one_odd(platform: Platform, odd: Reply) -> World {
     let mut asked = 0;
     let mut world = world(move |request, _| {

@@ -1,4 +1,4 @@
-//! What a core does about FCM's answers, and what it never does.
+//! Reactions of a core to FCM's answers.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
     outcome::Platform,
 };
 
-/// As the tests' lanes have it.
+/// Number of answers in a full row, as in the tests' lanes.
 const EVIDENCE: usize = 32;
 
 const HOUR: Time = Time(3_600 * SECOND);
 const DAY: Time = Time(24 * 3_600 * SECOND);
 
-/// 600 devices, those with odd numbers through FCM, which answers by the script.
+/// Creates a world of 600 devices; those with odd numbers use FCM, which answers by the script.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut script = script;
     let gateway = Gateway::new(100, move |request, tries| match request.platform {
@@ -204,8 +204,8 @@ fn what_is_refused_without_a_word_on_the_token_kills_nobody() {
     );
 }
 
-/// The longest time without a request to FCM after the first with this number of tries, and when it
-/// began.
+/// Returns the longest time without a request to FCM after the first with this number of attempts,
+/// and its start.
 fn pause_after(world: &World, from: Time) -> Duration {
     let times: Vec<Time> =
         world.requests_of(Platform::Fcm).iter().map(|r| r.at).filter(|at| *at >= from).collect();

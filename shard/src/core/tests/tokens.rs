@@ -1,4 +1,4 @@
-//! Provider tokens that change, that one host or all call expired, that are refused.
+//! Provider tokens that change, that one host or all hosts call expired, and that are refused.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,7 +22,7 @@ fn accepted(world: &World) -> u64 {
     world.totals(1).outcomes[Outcome::Accepted as usize]
 }
 
-/// A wave under way at 500 a second, answers 50 ms away.
+/// Creates a wave of 500 pushes per second, 50 ms from the gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::with(Gateway::new(100, script), true, 3);
     world.latency = LATENCY;

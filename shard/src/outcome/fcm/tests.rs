@@ -17,7 +17,7 @@ fn judge(status: u16, body: &str, retry_after: Option<Duration>) -> Verdict {
     )
 }
 
-/// An error with a canonical status and, unless empty, an FcmError.
+/// Returns an error with a canonical status and, unless empty, an FcmError.
 fn error(status: &str, code: &str) -> String {
     let detail = match code {
         "" => String::new(),

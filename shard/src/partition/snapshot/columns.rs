@@ -26,7 +26,8 @@ const REGISTERED: u8 = 2;
 const MUTED: u8 = 4;
 const SCHEDULED: u8 = 8;
 const MUTE_VERSION: u8 = 16;
-/// Length of a word that was refused for lack of room; as a position in a token: no colon.
+/// Length of an unknown word, which the full vocabulary refused; as a position in a token: no
+/// colon.
 const NONE: u16 = u16::MAX;
 
 /// Columns of a section under construction.

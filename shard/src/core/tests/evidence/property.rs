@@ -4,10 +4,10 @@ use proptest::{prelude::*, sample::select};
 
 use super::*;
 
-/// As the tests' lanes have it.
+/// Number of answers in a full row, as in the tests' lanes.
 const K: usize = 32;
 
-/// Whatever an APNs lane may hear that is no success, by what it calls into question.
+/// Any answer that an APNs lane may get and that is no success, by the subject that it concerns.
 fn bad() -> impl Strategy<Value = Reply> {
     let signed = select(vec![
         (400, "BadTopic"),

@@ -99,9 +99,9 @@ fn put_path(out: &mut Vec<u8>, token_bytes: usize) {
     out.extend_from_slice(PATH.as_bytes());
 }
 
-/// Appends lower-case hexadecimal digits, as Apple writes tokens. Plain arithmetic, which the
-/// compiler turns into vector instructions: what it costs is the wait for the token's bytes, unless
-/// the walk has warmed them.
+/// Appends lower-case hexadecimal digits, as Apple writes tokens. It is plain arithmetic, which the
+/// compiler turns into vector instructions. The cost is the wait for the token's bytes, unless the
+/// walk has loaded them.
 fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     let at = out.len();
     out.resize(at + 2 * bytes.len(), 0);
