@@ -42,6 +42,8 @@ impl Port {
         format!("127.0.0.1:{}", self.number)
     }
 
+    /// Claims one port.
+    ///
     /// # Errors
     /// If the port is claimed, or a process listens on it.
     fn claim(number: u16) -> io::Result<Self> {

@@ -251,7 +251,7 @@ fn a_gateway_that_says_how_long_is_left_alone_for_so_long() {
     }
 }
 
-/// However long it asks for: the device waits, and nobody else.
+/// The answer delays its own device, for any requested pause, and no other device.
 #[test]
 fn one_answer_that_asks_for_a_pause_stops_only_its_device() {
     for (status, code) in [(503, "UNAVAILABLE"), (429, "QUOTA_EXCEEDED")] {

@@ -270,8 +270,8 @@ fn a_refused_provider_token_stops_both_until_the_next() {
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
 }
 
-/// The only connection is the host's: it is replaced when a row of its answers is no success, so
-/// that both hear of a second one.
+/// The only connection is the host's. It is replaced when a row of its answers has no success, so
+/// that both cores get answers from a second one.
 #[test]
 fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
     let mut pair = Pair::new(100, |_, _| Reply::Refuse(400, "BadTopic"));

@@ -107,8 +107,7 @@ fn no_window_for_ever() {
     assert!(world.last(1).unanswered_requests <= 6, "{}", world.last(1).unanswered_requests);
 }
 
-/// It says that it is there, all the time, on one of two connections, and answers nothing: another
-/// one takes its place.
+/// One of two connections sends PINGs all the time and answers no request: another one replaces it.
 #[test]
 fn a_connection_that_talks_and_never_answers() {
     let mut dead = None;

@@ -184,8 +184,8 @@ fn turns() -> impl Strategy<Value = Vec<(u64, Turn)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Whatever becomes of the partitions, and whenever: nobody is pushed twice, nobody is
-    /// forgotten, and the wave is complete when everybody has been pushed, not before.
+    /// With any events of the partitions at any time, no device is pushed to twice or missed, and
+    /// the wave is complete when every device has been pushed to, not before.
     #[test]
     fn everybody_is_pushed_once_whatever_becomes_of_the_partitions(turns in turns()) {
         let devices = 800;

@@ -64,8 +64,8 @@ fn example_log() -> Vec<(u64, Record)> {
 proptest! {
 
 
-    /// A snapshot is of the moment when it began, however records and sections follow each other,
-    /// and who goes on from it comes to where the writer came.
+    /// A snapshot has the state of the moment when it began, in any order of records and sections,
+    /// and a reader that continues from it reaches the state of the writer.
     #[test]
     fn is_of_the_moment_when_it_began(history in history(), begin in 0usize..200, every in 1usize..40) {
         let (mut partition, mut words) = (Partition::with_pages(PartitionId(3), 4), Vocabulary::new());
@@ -122,8 +122,8 @@ proptest! {
     }
 }
 
-/// A section whose checksum fits may still be nonsense, if a writer had a defect: whatever its
-/// content, no panic and no table with two owners of an ordinal.
+/// A section with a valid checksum may still have impossible content, if a writer had a defect. No
+/// content causes a panic or a partition with two devices of one ordinal.
 #[test]
 fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let (mut partition, words) = example();
@@ -203,7 +203,7 @@ fn errors_name_partition_section_and_offset() {
     assert_eq!(error(b"something else entirely").problem, Problem::Magic);
 }
 
-/// Who writes too slowly is told, and the partition keeps nothing for it.
+/// A writer that is too slow gets an error, and the partition keeps nothing for it.
 #[test]
 fn too_many_changes_end_a_snapshot() {
     let (mut partition, mut words) = example();

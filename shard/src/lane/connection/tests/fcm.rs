@@ -374,8 +374,8 @@ fn nothing_secret_is_printed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Tokens of any length, several messages, windows of any size: the peer reads what was meant,
-    /// and no byte more than it allowed.
+    /// With tokens of any length, several messages and windows of any size, the peer reads the
+    /// intended requests, and no byte more than it allowed.
     #[test]
     fn the_peer_reads_what_was_meant(
         lengths in proptest::collection::vec(1usize..=TOKEN_BYTES_MAX, 1..60),
