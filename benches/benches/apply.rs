@@ -1,5 +1,5 @@
-//! What one record costs a node that holds ten million devices in 64 partitions: 4,096 records at a
-//! time, as a core takes them from the feed, of devices anywhere.
+//! Cost of one record on a node that holds ten million devices in 64 partitions: 4,096 records at a
+//! time, as a core takes them from the feed, of random devices.
 
 #![allow(missing_docs)] // made by criterion's macros
 
@@ -16,7 +16,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 
 const PARTITIONS: u16 = 64;
 const NOW: UnixMillis = UnixMillis(START_MS);
-/// Records of a batch.
+/// Number of records in a batch.
 const BATCH: usize = 4_096;
 
 struct Node {
@@ -32,7 +32,7 @@ impl Node {
         Self { partitions, words: Vocabulary::new() }
     }
 
-    /// As `core/partitions.rs` does it.
+    /// Applies records as `core/partitions.rs` does.
     fn apply(&mut self, records: &[Placed]) {
         let Self { partitions, words } = self;
         let slot_of = |id: PartitionId| Some(id.0.into());
@@ -41,7 +41,7 @@ impl Node {
         });
     }
 
-    /// Gives the records back: that they are freed is not the partition's cost.
+    /// Returns the records, because freeing them is not the partition's cost.
     fn take(&mut self, records: Vec<Placed>) -> Vec<Placed> {
         self.apply(&records);
         records
@@ -65,7 +65,7 @@ fn apply(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("apply");
     group.throughput(Throughput::Elements(BATCH as u64)).sample_size(30);
 
-    // Each record is a new observation of some device, made outside of the measurement.
+    // Each record is a new observation of some device, created outside of the measurement.
     let (mut at, mut arrived) = (0, devices);
     let mut bench = |name: &str, change: &dyn Fn(u64, u64) -> Change| {
         group.bench_function(name, |b| {
@@ -90,7 +90,7 @@ fn apply(c: &mut Criterion<CpuTime>) {
     bench("arrive again", &|n, at| Change::Arrival(registration(n, at), place(n + at)));
     bench("remove", &|_, _| Change::Removal);
     bench("return", &|n, at| Change::Arrival(registration(n, at), place(n)));
-    // Nine of ten move, the others change their token or leave.
+    // Nine of ten records are moves; the others change the token or remove the device.
     bench("mixed", &|n, at| match at % 20 {
         0 => Change::Removal,
         1 => Change::Arrival(registration(n, at), place(n)),

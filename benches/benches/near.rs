@@ -1,5 +1,5 @@
-//! A small alert over many devices: the circle of a kilometre, ten million devices in 64
-//! partitions.
+//! The walk of a small alert over many devices: a circle of one kilometre, ten million devices in
+//! 64 partitions.
 
 #![allow(missing_docs)] // made by criterion's macros
 
@@ -29,7 +29,7 @@ fn near(c: &mut Criterion<CpuTime>) {
     }
     let mut group = c.benchmark_group("near");
     group.sample_size(20);
-    // In the middle, where a sixtieth of all devices are, and twenty kilometres off.
+    // In the middle, where a sixtieth of all devices are, and twenty kilometres away.
     for (name, lat) in [("middle", 22.54), ("suburb", 22.72)] {
         let cover = circle(lat, 114.06);
         let walk = || partitions.iter().map(|partition| drain(partition, &cover)).sum::<u64>();
@@ -39,7 +39,8 @@ fn near(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// Cells of resolution 9 within a kilometre, about: four rings around the one in the middle.
+/// Returns about the cells of resolution 9 within a kilometre: four rings around the one in the
+/// middle.
 fn circle(lat: f64, lng: f64) -> Cover {
     let middle = LatLng::new(lat, lng).expect("finite").to_cell(Resolution::Nine);
     let cells = middle.grid_disk::<Vec<_>>(4).into_iter().map(u64::from).collect();

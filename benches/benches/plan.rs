@@ -1,4 +1,4 @@
-//! Planning of a wave: from a cover to bands.
+//! The plan of a wave: from a cover to bands.
 
 use clarion_coordinator::{
     bands::{BandEdges, plan_bands},

@@ -1,4 +1,4 @@
-//! Writing and loading a snapshot of one partition.
+//! The writing and reading of a snapshot of one partition.
 
 #![allow(missing_docs)] // made by criterion's macros
 
@@ -16,7 +16,7 @@ use clarion_shard::partition::{
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-/// A partition of ten million devices in 64.
+/// Devices of one partition of 64, with ten million in all.
 const DEVICES: u64 = 156_250;
 
 fn snapshot(c: &mut Criterion<CpuTime>) {
@@ -49,7 +49,7 @@ fn write(partition: &mut Partition, words: &Vocabulary) -> Vec<u8> {
     out
 }
 
-/// In pieces, as it comes over a connection.
+/// Reads the snapshot in pieces, as it arrives over a connection.
 fn load(whole: &[u8]) -> Restored {
     let (mut reader, mut words) = (SnapshotReader::new(), Vocabulary::new());
     for piece in whole.chunks(1 << 20) {

@@ -28,8 +28,8 @@ fn walk(c: &mut Criterion<CpuTime>) {
         partition.apply(UnixMillis(START_MS), &arrival(n), &mut words);
     }
     let everybody: RoaringBitmap = (0..u32::try_from(DEVICES).expect("a million")).collect();
-    // Everybody's cells of resolution 6, dealt to twelve bands; and 3,900 cells of resolution 9
-    // somewhere between.
+    // Cells of resolution 6 with all devices, divided among twelve bands; and 3,900 cells of
+    // resolution 9 somewhere among them.
     let whole =
         cover((0..DEVICES).map(|n| cell(n).parent(Resolution::Six).expect("coarser").into()));
     let scattered = cover((0..3_900).map(|n| cell(n).into()));
@@ -45,14 +45,14 @@ fn walk(c: &mut Criterion<CpuTime>) {
             b.iter_batched(start, |walk| drain(&partition, cover, walk), BatchSize::LargeInput);
         });
     };
-    // Who is next, without and with what of each is read ahead.
+    // The next device, without and with the data of each that is read ahead.
     bench("dense", &whole, &RoaringBitmap::new(), Ahead::Nothing);
     bench("dense, rows", &whole, &RoaringBitmap::new(), Ahead::Rows);
     bench("dense, rows and tokens", &whole, &RoaringBitmap::new(), Ahead::Tokens);
     bench("sparse", &scattered, &RoaringBitmap::new(), Ahead::Nothing);
     bench("sparse, rows and tokens", &scattered, &RoaringBitmap::new(), Ahead::Tokens);
     bench("all handed already", &whole, &everybody, Ahead::Tokens);
-    // What a push needs of each device: the walk, and all of the device as a lane reads it.
+    // The data of a push: the walk, and all of the device as a lane reads it.
     group.throughput(Throughput::Elements(DEVICES));
     group.bench_function("dense, reading each", |b| {
         let start = || Walk::new(RoaringBitmap::new(), Tags::ALL, Ahead::Tokens);

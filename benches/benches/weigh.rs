@@ -1,9 +1,9 @@
 //! The memory of a device: the growth of a process that holds only partitions, filled by `apply`.
 //!
 //! `weigh apns|fcm|half [devices]` prints resident bytes for each registered device: loaded; after
-//! everybody has moved; after a tenth was removed and another tenth came, spread over thirty days
-//! of append time; after a snapshot of each partition; and, on a copy of the same history, with all
-//! those tombstones at once.
+//! every device has moved; after a tenth was removed and another tenth was added, spread over
+//! thirty days of append time; after a snapshot of each partition; and, on a copy of the same
+//! history, with all those tombstones at once.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ struct Weigh {
     begin: Instant,
     partitions: Vec<Option<Partition>>,
     words: Vocabulary,
-    /// To be applied at this time.
+    /// Records that are applied at this time.
     batch: Vec<(PartitionId, Record)>,
     now: u64,
-    /// Time in `apply_all`, since the last line: the rest of the time goes into making records.
+    /// Time in `apply_all` since the last line; the rest of the time goes into creating records.
     applying: Duration,
 }
 
-/// Records of a batch.
+/// Number of records in a batch.
 const BATCH: usize = 4_096;
 
 impl Weigh {
@@ -54,7 +54,7 @@ impl Weigh {
         self.batch.push((partition_of(record.device, PARTITIONS), record));
     }
 
-    /// As a core does it.
+    /// Applies the batch as a core does.
     #[allow(clippy::disallowed_methods)] // a bench has a clock
     fn flush(&mut self) {
         let appended = UnixMillis(START_MS + self.now);
@@ -77,12 +77,12 @@ impl Weigh {
         self.apply(now, record(n, now, change));
     }
 
-    /// The most that was ever needed for each device that was there.
+    /// Prints the highest memory so far per present device.
     fn look(&mut self, devices: u64) {
         self.peak = self.peak.max((resident_bytes() - self.before) * 100 / devices);
     }
 
-    fn say(&mut self, what: &str) {
+    fn report(&mut self, what: &str) {
         self.flush();
         let held: u64 = self.partitions.iter().flatten().map(|p| p.held().devices).sum();
         let each = (resident_bytes() - self.before) as f64 / held as f64;
@@ -121,14 +121,14 @@ fn main() {
             w.look(n);
         }
     }
-    w.say("loaded");
+    w.report("loaded");
     for n in 0..devices {
         w.apply(1_000, record(n, 1_000, Change::Place(place(n + devices))));
         if n % 65_536 == 65_535 {
             w.look(devices);
         }
     }
-    w.say("after all have moved");
+    w.report("after all have moved");
     for n in (0..devices).step_by(10) {
         let now = if at_once { 2_000 } else { 2_000 + (30 * DAY_MS) / devices * n };
         w.apply(now, record(n, now, Change::Removal));
@@ -137,7 +137,7 @@ fn main() {
             w.look(devices);
         }
     }
-    w.say(if at_once { "after 10 % churn at once" } else { "after 10 % churn in 30 days" });
+    w.report(if at_once { "after 10 % churn at once" } else { "after 10 % churn in 30 days" });
     let (mut bytes, mut out) = (0, Vec::new());
     for p in 0..PARTITIONS {
         let partition = w.partitions[usize::from(p)].as_mut().expect("all are here");
@@ -149,5 +149,5 @@ fn main() {
         w.look(devices);
     }
     println!("snapshots of {:.1} bytes for each", bytes as f64 / devices as f64);
-    w.say("after a snapshot");
+    w.report("after a snapshot");
 }

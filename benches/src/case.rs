@@ -1,21 +1,21 @@
-//! The kinds of pushes that a benchmark sends, and their target.
+//! The kinds of pushes that a benchmark sends, and their receiver.
 
 use clap::ValueEnum;
 use clarion_shard::outcome::Platform;
 
-/// What is sent.
+/// Kind of push that a benchmark sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Case {
-    /// APNs, `authorization` in the header table.
+    /// APNs, with `authorization` in the header table.
     ApnsIndexed,
-    /// APNs, `authorization` written out in each request.
+    /// APNs, with `authorization` as a literal in each request.
     ApnsLiteral,
     /// FCM, with the token in the body.
     Fcm,
 }
 
 impl Case {
-    /// For tables and command lines.
+    /// Returns the name of the case for tables and command lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -25,7 +25,7 @@ impl Case {
         }
     }
 
-    /// Platform whose protocol the case uses.
+    /// Returns the platform whose protocol the case uses.
     #[must_use]
     pub fn platform(self) -> Platform {
         match self {
@@ -34,7 +34,7 @@ impl Case {
         }
     }
 
-    /// The gateway's name.
+    /// Returns the host name of the gateway.
     #[must_use]
     pub fn host(self) -> &'static str {
         match self.platform() {
@@ -43,7 +43,7 @@ impl Case {
         }
     }
 
-    /// A credential of the usual length.
+    /// Returns a credential of the usual length.
     #[must_use]
     pub fn authorization(self) -> String {
         match self.platform() {
@@ -54,7 +54,7 @@ impl Case {
         }
     }
 
-    /// Connections and streams of each, as the providers allow.
+    /// Returns the numbers of connections and of streams per connection that the providers allow.
     #[must_use]
     pub fn lane(self) -> (usize, usize) {
         match self.platform() {

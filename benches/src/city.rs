@@ -33,30 +33,30 @@ use crate::{
     devices::{START_MS, mixed},
 };
 
-/// The one lane.
+/// Id of the only lane.
 pub const LANE: LaneId = LaneId(1);
 const LOG: LogId = LogId(0);
-/// Where people live: enough places that none is crowded, few enough that making them takes no
-/// time.
+/// Number of places with devices: enough that none is crowded, few enough that creating them takes
+/// no time.
 const PLACES: usize = 1 << 17;
-/// Of Shenzhen: latitude, longitude; and how far around it an alert goes.
+/// Latitude and longitude of Shenzhen, and the radius of the alert.
 const CENTER: (f64, f64) = (22.543, 114.058);
 const RADIUS_M: f64 = 120_000.0;
 /// Records applied at once.
 const BATCH: u64 = 8_192;
 
-/// Who lives there.
+/// Devices of a city and their kind of push.
 #[derive(Debug, Clone, Copy)]
 pub struct City {
-    /// Whose phones they have.
+    /// Kind of push of all devices.
     pub case: Case,
     /// Number of devices in the city.
     pub devices: u64,
-    /// Of the core that holds them.
+    /// Number of partitions of the core that holds the devices.
     pub partitions: u16,
 }
 
-/// Everybody, in batches of the feed.
+/// Returns the arrivals of all devices, in batches of the feed.
 pub fn arrivals(city: &City) -> impl Iterator<Item = Command> {
     let places = places();
     let City { devices, partitions, case } = *city;
@@ -88,7 +88,7 @@ fn places() -> Vec<Cell> {
     (0..PLACES as u64).map(place).collect()
 }
 
-/// How device n first appears.
+/// Returns the first record of device n.
 fn arrival(n: u64, case: Case, places: &[Cell]) -> Record {
     let (one, two) = (mixed(n, 3), mixed(n, 4));
     let mut id = [0; 16];
@@ -109,7 +109,7 @@ fn arrival(n: u64, case: Case, places: &[Cell]) -> Record {
     }
 }
 
-/// Of the ordinary lengths: 32 bytes for APNs; 142, 152 or 163 characters for FCM.
+/// Returns a token of an ordinary length: 32 bytes for APNs; 142, 152 or 163 characters for FCM.
 fn token(one: u64, two: u64, platform: Platform) -> Token {
     let bytes = match platform {
         Platform::Apns => [one, two, !one, !two].map(u64::to_le_bytes).concat(),
@@ -127,7 +127,7 @@ fn app() -> AppName {
     AppName::from_id("demo").expect("well-formed")
 }
 
-/// The circle around the city, in bands.
+/// Returns the circle around the city, in bands.
 ///
 /// # Panics
 /// Never: the region is fixed.
@@ -144,7 +144,7 @@ pub fn cover() -> Arc<Cover> {
     Arc::new(Cover::new(&bands).expect("disjoint"))
 }
 
-/// A lane to a gateway; nowhere, unless the endpoint is changed.
+/// Returns a lane whose endpoint does not exist unless it is changed.
 #[must_use]
 pub fn lane_spec(case: Case) -> LaneSpec {
     let (connections, streams_per_connection) = case.lane();
@@ -167,16 +167,16 @@ pub fn lane_spec(case: Case) -> LaneSpec {
     }
 }
 
-/// Wave number n.
+/// Returns the id of wave number n.
 #[must_use]
 pub fn wave_id(wave: usize) -> WaveId {
     WaveId(wave as u64 + 1)
 }
 
-/// A wave for everybody.
+/// Returns a wave for all devices.
 ///
 /// # Panics
-/// Never: what it is made of is fixed.
+/// Never: its parts are fixed.
 #[must_use]
 pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
     let request = match city.case.platform() {

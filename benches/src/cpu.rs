@@ -1,5 +1,5 @@
-//! CPU time of the thread in place of wall time: on a machine whose cores are shared, it does not
-//! count the waiting for one.
+//! CPU time of the thread in place of wall time, which on a machine with shared cores would include
+//! the waiting for a core.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use criterion::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-/// What `criterion_group!` takes as its `config`.
+/// Returns the `config` for `criterion_group!`.
 #[must_use]
 pub fn criterion() -> Criterion<CpuTime> {
     Criterion::default().with_measurement(CpuTime)
 }
 
-/// CPU time of the thread that measures.
+/// Measurement of the CPU time of the measuring thread.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuTime;
 

@@ -1,4 +1,4 @@
-//! Devices around a city, by number: the same number is the same device everywhere.
+//! Devices around a city by number; the same number is the same device everywhere.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -7,23 +7,23 @@ use clarion_proto::{
 };
 use h3o::{CellIndex, LatLng, Resolution};
 
-/// When the first record was observed and appended.
+/// Time of the first observation and append, milliseconds since 1970.
 pub const START_MS: u64 = 1_780_000_000_000;
 
-/// How many devices a bench of a whole node has: ten million, or what the environment says in
-/// `DEVICES`.
+/// Returns the number of devices for a benchmark of a whole node: ten million, or the environment
+/// variable `DEVICES`.
 #[must_use]
 pub fn devices() -> u64 {
     std::env::var("DEVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000_000)
 }
 
-/// A number that looks random, of a number and of what it is for.
+/// Returns a number that looks random, from a number and a salt.
 #[must_use]
 pub fn mixed(n: u64, salt: u64) -> u64 {
     token_hash(&[n.to_le_bytes(), salt.to_le_bytes()].concat())
 }
 
-/// A place within some 60 km of Shenzhen, denser towards the middle.
+/// Returns a place within some 60 km of Shenzhen, denser towards the middle.
 #[must_use]
 pub fn cell(n: u64) -> CellIndex {
     let part = |salt| (mixed(n, salt) >> 11) as f64 / (1u64 << 53) as f64;
@@ -33,7 +33,7 @@ pub fn cell(n: u64) -> CellIndex {
     place.to_cell(Resolution::Nine)
 }
 
-/// Id of a device.
+/// Returns the id of a device.
 #[must_use]
 pub fn id(n: u64) -> DeviceId {
     let mut id = [0; 16];
@@ -42,7 +42,7 @@ pub fn id(n: u64) -> DeviceId {
     DeviceId(id)
 }
 
-/// Its registration with an APNs token of 32 bytes; another one for each `version`.
+/// Returns a registration with an APNs token of 32 bytes, another one for each `version`.
 #[must_use]
 pub fn registration(n: u64, version: u64) -> Registration {
     let token: Vec<u8> =
@@ -56,7 +56,8 @@ pub fn registration(n: u64, version: u64) -> Registration {
     }
 }
 
-/// The same with an FCM token: 142, 152 or 163 characters, 22 of them before the colon.
+/// Returns a registration with an FCM token: 142, 152 or 163 characters, 22 of them before the
+/// colon.
 #[must_use]
 pub fn registration_fcm(n: u64, version: u64) -> Registration {
     const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -80,25 +81,25 @@ pub fn registration_fcm(n: u64, version: u64) -> Registration {
     }
 }
 
-/// A record of a device, observed so many milliseconds after the start.
+/// Returns a record of a device, observed this many milliseconds after the start.
 #[must_use]
 pub fn record(n: u64, observed: u64, change: Change) -> Record {
     Record { device: id(n), observed: UnixMillis(START_MS + observed), change }
 }
 
-/// How a device first appears.
+/// Returns the first record of a device.
 #[must_use]
 pub fn arrival(n: u64) -> Record {
     record(n, 0, Change::Arrival(registration(n, 0), place(n)))
 }
 
-/// As the domain's type.
+/// Returns the place of a device as a cell of the domain.
 #[must_use]
 pub fn place(n: u64) -> Cell {
     cell(n).into()
 }
 
-/// Resident memory of this process, bytes; 0 where `/proc` does not tell.
+/// Returns the resident memory of this process, bytes; 0 if `/proc` does not have it.
 #[must_use]
 pub fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")

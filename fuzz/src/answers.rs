@@ -12,11 +12,11 @@ use serde_json::Value;
 
 use crate::input::Input;
 
-/// A platform, a status, a wait, and the rest is the body.
+/// Reads a platform, a status, a wait and a body from the input, and checks the parsed answer.
 ///
 /// # Panics
-/// The answer says what its body did not say, a word could do harm where it is printed, or the
-/// verdict is one that this status can never have.
+/// If the answer contains more than its body, an unknown reason could do harm where it is printed,
+/// or the status does not allow the verdict.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let choice = input.byte();
@@ -46,17 +46,16 @@ pub fn run(input: &[u8]) {
     let verdict = classify(platform, &answer);
     match status {
         200 => assert_eq!(verdict, Verdict::Accepted),
-        // A device is never forgotten for what a server says of itself, whatever words stand beside
-        // it.
+        // An error of the server never removes a device, whatever reason the answer contains.
         500..=599 => assert!(
             matches!(verdict, Verdict::LaneLater { .. } | Verdict::Unsigned { .. }),
             "{verdict:?}"
         ),
-        // Whoever redirects is not the gateway.
+        // A redirect does not come from the gateway.
         300..=399 => assert!(matches!(verdict, Verdict::Unsigned { .. }), "{verdict:?}"),
         _ => {}
     }
-    // An answer without the provider's words says nothing but that.
+    // An answer without the provider's reason has no other verdict.
     assert!(
         answer.reason != Reason::None
             || status == 200
@@ -70,12 +69,11 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// With another reading of the same body.
+/// Compares the answer with another reading of the same body.
 fn compare(platform: Platform, status: u16, body: &[u8], answer: &Answer) {
-    // A field that nobody reads may hold what is not UTF-8, which only this other reading would
-    // mind.
+    // An unused field may contain invalid UTF-8, which only this other reading refuses.
     let whole = serde_json::from_str::<Value>(&String::from_utf8_lossy(body));
-    // Or a number that no float holds: then there is nothing to compare with.
+    // A number that no float holds cannot be compared.
     if whole.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range")) {
         return;
     }
@@ -103,7 +101,7 @@ fn compare(platform: Platform, status: u16, body: &[u8], answer: &Answer) {
             assert!(reason.field.as_deref().is_none_or(is_printable));
         }
     }
-    // Nothing but APNs' documented form is read as a time, and only ever that number.
+    // Only APNs' documented form is read as a time, with exactly that number.
     if let Some(timestamp) = answer.timestamp_ms {
         let body = whole.as_ref().expect("JSON was read");
         assert_eq!(body.get("timestamp").and_then(Value::as_u64), Some(timestamp));

@@ -1,9 +1,9 @@
 //! Fuzz target: a whole conversation of requests and arbitrary frames of a peer, cut into pieces.
 //!
-//! What must hold (the promises of `lane/connection.rs`): each ticket that was taken has exactly
-//! one event; nothing comes after the end; what is held and written is bounded; how the bytes were
-//! cut makes no difference; and as long as the peer says nothing that is against the rules, the
-//! short way of reading an answer hears the same as the long one.
+//! Checked are the promises of `lane/connection.rs`: each accepted ticket has exactly one event; no
+//! event follows the end; memory and output are bounded; the result does not depend on how the
+//! bytes were cut; and as long as the peer keeps the rules, the fast path of reading an answer
+//! gives the same as the slow one.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -22,19 +22,19 @@ use clarion_shard::{
 
 use crate::input::Input;
 
-/// Small, so that its limits are met.
+/// Most open streams, small so that the limit is reached.
 const STREAMS_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 9 + 16_384;
-/// A partial frame, a block, bodies of all streams, and what waits to be written: a thousand
-/// acknowledgements, and eight requests of 20 kB, in a buffer that doubles.
+/// Most bytes that a connection may hold: a partial frame, a block, bodies of all streams, and
+/// output of a thousand acknowledgements and eight requests of 20 kB, in a buffer that doubles.
 const HELD_BYTES_MAX: usize =
     2 * (FRAME_BYTES_MAX + 8_192) + STREAMS_MAX * 2 * 4_096 + 2 * (17_000 + 160_000);
 const EXPIRATION: u64 = 1_800_000_000;
 
-/// Plays an input three times.
+/// Plays an input three times and compares the results.
 ///
 /// # Panics
-/// One of the promises is broken.
+/// If a promise is broken.
 pub fn run(input: &[u8]) {
     let whole = play(input, Reading::Whole);
     let cut = play(input, Reading::Cut);
@@ -57,8 +57,7 @@ enum Reading {
 struct Played {
     events: Vec<ConnectionEvent>,
     written: Vec<u8>,
-    /// The peer sent only what both ways of reading must take for the same: no block but a few
-    /// correct ones.
+    /// Whether the peer sent only blocks that both paths must read alike: a few correct ones.
     is_honest: bool,
 }
 
@@ -88,7 +87,7 @@ fn play(input: &[u8], reading: Reading) -> Played {
         ping_after: (choice & 4 != 0).then_some(Duration::from_secs(5)),
         ping_deadline: Duration::from_secs(5),
         drain_deadline: Duration::from_secs(10),
-        // Now and then the ids end.
+        // In some inputs the stream ids end.
         stream_id_last: if choice & 8 == 0 { ConnectionConfig::STREAM_ID_LAST } else { 41 },
     };
     let now = Time(1_000_000);
@@ -108,10 +107,10 @@ fn play(input: &[u8], reading: Reading) -> Played {
         closed: false,
         played: Played { events: Vec::new(), written: Vec::new(), is_honest: true },
     };
-    // As every server begins; an input that wants something else says it before this.
+    // As every server begins; an input that needs another beginning sends it before.
     if play.input.byte() & 1 == 0 {
-        play.hear(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
-        play.hear(&frame(4, 1, 0, &[]));
+        play.receive(&frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
+        play.receive(&frame(4, 1, 0, &[]));
     }
     while !play.input.is_empty() {
         play.step();
@@ -137,57 +136,57 @@ impl Play<'_> {
             5 if choice >= 0xf0 => self.connection.close(),
             5 => self.transmit(),
             6 => {
-                // Anything at all.
+                // A piece of arbitrary bytes.
                 self.played.is_honest = false;
                 let bytes = self.input.piece();
-                self.hear(bytes);
+                self.receive(bytes);
             }
-            // The block's choice is of the high bits: correct ones mostly.
+            // The high bits choose the block, mostly a correct one.
             7 | 8 => self.answer(choice >> 4),
             9 => {
                 let (id, body) = (self.stream(), self.input.piece());
                 let length = if choice & 0x20 == 0 { body.len() } else { 1_000 + body.len() };
                 let mut bytes = body.to_vec();
                 bytes.resize(length, b'x');
-                self.hear(&frame(0, choice >> 4 & 1, id, &bytes));
+                self.receive(&frame(0, choice >> 4 & 1, id, &bytes));
             }
             10 => {
                 let (id, code) = (self.stream(), self.input.byte() % 14);
-                self.hear(&frame(3, 0, id, &[0, 0, 0, code]));
+                self.receive(&frame(3, 0, id, &[0, 0, 0, code]));
             }
             11 => {
                 let id = if choice & 0x10 == 0 { 0 } else { self.stream() };
                 let credit = self.input.word() >> (choice >> 5);
-                self.hear(&frame(8, 0, id, &credit.to_be_bytes()));
+                self.receive(&frame(8, 0, id, &credit.to_be_bytes()));
             }
             12 => {
                 let value = self.input.word() >> (2 * (choice >> 4));
                 let mut payload = vec![0, self.input.byte() % 9];
                 payload.extend_from_slice(&value.to_be_bytes());
-                self.hear(&frame(4, 0, 0, &payload));
+                self.receive(&frame(4, 0, 0, &payload));
             }
-            13 if choice & 0x10 == 0 => self.hear(&frame(6, choice >> 5 & 1, 0, b"8 bytes.")),
-            13 => self.hear(&frame(4, 1, 0, &[])),
+            13 if choice & 0x10 == 0 => self.receive(&frame(6, choice >> 5 & 1, 0, b"8 bytes.")),
+            13 => self.receive(&frame(4, 1, 0, &[])),
             14 => {
                 let (last, code, debug) =
                     (self.input.word(), self.input.byte() % 14, self.input.piece());
                 let last = if choice & 0x10 == 0 { last & 0xff } else { last };
                 let payload = [&last.to_be_bytes()[..], &[0, 0, 0, code], debug].concat();
-                self.hear(&frame(7, 0, 0, &payload));
+                self.receive(&frame(7, 0, 0, &payload));
             }
             _ => {
-                // A frame of any kind.
+                // A frame of any type.
                 self.played.is_honest = false;
                 let (kind, flags) = (self.input.byte() % 12, self.input.byte());
                 let id = if choice & 0x10 == 0 { self.stream() } else { 0 };
                 let payload = self.input.piece();
-                self.hear(&frame(kind, flags, id, payload));
+                self.receive(&frame(kind, flags, id, payload));
             }
         }
         self.check();
     }
 
-    /// One of the first streams, which are those in use.
+    /// Returns one of the first streams, which are those in use.
     fn stream(&mut self) -> u32 {
         2 * u32::from(self.input.byte() % 32) + 1
     }
@@ -208,7 +207,7 @@ impl Play<'_> {
         }
     }
 
-    /// A header block, whole or in pieces.
+    /// Writes a header block, whole or in pieces.
     fn answer(&mut self, choice: u8) {
         const CORRECT: [&[u8]; 8] = [
             b"\x88",
@@ -230,18 +229,18 @@ impl Play<'_> {
         };
         let end_stream = choice & 1;
         if choice & 6 != 6 {
-            self.hear(&frame(1, end_stream | 4, id, block));
+            self.receive(&frame(1, end_stream | 4, id, block));
             return;
         }
         let (first, rest) = block.split_at(block.len() / 2);
-        self.hear(&frame(1, end_stream, id, first));
-        self.hear(&frame(9, 4, id, rest));
+        self.receive(&frame(1, end_stream, id, first));
+        self.receive(&frame(9, 4, id, rest));
     }
 
-    fn hear(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         match self.reading {
             Reading::Cut => {
-                // Its own length says how it is cut, which an input can choose.
+                // The length of the block decides how it is cut, so an input can choose.
                 let size = [1, 2, 3, 5, 8, 13, 100, 1_000][bytes.len() % 8];
                 for piece in bytes.chunks(size) {
                     let _ = self.connection.receive(piece, self.now);

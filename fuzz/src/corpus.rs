@@ -1,5 +1,5 @@
-//! Inputs worth keeping: one file for each target, one input in hexadecimal on each line, the
-//! shortest first.
+//! The corpus of inputs: one file per target, one input in hexadecimal per line, the shortest
+//! first.
 
 use std::{
     collections::BTreeSet,
@@ -13,19 +13,19 @@ fn file(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target).with_extension("hex")
 }
 
-/// The inputs of a target.
+/// Reads the inputs of a target.
 ///
 /// # Errors
-/// There is no such file, or it holds something else.
+/// If the file does not exist or is malformed.
 pub fn read(target: &str) -> io::Result<Vec<Vec<u8>>> {
     let text = fs::read_to_string(file(target))?;
     text.lines().map(|line| HEXLOWER.decode(line.as_bytes()).map_err(io::Error::other)).collect()
 }
 
-/// Writes each input of a target into a file of its own, as libFuzzer wants them.
+/// Writes each input of a target to a file of its own, as libFuzzer requires.
 ///
 /// # Errors
-/// A file cannot be read or written.
+/// If a file cannot be read or written.
 pub fn unpack(target: &str, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for (n, input) in read(target)?.into_iter().enumerate() {
@@ -34,10 +34,10 @@ pub fn unpack(target: &str, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the corpus of a target of the files in a directory.
+/// Creates the corpus of a target from the files in a directory.
 ///
 /// # Errors
-/// A file cannot be read or written.
+/// If a file cannot be read or written.
 pub fn pack(target: &str, directory: &Path) -> io::Result<()> {
     let inputs = fs::read_dir(directory)?
         .map(|entry| fs::read(entry?.path()))

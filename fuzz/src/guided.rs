@@ -1,4 +1,4 @@
-//! libFuzzer's program; `CLARION_FUZZ_TARGET` names the target.
+//! The libFuzzer program; `CLARION_FUZZ_TARGET` names the target.
 
 #![no_main]
 

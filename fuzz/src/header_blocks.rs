@@ -11,10 +11,11 @@ use crate::input::Input;
 const TABLE_BYTES: usize = 4_096;
 const LIST_BYTES_MAX: usize = 8_192;
 
-/// Several blocks of one connection, the table's size acknowledged before one of them.
+/// Decodes several blocks of one connection; the size of the table is acknowledged before one of
+/// them.
 ///
 /// # Panics
-/// The two decoders read differently, or the table outgrew its bound.
+/// If the two decoders disagree, or the table exceeds its bound.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let mut mine = HeaderDecoder::default();
@@ -31,7 +32,7 @@ pub fn run(input: &[u8]) {
             theirs.set_max_table_size(0);
         }
         let block = match input.byte() {
-            // Longer ones than a piece can be.
+            // Blocks that are longer than a piece can be.
             255 => {
                 let length = usize::from(input.short());
                 input.take(length)
@@ -41,12 +42,12 @@ pub fn run(input: &[u8]) {
         let read = mine.decode(block, LIST_BYTES_MAX);
         assert!(mine.table_bytes() <= TABLE_BYTES);
         match read {
-            // The other library calls a block without any field an error, which RFC 7541 does not.
+            // The other library refuses a block without any field, which RFC 7541 allows.
             Ok(fields) if fields.is_empty() && !block.is_empty() => return,
             Ok(fields) => assert_eq!(theirs.decode(block).ok(), Some(fields)),
-            // These must be wrong to anybody. (The other library panics at a size update cut short,
-            // takes one in the middle of a block, and knows no bound of lists and numbers: nothing
-            // can be said of `SizeUpdate`, `ListTooLarge` and `Truncated`.)
+            // Every decoder must refuse these. (The other library panics at a truncated size
+            // update, accepts one in the middle of a block, and does not bound lists and numbers,
+            // so `SizeUpdate`, `ListTooLarge` and `Truncated` cannot be compared.)
             Err(error) if error == "Index" || error == "Huffman" => {
                 assert!(theirs.decode(block).is_err(), "{error}");
                 return;
@@ -56,13 +57,13 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Arbitrary bytes as Huffman code, and as text.
+/// Reads arbitrary bytes as Huffman code and as text.
 ///
 /// # Panics
-/// The other library reads differently, or what was encoded does not come back.
+/// If the other library decodes differently, or encoding and decoding do not return the text.
 pub fn run_huffman(input: &[u8]) {
     thread_local! {
-        /// Its table takes longer to make than any input to decode.
+        /// Building its table takes longer than decoding any input.
         static THEIRS: RefCell<HuffmanDecoder> = RefCell::new(HuffmanDecoder::new());
     }
     let theirs = THEIRS.with_borrow_mut(|decoder| decoder.decode(input).ok());

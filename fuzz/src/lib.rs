@@ -1,11 +1,10 @@
 //! Fuzz targets for all code that reads data from gateways.
 //!
-//! Each target is a function of bytes that panics on a finding. Two things run them:
-//! `tests/short.rs`, the corpus and some thousand mutations of it, on any toolchain and in seconds,
-//! with CI; and `src/guided.rs`, libFuzzer, guided by coverage (`just fuzz TARGET SECONDS`; it
-//! needs a C++ compiler, and neither nightly nor cargo-fuzz, as the passes that instrument are
-//! stable options of rustc). What the guided run finds worth keeping, merged to the fewest inputs,
-//! is the corpus.
+//! Each target is a function of bytes that panics on a finding. Two programs run them.
+//! `tests/short.rs` runs the corpus and some thousand mutations of it, on any toolchain and in
+//! seconds, in CI. `src/guided.rs` is libFuzzer, guided by coverage (`just fuzz TARGET SECONDS`; it
+//! needs a C++ compiler, but neither nightly nor cargo-fuzz, because the instrumenting passes are
+//! stable options of rustc). The corpus is what guided runs found, merged to the fewest inputs.
 
 pub mod answers;
 pub mod conversation;
@@ -17,13 +16,13 @@ pub mod waits;
 
 /// One fuzz target and its name.
 pub struct Target {
-    /// Also of its file under `corpus`.
+    /// Name of the target and of its file under `corpus`.
     pub name: &'static str,
-    /// Panics on a finding.
+    /// Function that runs one input and panics on a finding.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All fuzz targets by name.
 pub const TARGETS: &[Target] = &[
     Target { name: "conversation", run: conversation::run },
     Target { name: "header_blocks", run: header_blocks::run },
@@ -32,7 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "waits", run: waits::run },
 ];
 
-/// The target of that name.
+/// Returns the target of this name.
 #[must_use]
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)

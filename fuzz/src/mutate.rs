@@ -5,7 +5,7 @@ use rand_pcg::Pcg64Mcg;
 
 const BYTES_MAX: usize = 4_096;
 
-/// Words that some reader looks for.
+/// Byte strings that some reader searches for.
 const WORDS: &[&[u8]] = &[
     b"\x88",
     b"\x20",
@@ -27,7 +27,7 @@ const WORDS: &[&[u8]] = &[
     b"\x7f\xff\xff\xff",
 ];
 
-/// Another input out of the corpus.
+/// Returns a mutation of an input of the corpus.
 pub fn another(corpus: &[Vec<u8>], rng: &mut Pcg64Mcg) -> Vec<u8> {
     let any = |rng: &mut Pcg64Mcg| match corpus.len() {
         0 => Vec::new(),
@@ -49,7 +49,7 @@ pub fn another(corpus: &[Vec<u8>], rng: &mut Pcg64Mcg) -> Vec<u8> {
                 input.splice(at..at, word.iter().copied());
             }
             5 => {
-                // A piece of it once more.
+                // Repeats a piece of the input.
                 let end = rng.random_range(at..=input.len());
                 let piece = input[at..end].to_vec();
                 input.splice(at..at, piece);

@@ -6,11 +6,10 @@ use clarion_shard::{lane::connection::testing::retry_after, outcome::RETRY_AFTER
 
 use crate::input::Input;
 
-/// Some fields of one answer, in any order and number.
+/// Reads some header fields of one answer, in any order and number, and checks the wait.
 ///
 /// # Panics
-/// The wait is longer than any that is believed, or differs from what another reading of the same
-/// fields gives.
+/// If the wait exceeds the limit, or differs from another reading of the same fields.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let mut fields: Vec<(&[u8], &[u8])> = Vec::new();
@@ -35,7 +34,7 @@ pub fn run(input: &[u8]) {
     match (&of(b"retry-after")[..], &of(b"date")[..]) {
         ([], _) => assert_eq!(wait, None),
         ([value], _) if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-            // More digits than a number holds are a long wait all the same.
+            // More digits than a number holds still mean a long wait.
             let seconds = std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.parse::<u64>().ok())
@@ -53,8 +52,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The one form that servers write today (RFC 9110, 5.6.7, IMF-fixdate), read strictly and by other
-/// arithmetic; a weekday that is not the date's own makes it none.
+/// Parses the only form that servers write today (RFC 9110, 5.6.7, IMF-fixdate), strictly and by
+/// other arithmetic. A wrong weekday makes the date invalid.
 fn unix_seconds(text: &[u8]) -> Option<i64> {
     const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     const DAYS: &[u8] = b"ThuFriSatSunMonTueWed";

@@ -1,12 +1,11 @@
-//! The short run: every input of the corpus, then mutations of them. Seconds, with CI;
-//! `CLARION_FUZZ_EXECUTIONS` and `CLARION_FUZZ_SEED` make it another, and `just fuzz` is the guided
-//! one.
+//! The short run: every input of the corpus, then mutations of them. It takes seconds in CI.
+//! `CLARION_FUZZ_EXECUTIONS` and `CLARION_FUZZ_SEED` change it; `just fuzz` is the guided run.
 
 use clarion_fuzz::{TARGETS, corpus, mutate, target};
 use rand::SeedableRng as _;
 use rand_pcg::Pcg64Mcg;
 
-/// Of each target: a few seconds in a debug build.
+/// Number of mutations of each target: a few seconds in a debug build.
 const EXECUTIONS: u64 = 3_000;
 
 fn setting(name: &str, default: u64) -> u64 {

@@ -97,7 +97,7 @@ struct RunArguments {
     gateways: Vec<(Platform, String)>,
 }
 
-/// Parses a gateway's address, for example `apns=gateway:7690`.
+/// Parses the address of a gateway, for example `apns=gateway:7690`.
 fn gateway(text: &str) -> Result<(Platform, String), String> {
     let (platform, address) = text.split_once('=').ok_or("must be PLATFORM=HOST:PORT")?;
     Ok((Platform::from_str(platform, false)?, address.to_owned()))
@@ -119,7 +119,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
-        // Help and version are answers; everything else is said by clap with a hint.
+        // Help and version go to standard output; clap prints all other errors with a hint.
         Err(e) => e.exit(),
     };
     match arguments.command {
@@ -285,7 +285,7 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
     }
 }
 
-/// The command line that repeats a run, with every option that affects random draws.
+/// Returns the command line that repeats a run, with every option that affects random draws.
 fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String {
     let mut command = format!(
         "cargo run --release -- run {name} --devices {} --seed {}",

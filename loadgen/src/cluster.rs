@@ -1,11 +1,11 @@
 //! The processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
 //!
 //! Each is this program, started again with a hidden subcommand, so that one build provides all of
-//! them and each has its own memory and CPU time to be accounted for. The system chooses ports.
-//! Nodes and coordinator need each other's address before either is up: the ports by which they
-//! call each other are claimed first.
+//! them and each has its own memory and CPU time. The system chooses ports. Nodes and coordinator
+//! need each other's address before either is up, so the ports by which they call each other are
+//! claimed first.
 //!
-//! No process outlives a run: children are asked to end, then killed; they end by themselves if
+//! No process outlives a run: children are asked to end, then killed, and they end by themselves if
 //! this program is killed.
 
 pub mod accounting;
@@ -42,7 +42,7 @@ use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 /// Interval between two checks of the processes.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// What a cluster consists of and where its files go.
+/// Parts of a cluster, and the folder for its files.
 #[derive(Debug, Clone)]
 pub struct ClusterPlan {
     /// Path of this program, which also runs as the emulator.
@@ -51,38 +51,39 @@ pub struct ClusterPlan {
     pub dir: PathBuf,
     /// Number of shard nodes.
     pub nodes: u32,
-    /// Numbers of the nodes that a scenario starts later, if at all.
+    /// Numbers of the nodes that a scenario starts later.
     pub nodes_later: Vec<u32>,
-    /// Number of nodes, from the first, that the coordinator knows; none: all.
+    /// Number of nodes, from the first, that the coordinator knows; `None`: all.
     pub nodes_told: Option<u32>,
-    /// Threads of each that walk and send.
+    /// Number of threads of each node that walk partitions and send pushes.
     pub cores_per_node: usize,
     /// Plan of the gateway emulators.
     pub gateway: emulator::GatewayPlan,
     /// Configuration of the FCM lane in the coordinator.
     pub fcm: FcmSpec,
-    /// After which a request counts as unanswered; none: the coordinator's default.
+    /// Time after which a request counts as unanswered, milliseconds; `None`: the coordinator's
+    /// default.
     pub request_deadline_ms: Option<u32>,
-    /// Lanes write `authorization` out in each request.
+    /// Whether lanes send `authorization` as a literal in each request.
     pub authorization_literal: bool,
     /// Time limit for the start of each process.
     pub start_deadline: Duration,
 }
 
-/// A cluster that runs already.
+/// Addresses of a cluster that another program started.
 #[derive(Debug, Clone)]
 pub struct Elsewhere {
     /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
-    /// host:port of the emulators' control ports.
+    /// Control port of each emulator, host:port.
     pub gateways: BTreeMap<Platform, String>,
 }
 
 impl Elsewhere {
-    /// The control port of the emulator of a platform.
+    /// Returns the address of the control port of a platform's emulator.
     ///
     /// # Errors
-    /// None is given.
+    /// If none is configured.
     pub fn control(&self, platform: Platform) -> Result<&str, ClusterError> {
         let control = self.gateways.get(&platform).map(String::as_str);
         control.ok_or(ClusterError::NoControl(platform.as_str()))
@@ -94,16 +95,16 @@ impl Elsewhere {
 pub struct Cluster {
     /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
-    /// The gateway emulators, for orders.
+    /// Gateway emulators, to which orders are sent.
     pub emulators: Vec<Emulator>,
     /// Memory of all processes over time.
     pub memory: MemoryLog,
     processes: Vec<Process>,
-    /// The nodes; none for a cluster that was not started by this run.
+    /// Nodes of the run; `None` for a cluster that another program started.
     nodes: Option<Nodes>,
 }
 
-/// Arguments to start a node again.
+/// Arguments for starting a node again.
 #[derive(Debug)]
 struct Nodes {
     plan: ClusterPlan,
@@ -119,10 +120,10 @@ struct Nodes {
     to: mpsc::Sender<NodeOrder>,
 }
 
-/// What is different about a process that is started again; absent: nothing.
+/// Changes for a process that is started again; absent values stay as they were.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Started<'a> {
-    /// The cluster it belongs to.
+    /// Name of the cluster to which the process belongs.
     pub cluster: Option<&'a str>,
     /// Name of the node, if it changes.
     pub name: Option<&'a str>,
@@ -132,21 +133,21 @@ pub struct Started<'a> {
     pub nodes: Option<u32>,
 }
 
-/// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
+/// Order to kill or start a node of a running cluster, which [`Cluster::watch`] carries out.
 #[derive(Debug)]
 pub struct NodeOrder {
     /// Whether the node is killed or started.
     pub action: NodeAction,
     /// Number of the node, counted from 0.
     pub node: u32,
-    /// Signals that the action is done.
+    /// Channel that signals the end of the action.
     pub done: oneshot::Sender<()>,
 }
 
-/// Why a cluster could not be started.
+/// Reason why a cluster could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// A key, a certificate or a configuration could not be made.
+    /// A key, a certificate or a configuration could not be created.
     #[error("cannot prepare {what}: {problem}")]
     Prepare {
         /// The key, certificate or configuration.
@@ -154,28 +155,28 @@ pub enum ClusterError {
         /// Error of that step.
         problem: String,
     },
-    /// A key could not be made.
+    /// A key could not be created.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// A process did not start or ended.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The cluster runs elsewhere, and no control port of an emulator was given.
-    #[error("the gateway emulator: no control port of an emulated {0} is given")]
+    /// The cluster was started by another program, and no control port of an emulator was given.
+    #[error("--gateway: is required for {0}; give the control port of its emulator: {0}=HOST:PORT")]
     NoControl(&'static str),
-    /// The coordinator of a cluster that runs elsewhere cannot be reached.
+    /// The coordinator of a cluster that another program started cannot be reached.
     #[error("the coordinator: {0}")]
     Coordinator(String),
-    /// An emulator did not take an order.
+    /// An emulator did not carry out an order.
     #[error(transparent)]
     Order(#[from] OrderError),
 }
 
 impl Cluster {
-    /// Starts everything, in the order in which one needs the other.
+    /// Starts all processes, in the order of their dependencies.
     ///
     /// # Errors
-    /// The first thing that does not come up; what was started before is ended.
+    /// The first process that does not start; the processes before it are ended.
     pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
         let key = keys::signing_key(&plan.dir)?;
         let (mut processes, mut emulators, mut served) = (Vec::new(), Vec::new(), Vec::new());
@@ -188,7 +189,7 @@ impl Cluster {
         let mut ports = ports::claim(3 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
         let [at, feed, second] = [ports.remove(0), ports.remove(0), ports.remove(0)];
 
-        // A node keeps its address over all of its processes, as one behind a name of its own does.
+        // A node keeps its address over all of its processes, like one behind a DNS name.
         for (n, port) in (0..plan.nodes).zip(&ports) {
             if !plan.nodes_later.contains(&n) {
                 processes.push(start_node(plan, &feed, (n, port), Started::default()).await?);
@@ -219,32 +220,33 @@ impl Cluster {
         })
     }
 
-    /// Folder for logs and records, also with a cluster that runs elsewhere.
+    /// Returns the folder for logs and records, also for a cluster that another program started.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.nodes.as_ref().map_or(Path::new("."), |nodes| &nodes.plan.dir)
     }
 
-    /// host:port of a process's health service; none: it is not there.
+    /// Returns host:port of a process's health service; `None` if there is none.
     #[must_use]
     pub fn health(&self, name: &str) -> Option<&str> {
         self.announced(name)?.health.as_deref()
     }
 
-    /// Addresses that a process announced; none: it does not run.
+    /// Returns the addresses that a process announced; `None` if it does not run.
     #[must_use]
     pub fn announced(&self, name: &str) -> Option<&Announcement> {
         self.processes.iter().find(|p| p.name == name)?.announced.as_ref()
     }
 
-    /// Ends a process as a power failure would; nothing happens if it is not there.
+    /// Kills a process as a power failure would. Nothing happens if it does not run.
     pub async fn kill(&mut self, name: &str) {
         if let Some(process) = self.take(name) {
             process.kill().await;
         }
     }
 
-    /// Asks a process to end. False: it was not there, or did not end well within the deadline.
+    /// Asks a process to end. Returns false if it did not run, or did not end gracefully within the
+    /// deadline.
     pub async fn terminate(&mut self, name: &str, deadline: Duration) -> bool {
         match self.take(name) {
             Some(process) => process.terminate(deadline).await,
@@ -252,11 +254,11 @@ impl Cluster {
         }
     }
 
-    /// Starts a process: `coordinator`, `coordinator-2` or a node; in place of a former one, or for
-    /// the first time.
+    /// Starts a process, `coordinator`, `coordinator-2` or a node: in place of an earlier one, or
+    /// for the first time.
     ///
     /// # Errors
-    /// It does not come up.
+    /// If the process does not start.
     pub async fn start_again(
         &mut self,
         name: &str,
@@ -277,10 +279,11 @@ impl Cluster {
         Some(self.processes.swap_remove(at))
     }
 
-    /// Connects to a cluster that runs elsewhere: none of its processes is watched or ended.
+    /// Connects to a cluster that another program started. Its processes are neither watched nor
+    /// ended.
     ///
     /// # Errors
-    /// An emulator does not answer, or a platform has no emulator.
+    /// If an emulator does not answer, or a platform has none.
     pub async fn attach(
         there: &Elsewhere,
         plan: &emulator::GatewayPlan,
@@ -289,7 +292,7 @@ impl Cluster {
         for platform in &plan.platforms {
             emulators.push(Emulator::attach(*platform, there.control(*platform)?, plan).await?);
         }
-        // What comes next tries once.
+        // Later connections make one attempt only.
         let coordinator = there.coordinator.clone();
         let authority = coordinator.trim_start_matches("http://").trim_end_matches('/');
         orders::reach(authority)
@@ -304,21 +307,20 @@ impl Cluster {
         })
     }
 
-    /// Processes whose CPU time and memory can be read.
+    /// Returns the processes whose CPU time and memory can be read.
     #[must_use]
     pub fn watched(&self) -> Vec<Watched> {
         let watch = |p: &Process| Watched { role: p.role, name: p.name.clone(), pid: p.pid };
         self.processes.iter().map(watch).collect()
     }
 
-    /// Sender for orders on nodes; none if the nodes run elsewhere.
+    /// Returns the sender of orders for nodes; `None` if another program started them.
     #[must_use]
     pub fn node_orders(&self) -> Option<mpsc::Sender<NodeOrder>> {
         self.nodes.as_ref().map(|nodes| nodes.to.clone())
     }
 
-    /// Samples memory and heeds orders for nodes, until a process ends by itself, which none
-    /// should.
+    /// Samples memory and carries out orders for nodes, until a process ends unasked.
     pub async fn watch(&mut self) -> ProcessError {
         let mut ticks = interval(WATCH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -351,12 +353,13 @@ impl Cluster {
                 self.kill(&names::node(order.node)).await;
             }
         }
-        // Whoever asked may have ended.
+        // The sender of the order may have ended.
         let _ = order.done.send(());
         Ok(())
     }
 
-    /// Ends everything, side by side. Names those that had to be killed or ended badly.
+    /// Ends all processes at the same time. Returns the names of those that had to be killed or
+    /// failed.
     pub async fn stop(self, deadline: Duration) -> Vec<String> {
         let mut stopping = tokio::task::JoinSet::new();
         for process in self.processes {
@@ -371,31 +374,31 @@ impl Cluster {
 }
 
 impl Nodes {
-    /// The next order; never one where there are no nodes. Safe to be dropped and asked again.
+    /// Returns the next order; never if the run started no nodes. The call is safe to cancel.
     async fn order(nodes: Option<&mut Self>) -> NodeOrder {
         match nodes {
             Some(nodes) => match nodes.orders.recv().await {
                 Some(order) => order,
-                // It holds a sender itself.
+                // The channel never closes, because the cluster holds a sender itself.
                 None => std::future::pending().await,
             },
             None => std::future::pending().await,
         }
     }
 
-    /// Either of the two coordinators.
+    /// Starts the first or the second coordinator.
     async fn start_coordinator(
         &self,
         name: &str,
         started: Started<'_>,
     ) -> Result<Process, ClusterError> {
-        // Nodes follow the first one's logs.
+        // Nodes follow the logs of the first coordinator.
         let (port, feed) = match name {
             names::COORDINATOR => (&self.coordinator, self.feed.address()),
             _ => (&self.second, "127.0.0.1:0".to_owned()),
         };
-        let told = started.nodes.map_or(self.ports.len(), |nodes| nodes as usize);
-        let addresses: Vec<_> = self.ports.iter().map(Port::address).take(told).collect();
+        let known = started.nodes.map_or(self.ports.len(), |nodes| nodes as usize);
+        let addresses: Vec<_> = self.ports.iter().map(Port::address).take(known).collect();
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
@@ -428,7 +431,7 @@ async fn start_node(
     Ok(start(plan, Role::Shard, own, &arguments).await?.0)
 }
 
-/// Starts a child that prints nothing but its announcement.
+/// Starts a child that prints only its announcement.
 async fn start(
     plan: &ClusterPlan,
     role: Role,
@@ -437,7 +440,7 @@ async fn start(
 ) -> Result<(Process, Announcement), ProcessError> {
     let (process, announcement, Pipes { stdin, mut stdout }) =
         start_with_pipes(plan, role, name, arguments).await?;
-    // Read on, so that it never blocks on a full pipe; the task ends with the child.
+    // Read to the end, so that the child never blocks on a full pipe; the task ends with the child.
     tokio::spawn(async move {
         drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
         drop(stdin);
@@ -445,7 +448,7 @@ async fn start(
     Ok((process, announcement))
 }
 
-/// Starts a child, with the id of its parent, so that the child can end with it.
+/// Starts a child with the id of its parent, so that the child can end with the parent.
 async fn start_with_pipes(
     plan: &ClusterPlan,
     role: Role,

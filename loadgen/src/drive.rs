@@ -1,4 +1,4 @@
-//! The client of the cluster: does everything that a real caller would do, over the public API.
+//! The client of the cluster, which makes the calls of a real caller over the public API.
 
 pub mod alert;
 pub mod load;
@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::place::Place;
 
-/// Why a call of the cluster failed.
+/// Reason why a call of the cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
     /// The cluster refused a call.
@@ -36,17 +36,17 @@ pub enum DriveError {
         /// Problem with the field, as the registry described it.
         problem: String,
     },
-    /// An answer that the contract does not allow.
+    /// An answer violated the contract.
     #[error("the coordinator violated its API: {0}")]
     Broken(String),
-    /// A deadline of the scenario passed.
+    /// A deadline of the scenario has passed.
     #[error("{what} took longer than {seconds} s: {state}")]
     Late {
-        /// The condition that was waited for.
+        /// Condition that was waited for.
         what: &'static str,
         /// Time limit, seconds.
         seconds: u64,
-        /// Progress when the time was over.
+        /// Progress when the deadline passed.
         state: String,
     },
     /// A defect of this program.
@@ -63,16 +63,16 @@ impl From<tonic::Status> for DriveError {
 /// Connects to a coordinator.
 ///
 /// # Errors
-/// It is not reached `within` that time.
+/// If the coordinator is not reached `within` that time.
 pub async fn connect(coordinator: &str, within: Duration) -> Result<Channel, DriveError> {
     let endpoint = Endpoint::from_shared(coordinator.to_owned())?;
     Ok(endpoint.connect_timeout(within).tcp_nodelay(true).connect().await?)
 }
 
-/// Waits until every acknowledged change is applied everywhere and all devices are there.
+/// Waits until every acknowledged change is applied everywhere and all devices are registered.
 ///
 /// # Errors
-/// Not within `deadline`, or the coordinator refuses.
+/// If that takes longer than `deadline`, or the coordinator refuses.
 pub async fn visible(
     channel: Channel,
     devices: u64,

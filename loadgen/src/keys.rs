@@ -13,16 +13,16 @@ use serde::Serialize;
 
 use crate::names::PROJECT;
 
-/// The id of the key for provider tokens.
+/// Id of the key for provider tokens.
 pub const KEY_ID: &str = "CLARION001";
-/// The team that the key for provider tokens belongs to.
+/// Team to which the key for provider tokens belongs.
 pub const TEAM_ID: &str = "LOADGEN001";
-/// The service account that may send for [`PROJECT`].
+/// Service account that may send for [`PROJECT`].
 pub const CLIENT_EMAIL: &str = "loadgen@clarion-load.iam.gserviceaccount.com";
-/// `kid` of what the service account signs.
+/// `kid` of the service account's assertions.
 pub const PRIVATE_KEY_ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// Why a key could not be made or written.
+/// Error for a key that could not be created or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot prepare {what}: {problem}")]
 pub struct KeyError {
@@ -36,23 +36,23 @@ impl KeyError {
     }
 }
 
-/// A key for provider tokens, made for this run.
+/// Key for provider tokens, created for one run.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    /// As Apple hands it out: PKCS#8 in PEM.
+    /// Private key file for the coordinator, in Apple's format: PKCS#8 in PEM.
     pub private: PathBuf,
     /// Public key file for the gateway: SubjectPublicKeyInfo in PEM.
     pub public: PathBuf,
-    /// Id of the key, ten characters as at Apple.
+    /// Id of the key, ten characters as in Apple's ids.
     pub key_id: &'static str,
-    /// Id of the team, ten characters as at Apple.
+    /// Id of the team, ten characters as in Apple's ids.
     pub team_id: &'static str,
 }
 
-/// Makes an ES256 key.
+/// Creates an ES256 key and writes its files.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// If the folder cannot be written.
 pub fn signing_key(dir: &Path) -> Result<SigningKey, KeyError> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|e| KeyError::new("a signing key", &e))?;
@@ -65,10 +65,10 @@ pub fn signing_key(dir: &Path) -> Result<SigningKey, KeyError> {
 }
 
 /// Writes the key file of the service account; its key is the fixed one that the FCM emulator of a
-/// run believes.
+/// run accepts.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// If the folder cannot be written.
 pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, KeyError> {
     let path = dir.join("service-account.json");
     let account = ServiceAccountFile {
@@ -85,10 +85,10 @@ pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, KeyError>
     Ok(path)
 }
 
-/// Writes a file that only its owner reads.
+/// Writes a file that only its owner can read.
 ///
 /// # Errors
-/// Of the file system.
+/// If the file cannot be written.
 pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
     OpenOptions::new()
@@ -100,7 +100,7 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// As Google hands it out, but for what only its other services read.
+/// Fields of Google's key file that FCM clients read.
 #[derive(Debug, Serialize)]
 struct ServiceAccountFile<'a> {
     r#type: &'a str,

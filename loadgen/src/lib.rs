@@ -3,8 +3,8 @@
 //!
 //! The crate `clarion_emulator` emulates the gateways.
 //!
-//! The modules stand on floors, the highest first. A module imports from its own floor and from
-//! floors below it, never from above; a test in `structure` holds it to that:
+//! The modules are on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` enforces this:
 //!
 //! ```text
 //! cli                    the command line
@@ -17,7 +17,7 @@
 //! place names numbers    words that all share
 //! ```
 
-// The command line, the course of a run, and what a person sees of it meanwhile.
+// The command line, the course of a run, and its progress display.
 pub mod cli;
 pub mod run;
 pub mod show;
@@ -26,19 +26,19 @@ pub mod show;
 pub mod cluster;
 pub mod drive;
 
-// What came of a run, as a page and as figures.
+// Results of a run, as a page and as figures.
 pub mod picture;
 pub mod report;
 
-// The judgement of every device, by what the gateways recorded.
+// The judgement of every device, from the gateways' records.
 pub mod verdict;
 
-// What a run is made of.
+// Parts of a run.
 pub mod scenario;
 pub mod population;
 pub mod keys;
 
-// Words that everybody shares.
+// Vocabulary of all modules.
 pub mod place;
 pub mod names;
 pub mod numbers;

@@ -1,6 +1,6 @@
 //! Numbers as text for people: separators, decimal places and units.
 
-/// A count with separators: `1,234,567`.
+/// Formats a count with separators: `1,234,567`.
 #[must_use]
 pub fn thousands(value: u64) -> String {
     let digits = value.to_string();
@@ -14,15 +14,15 @@ pub fn thousands(value: u64) -> String {
     out
 }
 
-/// A rate as a whole number, with separators.
+/// Formats a rate as a whole number with separators.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, below 2^53
 pub fn whole(value: f64) -> String {
     if value.is_finite() && value >= 0.0 { thousands(value.round() as u64) } else { number(value) }
 }
 
-/// A measured value: whole numbers and large ones with separators, others to three places that
-/// matter.
+/// Formats a measured value: whole numbers and large ones with separators, others with three
+/// significant digits.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^53
 pub fn number(value: f64) -> String {
@@ -37,7 +37,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// A limit as the scenario has it: all decimal places, whole numbers with separators.
+/// Formats a limit as in the scenario: all decimal places, whole numbers with separators.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a whole number below 2^53
 pub fn exact(value: f64) -> String {
@@ -45,7 +45,7 @@ pub fn exact(value: f64) -> String {
     if whole { thousands(value as u64) } else { value.to_string() }
 }
 
-/// A time: `3 ms`, `7.1 s`, `2 min 31 s`; a dash where nothing was measured.
+/// Formats a time: `3 ms`, `7.1 s`, `2 min 31 s`; a dash if nothing was measured.
 #[must_use]
 pub fn seconds(value: f64) -> String {
     let magnitude = value.abs();
@@ -73,7 +73,7 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
-/// An amount of memory in binary units: `139 MiB`.
+/// Formats an amount of memory in binary units: `139 MiB`.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // shown to three places
 pub fn bytes(value: u64) -> String {
@@ -85,7 +85,7 @@ pub fn bytes(value: u64) -> String {
     }
 }
 
-/// A number with this many decimal places, and separators in the integer part.
+/// Formats a number with this many decimal places, and separators in the integer part.
 #[must_use]
 pub fn decimal(value: f64, places: usize) -> String {
     if !value.is_finite() {
@@ -100,7 +100,7 @@ pub fn decimal(value: f64, places: usize) -> String {
     fraction.map_or_else(|| format!("{sign}{whole}"), |f| format!("{sign}{whole}.{f}"))
 }
 
-/// A share of 1 as `99.95 %`. One that is not all is never rounded to all.
+/// Formats a share of 1 as `99.95 %`. A share below 1 is never rounded to 100 %.
 #[must_use]
 pub fn per_cent(share: f64) -> String {
     let places = if share >= 1.0 || share == 0.0 {
@@ -114,7 +114,7 @@ pub fn per_cent(share: f64) -> String {
     format!("{} %", decimal(shown, places))
 }
 
-/// A distance: `750 m`, `1.5 km`, `120 km`.
+/// Formats a distance: `750 m`, `1.5 km`, `120 km`.
 #[must_use]
 pub fn meters(value: f64) -> String {
     if value < 1_000.0 {

@@ -1,16 +1,15 @@
 //! `report.html`: one page that shows a run to people.
 //!
 //! A figure in `report.json` proves something to a program; a person who decides whether to trust
-//! the engine wants to see the wave. So every run writes a page: a sentence that says what
-//! happened, the map of its cells coloured by time, the rate, the delays, the order, the cost, and
-//! the expectations. The page is self-contained: it loads no script, font or image, opens from a
-//! disk or a mail, in light and dark mode, on a phone. It shows no place with fewer than twenty
-//! devices.
+//! the engine wants to see the wave. So every run writes a page: a sentence with the result, the
+//! map of its cells coloured by time, the rate, the delays, the order, the cost, and the
+//! expectations. The page is self-contained: it loads no script, font or image, opens from a disk
+//! or a mail, in light and dark mode, on a phone. It shows no place with fewer than twenty devices.
 //!
-//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict and a [`case`], in
-//! bounded memory ([`shares`]); [`tiles`] keeps small audiences private; [`projection`] lays the
-//! earth flat; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`], [`charts`]
-//! and [`tables`] write the parts of the page.
+//! [`figures`] and [`maps`] gather the data from the samples of the verdict and a [`case`], in
+//! bounded memory ([`shares`]); [`tiles`] keeps small audiences private; [`projection`] maps the
+//! earth to a plane; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`],
+//! [`charts`] and [`tables`] write the parts of the page.
 
 pub mod case;
 mod charts;
@@ -51,7 +50,7 @@ pub struct Picture<'a> {
     pub report: &'a Report,
     /// Data of the drawings.
     pub figures: &'a Figures,
-    /// Whether targets counted.
+    /// Whether missed targets fail the run.
     pub strict: bool,
     /// Command line that repeats the run.
     pub command: &'a str,
@@ -61,7 +60,7 @@ impl Picture<'_> {
     /// Writes `report.html` into a folder.
     ///
     /// # Errors
-    /// The folder cannot be written to.
+    /// If the folder cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let mut page = String::new();
         self.page(&mut page).map_err(io::Error::other)?;
@@ -77,7 +76,7 @@ impl Picture<'_> {
                 "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
                 "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
                 "<meta name=\"color-scheme\" content=\"light dark\">\n",
-                // A page without an icon of its own makes a browser ask for one.
+                // A browser requests an icon for a page without one.
                 "<link rel=\"icon\" href=\"data:,\">\n<title>{} {}: Clarion</title>\n",
                 "<style>\n{}\n:root{{{}}}\n@media (prefers-color-scheme: \
                  dark){{:root{{{}}}}}\n{}\n</style>\n</head>\n<body>"
@@ -90,7 +89,7 @@ impl Picture<'_> {
             scale::classes(),
         )?;
         head::write(out, self.scenario, report, self.strict)?;
-        // Two columns; on a narrow page the style puts the sections in an order of their own.
+        // Two columns; on a narrow page the style sheet orders the sections itself.
         writeln!(out, "<main>")?;
         if self.figures.maps.len() > 1 {
             self.maps(out)?;
@@ -131,7 +130,7 @@ impl Picture<'_> {
         writeln!(out, "</main>\n</body>\n</html>")
     }
 
-    /// One map for each platform, side by side.
+    /// Writes one map for each platform, side by side.
     fn maps(&self, out: &mut String) -> fmt::Result {
         let maps = &self.figures.maps;
         let about = format!(

@@ -1,7 +1,7 @@
-//! A point on the earth, and the operations on a sphere that placing devices needs.
+//! A point on the earth, and the operations on a sphere that place devices.
 //!
-//! Placing may use a sphere: the place that results *is* the device's exact place. The verdict may
-//! not: its distances are geodesics on WGS-84, see `verdict::geometry`.
+//! Placing may use a sphere, because the resulting place *is* the device's exact place. The verdict
+//! may not: its distances are geodesics on WGS-84, see `verdict::geometry`.
 
 use std::fmt;
 
@@ -22,19 +22,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// A point; longitudes are brought into -180 to 180.
+    /// Creates a point; longitudes are converted to -180 to 180.
     #[must_use]
     pub fn new(latitude: f64, longitude: f64) -> Self {
         Self { latitude, longitude: wrap(longitude) }
     }
 
-    /// Whether both coordinates are finite and in range.
+    /// Reports whether both coordinates are finite and in range.
     #[must_use]
     pub fn is_valid(self) -> bool {
         (-90.0..=90.0).contains(&self.latitude) && (-180.0..=180.0).contains(&self.longitude)
     }
 
-    /// Where one gets by going `meters` in direction `bearing` (radians from north, clockwise) on
+    /// Returns the place `meters` away in direction `bearing` (radians from north, clockwise) on
     /// the sphere.
     #[must_use]
     pub fn toward(self, bearing: f64, meters: f64) -> Self {
@@ -46,8 +46,7 @@ impl Place {
         Self::new(sin_lat2.asin().to_degrees(), self.longitude + east.atan2(north).to_degrees())
     }
 
-    /// The direction in which another place lies at first, radians from north, clockwise, on the
-    /// sphere.
+    /// Returns the initial direction to another place on the sphere, radians from north, clockwise.
     #[must_use]
     pub fn bearing(self, other: Self) -> f64 {
         let (sin_lat, cos_lat) = self.latitude.to_radians().sin_cos();
@@ -56,14 +55,16 @@ impl Place {
         (sin_lng * cos_lat2).atan2(cos_lat * sin_lat2 - sin_lat * cos_lat2 * cos_lng)
     }
 
-    /// To 1e-7 degrees, a centimetre: what another machine's sines would give, too.
+    /// Rounds to 1e-7 degrees, a centimetre, so that the sines of other machines give the same
+    /// place.
     #[must_use]
     pub fn rounded(self) -> Self {
         let e7 = |degrees: f64| (degrees * 1e7).round() / 1e7;
         Self { latitude: e7(self.latitude), longitude: e7(self.longitude) }
     }
 
-    /// Distance on the sphere, metres: within 0.6 % of the geodesic. For coarse choices only.
+    /// Returns the distance on the sphere, metres: within 0.6 % of the geodesic, for coarse choices
+    /// only.
     #[must_use]
     pub fn spherical_distance(self, other: Self) -> f64 {
         let (lat1, lat2) = (self.latitude.to_radians(), other.latitude.to_radians());
@@ -80,7 +81,7 @@ impl fmt::Debug for Place {
     }
 }
 
-/// Brings a longitude, or a difference of two, into -180 to 180.
+/// Converts a longitude, or a difference of two, to -180 to 180 degrees.
 #[must_use]
 pub fn wrap(degrees: f64) -> f64 {
     if (-180.0..=180.0).contains(&degrees) {

@@ -1,13 +1,13 @@
 //! Devices by number: a pure function of seed and index, never stored as a whole.
 //!
 //! A run of a million devices needs them three times: to register them, to find the device of each
-//! token that the gateway saw, and to judge which devices were inside. Storing them would cost more
-//! memory than the cluster under test, so each device is computed again when needed, from `(seed,
-//! index)` alone. Places come from [`Area`]s with shares; within a town, density falls off
+//! token in the gateways' record, and to judge which devices were inside. Storing them would cost
+//! more memory than the cluster under test, so each device is computed again when needed, from
+//! `(seed, index)` alone. Places come from [`Area`]s with shares; within a town, density falls off
 //! exponentially with the distance from its centre.
 //!
-//! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may
-//! differ in the last bit, the rounded place does not, but for ties that no run meets.
+//! Coordinates are rounded to 1e-7 degrees (a centimetre). The sines of two machines' libraries may
+//! differ in the last bit, but the rounded place does not, except for ties that no run meets.
 
 pub mod cities;
 pub mod draws;
@@ -21,11 +21,11 @@ use cities::CITIES;
 use draws::Draws;
 use token::TokenBytes;
 
-/// What a population is made of, as a scenario states it.
+/// Specification of a population in a scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PopulationSpec {
-    /// Apps; devices are shared evenly among them.
+    /// Apps, among which devices are divided evenly.
     #[serde(default = "default_apps")]
     pub apps: Vec<AppSpec>,
     /// Areas of the devices. Shares are relative to their sum.
@@ -51,18 +51,18 @@ pub struct AppSpec {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Area {
-    /// Around the cities of the table, by their people.
+    /// Devices around the cities of the table, by their inhabitants.
     Cities {
         /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Only those within `within_meters` of this place; absent: all.
+        /// Place around which cities are used; absent: all cities.
         #[serde(default)]
         near: Option<Place>,
         /// Radius around `near`, metres; given together with `near`.
         #[serde(default)]
         within_meters: Option<f64>,
     },
-    /// Around one place that is not in the table.
+    /// Devices around one place that is not in the table.
     Town {
         /// Weight of this area, relative to the weights of the others.
         share: f64,
@@ -71,7 +71,7 @@ pub enum Area {
         /// Density falls off as exp(-distance / scale).
         scale_meters: f64,
     },
-    /// Evenly over a disc: the countryside.
+    /// Devices evenly over a disc: the countryside.
     Disc {
         /// Weight of this area, relative to the weights of the others.
         share: f64,
@@ -80,7 +80,7 @@ pub enum Area {
         /// Radius of the disc, metres.
         radius_meters: f64,
     },
-    /// Evenly over a narrow ring: devices where a region ends, where mistakes are.
+    /// Devices evenly over a narrow ring, for the end of a region, where mistakes are likely.
     Ring {
         /// Weight of this area, relative to the weights of the others.
         share: f64,
@@ -93,7 +93,7 @@ pub enum Area {
     },
 }
 
-/// Why a population cannot be generated.
+/// Error for a population that cannot be generated.
 #[derive(Debug, thiserror::Error)]
 #[error("population.{field}: {problem}")]
 pub struct PopulationError {
@@ -121,13 +121,13 @@ pub struct Device {
     pub platform: Platform,
 }
 
-/// A seeded population.
+/// A population that is computed from a seed.
 #[derive(Debug, Clone)]
 pub struct Population {
     seed: u64,
     count: u64,
     apps: Vec<AppSpec>,
-    /// By the cumulated share up to and with each, the last being 1.
+    /// Cumulated share up to and with each spot, the last being 1.
     spots: Vec<(f64, Spot)>,
 }
 
@@ -144,8 +144,8 @@ enum Shape {
     Annulus { inner_meters: f64, outer_meters: f64 },
 }
 
-// Streams of draws; see `Draws::new`. A device's identity does not hang on how many draws its place
-// took.
+// Domains of draws; see `Draws::new`. A device's identity does not depend on the number of draws
+// for its place.
 const DOMAIN_IDENTITY: u64 = 1;
 const DOMAIN_PLACE: u64 = 2;
 const DOMAIN_TOKEN: u64 = 3;
@@ -153,8 +153,8 @@ const DOMAIN_LATER_TOKEN: u64 = 4;
 /// Domain of draws for plans over a population, such as motion.
 pub const DOMAIN_PLAN: u64 = 16;
 
-/// Radius of a town in scales: farther out lives no device; e^-12 of the density, some 8 of a
-/// million devices.
+/// Radius of a town in scales; beyond it, at e^-12 of the density, would be some 8 of a million
+/// devices.
 const TOWN_SCALES_MAX: f64 = 12.0;
 
 const FOREIGN_LOCALES: &[&str] = &["en", "en-US", "zh-Hans-CN", "zh-Hant-TW", "ja-JP", "fr-FR", ""];
@@ -169,7 +169,7 @@ const SEGMENT_SETS: &[(&[&str], u32)] = &[
 ];
 
 impl Population {
-    /// A population of `count` devices.
+    /// Creates a population of `count` devices.
     ///
     /// # Errors
     /// If a share or size is not a positive number, or no place is left.
@@ -209,36 +209,36 @@ impl Population {
         Ok(Self { seed, count, apps: spec.apps.clone(), spots: weighted })
     }
 
-    /// Number of devices.
+    /// Returns the number of devices.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The seed it comes from.
+    /// Returns the seed of the population.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Apps of the population, in the scenario's order.
+    /// Returns the apps of the population in the scenario's order.
     #[must_use]
     pub fn apps(&self) -> &[AppSpec] {
         &self.apps
     }
 
-    /// Platforms of the apps, each once.
+    /// Returns the platforms of the apps, each once.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
         Platform::ALL.into_iter().filter(|p| self.apps.iter().any(|a| a.platform == *p)).collect()
     }
 
-    /// All devices, one at a time.
+    /// Returns all devices, one at a time.
     pub fn iter(&self) -> impl Iterator<Item = Device> + '_ {
         (0..self.count).map(|i| self.device(i))
     }
 
-    /// The device with this number, drawn anew at each call.
+    /// Computes the device with this number.
     #[must_use]
     pub fn device(&self, index: u64) -> Device {
         let mut draws = Draws::new(self.seed, DOMAIN_IDENTITY, index);
@@ -259,25 +259,25 @@ impl Population {
         Device { index, id, place, token, locale, segments, app, platform }
     }
 
-    /// Place of a device at the start.
+    /// Returns the place of a device at the start.
     #[must_use]
     pub fn home(&self, index: u64) -> Place {
         self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index)).0
     }
 
-    /// Token of a device of a platform after this many changes.
+    /// Returns the token of a device of a platform after this many changes.
     #[must_use]
     pub fn token(&self, index: u64, platform: Platform, generation: u16) -> TokenBytes {
         let draws = match generation {
             0 => Draws::new(self.seed, DOMAIN_TOKEN, index),
-            // No device has a number that these shifts lose.
+            // No device has a number with the bits that these shifts lose.
             later => Draws::new(self.seed, DOMAIN_LATER_TOKEN, index << 16 | u64::from(later)),
         };
         TokenBytes::draw(platform, &mut { draws })
     }
 
-    /// A place drawn as this population's devices draw theirs, for one that moves; with the locale
-    /// spoken there.
+    /// Draws a place as for the population's devices, for one that moves, with the locale of that
+    /// place.
     #[must_use]
     pub fn place(&self, draws: &mut Draws) -> (Place, &'static str) {
         let at = draws.unit();

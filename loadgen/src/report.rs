@@ -34,8 +34,8 @@ pub struct Report {
     pub seed: u64,
     /// Number of devices in the population.
     pub devices: u64,
-    /// Address of the coordinator of a cluster that ran already; none if the run started its own.
-    /// CPU time and memory of a foreign cluster's processes are unknown.
+    /// Address of the coordinator of a cluster that another program started; `None` if the run
+    /// started its own. CPU time and memory of a foreign cluster's processes are unknown.
     pub cluster: Option<String>,
     /// Number of shard nodes.
     pub nodes: u32,
@@ -43,7 +43,7 @@ pub struct Report {
     pub region: String,
     /// Whether every check that counts held.
     pub passed: bool,
-    /// The state in which the alert ended.
+    /// State in which the alert ended.
     pub state: String,
 
     /// The judgement of every device, as fields of the report itself.
@@ -53,13 +53,13 @@ pub struct Report {
     pub preview_devices: u64,
     /// What the cluster reports of the same wave.
     pub reported: Reported,
-    /// What changed during the wave and what that cost, if anything did.
+    /// Changes during the wave and their cost, for a run in motion.
     pub motion: Option<Motion>,
-    /// The cancellation, if there was one.
+    /// Result of the cancellation, if there was one.
     pub cancel: Option<Cancel>,
-    /// Nodes that were killed and started, in the order of time.
+    /// Nodes that were killed and started, in order of time.
     pub node_changes: Vec<NodeChanged>,
-    /// Those who watched it, if there were any but this program.
+    /// Clients that watched the alert, apart from this program.
     pub watchers: Option<Watchers>,
 
     /// Acceptances per second, between the first and the last.
@@ -76,7 +76,7 @@ pub struct Report {
     pub bytes_per_device: f64,
     /// Memory growth of the worst shard node over its steady state during a fault.
     pub shard_growth_bytes: Option<u64>,
-    /// Each platform by itself.
+    /// Results of each platform.
     pub platforms: BTreeMap<Platform, ByPlatform>,
 
     /// Every expectation with the measured value.
@@ -104,7 +104,7 @@ pub struct Reported {
     pub expired: u64,
     /// Requests that the gateway never answered.
     pub unanswered_requests: u64,
-    /// Requests that the gateway put off and Clarion repeated.
+    /// Requests that the gateway deferred and Clarion repeated.
     pub retried_requests: u64,
     /// Difference to the gateways' record: |accepted - recorded| + |dead - recorded|.
     pub disagreement: u64,
@@ -149,12 +149,12 @@ pub struct Watchers {
     pub coordinator_growth_bytes: u64,
 }
 
-/// Times in seconds; those of the wave count from the acknowledgement of `CreateAlert`.
+/// Times in seconds. Those of the wave count from the acknowledgement of `CreateAlert`.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Seconds {
-    /// Starting all processes.
+    /// Time for the start of all processes.
     pub start: f64,
-    /// Writing all devices until all of them are visible.
+    /// Time from the first written device until all are visible.
     pub load: f64,
     /// Time from the call of `CreateAlert` to its acknowledgement.
     pub create: f64,
@@ -186,23 +186,23 @@ pub struct ByPlatform {
     pub throttled: u64,
     /// Requests answered with 5xx.
     pub failed_requests: u64,
-    /// Requests in the 60 s in which there were the most, wherever these begin.
+    /// Most requests in any 60 s, wherever these begin.
     pub minute_max: u64,
-    /// Bytes from client to gateway, TLS and all, per request.
+    /// Bytes from client to gateway, including TLS, per request.
     pub bytes_per_push: f64,
-    /// Acceptances a second, from the first to the last.
+    /// Acceptances per second from the first to the last.
     pub rate_per_second: f64,
-    /// What streams and connections allow; none of a gateway that is near.
+    /// Rate that streams and connections allow; `None` for a near gateway.
     pub arithmetic: Option<Arithmetic>,
     /// First acceptance, seconds from the acknowledgement.
     pub first_push_seconds: f64,
     /// Last acceptance, seconds from the acknowledgement.
     pub last_push_seconds: f64,
-    /// How well the wave kept the order from near to far.
+    /// Figures of the order from near to far.
     pub order: Order,
 }
 
-/// One figure for each role of processes.
+/// Value for each role of processes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByRole {
     /// Sum over all shard nodes.
@@ -216,9 +216,9 @@ pub struct ByRole {
 /// Resident memory at the end of the wave, bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Rss {
-    /// Sum over all shard nodes; none if the run did not start them.
+    /// Sum over all shard nodes; `None` if the run did not start them.
     pub shard: Option<u64>,
-    /// Memory of the coordinator; none if the run did not start it.
+    /// Memory of the coordinator; `None` if the run did not start it.
     pub coordinator: Option<u64>,
     /// Peak of each process, by name.
     pub peaks: BTreeMap<String, u64>,
@@ -233,14 +233,14 @@ pub struct Machine {
     pub cores: usize,
     /// Total memory, bytes, from `/proc/meminfo`.
     pub memory_bytes: u64,
-    /// Load average over one minute at the start: shows what else ran.
+    /// Load average over one minute at the start, which shows the load of other programs.
     pub load_average: f64,
     /// Whether the program was built with optimisation.
     pub optimised: bool,
 }
 
 impl Machine {
-    /// The machine that runs this program, now.
+    /// Reads the data of the machine that runs this program.
     #[must_use]
     pub fn here() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -267,8 +267,8 @@ impl Machine {
 }
 
 impl Report {
-    /// Order of the platform that kept it worst. Lanes do not wait for each other, so there is no
-    /// order between two platforms.
+    /// Returns the order of the platform that kept it worst. Lanes do not wait for each other, so
+    /// there is no order between two platforms.
     #[must_use]
     pub fn worst_order(&self) -> Order {
         let orders = self.platforms.values().map(|p| p.order);
@@ -278,7 +278,7 @@ impl Report {
     /// Writes `report.json` into a folder.
     ///
     /// # Errors
-    /// The folder cannot be written to.
+    /// If the folder cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         write(self, dir)
     }
@@ -290,9 +290,9 @@ fn write(report: &impl Serialize, dir: &Path) -> io::Result<()> {
     fs::write(dir.join(names::REPORT), json + "\n")
 }
 
-/// The value below which a share of values in ascending order lies; none if there are none.
+/// Returns the value below which a share of ascending values lies; `None` without values.
 #[must_use]
-// An index below the length.
+// The index is below the length.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let at = (sorted.len() as f64 * share).ceil() as usize;

@@ -1,8 +1,8 @@
 //! One run of a scenario, from the first process to the report.
 //!
 //! [`run`] has the steps in order. Two watchers run beside them: one over the processes, because a
-//! run whose coordinator died must end with the coordinator's last log lines and not with a
-//! deadline; and one for SIGTERM and Ctrl-C. Whichever ends first, every process is ended.
+//! run whose coordinator ended must end with the coordinator's last log lines and not with a
+//! deadline; and one for SIGTERM and Ctrl-C. The first of the three to end ends every process.
 
 pub mod assess;
 pub mod motion;
@@ -40,48 +40,48 @@ use wave::Observed;
 pub struct Options {
     /// Folder for the report, its page, logs and records.
     pub dir: PathBuf,
-    /// This program, which the children are.
+    /// Path of this program, which also runs as the children.
     pub program: PathBuf,
-    /// Threads of each node that walk and send.
+    /// Number of threads of each node that walk partitions and send pushes.
     pub cores_per_node: usize,
     /// Whether missed targets fail the run.
     pub strict: bool,
-    /// A cluster to take part in, instead of starting one.
+    /// Running cluster to use instead of starting one.
     pub elsewhere: Option<Elsewhere>,
-    /// The command line that does the same again.
+    /// Command line that repeats the run.
     pub command: String,
 }
 
-/// Why a run has no report.
+/// Reason why a run has no report.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The population of the scenario cannot be made.
+    /// The population of the scenario cannot be generated.
     #[error(transparent)]
     Population(#[from] PopulationError),
-    /// The cluster did not come up.
+    /// The cluster could not be started.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// A process ended during the run.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The cluster did not do what it was asked.
+    /// A call of the cluster failed.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// The emulator did not take an order.
+    /// An emulator did not carry out an order.
     #[error(transparent)]
     Order(#[from] OrderError),
-    /// The emulator's record cannot be read.
+    /// The record of an emulator cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A file or `/proc` could not be read or written.
     #[error("{what}: {source}")]
     Io {
-        /// The file, or the part of the system.
+        /// Name of the file, or of the part of the system.
         what: String,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The processes did not end as they should.
+    /// The processes did not shut down gracefully.
     #[error("processes did not shut down gracefully: {0}")]
     Stop(String),
     /// A signal asked this program to end.
@@ -92,7 +92,8 @@ pub enum RunError {
 /// Runs a scenario.
 ///
 /// # Errors
-/// It could not be carried out. A run that was carried out and failed its expectations is a report.
+/// If the run could not be carried out. A run that was carried out and failed its expectations has
+/// a report.
 pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<Report, RunError> {
     let Stage { begun, mut signals, dir, population, plan } =
         Stage::prepare(scenario, options, show)?;
@@ -132,7 +133,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);
-    // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
+    // Failures without a failed expectation are not shown: a cancelled alert leaves devices out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
     report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
@@ -142,7 +143,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     Ok(report)
 }
 
-/// Runs the scenario; returns also the observations of its parts, for a run in motion.
+/// Runs the scenario. For a run in motion it also returns the observations of the other parts.
 async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError> {
     let channel = scene.connect().await?;
     create_apps(channel.clone(), scene.population).await?;
@@ -156,7 +157,7 @@ async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError>
     }
 }
 
-/// State of a run before its cluster.
+/// State of a run before its cluster is started.
 struct Stage {
     begun: Time,
     signals: Signals,
@@ -169,8 +170,8 @@ impl Stage {
     fn prepare(scenario: &Scenario, options: &Options, show: &Show) -> Result<Self, RunError> {
         let begun = clock::monotonic();
         let signals = Signals::listen().map_err(|e| io_error("signals", e))?;
-        // Absolute from here on: the coordinator's file names its neighbours, and relative names in
-        // it count from its folder.
+        // Absolute from here on, because relative names in the coordinator's file count from its
+        // folder.
         let dir = fs::create_dir_all(&options.dir)
             .and_then(|()| fs::canonicalize(&options.dir))
             .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
@@ -224,7 +225,7 @@ impl Stage {
     }
 }
 
-/// Starts everything, or takes part in what runs elsewhere.
+/// Starts the cluster, or connects to the configured one.
 async fn surroundings(
     plan: &ClusterPlan,
     elsewhere: Option<&Elsewhere>,

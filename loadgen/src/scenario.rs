@@ -1,8 +1,8 @@
 //! A scenario as data: the parts of a run and its expectations.
 //!
 //! The named scenarios are TOML files built into the program; any other file of the same form can
-//! be run. Every value is checked when the file is read: a run of a minute must not end with a
-//! typing error.
+//! be run. Every value is checked when the file is read, so that a typing error does not end a run
+//! in the middle.
 
 mod check;
 pub mod expect;
@@ -40,7 +40,7 @@ pub struct Scenario {
     pub devices: u64,
     /// Number of shard nodes.
     pub nodes: u32,
-    /// Bounds of the run's own waits.
+    /// Time limits of the parts of the run.
     #[serde(default)]
     pub deadlines: Deadlines,
     /// Population of devices.
@@ -50,22 +50,22 @@ pub struct Scenario {
     /// Behaviour of the gateway emulators.
     #[serde(default)]
     pub gateway: GatewaySpec,
-    /// Stop the alert in the middle.
+    /// Cancellation in the middle of the wave.
     #[serde(default)]
     pub cancel: Option<CancelSpec>,
-    /// Move devices while the alert runs.
+    /// Motion of devices during the alert.
     #[serde(default)]
     pub motion: Option<MotionSpec>,
-    /// Nodes that are killed and started while the alert runs, in the order of time.
+    /// Nodes that are killed and started during the alert, in order of time.
     #[serde(default)]
     pub node_changes: Vec<NodeChange>,
-    /// Watch the alert, many times over.
+    /// Watchers of the alert.
     #[serde(default)]
     pub watchers: Option<WatchersSpec>,
-    /// Many alerts and many kinds of trouble instead of one.
+    /// Series of many alerts and faults instead of one alert.
     #[serde(default)]
     pub series: Option<SeriesSpec>,
-    /// Processes that end and come back, and an alert after each.
+    /// Restarts of processes, with an alert after each.
     #[serde(default)]
     pub restarts: Option<RestartsSpec>,
     /// Expectations of the result.
@@ -73,7 +73,7 @@ pub struct Scenario {
     pub expect: Expectations,
 }
 
-/// How long each part of a run may take before it counts as failed, seconds.
+/// Time limits for the parts of a run, after which it counts as failed, seconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deadlines {
@@ -83,7 +83,7 @@ pub struct Deadlines {
     pub load_s: u64,
     /// Time limit from the submission to the last outcome, seconds.
     pub wave_s: u64,
-    /// Every process ended after it was asked to.
+    /// Time limit for the end of every process after it was asked to end, seconds.
     pub stop_s: u64,
 }
 
@@ -99,10 +99,11 @@ impl Default for Deadlines {
 pub struct AlertSpec {
     /// The region in which devices are alerted.
     pub region: RegionSpec,
-    /// From where "nearest" is counted; absent: the circle's centre, else it is required here.
+    /// Place from which distances are measured; absent: the centre of the circle. Required for
+    /// other regions.
     #[serde(default)]
     pub last_seen: Option<Place>,
-    /// 0: as fast as it goes.
+    /// Most pushes per second; 0: no limit.
     #[serde(default)]
     pub max_rate_per_second: u32,
     /// Active time of the alert, seconds.
@@ -114,7 +115,7 @@ fn default_active_s() -> u64 {
     3_600
 }
 
-/// A region whose inside the verdict can compute by itself.
+/// A region whose inside the verdict can compute independently.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RegionSpec {
@@ -125,19 +126,19 @@ pub enum RegionSpec {
         /// Geodesic radius on WGS-84, metres.
         radius_meters: f64,
     },
-    /// Straight edges in longitude and latitude; rings closed or not (they are closed on
-    /// submission).
+    /// A polygon with edges that are straight in longitude and latitude. Rings may be closed or
+    /// open; they are closed on submission.
     Polygon {
         /// Outer ring of the polygon.
         outer: Vec<Place>,
-        /// Rings that do not belong to it.
+        /// Rings of the holes.
         #[serde(default)]
         holes: Vec<Vec<Place>>,
     },
 }
 
 impl RegionSpec {
-    /// Centre of the region, used as the place last seen if the scenario does not set it.
+    /// Returns the centre of the region, which is the place last seen unless the scenario sets it.
     #[must_use]
     pub fn center(&self) -> Option<Place> {
         match self {
@@ -151,20 +152,21 @@ impl RegionSpec {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GatewaySpec {
-    /// Share of tokens that it calls dead (410), 0 to 1.
+    /// Share of tokens that the gateway calls dead (410), 0 to 1.
     pub dead_share: f64,
-    /// How long each answer takes without a fault, microseconds; of a platform at a distance, that
-    /// distance counts.
+    /// Latency of each answer without a fault, microseconds. A platform's distance replaces it.
     pub latency_us: u64,
-    /// Lanes write `authorization` out in each request, as Apple advises, instead of indexing it.
+    /// Whether lanes send `authorization` as a literal in each request, as Apple advises, instead
+    /// of indexing it.
     pub authorization_literal: bool,
-    /// How far the gateways are. Absent: so near that only their own time counts.
+    /// Distance to each gateway. Absent: so near that only the gateway's own time counts.
     pub distance: DistanceSpec,
-    /// A fault during the wave.
+    /// Fault during the wave.
     pub fault: Option<FaultSpec>,
     /// Settings of FCM only.
     pub fcm: FcmSpec,
-    /// After which a request counts as unanswered, milliseconds; absent: the coordinator's default.
+    /// Time after which a request counts as unanswered, milliseconds; absent: the coordinator's
+    /// default.
     pub request_deadline_ms: Option<u32>,
 }
 
@@ -179,7 +181,7 @@ pub struct DistanceSpec {
 }
 
 impl DistanceSpec {
-    /// Distance to the gateway of a platform.
+    /// Returns the distance to the gateway of a platform.
     #[must_use]
     pub fn of(&self, platform: Platform) -> LineSpec {
         match platform {
@@ -189,33 +191,34 @@ impl DistanceSpec {
     }
 }
 
-/// The line to one gateway, as a client feels it.
+/// Network properties of one gateway from a client's view.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LineSpec {
-    /// From a request's end to its answer: `{ p50_us = 50000, p99_us = 120000 }`, lognormal, drawn
-    /// anew for each.
+    /// Time from a request's end to its answer: `{ p50_us = 50000, p99_us = 120000 }`, lognormal,
+    /// drawn again for each request.
     pub latency: Option<Latency>,
-    /// From the bytes of a body to the credit for them, microseconds: at a distance, one way there
-    /// and one back.
+    /// Time from the bytes of a body to the credit for them, microseconds: at a distance, one way
+    /// there and one back.
     pub credit_delay_us: u64,
-    /// The connection's receive window, bytes; absent: so large that it is not what limits a near
+    /// Receive window of the connection, bytes; absent: so large that it does not limit a near
     /// lane.
     pub connection_window: Option<u32>,
-    /// The receive window of each stream, bytes; absent: HTTP/2's 65,535.
+    /// Receive window of each stream, bytes; absent: HTTP/2's default of 65,535.
     pub stream_window: Option<u32>,
-    /// MAX_CONCURRENT_STREAMS; absent: 1,000 of Apple's, 100 of Google's.
+    /// MAX_CONCURRENT_STREAMS of a connection; absent: 1,000 for APNs, 100 for FCM.
     pub streams_max: Option<u32>,
 }
 
-/// Settings of FCM's emulator, and of the coordinator for it.
+/// Settings of FCM's emulator, and of the coordinator for FCM.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FcmSpec {
-    /// Messages in any 60 s: the emulator refuses more, and the coordinator knows the quota.
-    /// Absent: the emulator grants more than can be used, and the coordinator knows no quota.
+    /// Messages that the quota allows in any 60 s. The emulator refuses more, and the coordinator
+    /// knows the quota. Absent: the emulator grants more than can be used, and the coordinator
+    /// knows no quota.
     pub quota_per_minute: Option<u32>,
-    /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the
+    /// Shortest pause of the lane after a 503 without `Retry-After`, milliseconds; absent: the
     /// coordinator's default.
     pub backoff_min_ms: Option<u32>,
 }
@@ -236,7 +239,7 @@ pub enum FaultSpec {
         /// Duration of the fault, milliseconds.
         for_ms: u64,
     },
-    /// No answers at all: requests are read and never answered.
+    /// No request is answered: requests are read and never answered.
     Silent {
         /// Platform of the affected gateway; absent: all.
         #[serde(default)]
@@ -251,9 +254,9 @@ pub enum FaultSpec {
         /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
-        /// Which share of the requests, 0 to 1.
+        /// Affected share of the requests, 0 to 1.
         share: f64,
-        /// Whether the pushes reach the devices in spite of the answer.
+        /// Whether the pushes reach the devices despite the answer.
         #[serde(default)]
         delivered: bool,
         /// Value of `Retry-After`, seconds; FCM only.
@@ -264,25 +267,25 @@ pub enum FaultSpec {
         /// Duration of the fault, milliseconds.
         for_ms: u64,
     },
-    /// Anything that the emulator can be ordered to do wrong ([`Faults`]), alone or mixed.
+    /// Any faults of the emulator ([`Faults`]), alone or mixed.
     Scripted {
         /// Platform of the affected gateway; absent: all.
         #[serde(default)]
         platform: Option<Platform>,
         /// Short description of the fault.
         label: String,
-        /// Faults as in an order to the emulator. The usual conditions (latency, late credits) hold
-        /// too, unless the order changes them.
+        /// Faults as in an order to the emulator. The usual conditions (latency, delayed credit)
+        /// hold too, unless the order changes them.
         faults: Box<Faults>,
         /// Start of the fault after the first push, milliseconds.
         after_ms: u64,
-        /// Time until all of the order is taken back, milliseconds.
+        /// Time until all faults of the order are removed, milliseconds.
         for_ms: u64,
     },
 }
 
 impl FaultSpec {
-    /// Start of the fault after the first push, milliseconds.
+    /// Returns the start of the fault after the first push, milliseconds.
     #[must_use]
     pub fn after_ms(&self) -> u64 {
         match self {
@@ -293,7 +296,7 @@ impl FaultSpec {
         }
     }
 
-    /// Duration of the fault, milliseconds.
+    /// Returns the duration of the fault, milliseconds.
     #[must_use]
     pub fn for_ms(&self) -> u64 {
         match self {
@@ -304,7 +307,7 @@ impl FaultSpec {
         }
     }
 
-    /// Platform of the affected gateway; none: all.
+    /// Returns the platform of the affected gateway; `None`: all.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
         match self {
@@ -315,34 +318,35 @@ impl FaultSpec {
         }
     }
 
-    /// Whether it befalls the gateway of a platform.
+    /// Reports whether the fault affects the gateway of a platform.
     #[must_use]
-    pub fn befalls(&self, gateway: Platform) -> bool {
+    pub fn applies_to(&self, gateway: Platform) -> bool {
         self.platform().is_none_or(|p| p == gateway)
     }
 }
 
-/// Stop the alert in the middle.
+/// Cancellation of the alert in the middle of its wave.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancelSpec {
-    /// When this share of the devices in the region was accepted, 0 to 1.
+    /// Share of the devices in the region whose acceptance starts the cancellation, 0 to 1.
     pub at_share: f64,
-    /// Writes later than this after the acknowledgement count as late.
+    /// Time after the acknowledgement from which requests count as late, milliseconds.
     pub grace_ms: u64,
 }
 
-/// Devices in motion. Such a run has four parts in one cluster: nothing for a while, the alert over
-/// still devices, changes alone for as long as that took, and the alert while changes go on.
+/// Devices in motion. Such a run has four parts in one cluster: an idle interval, the alert over
+/// still devices, changes alone for as long as that alert took, and the alert while changes
+/// continue.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MotionSpec {
-    /// Changes sent to the registry a second: places of commuters and trains, tokens,
+    /// Changes sent to the registry per second: places of commuters and trains, tokens,
     /// installations, removals, mutes.
     pub changes_per_second: u32,
     /// Time for which the cluster is idle at first, so that its own cost is known, milliseconds.
     pub idle_ms: u64,
-    /// A change acknowledged less than this before may not have been seen by the wave.
+    /// Time after its acknowledgement in which a change may be unknown to the wave, milliseconds.
     pub settle_ms: u64,
 }
 
@@ -357,7 +361,7 @@ pub struct WatchersSpec {
 }
 
 impl WatchersSpec {
-    /// Number of slow watchers.
+    /// Returns the number of slow watchers.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a u32
     pub fn slow(self) -> u32 {
@@ -365,11 +369,11 @@ impl WatchersSpec {
     }
 }
 
-/// Why a scenario cannot be run.
+/// Reason why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
-    /// Neither a name nor a file.
-    #[error("no scenario `{0}`; there are {1}, or give the path of a .toml file")]
+    /// The text is neither the name of a scenario nor a file.
+    #[error("scenario: must be one of {1}, or the path of a .toml file; got `{0}`")]
     Unknown(String, String),
     /// The file cannot be read.
     #[error("cannot read scenario {0}: {1}")]
@@ -377,23 +381,23 @@ pub enum ScenarioError {
     /// The text is not a scenario; the message names line and key.
     #[error("scenario {0}: {1}")]
     Malformed(String, String),
-    /// A value is out of bounds.
+    /// A value is outside its limits.
     #[error("scenario {scenario}: {field}: {problem}")]
     Invalid {
         /// Name of the scenario.
         scenario: String,
         /// Path of the invalid field, with dots.
         field: String,
-        /// Why the value is not valid.
+        /// Description of the limits and the value.
         problem: String,
     },
 }
 
 impl Scenario {
-    /// By name, or from a file if it ends in `.toml`.
+    /// Finds a scenario by name, or reads a file if the text ends in `.toml`.
     ///
     /// # Errors
-    /// If there is none of that name, or it is not a valid scenario.
+    /// If there is no scenario of that name, or the file is not a valid scenario.
     pub fn find(name_or_path: &str) -> Result<Self, ScenarioError> {
         if let Some((name, text)) = NAMED.iter().find(|(name, _)| *name == name_or_path) {
             return Self::parse(name, text);
@@ -407,10 +411,10 @@ impl Scenario {
         Self::parse(name_or_path, &text)
     }
 
-    /// From text; `source` names it in errors.
+    /// Parses a scenario; `source` names the text in errors.
     ///
     /// # Errors
-    /// Names line, key and problem.
+    /// An error with line, key and problem.
     pub fn parse(source: &str, text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self = toml::from_str(text).map_err(|e| {
             ScenarioError::Malformed(source.to_owned(), e.to_string().trim_end().to_owned())
@@ -423,14 +427,14 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The built-in scenarios.
+    /// Returns the built-in scenarios with their names.
     pub fn named() -> impl Iterator<Item = (&'static str, Self)> {
         NAMED.iter().map(|(name, text)| {
             (*name, Self::parse(name, text).expect("tested: every named scenario is valid"))
         })
     }
 
-    /// Place last seen, from which distances are measured.
+    /// Returns the place last seen, from which distances are measured.
     #[must_use]
     pub fn last_seen(&self) -> Place {
         self.alert

@@ -15,7 +15,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::numbers::thousands;
 
-/// How often a bar is drawn at most.
+/// Shortest time between two drawings of a bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// Progress display of one run.
@@ -31,12 +31,12 @@ pub struct Bar {
     unit: &'static str,
     count: u64,
     drawn: Option<ProgressBar>,
-    /// Current position, also when no bar is drawn.
+    /// Current position, which is kept also without a drawn bar.
     position: Arc<AtomicU64>,
 }
 
 impl Show {
-    /// A display with bars if standard error is a terminal, otherwise with lines.
+    /// Creates a display with bars if standard error is a terminal, otherwise with lines.
     #[must_use]
     pub fn new() -> Self {
         Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
@@ -46,13 +46,13 @@ impl Show {
     pub fn begin(&self, label: &str, what: &str) {
         let line = format!("{label:>7}  {what}");
         match &self.bars {
-            // Writing fails only with the terminal gone; then nobody reads.
+            // Writing fails only if the terminal is closed; then nobody reads.
             Some(bars) => drop(bars.println(line)),
             None => eprintln!("{line}"),
         }
     }
 
-    /// A bar from 0 to `count`.
+    /// Creates a bar from 0 to `count`.
     #[must_use]
     pub fn bar(&self, label: &'static str, count: u64, unit: &'static str) -> Bar {
         let drawn = self.bars.as_ref().map(|bars| {
@@ -104,7 +104,7 @@ impl Bar {
         }
     }
 
-    /// Current position, from 0 to the total.
+    /// Returns the current position, from 0 to the total.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)

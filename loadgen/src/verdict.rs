@@ -1,8 +1,8 @@
-//! The verdict: compares the gateways' record with the truth, device by device.
+//! The verdict, which compares the gateways' record with the truth, device by device.
 //!
 //! The verdict never asks the cluster which devices were inside or received a push. Every device is
 //! computed again from the seed; its exact place is compared with the region by an independent
-//! geodesic, and its token with the gateways' record. The cost is linear, some two microseconds a
+//! geodesic, and its token with the gateways' record. The cost is linear, some two microseconds per
 //! device, so there is no reason to sample.
 
 pub mod cells;
@@ -34,13 +34,13 @@ use ledger::{Fate, Ledger, Push, Tally};
 use pace::Due;
 use sample::{Sample, Spot};
 
-/// Largest distance outside the region at which a device may be reached: the overshoot that the
-/// contract allows a cover.
+/// Largest distance outside the region at which a device may be reached, metres: the overshoot that
+/// the contract allows a cover.
 pub const OUTSIDE_METERS: f64 = 500.0;
-/// No cell of resolution 9 that touches the region reaches farther out than this; beyond it the
-/// flat cover is not asked.
+/// Distance outside the region beyond which no place is in the flat cover, metres: no cell of
+/// resolution 9 that touches the region reaches farther.
 const COVER_REACH_METERS: f64 = 1_000.0;
-/// Devices named in the report for each kind of failure.
+/// Most devices that the report names for each kind of failure.
 const EXAMPLES_MAX: usize = 10;
 
 /// Input of the verdict.
@@ -57,11 +57,11 @@ pub struct Case<'a> {
     pub history: &'a History,
     /// Submission of the alert, nanoseconds of `CLOCK_MONOTONIC`.
     pub begun_ns: u64,
-    /// When the wave had ended; later changes do not matter.
+    /// End of the wave, nanoseconds of `CLOCK_MONOTONIC`; later changes do not matter.
     pub end_ns: u64,
-    /// So long after its acknowledgement a change may not have been seen by the wave.
+    /// Time after its acknowledgement in which a change may be unknown to the wave, nanoseconds.
     pub settle_ns: u64,
-    /// Outer limits of the bands, ascending.
+    /// Outer limits of the bands, ascending, metres.
     pub edges: &'a [f64],
     /// Resolution of places in the picture; at most [`sample::FINEST`].
     pub resolution: Resolution,
@@ -76,19 +76,19 @@ pub struct Judgement {
     pub movers: u64,
     /// Devices that changed and were inside at the end.
     pub movers_inside: u64,
-    /// Times of the devices that entered behind the frontier and stayed: from the acknowledgement
+    /// Times of the devices that entered behind the frontier and stayed, from the acknowledgement
     /// of the change to the acceptance, nanoseconds, ascending.
     pub entered_ns: Vec<u64>,
-    /// First acceptance of each device and since when it had been due, in the order of time.
+    /// First acceptance of each device with the time since which it was due, in order of time.
     pub due: Vec<Due>,
-    /// The same counts by platform.
+    /// Counts by platform.
     pub platforms: BTreeMap<Platform, PlatformCount>,
     /// First acceptance of each device.
     pub samples: Vec<Sample>,
-    /// Addressed devices by first place: as many entries as spots of the region.
+    /// Addressed devices by the spot of their first place, for every spot of the region.
     pub spots: BTreeMap<Spot, SpotCount>,
-    /// For each failure some devices by number, to look at: `population.device(n)` with the seed of
-    /// the run.
+    /// Numbers of some devices for each kind of failure: `population.device(n)` with the seed of
+    /// the run returns the device.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
@@ -123,7 +123,7 @@ fn side_by_side<T: Send>(
     })
 }
 
-/// Judges some of the devices; with how many requests were to them.
+/// Judges a range of devices. Returns also the number of requests to them.
 fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> (Judgement, u64) {
     let (mut sum, mut requests) = (Judgement::default(), 0);
     for index in range {
@@ -135,19 +135,19 @@ fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> (Judg
     (sum, requests)
 }
 
-/// One device as the judgement sees it.
+/// Data of one device for the judgement.
 struct Life {
     /// States of the device over time.
     stretches: Vec<Stretch>,
-    /// Requests to any of its tokens, oldest first.
+    /// Requests to all tokens of the device, oldest first.
     pushes: Vec<Push>,
     /// Number of the token of each request.
     generations: Vec<u16>,
 }
 
-/// Judgement of an acceptance.
+/// State of the device at an acceptance.
 enum Welcome {
-    /// The device was in this state, and addressed.
+    /// The device was inside and addressed, in this state.
     In(usize),
     /// The device was inside, with another token.
     Stale,
@@ -172,7 +172,7 @@ impl Life {
         Self { stretches, pushes, generations }
     }
 
-    /// Whether anything changed that the wave can have seen.
+    /// Reports whether the device changed in a way that the wave may have seen.
     fn changed(&self, case: &Case<'_>) -> bool {
         let during = |s: &Stretch| {
             s.acknowledged_ns + case.settle_ns >= case.begun_ns && s.sent_ns <= case.end_ns
@@ -180,8 +180,8 @@ impl Life {
         self.stretches.iter().any(|s| s.moved && during(s))
     }
 
-    /// Whether the device was exactly inside and addressable from some time before the end until
-    /// the end.
+    /// Reports whether the device was exactly inside and addressable from the settling time before
+    /// the end until the end.
     fn inside_at_end(&self, case: &Case<'_>) -> bool {
         let settled_ns = case.end_ns.saturating_sub(case.settle_ns);
         let mut last = self.stretches.iter().filter(|s| s.possible(settled_ns, case.end_ns, 0));
@@ -205,7 +205,8 @@ impl Life {
         found
     }
 
-    /// Time since which a device in this state has been due; 0: it was inside before all motion.
+    /// Returns the time since which a device in this state has been due, nanoseconds; 0 if it was
+    /// inside before all motion.
     fn due_since_ns(&self, case: &Case<'_>, stretch: usize) -> u64 {
         let inside = |s: &&Stretch| s.outside_meters(case.region) <= OUTSIDE_METERS;
         let first = self.stretches[..=stretch].iter().rev().take_while(inside).last();
@@ -226,9 +227,9 @@ impl Judgement {
             &life.stretches,
             tally.first_accepted_ns,
         );
-        let owed = inside || matches!(entered, Arrivals::Untold);
+        let owed = inside || matches!(entered, Arrivals::NeverAlerted);
         let missed = owed && !tally.dead && tally.first_accepted_ns.is_none();
-        if let Arrivals::Told { after_ns } = entered {
+        if let Arrivals::Alerted { after_ns } = entered {
             self.entered_ns.push(after_ns);
         }
         self.counts.region_devices += u64::from(inside);
@@ -256,24 +257,24 @@ impl Judgement {
         if missed {
             self.example("missed", device.index);
         }
-        let told_at = self.welcomes(case, device, life);
+        let alerted_at = self.welcomes(case, device, life);
         if owed || edge || tally.first_accepted_ns.is_some() {
             let last = life.stretches.iter().rev().find_map(|s| s.standing).map(|s| s.place);
-            let place = told_at.or(last).unwrap_or(device.place);
+            let place = alerted_at.or(last).unwrap_or(device.place);
             self.addressed(case, device.platform, place, &tally, missed);
         }
     }
 
-    /// Judges each acceptance; returns the place of the device at the first one.
+    /// Judges each acceptance, and returns the place of the device at the first one.
     fn welcomes(&mut self, case: &Case<'_>, device: &Device, life: &Life) -> Option<Place> {
-        let mut told_at = None;
+        let mut alerted_at = None;
         let (mut outside, mut stale, mut unwanted) = (false, false, false);
         let pushes = life.pushes.iter().zip(&life.generations);
         for (push, generation) in pushes.filter(|(push, _)| push.fate == Fate::Accepted) {
             match life.welcome(case, push, *generation) {
                 Welcome::In(stretch) => {
-                    if told_at.is_none() {
-                        told_at = life.stretches[stretch].standing.map(|s| s.place);
+                    if alerted_at.is_none() {
+                        alerted_at = life.stretches[stretch].standing.map(|s| s.place);
                         self.due.push(Due {
                             at_ns: push.at_ns,
                             since_ns: life.due_since_ns(case, stretch),
@@ -295,10 +296,10 @@ impl Judgement {
                 example(&mut self.examples, kind, device.index);
             }
         }
-        told_at
+        alerted_at
     }
 
-    /// Counts a device where it is.
+    /// Counts a device in the spot of its place.
     fn addressed(
         &mut self,
         case: &Case<'_>,
@@ -343,7 +344,7 @@ impl Judgement {
     }
 }
 
-/// Outside, but in the flat cover.
+/// Reports whether a state is outside the region but in the flat cover.
 fn is_edge(case: &Case<'_>, stretch: &Stretch) -> bool {
     let Some(standing) = stretch.standing else { return false };
     let outside_meters = case.region.outside_meters(standing.place);

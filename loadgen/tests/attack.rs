@@ -1,6 +1,5 @@
-//! Whoever reaches a port takes nothing from anybody else: real processes, every port, every way to
-//! be a nuisance that HTTP/2 and TCP have ([`nuisance`]), while a lane sends at the pace of its
-//! quota.
+//! An attacker that reaches a port does not harm other clients: real processes, every port, every
+//! attack that HTTP/2 and TCP allow ([`nuisance`]), while a lane sends at the pace of its quota.
 //!
 //! Asserted: each process grows by at most 32 MiB while one of its ports is attacked, the lane
 //! keeps its pace, a node that is restarted in the middle of it finds its way back, and whoever
@@ -21,11 +20,11 @@ use tokio::time::Instant;
 use nuisance::Target;
 use stage::{PATIENCE, Stage, rss};
 
-/// What an attack on one port may cost its process.
+/// Most memory by which an attack on one port may grow its process, bytes.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
-/// Of the FCM project, in any minute.
+/// Quota of the FCM project, messages in any minute.
 const QUOTA: u32 = 24_000;
-/// The least share of the lane's own pace that it keeps.
+/// Least share of its own pace that the lane keeps.
 const PACE_KEPT: f64 = 0.9;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,7 +70,7 @@ async fn every_port_bears_every_nuisance_while_a_lane_keeps_its_pace() {
         "{sent} pushes in {took:?}, {report:#?}"
     );
 
-    // Everything that can be held is held; a node comes back all the same.
+    // All places that can be held are held; a node still comes back.
     let held = [
         nuisance::hold(stage.address("coordinator", "listen"), Target::API, 1_100).await,
         nuisance::hold(stage.address("coordinator", "feed"), Target::FEED, 1_200).await,
@@ -103,7 +102,7 @@ async fn idle_connections_at_a_low_limit_of_descriptors_stop_no_lane() {
     stage.end();
 }
 
-/// The emulator's control port, which has lines and not frames.
+/// Attacks the emulator's control port, which reads lines and not frames.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_port_of_an_emulator_bears_it_too() {
     nuisance::allow_many_sockets();

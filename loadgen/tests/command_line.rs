@@ -1,4 +1,4 @@
-//! How `loadgen` begins and ends: help, clear refusals, and nothing left behind.
+//! Start and end of `loadgen`: help, clear refusals, and no processes left behind.
 
 use std::{
     fs,
@@ -52,7 +52,7 @@ fn help_and_list_explain_everything() {
 #[test]
 fn refusals_are_one_clear_line_and_exit_code_2() {
     for (arguments, words) in [
-        (vec!["run", "nowhere"], "no scenario `nowhere`"),
+        (vec!["run", "nowhere"], "scenario: must be one of"),
         (vec!["run", "/nowhere.toml"], "cannot read scenario /nowhere.toml"),
         (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64; got 0"),
         (
@@ -61,7 +61,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         ),
         (
             vec!["run", "faults", "--case", "goway"],
-            "no case `goway`; there are `undisturbed`, `goaway`",
+            "--case: must be one of `undisturbed`, `goaway`",
         ),
         (
             vec!["run", "faults", "--nodes", "1", "--seconds", "0"],
@@ -69,7 +69,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         ),
         (
             vec!["run", "pole", "--cluster", "http://127.0.0.1:1", "--gateway", "fcm=127.0.0.1:1"],
-            "no control port of an emulated apns is given",
+            "--gateway: is required for apns; give the control port",
         ),
         (vec!["gateway", "--directory", "/proc/nowhere"], "/proc/nowhere/ca.pem"),
         (vec!["keys", "--directory", "/proc/nowhere"], "/proc/nowhere"),
@@ -84,7 +84,7 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
     }
 }
 
-/// Processes whose parent is `pid`, from `/proc`.
+/// Returns the processes whose parent is `pid`, from `/proc`.
 fn children(pid: u32) -> Vec<u32> {
     let parent_of = |child: u32| {
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
@@ -95,8 +95,8 @@ fn children(pid: u32) -> Vec<u32> {
     pids.filter(|child| parent_of(*child) == Some(pid)).collect()
 }
 
-/// A run that has begun to load, what it goes on to say, and handles of the processes that it
-/// started.
+/// Starts a run that loads devices. Returns the run, its further output, and handles of the
+/// processes that it started.
 fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
     let mut run = loadgen()
         .args([
@@ -125,7 +125,7 @@ fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec
     (run, lines, started)
 }
 
-/// Whether a process ends within half a minute.
+/// Reports whether a process ends within half a minute.
 fn ends(process: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(process, PollFlags::IN)];
     let deadline = Timespec { tv_sec: 30, tv_nsec: 0 };
@@ -155,7 +155,7 @@ fn children_end_with_a_parent_that_is_killed() {
 #[test]
 fn a_process_that_dies_is_named_with_its_last_words() {
     let dir = tempfile::tempdir().unwrap();
-    // Enough to be still at it when the signal comes.
+    // Enough devices that the load is still running when the signal arrives.
     let (mut run, lines, started) = begun(dir.path(), "200000");
     pidfd_send_signal(&started[1], Signal::KILL).unwrap();
     let rest: Vec<_> = lines.collect();
@@ -166,7 +166,7 @@ fn a_process_that_dies_is_named_with_its_last_words() {
 
 #[test]
 fn the_folder_of_the_report_may_be_relative() {
-    // As it is without --report: `target/loadgen`, from wherever the program was started.
+    // Without --report: `target/loadgen`, from any working directory.
     let dir = tempfile::tempdir().expect("a folder");
     let arguments =
         ["run", "city", "--devices", "1000", "--nodes", "1", "--report", "here/and/there"];

@@ -1,8 +1,8 @@
-//! The coordinator vanishes twice in the middle of a wave and is built anew over the same store,
-//! within this process: a real node, a real emulator, and the emulator's record as the judge.
+//! The coordinator is destroyed twice in the middle of a wave and built again over the same store,
+//! within this process. The node, the emulator and the emulator's record are real.
 //!
-//! A process of a coordinator is a runtime of its own here; when that is dropped, all its tasks and
-//! sockets go at once, as in a crash. What stays is the store.
+//! A process of a coordinator is a runtime of its own here. When the runtime is dropped, all its
+//! tasks and sockets end at once, as in a crash. Only the store stays.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -31,10 +31,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-/// Bound of every wait.
+/// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 const DEVICES: u64 = 4_000;
-/// Pushes a second: the wave takes some ten seconds.
+/// Pushes per second: the wave takes some ten seconds.
 const RATE: u32 = 400;
 
 fn scenario() -> Scenario {
@@ -64,7 +64,7 @@ radius_meters = 25_000
     Scenario::parse("rebuilt", &text).expect("a scenario")
 }
 
-/// One process of the coordinator.
+/// One coordinator in a runtime of its own.
 struct Process {
     runtime: Option<Runtime>,
     channel: Channel,
@@ -90,7 +90,7 @@ impl Process {
         Self { runtime: Some(runtime), channel: endpoint.connect().await.expect("it listens") }
     }
 
-    /// All its tasks and sockets go at once.
+    /// Ends all its tasks and sockets at once.
     async fn crash(mut self) {
         let runtime = self.runtime.take().expect("it runs");
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE))
@@ -158,8 +158,8 @@ async fn a_wave_goes_on_over_two_crashes_of_its_coordinator() {
         authorization_literal: false,
         start_deadline: PATIENCE,
     };
-    // The coordinator of the cluster makes room for those of this process, on the same ports and
-    // with the same file, before the node meets it.
+    // The coordinator of the cluster ends for those of this process, which use the same ports and
+    // configuration file, before the node connects to it.
     let mut cluster = Cluster::start(&plan).await.expect("a cluster");
     cluster.kill(names::COORDINATOR).await;
     let (file, started) = (folder.join("coordinator.toml"), Clock::start());

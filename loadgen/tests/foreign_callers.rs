@@ -1,5 +1,5 @@
-//! Callers that nobody here wrote, against a real small cluster: a coordinator, a shard node and an
-//! emulated gateway as processes of their own.
+//! Third-party callers against a real small cluster: a coordinator, a shard node and an emulated
+//! gateway as processes of their own.
 //!
 //! Each has the same conversation: it creates an app, is refused a bad alert, registers devices,
 //! previews, creates an alert (twice, and once with another body under the same request id),
@@ -30,16 +30,16 @@ use tonic_types::pb::{BadRequest, ResourceInfo, bad_request::FieldViolation};
 
 use foreign::{Node, Python, output, verdict};
 
-/// More than the 100 below which an audience is refused, and not so many that a slow alert of them
-/// takes long.
+/// Number of devices: more than the 100 below which an audience is refused, and few enough that a
+/// slow alert is short.
 const DEVICES: u64 = 160;
-/// At this rate the whole takes 8 s: time for a cancel.
+/// Pushes per second of the slow alert: the whole takes 8 s, which is time for a cancel.
 const SLOW_PER_SECOND: u32 = 20;
 const TOPIC: &str = "org.clarion.foreign";
-/// Bound of every wait.
+/// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A cluster, and what a caller is given.
+/// A cluster and its addresses for a caller.
 struct Stage {
     cluster: Cluster,
     dir: TempDir,
@@ -77,7 +77,7 @@ impl Stage {
         Self { cluster, dir, given }
     }
 
-    /// Ends the cluster; gives how often each token was accepted.
+    /// Ends the cluster, and returns the number of acceptances of each token.
     async fn end(self) -> BTreeMap<u64, u64> {
         let record = self.dir.path().join("record");
         self.cluster.emulators[0].export(&record).await.expect("exported");
@@ -92,7 +92,7 @@ impl Stage {
     }
 }
 
-/// The requests of the conversation, in protobuf's JSON, which every caller reads.
+/// Returns the requests of the conversation in protobuf's JSON, which every caller reads.
 fn given() -> Value {
     let now = clock::wall().0;
     let device = |i: u64| {
@@ -134,13 +134,13 @@ fn given() -> Value {
     })
 }
 
-/// As protobuf's JSON has times.
+/// Formats a time as protobuf's JSON does.
 fn rfc3339(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1_000).expect("a time");
     prost_types::Timestamp { seconds, nanos: 0 }.to_string()
 }
 
-/// What every caller must have been told.
+/// Checks the answers that every caller must have received.
 fn judge(told: &Value) {
     assert_eq!(told["app"], "apps/foreign");
     assert_eq!(told["bad"]["code"], "INVALID_ARGUMENT");
@@ -169,7 +169,8 @@ fn judge(told: &Value) {
     );
 }
 
-/// Everybody once by the whole alert, and those whom the cancelled one reached once more.
+/// Checks that the whole alert reached every device once, and the cancelled one some devices once
+/// more.
 fn judge_record(told: &Value, accepted: &BTreeMap<u64, u64>) {
     let cancelled = told["cancelled"]["accepted"].as_u64().expect("a number");
     assert!((1..DEVICES).contains(&cancelled), "cancelled in its middle: {cancelled}");
@@ -202,7 +203,7 @@ async fn grpc_js_with_the_proto_files() {
     judge_record(&told, &stage.end().await);
 }
 
-/// `buf curl` has one call for each process; the conversation is led from here.
+/// Caller with `buf curl`, which makes one call per process; the conversation is in this file.
 struct Buf<'a> {
     node: &'a Node,
     stage: &'a Stage,
@@ -220,12 +221,12 @@ impl Buf<'_> {
             &request.to_string(),
         ]);
         command.arg(format!("{}/clarion.v1.{method}", self.stage.cluster.coordinator));
-        // It keeps a cache in the home folder.
+        // buf keeps a cache in the home folder.
         command.env("HOME", self.stage.dir.path()).env_remove("XDG_CACHE_HOME");
         command
     }
 
-    /// All answers of a call that succeeds.
+    /// Returns all answers of a call that succeeds.
     async fn answers(&self, method: &str, request: &Value) -> Vec<Value> {
         let output = output(&mut self.command(method, request)).await;
         assert!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
@@ -239,13 +240,13 @@ impl Buf<'_> {
         answers.remove(0)
     }
 
-    /// The code of a refusal, and what its details say, in the words of the other callers.
+    /// Returns the code of a refusal and its details, in the form of the other callers.
     async fn refused(&self, method: &str, request: &Value) -> Value {
         let output = output(&mut self.command(method, request)).await;
         let error: Value = serde_json::from_slice(&output.stderr).expect("JSON");
         let mut told = json!({ "code": error["code"].as_str().expect("a code").to_uppercase() });
         for detail in error["details"].as_array().into_iter().flatten() {
-            // buf hands details on as they came: their type, and their bytes in base64.
+            // buf returns details unparsed: their type, and their bytes in base64.
             let value = detail["value"].as_str().expect("base64");
             let bytes = data_encoding::BASE64_NOPAD.decode(value.as_bytes()).expect("base64");
             match detail["type"].as_str() {
@@ -265,8 +266,8 @@ impl Buf<'_> {
         told
     }
 
-    /// Watches; cancels at the first acceptance. The answer to the cancel, and the last state
-    /// watched.
+    /// Watches an alert and cancels it at the first acceptance. Returns the answer to the cancel,
+    /// and the last watched state.
     async fn cancelled(&self, name: &Value) -> (Value, Value) {
         let mut watching = self.command("AlertService/WatchAlert", &json!({ "name": name }));
         let mut watching =
@@ -277,7 +278,7 @@ impl Buf<'_> {
             timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text")
         {
             text += &line;
-            // An update may stand on one line or on many.
+            // An update may be on one line or on several.
             let Ok(update) = serde_json::from_str::<Value>(&text) else { continue };
             text.clear();
             last = update;

@@ -1,7 +1,7 @@
-//! The gateway emulator convinces clients that nobody here wrote.
+//! The gateway emulator with third-party clients.
 //!
-//! Each is a program of `foreign/`, run as a process of its own over real sockets and TLS. What it
-//! says that it was told must agree with what the emulator recorded, request by request.
+//! Each client is a program of `foreign/`, run as a process of its own over real sockets and TLS.
+//! The answers that it reports must agree with the emulator's record, request by request.
 
 #[macro_use]
 mod foreign;
@@ -30,14 +30,15 @@ const TOPIC: &str = "com.example.app";
 const TEAM: &str = "TEAM000001";
 const KEY: &str = "KEY0000001";
 const APNS_ID: &str = "123e4567-e89b-12d3-a456-4266554400a0";
-/// When the dead token's app was removed, milliseconds since 1970.
+/// Time at which the dead token's app was removed, milliseconds since 1970.
 const GONE_SINCE: u64 = 1_700_000_000_123;
-/// Over one client, at once.
+/// Number of pushes to APNs over one client at once.
 const MANY: usize = 4_000;
-/// Of FCM over one client, at most 100 at once: it takes some 15 ms of a processor for each.
+/// Number of messages to FCM over one client, at most 100 at once; each takes some 15 ms of a
+/// processor.
 const MESSAGES: usize = 1_000;
 
-/// 32 bytes, as Apple's are today.
+/// Returns a token of 32 bytes, like Apple's.
 fn token(kind: u8, number: usize) -> [u8; 32] {
     let mut token = [kind; 32];
     token[24..].copy_from_slice(&(number as u64).to_be_bytes());
@@ -48,8 +49,8 @@ fn hex(token: [u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&token)
 }
 
-/// An emulated APNs with two scripted tokens, and the file from which a foreign client learns of
-/// it.
+/// An emulated APNs with two scripted tokens, and the file with its addresses for a third-party
+/// client.
 struct Apns {
     gateway: GatewayHandle,
     dir: TempDir,
@@ -99,7 +100,7 @@ impl Apns {
     }
 }
 
-/// The requests that a gateway recorded, by token, in order.
+/// Requests in a gateway's record, by token, in order.
 struct Recorded(BTreeMap<u64, Vec<Entry>>);
 
 impl Recorded {
@@ -119,19 +120,19 @@ impl Recorded {
         self.0.get(&token_hash(token)).map_or(&[], Vec::as_slice)
     }
 
-    /// Status and reason of each request for a token.
+    /// Returns status and reason of each request for a token.
     fn answers(&self, token: &[u8]) -> Vec<(u16, Reason)> {
         let answer = |e: &Entry| (e.status, e.reason().expect("a known reason"));
         self.entries(token).iter().map(answer).collect()
     }
 
-    /// Whether exactly one request for a token came, was accepted and answered. That the client
-    /// read the answers is its own word; it may hang up right behind the last.
+    /// Reports whether exactly one request for a token arrived, was accepted and answered. Only the
+    /// client knows whether it read the answer; it may disconnect right after the last one.
     fn accepted_once(&self, token: &[u8]) -> bool {
         matches!(self.entries(token), [e] if e.accepted() && e.flags & flag::ANSWERED != 0)
     }
 
-    /// Over how many connections these came.
+    /// Returns the number of connections over which requests for these tokens came.
     fn connections(&self, tokens: impl Iterator<Item = Vec<u8>>) -> usize {
         let numbers: BTreeSet<u32> =
             tokens.flat_map(|t| self.entries(&t).to_vec()).map(|e| e.connection).collect();
@@ -139,7 +140,8 @@ impl Recorded {
     }
 }
 
-/// What both clients must have been told, and the emulator recorded; `late` is each client's own.
+/// Checks the answers that both clients must have received and the emulator recorded; `late`
+/// differs between the clients.
 fn judge(told: &Value, recorded: &Recorded) {
     assert_eq!(told["good"], json!({ "status": 200, "apns_id": APNS_ID }));
     assert_eq!(
@@ -179,7 +181,8 @@ async fn node_apn_is_convinced() {
     let told = verdict(node.program("node_apn.js").arg(apns.given())).await;
     let recorded = Recorded::of(&apns.gateway, &apns.dir);
     judge(&told, &recorded);
-    // Told that its provider token is too old, it signs a new one and sends again.
+    // After the answer that its provider token is too old, the client signs a new one and sends
+    // again.
     assert_eq!(told["late"]["status"], 200, "{told}");
     let late = [(403, Reason::ExpiredProviderToken), (200, Reason::None)];
     assert_eq!(recorded.answers(&token(4, 0)), late);
@@ -210,7 +213,7 @@ async fn aioapns_is_convinced() {
     assert_eq!(recorded.answers(&token(4, 0)), [(403, Reason::ExpiredProviderToken)]);
 }
 
-/// A registration token of FCM: an id, a colon, and what Google encodes.
+/// Returns a registration token in the form of FCM's: an id, a colon, and encoded bytes.
 fn fcm_token(kind: &str, number: usize) -> String {
     format!("{kind:-<16}{number:06}:APA91b{}", "xY_z-".repeat(24))
 }
@@ -238,7 +241,7 @@ async fn firebase_admin_is_convinced() {
                 script("dead", Reason::FcmUnregistered),
                 script("mismatch", Reason::FcmSenderIdMismatch),
                 script("throttled", Reason::FcmQuotaExceeded),
-                // Once; then it is accepted.
+                // Once; then the push is accepted.
                 script("busy", Reason::FcmUnavailable),
             ]),
             ..Scripts::default()
@@ -260,7 +263,7 @@ async fn firebase_admin_is_convinced() {
     });
     fs::write(path("given.json"), given.to_string()).expect("written");
     let mut program = python.program("firebase_admin_client.py");
-    // The one is read by httpx, the other by requests, on which google-auth stands.
+    // httpx reads one of them, and requests, which google-auth uses, the other.
     program
         .arg(path("given.json"))
         .env("SSL_CERT_FILE", path("ca.pem"))

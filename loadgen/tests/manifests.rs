@@ -28,14 +28,14 @@ use tokio::{
 
 use foreign::{Python, output, verdict};
 
-/// Bound of every wait.
+/// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn loadgen() -> Command {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
 }
 
-/// A copy of `k8s/`, with keys made as its README says.
+/// Returns a copy of `k8s/` with keys, created as its README describes.
 async fn manifests(options: &[String]) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s"), &dir.path().join("k8s"));
@@ -45,7 +45,7 @@ async fn manifests(options: &[String]) -> TempDir {
     dir
 }
 
-/// All but keys of one's own.
+/// Copies everything except the folder `keys`.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("a folder").map(|e| e.expect("an entry")) {
@@ -58,8 +58,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Renders the manifests with kubectl and returns the path of the result.
+///
 /// # Errors
-/// There is no kubectl here.
+/// The reason why kubectl is not available.
 async fn rendered(dir: &Path, name: &str) -> Result<PathBuf, String> {
     let version = Command::new("kubectl")
         .args(["version", "--client", "--output=json"])
@@ -103,8 +105,8 @@ async fn they_render_and_keep_to_the_schemas() {
     }
 }
 
-/// A configuration file with the places where a pod finds its files replaced by where they are
-/// here; and more.
+/// Writes a configuration file in which paths of a pod are replaced by paths of this machine, and
+/// further replacements are made.
 fn here(dir: &Path, name: &str, more: &[(&str, &str)]) -> PathBuf {
     let local = dir.join("k8s/overlays/local");
     let keys = local.join("keys").display().to_string();
@@ -135,10 +137,10 @@ async fn the_binaries_take_their_configurations() {
     }
 }
 
-/// Starts a process of the cluster and reads what it announces.
+/// Starts a process of the cluster and reads its announcement.
 async fn start(arguments: &[String]) -> (Child, Value) {
     let mut child = loadgen();
-    // What it warns of is shown with the test's output.
+    // Warnings are shown with the output of the test.
     child.args(arguments).env("CLARION_LOG", "error").stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = child.spawn().expect("it starts");
     let mut line = String::new();
@@ -153,7 +155,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// `loadgen probe`, as a container without a shell would be asked.
+/// Runs `loadgen probe`, as a container without a shell is probed.
 async fn probe(address: &Value, service: &str) -> (bool, String) {
     let address = address.as_str().expect("an address");
     let probed =
@@ -193,7 +195,8 @@ async fn city_against_the_overlay_as_processes() {
         running.push(child);
         addresses.push(announced);
     }
-    // Started as a run starts its own, so that they end with this test even if it is killed.
+    // Started as a run starts its own processes, so that they end with this test even if it is
+    // killed.
     let child_of = format!("--child-of={}", std::process::id());
     let (coordinator, feed) =
         (format!("127.0.0.1:{coordinator_port}"), format!("127.0.0.1:{feed_port}"));
@@ -232,7 +235,7 @@ async fn city_against_the_overlay_as_processes() {
     .await;
     running.extend([shard, process]);
 
-    // Twice: the emulators forget what they recorded before, and the cluster takes the same devices
+    // Twice: the emulators forget their earlier record, and the cluster accepts the same devices
     // again.
     for run in ["first", "second"] {
         let report = dir.path().join(run);

@@ -1,5 +1,5 @@
-//! The manual, done literally: "A cluster by hand" with its files and its commands, from `cargo
-//! build` on, then the programs of "Your first alert", as somebody who copies them would.
+//! The manual, followed literally: "A cluster by hand" with its files and its commands, from `cargo
+//! build` on, then the programs of "Your first alert", as a reader would copy them.
 //!
 //! Only places differ, so that tests run side by side: the ports, the folder for files, and the
 //! target directory, which is the one that this test was built in. The build line is executed as it
@@ -26,35 +26,37 @@ use tokio::{process::Command, time::timeout};
 
 use foreign::{Node, Python, output};
 
-/// The manual's folder for files of one's own.
+/// The manual's folder for the reader's files.
 const FOLDER: &str = "target/hand";
-/// The manual's folder of the programs that its build line makes.
+/// The manual's folder of built programs.
 const PROGRAMS: &str = "target/release";
-/// The build, the packages for Python and Node, the cluster and its alert: on a busy machine with
-/// two processors, where nothing was built or installed before.
+/// Time limit for the build, the packages for Python and Node, the cluster and its alert, on a busy
+/// machine with two processors where nothing was built or installed before.
 const DEADLINE: Duration = Duration::from_secs(1_800);
-/// The manual's ports: of the API, of the coordinator's health and feeds, of the node and its
-/// health, of the emulator and its orders.
+/// The manual's ports: API, coordinator's health and feeds, node and its health, emulator and its
+/// control port.
 const PORTS: [&str; 7] = ["7400", "7401", "7402", "7500", "7501", "2197", "2190"];
-/// What reads the emulator's own count. The manual has `nc` for it, which not every machine has.
+/// Shell command that reads the emulator's counts. The manual uses `nc`, which not every machine
+/// has.
 const STATS: &str = "exec 3<>/dev/tcp/127.0.0.1/2190; echo '{\"stats\":true}' >&3; head -n 1 <&3";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
 }
 
-/// The target directory of this test's cargo: programs are in a folder for each profile there.
+/// Returns the target directory of this test's cargo, in which each profile has a folder of
+/// programs.
 fn target() -> &'static Path {
     let profile = Path::new(env!("CARGO_BIN_EXE_loadgen")).parent();
     profile.and_then(Path::parent).expect("the target directory")
 }
 
-/// The manual's text with places of this test's own.
+/// The manual's text with the paths and ports of this test.
 struct Manual {
     text: String,
     dir: TempDir,
     replaced: Vec<(&'static str, String)>,
-    /// Claimed for as long as this is.
+    /// Ports that stay claimed during the test.
     _ports: Vec<Port>,
 }
 
@@ -76,7 +78,7 @@ impl Manual {
             .fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
     }
 
-    /// The one block of code with these words, in this test's places.
+    /// Returns the only block of code with these words, with this test's paths and ports.
     fn block(&self, words: &str) -> String {
         let mut blocks =
             self.text.split("```").skip(1).step_by(2).filter(|block| block.contains(words));
@@ -86,7 +88,7 @@ impl Manual {
         self.here(block.split_once('\n').expect("lines").1)
     }
 
-    /// A file that the manual tells to write; its first line says which.
+    /// Writes a file of the manual; its first line is the file's name.
     fn write(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::write(&path, self.block(&format!("# {FOLDER}/{name}"))).expect("written");
@@ -129,10 +131,10 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     assert!(stats["stats"]["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");
 }
 
-/// Runs lines of the manual in a shell. Whatever they started ends with this test, even if that is
-/// killed.
+/// Runs lines of the manual in a shell. All processes that they start end with this test, even if
+/// it is killed.
 async fn by_hand(lines: &str) -> Output {
-    // The other end of standard input is this test's: it closes with it.
+    // The other end of standard input belongs to this test, and is closed with it.
     let script =
         format!("set -e\n(cat >/dev/null 2>&1; kill 0) >/dev/null 2>&1 <&0 &\ndisown\n{lines}");
     let mut child = Command::new("bash")
@@ -151,15 +153,15 @@ async fn by_hand(lines: &str) -> Output {
     timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time").expect("its output")
 }
 
-/// The two calls by `buf curl`: the name that the first answers stands in the second where the
-/// manual has none.
+/// Returns the two calls by `buf curl`, with the name that the first one returns in the second,
+/// where the manual has a placeholder.
 fn buf(manual: &Manual, node: &Node) -> String {
     let calls = manual.block("AlertService/CancelAlert").replace("alerts/…", "'$name'");
     let cancel = calls.rfind("buf curl").expect("two calls");
     let (create, cancel) = calls.split_at(cancel);
     let buf = node.binary_path("buf");
     let home = manual.dir.path().display();
-    // It keeps a cache in the home folder.
+    // buf keeps a cache in the home folder.
     format!(
         "buf() {{ HOME='{home}' '{}' \"$@\"; }}\ncreated=$(\n{create})\n\
          name=$(grep -o 'alerts/[A-Za-z0-9_-]*' <<<\"$created\" | head -n 1)\n{cancel}\n",
@@ -178,7 +180,7 @@ async fn the_gateways_of_the_providers_are_well_configured() {
     .await;
     assert!(keys.status.success());
     let mut text = manual.block("endpoint = \"fcm.googleapis.com:443\"");
-    // Keys of the right kinds, instead of those that only their owner has.
+    // Keys of the right kinds, in place of those that only their owners have.
     for (theirs, ours) in [
         ("AuthKey_ABC123DEFG.p8", "provider-key.p8"),
         ("service-account.json", "service-account.json"),

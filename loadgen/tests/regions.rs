@@ -1,5 +1,5 @@
-//! Regions of any width through the real processes: none stops the cluster. An alert of ordinary
-//! size is under way all the time and reaches everybody.
+//! Regions of any width through the real processes: none stops the cluster. Meanwhile an alert of
+//! ordinary size runs and reaches every device.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

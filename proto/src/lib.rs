@@ -5,8 +5,8 @@
 //! does not depend on gRPC. A check returns [`error::InvalidField`], which a server converts to a
 //! `Status`.
 //!
-//! The modules stand on floors, the highest first. A module imports from its own floor and from
-//! floors below it, never from above; a test in `structure` holds it to that:
+//! The modules are on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` enforces this:
 //!
 //! ```text
 //! alert                              an alert as submitted

@@ -82,44 +82,44 @@ use partitions::Partitions;
 use run::{Phase, WaveRun};
 use templates::TemplateIds;
 
-/// Steps of walks in one turn: some hundred microseconds.
+/// Most steps of walks in one turn, which take some hundred microseconds.
 const STEPS_PER_TURN: usize = 8_192;
-/// Records applied in one turn while waves are under way, and while none is.
+/// Most records applied in one turn while waves are running, and while none is.
 const RECORDS_PER_TURN: (usize, usize) = (256, 4_096);
-/// How long a shutdown waits for answers to requests that are out.
+/// Time for which a shutdown waits for the answers to requests in flight.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a core that has shut down waits for the control plane to take its last reports.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for which a core that has shut down waits until the control plane takes its last reports.
+const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Facts about the node that a core needs.
 #[derive(Debug, Clone, Copy)]
 pub struct CoreConfig {
-    /// Whether the node has no other core: then this core opens bands by itself. Otherwise the
+    /// Whether the node has no other core, so that this core opens bands by itself. Otherwise the
     /// control plane opens a band when all cores have walked the one before.
     pub single: bool,
-    /// Number of cores of the node, for the core's share of limits per node.
+    /// Number of cores of the node, for the core's share of the node's limits.
     pub cores: usize,
     /// Seed of the core's jitter.
     pub seed: u64,
 }
 
-/// What a driver does for a core.
+/// A request to the driver about a socket.
 #[derive(Debug)]
 pub enum IoRequest {
-    /// Open a connection to the lane's endpoint, TLS with ALPN `h2`; then [`Core::connected`] or
-    /// [`Core::disconnected`].
+    /// Opens a connection to the lane's endpoint, TLS with ALPN `h2`. The driver then calls
+    /// [`Core::connected`] or [`Core::disconnected`].
     Connect {
         /// Id of the new connection.
         connection: ConnectionId,
         /// Address and limits of the connection.
         lane: Arc<LaneSpec>,
     },
-    /// Close a connection, whatever its state; the core has forgotten it.
+    /// Closes a connection in any state. The core has removed the connection already.
     Close {
         /// The connection to close.
         connection: ConnectionId,
-        /// At once, dropping what the socket still holds (RST); otherwise after what it can write
-        /// without waiting.
+        /// Whether to close at once with RST, dropping the socket's unsent bytes; otherwise after
+        /// the bytes that it can write without waiting.
         reset: bool,
     },
 }
@@ -132,15 +132,15 @@ pub struct Core {
     partitions: Partitions,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
-    /// The lane that is served first, a different one each turn: a walk that looks for few devices
+    /// Lane that is served first, a different one each turn. A walk that looks for few devices
     /// among many uses all steps of a turn, and must not use them for the same lane each time.
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
     buffers: Buffers,
-    /// Cores whose runs go through connections of this one.
+    /// Guests, the cores whose runs use connections of this core.
     guests: Guests,
-    /// Letters to other cores, with the number of the receiver.
+    /// Letters to other cores, each with the number of the receiver.
     letters: VecDeque<(usize, Letter)>,
     /// Buffer for the token of the current push.
     token: Box<TokenBuffer>,
@@ -155,19 +155,19 @@ pub struct Core {
     io: VecDeque<IoRequest>,
     /// Waves that were cancelled before this core knew them.
     unknown_cancelled: BTreeSet<WaveId>,
-    /// Those of them whose cancel is not yet confirmed.
+    /// Waves of `unknown_cancelled` whose cancel is not confirmed yet.
     cancelled_unknown: VecDeque<WaveId>,
     held_at: Option<Time>,
     shutdown: Option<Time>,
     /// Time of the last turn.
     now: Time,
-    /// The last turn left something that it could have gone on with.
+    /// Whether the last turn left work that could continue at once.
     more: bool,
 }
 
 /// Answers that arrived together. Acceptances are handled before all others, so the order between
-/// them is lost: if a batch contains a success, no row of refusals ([`crate::lane::evidence`]) may
-/// grow by its other answers.
+/// them is lost: if a batch contains a success, its other answers must not extend a row of refusals
+/// ([`crate::lane::evidence`]).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Batch {
     pub(crate) number: u64,
@@ -188,12 +188,12 @@ pub(crate) struct LaneSlot {
     pub(crate) end: LaneEnd,
     /// Connections of the lane, by slot.
     pub(crate) links: Vec<u32>,
-    /// Core whose connections the lane uses if it has none.
+    /// Core whose connections the lane uses if this core has none.
     host: Option<usize>,
-    /// Requests for which its connections are to have room: promised to guests.
+    /// Number of requests that are promised to guests, for which connections keep room.
     reserved: usize,
     next_link: usize,
-    /// Waves that pull through this lane: (wave slot, outlet of the wave).
+    /// Outlets that pull through this lane: (wave slot, outlet of the wave).
     outlets: Vec<(u16, u16)>,
     /// Outlet whose turn it is, and the number of requests it may still send in this turn.
     next_outlet: usize,
@@ -201,7 +201,7 @@ pub(crate) struct LaneSlot {
 }
 
 impl Core {
-    /// A core without partitions, lanes and waves.
+    /// Creates a core without partitions, lanes and waves.
     #[must_use]
     pub fn new(config: CoreConfig) -> Self {
         Self {
@@ -232,8 +232,8 @@ impl Core {
         }
     }
 
-    /// Does all that can be done now, within bounds. True: there is more; do not wait for anything
-    /// before the next turn.
+    /// Does all work that is possible now, within bounds. Returns true if more work is possible at
+    /// once, so that the driver must not wait before the next turn.
     pub fn turn(&mut self, now: Time) -> bool {
         self.now = now;
         self.lanes.iter_mut().for_each(|slot| slot.end.meter.woke(now));
@@ -260,7 +260,7 @@ impl Core {
         more
     }
 
-    /// What each lane waits for until the next turn.
+    /// Tells each lane's meter what the lane waits for until the next turn.
     fn rest_lanes(&mut self, now: Time) {
         for lane in 0..self.lanes.len() {
             let slot = &self.lanes[lane];
@@ -276,8 +276,8 @@ impl Core {
         }
     }
 
-    /// When [`Core::turn`] or [`Core::poll_event`] has something to do, if nothing else happens
-    /// before.
+    /// Returns the time at which [`Core::turn`] or [`Core::poll_event`] next has work if no event
+    /// comes before.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         if self.more {
@@ -288,7 +288,7 @@ impl Core {
         let waves =
             self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
         let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
-        // A report that is due waits for room in the control plane, which wakes nobody: look again
+        // A report that is due waits for room in the control plane, which wakes no core: look again
         // in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
         links
@@ -300,20 +300,21 @@ impl Core {
             .min()
     }
 
-    /// Whether [`crate::command::Command::Shutdown`] has been carried out and the control plane has
-    /// received all reports: without the last reports, the next process would push again to devices
-    /// answered since the report before.
+    /// Reports whether [`crate::command::Command::Shutdown`] has been carried out and the control
+    /// plane has received all reports. Without the last reports, the next process would push again
+    /// to devices answered since the report before.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let untold = || {
+        let unreported = || {
             self.waves.iter().flatten().any(|run| report::due(run, self.config.single).is_some())
         };
         self.is_closed()
-            && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
+            && (!unreported()
+                || self.shutdown.is_some_and(|by| self.now >= by + LAST_REPORTS_WITHIN))
     }
 
-    /// Whether nothing is sent or received any more: a report that is built now is the last one of
-    /// its wave.
+    /// Reports whether the core neither sends nor receives any more, so that a report built now is
+    /// the last one of its wave.
     fn is_closed(&self) -> bool {
         let idle = || {
             self.links.iter().all(|slot| slot.link.is_none())
@@ -323,13 +324,13 @@ impl Core {
         self.shutdown.is_some_and(|by| self.now >= by || idle())
     }
 
-    /// Whether the core can take the next [`crate::command::Command::Apply`].
+    /// Reports whether the core can take the next [`crate::command::Command::Apply`].
     #[must_use]
     pub fn feed_ready(&self) -> bool {
         self.partitions.is_free()
     }
 
-    /// Applies some records of the pending batch. True: there are more.
+    /// Applies some records of the pending batch. Returns true if more are left.
     fn apply(&mut self) -> bool {
         let Self { partitions, waves, .. } = self;
         let busy = waves.iter().flatten().any(WaveRun::has_work);
@@ -343,7 +344,7 @@ impl Core {
         !partitions.is_free()
     }
 
-    /// Expires waves whose time is over, and the rest of their walks.
+    /// Expires waves whose time is over, and continues the rest of their walks.
     fn expire_waves(&mut self, now: Time, steps: &mut Steps) {
         for wave in 0..self.waves.len() {
             let Some(run) = self.waves[wave].as_mut() else { continue };
@@ -367,7 +368,7 @@ impl Core {
         !self.counts.is_empty()
     }
 
-    /// Times at which a wave may go on by itself.
+    /// Returns the times at which a wave may continue without an event.
     fn wave_deadlines(&self, run: &WaveRun) -> impl Iterator<Item = Time> {
         let running = run.phase == Phase::Running;
         let expires = running.then_some(run.spec.expires);
@@ -378,13 +379,13 @@ impl Core {
         [expires, pace, retry].into_iter().flatten()
     }
 
-    /// Times at which a lane may go on by itself.
+    /// Returns the times at which a lane may continue without an event.
     fn lane_deadlines(&self, lane: usize) -> impl Iterator<Item = Time> {
         let slot = &self.lanes[lane];
         let busy = self.is_busy(lane);
         let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at(busy));
         let send = if busy { slot.end.ready_at(self.now) } else { None };
-        connect.into_iter().chain(send).chain(slot.end.trust.told_at())
+        connect.into_iter().chain(send).chain(slot.end.trust.reported_at())
     }
 
     fn lane_has_work(&self, slot: &LaneSlot) -> bool {

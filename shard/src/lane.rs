@@ -1,25 +1,28 @@
-//! One core's end of a lane: the gateway's condition, as its answers show it, and what may be sent
-//! now.
+//! One core's end of a lane: the state of the gateway as its answers show it, and the number of
+//! requests that may be sent now.
 //!
 //! Several kinds of trouble look alike to a single request and need different reactions:
 //!
 //! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones
-//!   concerns that request. A full row of them ([`evidence`]) pauses the lane: for as long as all
-//!   of the row ask for at least (`retry-after`, a quota), else for a pause that doubles, with
-//!   jitter. Then one request per connection probes until a good answer comes. Only requests in
-//!   flight are repeated: the walk has not moved. Good answers to earlier requests do not end a
-//!   pause that the gateway has asked for.
-//! - **An intermediary answers** (a proxy's pages, redirects, answers that break off). A full row
-//!   of those is an outage, too, with pauses of seconds: an intermediary has asked for nothing.
-//! - **The project does not exist**, say all answers: the same, as an operator may be repairing it.
-//! - **The gateway does not answer.** Requests run into their deadlines without any answer. Then
-//!   too one request per connection probes: a recovering gateway must not meet a flood of repeats.
-//! - **Connections take no request** ([`Mute`]) although they are established. It is reported with
-//!   its reason like a lack of connections.
+//!   concerns that request. A full row of them ([`evidence`]) pauses the lane: for the shortest
+//!   time that all answers of the row ask for (`retry-after`, a quota), otherwise for a pause that
+//!   doubles, with jitter. Then one request per connection probes until a good answer comes. Only
+//!   requests in flight are repeated: the walk has not moved. Good answers to earlier requests do
+//!   not end a pause that the gateway has asked for.
+//! - **An intermediary answers** (a proxy's pages, redirects, truncated answers). A full row of
+//!   these is an outage, too, with pauses of seconds, because an intermediary has asked for
+//!   nothing.
+//! - **All answers say that the project does not exist.** The reaction is the same, because an
+//!   operator may be repairing the project.
+//! - **The gateway does not answer.** Requests reach their deadlines without any answer. Then too
+//!   one request per connection probes: a recovering gateway must not meet a flood of repeats.
+//! - **Connections accept no request** ([`Mute`]) although they are established. This is reported
+//!   with its reason, like a lack of connections.
 //! - **The credential is refused.** Single requests try it until it is accepted or a new provider
-//!   token comes ([`trust`]).
+//!   token arrives ([`trust`]).
 //!
-//! The state here is pure: times come in, decisions come out. The core keeps the connections.
+//! The state machine here does no I/O: times come in, decisions go out. The core owns the
+//! connections.
 
 pub mod provider;
 pub mod connection;
@@ -53,33 +56,33 @@ use retry::Backoff;
 use slice::Slice;
 use trust::Trust;
 
-/// Pauses of a lane whose gateway has not asked for a pause. The longest is the time by which a
+/// Pauses of a lane whose gateway has not asked for a pause. The longest one is the time by which a
 /// lane may be late after its trouble has ended.
 const PROBE: Backoff = Backoff {
     min: Duration::from_millis(500),
     max: Duration::from_millis(2_250),
     floor: Duration::from_millis(250),
 };
-/// Meaning of an answer other than success for the lane.
+/// Meaning for the lane of an answer other than success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
     /// The gateway asks for less load; with a duration, for no request during that time.
     Load(Option<Duration>),
-    /// The provider token has changed too often, though it was accepted before. A probe is no
-    /// further change.
+    /// The provider token has changed too often, although it was accepted before. A probe uses the
+    /// same token, so it is no further change.
     TokenChange,
-    /// The gateway has not signed it.
+    /// The gateway did not sign the answer.
     Unsigned,
-    /// The project is not there.
+    /// The project does not exist, according to the answer.
     Project,
 }
 
-/// Why a gateway that can be reached is of no use.
+/// Reason why an established connection serves no requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mute {
-    /// Requests run into their deadlines.
+    /// Requests reach their deadlines without an answer.
     Silent,
-    /// Requests cannot even be written.
+    /// Requests cannot be written.
     Obstacle(Obstacle),
 }
 
@@ -92,14 +95,14 @@ impl fmt::Display for Mute {
     }
 }
 
-/// One lane on one core: state of the gateway, and the decision about what may be sent.
+/// One lane on one core: state of the gateway, and the decision how many requests may be sent.
 #[derive(Debug)]
 pub struct LaneEnd {
-    /// Terms of the lane, from the control plane.
+    /// Specification of the lane, from the control plane.
     pub spec: Arc<LaneSpec>,
-    /// Decides when connections may be opened.
+    /// Pool that decides when connections may be opened.
     pub pool: Pool,
-    /// Measures the load of the connections.
+    /// Meter of the load on the connections.
     pub meter: Meter,
     /// Target number of connections.
     connections: usize,
@@ -109,35 +112,35 @@ pub struct LaneEnd {
     pause_until: Time,
     /// Time before which the gateway asked for no requests.
     asked_until: Time,
-    /// Pauses since the lane last went well.
+    /// Number of pauses since the lane last worked.
     pauses: u32,
     /// Whether each connection sends only one request until a good answer.
     probing: bool,
-    /// Trouble found by a full row of answers, which keeps the lane from sending.
+    /// Trouble that a full row of answers has shown and that keeps the lane from sending.
     trouble: Option<LaneHealth>,
-    /// Until it was of use again.
+    /// Reason why connections serve no requests, until one serves a request again.
     mute: Option<Mute>,
-    /// Answers by which the gateway asks for less, and the shortest time that they ask for.
+    /// Row of answers by which the gateway asks for less, and the shortest time that they ask for.
     load: Row,
     load_wait: Duration,
-    /// Answers that the gateway has not signed.
+    /// Row of answers that the gateway did not sign.
     unsigned: Row,
-    /// Answers that call the project unknown.
+    /// Row of answers that call the project unknown.
     project: Row,
     last_answer: Time,
-    /// Its connections idled too long: the next is opened when there is work.
+    /// Whether connections closed after they were idle; the next one is opened when there is work.
     rests: bool,
-    /// Health that was reported last.
-    told: Option<news::Told>,
-    /// When the present trouble was noticed, and which it is.
+    /// Health in the last report.
+    reported: Option<news::Reported>,
+    /// Present trouble and the time at which it was first noticed.
     since: Option<(LaneHealth, Time)>,
-    /// Of the trouble, by the answer that filled the row.
+    /// Text of the answer that filled the row of the present trouble.
     detail: String,
     /// Text of the last refusal of the credential.
     credential_detail: String,
     /// Error of the last failed attempt to connect.
     no_connection: String,
-    /// Counts the changes of these texts.
+    /// Number of changes of the three texts above.
     words: u32,
     campaign: Option<String>,
     /// Limits the log lines about connections that failed.
@@ -145,7 +148,7 @@ pub struct LaneEnd {
 }
 
 impl LaneEnd {
-    /// A new end, without a provider token yet.
+    /// Creates a lane end without a provider token.
     #[must_use]
     pub fn new(spec: Arc<LaneSpec>) -> Self {
         Self {
@@ -167,7 +170,7 @@ impl LaneEnd {
             project: Row::default(),
             last_answer: Time(0),
             rests: false,
-            told: None,
+            reported: None,
             since: None,
             detail: String::new(),
             credential_detail: String::new(),
@@ -178,13 +181,14 @@ impl LaneEnd {
         }
     }
 
-    /// Counts a connection that failed. `Some`: the caller logs it, with the number of failures
-    /// since the last line.
+    /// Counts a failed connection. Returns the number of failures since the last log line if the
+    /// caller must log this one.
     pub fn times_to_log(&mut self, reason: &str, now: Time) -> Option<u64> {
         self.failures.note(reason, now.since(Time(0)))
     }
 
-    /// New limits. True: another gateway, so the connections have to go.
+    /// Replaces the specification. Returns true if the gateway changed, so that the connections
+    /// must be closed.
     pub fn respecify(&mut self, spec: Arc<LaneSpec>) -> bool {
         let moved = self.spec.endpoint != spec.endpoint
             || self.spec.server_name != spec.server_name
@@ -202,57 +206,57 @@ impl LaneEnd {
         self.pool.resize(connections, now);
     }
 
-    /// Target number of connections.
+    /// Returns the target number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections
     }
 
-    /// Part of the lane's quota, until a time.
+    /// Sets this core's part of the lane's quota until a time; `None` means no limit.
     pub fn set_slice(&mut self, until: Time, rate: Option<Rate>, now: Time) {
         self.slice.set(until, rate, now);
     }
 
-    /// How many requests may go now: credential, pause and slice allow it.
+    /// Returns the number of requests that credential, pause and slice allow now.
     pub fn room(&mut self, now: Time) -> usize {
         if self.is_open(now) { self.slice.room(now) } else { 0 }
     }
 
-    /// Whether credential and pause allow requests.
+    /// Reports whether credential and pause allow requests.
     #[must_use]
     pub fn is_open(&self, now: Time) -> bool {
         self.may_connect(now) && now >= self.silent_until()
     }
 
-    /// Time after which nothing may be written under the present slice.
+    /// Returns the time after which the present slice allows no writes.
     #[must_use]
     pub fn leased_until(&self) -> Time {
         self.slice.until()
     }
 
-    /// Counts requests that go out.
+    /// Counts requests that are sent.
     pub fn take(&mut self, requests: usize, now: Time) {
         self.slice.take(requests, now);
     }
 
-    /// Counts requests that were answered or given up.
+    /// Counts requests that were answered or abandoned.
     pub fn settled(&mut self, requests: usize, now: Time) {
         self.slice.settled(requests, now);
     }
 
-    /// Requests that went out and have no fate yet.
+    /// Returns the number of requests that were sent and have no result yet.
     #[must_use]
     pub fn out(&self) -> usize {
         self.slice.out()
     }
 
-    /// Whether only one request per connection may be out.
+    /// Reports whether only one request per connection may be in flight.
     #[must_use]
     pub fn is_probing(&self) -> bool {
         self.probing
     }
 
-    /// Whether connections make sense.
+    /// Reports whether connections are useful at this time.
     #[must_use]
     pub fn may_connect(&self, now: Time) -> bool {
         self.trust.best(now).is_some() && self.trust.probed_at().is_none_or(|at| now >= at)
@@ -268,21 +272,21 @@ impl LaneEnd {
         self.rests = false;
     }
 
-    /// Whether no connection is wanted before there is work.
+    /// Reports whether no connection is wanted until there is work.
     #[must_use]
     pub fn rests(&self) -> bool {
         self.rests
     }
 
-    /// When the time alone may make [`LaneEnd::room`] grow; `None`: never.
+    /// Returns the time at which [`LaneEnd::room`] may grow without an event; `None` if it cannot.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
         let until = self.silent_until();
         if now < until {
             return Some(until);
         }
-        // For a wave that begins, and for the others. A token that has its next try later keeps
-        // nobody from sending with another one.
+        // Computed for a new wave and for the others. A token whose next attempt is later prevents
+        // no connection from sending with another token.
         let (first, others) =
             (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
         let slice = first.filter(|at| *at > now).or(others);
@@ -292,21 +296,21 @@ impl LaneEnd {
         }
     }
 
-    /// Requests of the slice that are kept free for a wave that begins: it may send that many
-    /// before it waits like the others.
+    /// Returns the number of requests of the slice that are reserved for a new wave. It may send
+    /// that many before it waits like the others.
     #[must_use]
     pub fn reserve(&self) -> usize {
         self.slice.reserve()
     }
 
-    /// Time before which nothing is sent, for any reason.
+    /// Returns the time before which nothing is sent for any reason.
     fn silent_until(&self) -> Time {
         self.pause_until.max(self.asked_until)
     }
 
-    /// The gateway answered about devices: it works.
+    /// Records an answer about a device, which shows that the gateway works.
     pub fn answered(&mut self, now: Time) {
-        self.heard(now);
+        self.answer_received(now);
         self.load.clear();
         self.unsigned.clear();
         self.project.clear();
@@ -318,7 +322,7 @@ impl LaneEnd {
         }
     }
 
-    /// Counts answers of a connection: they show that connecting is useful.
+    /// Counts answers of a connection, which show that connecting is useful.
     pub fn counted(&mut self, before: u32, answers: u32) {
         if before == 0 {
             self.pool.answered();
@@ -329,15 +333,15 @@ impl LaneEnd {
     }
 
     /// Records an answer that says nothing about the gateway's load.
-    pub fn heard(&mut self, now: Time) {
-        self.meter.heard();
+    pub fn answer_received(&mut self, now: Time) {
+        self.meter.answer_received();
         self.last_answer = now;
         if self.mute == Some(Mute::Silent) {
             self.mute = None;
         }
     }
 
-    /// Records that a connection was useful. The first request may go out before SETTINGS arrive
+    /// Records that a connection was useful. The first request may be sent before SETTINGS arrive
     /// that allow none.
     pub fn was_of_use(&mut self, answers: u32) {
         if self.mute.is_some() && answers > 1 {
@@ -345,8 +349,8 @@ impl LaneEnd {
         }
     }
 
-    /// Records an answer other than success that concerns the lane. `counts`: whether it counts in
-    /// rows.
+    /// Records an answer other than success that concerns the lane. `counts` says whether the
+    /// answer counts in rows.
     pub fn doubted(
         &mut self,
         doubt: Doubt,
@@ -355,7 +359,7 @@ impl LaneEnd {
         now: Time,
         rng: &mut impl Rng,
     ) {
-        self.heard(now);
+        self.answer_received(now);
         let (health, mut asked) = match doubt {
             Doubt::Load(wait) => {
                 let wait = wait.unwrap_or_default();
@@ -383,12 +387,13 @@ impl LaneEnd {
             self.trouble = Some(health);
             self.set_detail(detail);
         }
-        // Answers that arrive during a pause do not make it longer: they were asked for before it.
+        // Answers that arrive during a pause do not make it longer, because their requests were
+        // sent before it.
         if now < self.silent_until() {
             return;
         }
         if !self.probing {
-            // No longer than all of them ask for.
+            // The pause is the shortest that the answers of the row ask for.
             asked = asked.map(|_| self.load_wait);
         }
         match asked {
@@ -401,7 +406,7 @@ impl LaneEnd {
         }
     }
 
-    /// Whether the project is held not to be there.
+    /// Reports whether the lane treats the project as missing.
     #[must_use]
     pub fn misses_project(&self) -> bool {
         self.trouble == Some(LaneHealth::Project)
@@ -414,8 +419,8 @@ impl LaneEnd {
 
     /// Records a request that ended without an answer. If no request was answered for as long as a
     /// request may take, the lane is silent. The gateway has not asked for less load then, and one
-    /// request for each connection, which waits for its whole deadline, is little: the pauses are
-    /// those between attempts to connect.
+    /// request for each connection, which waits for its whole deadline, is little. So the pauses
+    /// are those between attempts to connect.
     pub fn unanswered(&mut self, now: Time, rng: &mut impl Rng) {
         if self.went_mute(Mute::Silent, false, now) {
             let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
@@ -435,7 +440,7 @@ impl LaneEnd {
         mute
     }
 
-    /// There is no connection, for this reason; none, if it is empty.
+    /// Records the reason why there is no connection; an empty reason means that there is one.
     pub fn cannot_connect(&mut self, why: String) {
         if self.no_connection != why {
             self.no_connection = why;
@@ -443,7 +448,7 @@ impl LaneEnd {
         }
     }
 
-    /// A provider token was refused, in these words.
+    /// Records the text of a refusal of the provider token.
     pub fn credential_refused(&mut self, detail: &dyn fmt::Display) {
         let detail = detail.to_string();
         if self.credential_detail != detail {
@@ -467,29 +472,30 @@ impl LaneEnd {
         }
     }
 
-    /// Makes the health unreported, so that it is reported again.
-    pub fn tell_again(&mut self) {
-        self.meter.tell_again();
-        self.told = None;
+    /// Marks the health and the load as unreported, so that they are reported again.
+    pub fn report_again(&mut self) {
+        self.meter.report_again();
+        self.reported = None;
     }
 
-    /// Pauses between tries of a device whose answer does not concern the gateway's load: the
-    /// configured pauses, but at least a second.
+    /// Returns the pauses between attempts of a device whose answer does not concern the gateway's
+    /// load: the configured pauses, but at least a second.
     #[must_use]
     pub fn backoff_elsewhere(&self) -> Backoff {
         let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
         Backoff { min, max, floor: min / 2 }
     }
 
-    /// Between tries of one device.
+    /// Returns the pauses between attempts of one device.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         backoff(&self.spec)
     }
 }
 
-/// Pauses between tries of a request. Google wants the first pause whole (Firebase, "Best practices
-/// when sending FCM messages at scale": at least 10 s), so for FCM the jitter is added to it.
+/// Returns the pauses between attempts of a request. Google requires the complete first pause
+/// (Firebase, "Best practices when sending FCM messages at scale": at least 10 s), so for FCM the
+/// jitter is added to it.
 fn backoff(spec: &LaneSpec) -> Backoff {
     let floor = match spec.platform {
         Platform::Apns => Duration::ZERO,

@@ -1,4 +1,5 @@
-//! The meaning of a gateway's answer for the device, the lane, the credential or the message. Pure.
+//! The meaning of a gateway's answer for the device, the lane, the credential or the message. No
+//! code here does I/O.
 //!
 //! There are two steps, so that each can be compared with the provider's documentation: the lane
 //! parses the bytes of an answer (`lane/provider/apns.rs`, `lane/provider/fcm.rs`); this module
@@ -14,35 +15,36 @@ use std::{fmt, time::Duration};
 
 pub use self::{answers::Answers, platform::Platform};
 
-/// One parsed answer of a gateway.
+/// One answer of a gateway, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// `:status`, 200 to 999.
+    /// Value of `:status`, 200 to 999.
     pub status: u16,
-    /// Reason of an error.
+    /// Reason of the error, if there is one.
     pub reason: Reason,
-    /// APNs, with 410: since when the token is dead, Unix milliseconds by the gateway's clock.
+    /// Time since which the token is dead, Unix milliseconds of the gateway's clock; only in a 410
+    /// of APNs.
     pub timestamp_ms: Option<u64>,
     /// Value of `retry-after`, at most [`RETRY_AFTER_MAX`].
     pub retry_after: Option<Duration>,
 }
 
 impl Answer {
-    /// The answer of an accepted push, the same for both providers.
+    /// Returns the answer of an accepted push, which is the same for both providers.
     #[must_use]
     pub fn accepted() -> Self {
         Self { status: 200, reason: Reason::None, timestamp_ms: None, retry_after: None }
     }
 }
 
-/// Longest pause that a gateway can request. An alert is about the next hours: a gateway that asks
-/// for a day has made a mistake of units, or its clock is wrong, and gets one request in an hour.
+/// Longest pause that a gateway can request. An alert concerns the next hours. A gateway that asks
+/// for a day has confused units, or its clock is wrong; it gets one request per hour.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// Reason of an error, in the provider's own vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// No reason was given, or none that could be read.
+    /// The answer has no reason, or none that could be parsed.
     None,
     /// Reason named by APNs in the response body.
     Apns(apns::Reason),
@@ -72,8 +74,8 @@ impl From<fcm::Reason> for Reason {
     }
 }
 
-/// Meaning of one answer, and its subject. One answer never decides about more than its own device:
-/// the lane decides how many answers do.
+/// Meaning of one answer. One answer never decides about more than its own device; the lane decides
+/// how many answers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The push was accepted.
@@ -85,49 +87,49 @@ pub enum Verdict {
         /// Pause that the answer asks for.
         wait: Option<Duration>,
     },
-    /// The token is dead. `sure`: the answer has no other meaning; otherwise the token may belong
-    /// to another environment.
+    /// The token is dead, or, unless `sure`, it may belong to another environment.
     Dead {
         /// Whether the answer has no other meaning.
         sure: bool,
     },
-    /// This device is refused, alive as it is: its token belongs to another app or project.
+    /// The device is refused although its token is alive: the token belongs to another app or
+    /// project.
     Refused,
     /// A refusal in the provider's form with an unknown reason. It concerns this device, which is
     /// tried again on another connection before it is refused.
     Unfamiliar,
-    /// The message or the token is wrong; the answers for other devices decide. `token`: the answer
-    /// allows that the token is wrong; otherwise the token is not dead, whatever other devices are
-    /// answered.
+    /// The message or the token is wrong; the answers for other devices decide which. Without
+    /// `token` the token is not dead, whatever the answers for other devices.
     Message {
         /// Whether the token may be wrong.
         token: bool,
     },
-    /// The project is not there, or this token is not: FCM uses the same word for both.
+    /// The project or the token does not exist: FCM uses the same word for both.
     Project,
-    /// This device later, after `wait` if that is given; others are not concerned.
+    /// The device is tried again later, after `wait` if it is given. No other device is affected.
     DeviceLater {
-        /// As the gateway asks or its provider advises.
+        /// Pause that the gateway asks for or its provider advises.
         wait: Option<Duration>,
     },
-    /// This device later, after `wait` if that is given. The limit or the trouble may be the
-    /// lane's.
+    /// The device is tried again later, after `wait` if it is given. The limit or the failure may
+    /// concern the whole lane.
     LaneLater {
-        /// As the gateway asks or its provider advises.
+        /// Pause that the gateway asks for or its provider advises.
         wait: Option<Duration>,
     },
     /// The gateway refuses the request's credential.
     Credential,
-    /// The provider token has changed too often: the new one is not taken yet.
+    /// The provider token has changed too often, and the gateway does not accept the new one yet.
     TokenChange,
-    /// This device again at once, on another connection.
+    /// The device is tried again at once on another connection.
     ConnectionOnly,
 }
 
 /// Classifies one answer.
 #[must_use]
 pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
-    // Nearly all of them, and whatever else it says: both providers' only word for success.
+    // Nearly all answers are 200. Both providers use it for success only, whatever else the answer
+    // contains.
     if answer.status == 200 {
         return Verdict::Accepted;
     }
@@ -140,9 +142,9 @@ pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     }
 }
 
-/// An unknown reason in the provider's own form. With these statuses it can only concern the device
-/// or the message; with other statuses (credentials, limits, failures, answers of a proxy) nothing
-/// follows from it.
+/// Returns the verdict for an unknown reason in the provider's own form. With these statuses it can
+/// only concern the device or the message. With other statuses (credentials, limits, failures,
+/// answers of a proxy) it has no meaning.
 fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
     match status {
         400 | 404 | 405 | 410 | 413 if !word.is_empty() => Verdict::Unfamiliar,
@@ -153,7 +155,7 @@ fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
 /// Longest text of an unknown reason that is kept, characters.
 pub const UNKNOWN_CHARS_MAX: usize = 64;
 
-/// The word goes to logs and to people: no more than that, and nothing that a terminal would obey.
+/// Cuts an unknown word and replaces control characters, because logs and people read it.
 fn unknown_word(word: &str) -> Box<str> {
     let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
     word.chars().take(UNKNOWN_CHARS_MAX).map(printable).collect()

@@ -1,31 +1,32 @@
 //! The devices of one hash bucket: state built by applying the records of a log, without a clock.
 //!
 //! Two nodes may hold the same partition, one may take over from the other in the middle of an
-//! alert, and their messages name devices by ordinal. So all state here depends on the applied
-//! prefix of the log alone: [`Partition::apply`] is a function of the records applied before and of
-//! one record, and its only clock is the append time of batches.
+//! alert, and their messages name devices by ordinal. So all state here depends only on the applied
+//! prefix of the log: [`Partition::apply`] is a function of the earlier records and of one record,
+//! and its only clock is the append time of batches.
 //!
 //! Phones report late, twice and out of order. Each record therefore carries the time at which the
 //! phone made the observation, and each facet of a device (place, registration, mute) keeps the
 //! newest observation:
 //!
-//! - an observation older than what its facet holds changes nothing; at a tie the later record
+//! - an observation older than the one in its facet changes nothing; at a tie the later record
 //!   wins;
-//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a
-//!   tombstone, with its ordinal: older observations bounce off, a newer one brings the device back
-//!   as the one that it was to every wave;
-//! - a gateway's word that a token is dead removes the registration if that token is still the
-//!   current one and was not registered after the gateway's time. The registration can come back
-//!   only by a newer observation, so that a late copy does not revive it;
-//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its
-//!   registration, was removed, or (where nothing was left of it) got a first facet again. A mute
-//!   choice goes with it: an app whose user comes back later than that has to say it again.
+//! - a removal is an observation of the absence of all three facets. The row stays for 24 h as a
+//!   tombstone with its ordinal: older observations have no effect, and a newer one restores the
+//!   device under the same ordinal for every wave;
+//! - feedback of a gateway that a token is dead removes the registration if the token is still the
+//!   current one and was not registered after the gateway's time. Only a newer observation restores
+//!   the registration, so a late copy of the old one does not;
+//! - a row without a registration is never pushed to. It is dropped 24 h after it was created, lost
+//!   its registration or was removed, or after an empty row got a first facet again. The mute
+//!   choice is dropped with the row, so an app whose user returns later must report the choice
+//!   again.
 //!
-//! Four structures hold the data: rows by ordinal, tokens, an index from device to ordinal, and the
-//! order of the walk, which contains exactly the devices that can be pushed to. No device has an
-//! allocation of its own, and no structure grows by doubling.
+//! Four structures hold the data: rows by ordinal, tokens, an index from device id to ordinal, and
+//! the order of the walk, which contains exactly the devices that can be pushed to. No device has
+//! an allocation of its own, and no structure grows by doubling.
 //!
-//! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on
+//! **Memory of a device**, in bytes, with a token of 32 bytes (APNs) or one of 154 characters on
 //! average (FCM, packed):
 //!
 //! | | APNs | FCM | |
@@ -39,9 +40,9 @@
 //! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! In addition to the devices, a partition has blocks and buckets that are partly filled: some 50
-//! KiB. Rows, keys and tokens are stored in blocks of memory ([`block`]) that belong to the process
-//! and return to it, so a process keeps the memory that it once needed.
+//! In addition to the devices, a partition has partly filled blocks and buckets of some 50 KiB.
+//! Rows, keys and tokens are stored in blocks of memory ([`block`]) that belong to the process and
+//! return to it, so a process keeps the memory that it once needed.
 
 pub mod ahead;
 pub(crate) mod key;
@@ -92,37 +93,39 @@ pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
 
-/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep
-/// up and catch up, and no record pays for a day.
+/// Most rows that one record drops. A record creates at most one row that will be due, so two per
+/// record keep up with new rows and reduce a backlog, and no record pays for a whole day.
 const DROPPED_PER_RECORD_MAX: usize = 2;
 
 /// The devices of one hash bucket.
 pub struct Partition {
     id: PartitionId,
-    /// The latest append time seen; coordinators' clocks differ, this one never goes back.
+    /// Latest append time of all batches so far, which never goes back although coordinators'
+    /// clocks differ.
     now: UnixMillis,
     rows: Rows,
     tokens: Tokens,
     profiles: Profiles,
-    /// Versions of mute choices, for devices that have one and are not [`Row::is_mute_as_place`].
+    /// Versions of mute choices, for devices that have a choice and are not
+    /// [`Row::is_mute_as_place`].
     mutes: BTreeMap<Ordinal, Millis40>,
     index: Index,
     pages: Pages,
     expiry: Expiry,
     held: Held,
-    /// A snapshot that is being written.
+    /// Snapshot that is being written, if any.
     saving: Option<Box<Saving>>,
-    /// Counts changes of pushable devices and places: a walk that finds the same value need not
-    /// look again.
+    /// Number of changes of pushable devices and places. A walk that finds the same value need not
+    /// search again.
     changes: u64,
 }
 
-/// A device that can be pushed to now.
+/// Data for a push to a device that can be pushed to now.
 #[derive(Clone, Copy)]
 pub struct Pushable<'a> {
     /// Id of the device.
     pub device: DeviceId,
-    /// Cell in which the device is.
+    /// Last known cell of the device.
     pub cell: Cell,
     /// App of the device; never [`AppIndex::UNKNOWN`].
     pub app: AppIndex,
@@ -137,19 +140,20 @@ pub struct Pushable<'a> {
 /// Effect of one record on waves in progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other
-    /// segments. The walk of every wave has to hear it before its next step.
+    /// Ordinal and cell of a device that became pushable, moved, or changed its app or segments,
+    /// and that is pushable now. The walk of every wave must handle it before its next step.
     pub placed: Option<(Ordinal, Cell)>,
 }
 
 impl Partition {
-    /// An empty partition.
+    /// Creates an empty partition.
     #[must_use]
     pub fn new(id: PartitionId) -> Self {
         Self::with_pages(id, page::PAGE_KEYS_MAX)
     }
 
-    /// With pages of another size; tests choose small ones, to see many splits and merges.
+    /// Creates an empty partition with pages of another size. Tests choose small pages, for many
+    /// splits and merges.
     pub(crate) fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
         Self {
             id,
@@ -167,16 +171,16 @@ impl Partition {
         }
     }
 
-    /// Number of the partition.
+    /// Returns the number of the partition.
     #[must_use]
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
-    /// Applies one record of the log, in the log's order. `appended` is the append time of its
+    /// Applies one record of the log, in the order of the log. `appended` is the append time of its
     /// batch.
     ///
-    /// A device that would need an ordinal when all 2^26 are in use is not added.
+    /// A new device is not added when all 2^26 ordinals are in use.
     pub fn apply(
         &mut self,
         appended: UnixMillis,
@@ -186,7 +190,7 @@ impl Partition {
         self.apply_found(appended, record, &Found::of(record), words)
     }
 
-    /// The same, with what [`ahead`] found of the record.
+    /// Applies one record with the results of [`ahead`].
     fn apply_found(
         &mut self,
         appended: UnixMillis,
@@ -198,7 +202,7 @@ impl Partition {
         self.drop_due();
         let Some(ordinal) = self.find_or_insert(record, found) else { return Applied::default() };
         if let Change::Place(cell) = &record.change
-            && let Some(applied) = self.go(ordinal, record.observed.into(), *cell, found)
+            && let Some(applied) = self.apply_move(ordinal, record.observed.into(), *cell, found)
         {
             return applied;
         }
@@ -223,7 +227,8 @@ impl Partition {
         self.settle(ordinal, before, found)
     }
 
-    /// What is needed to push to a device; `None`: gone, muted, without registration or place.
+    /// Returns the data for a push to a device; `None` if it is gone, muted, or without
+    /// registration or place.
     #[must_use]
     pub fn pushable(&self, ordinal: Ordinal) -> Option<Pushable<'_>> {
         let row = self.rows.get(ordinal)?;
@@ -234,46 +239,47 @@ impl Partition {
         Some(Pushable { device: row.device(), cell: place.cell(), app, locale, segments, token })
     }
 
-    /// The ordinal of a device, tombstones and unregistered rows included.
+    /// Returns the ordinal of a device, also of a tombstone or an unregistered row.
     #[must_use]
     pub fn ordinal_of(&self, device: DeviceId) -> Option<Ordinal> {
         self.index.find(IdHash::of(device), device, &self.rows)
     }
 
-    /// The reserved `person` of a registration; `None`: not registered, or without.
+    /// Returns the reserved `person` of a registration; `None` without a registration or without a
+    /// person.
     #[must_use]
     pub fn person(&self, ordinal: Ordinal) -> Option<&str> {
         let r = self.rows.get(ordinal)?.registration()?;
         std::str::from_utf8(self.tokens.get(r.token).person()).ok().filter(|p| !p.is_empty())
     }
 
-    /// How much is held; kept up to date by `apply`, so asking costs nothing.
+    /// Returns the counts of the content. `apply` keeps them up to date, so the call costs nothing.
     #[must_use]
     pub fn held(&self) -> &Held {
         &self.held
     }
 
-    /// Keys of pushable devices from a key on, in the order of the walk, up to the end of one page.
-    /// Empty: there are none.
+    /// Returns the keys of pushable devices from a key to the end of one page, in the order of the
+    /// walk; empty if there are none.
     pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
         self.pages.from(from)
     }
 
-    /// Key of a device in the walk; `None`: the device cannot be pushed to.
+    /// Returns the key of a device in the walk; `None` if the device cannot be pushed to.
     pub(crate) fn key_of(&self, ordinal: Ordinal) -> Option<Key> {
         self.standing_of(self.rows.get(ordinal)?, ordinal).key
     }
 
-    /// Counter of changes of pushable devices and places.
+    /// Returns the number of changes of pushable devices and places.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
     /// Loads the rows and tokens of these devices into the cache. Each push would wait for memory
-    /// three times, for one row and token after the other; loaded together, the waits overlap.
-    /// First all rows, then all tokens: only the row tells where its token is, and in one pass each
-    /// wait for a token would follow a wait for a row. The result has no meaning; it keeps the
-    /// reads from being optimised away.
+    /// three times, for one row and token after the other; loaded together, the waits overlap. All
+    /// rows are loaded before all tokens: only the row names the place of its token, so in one pass
+    /// each wait for a token would follow a wait for a row. The result has no meaning; it keeps the
+    /// compiler from removing the reads.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
         let registrations =
@@ -281,13 +287,13 @@ impl Partition {
         registrations.fold(rows, |sum, r| sum ^ self.tokens.touch(r.token))
     }
 
-    /// Loads only the rows, for walks that do not read tokens.
+    /// Loads only the rows into the cache, for walks that do not read tokens.
     pub(crate) fn warm_rows(&self, keys: &[Key]) -> u8 {
         keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()))
     }
 
     fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
-        // Feedback says nothing of a device that is not here.
+        // Feedback has no effect on a device that is not here.
         let feedback = matches!(record.change, Change::Feedback { .. });
         let hash = found.hash;
         let is_its = |ordinal: &Ordinal| {
@@ -303,7 +309,7 @@ impl Partition {
             if row.due().is_none_or(|due| due > self.now) {
                 return Some(ordinal);
             }
-            // Due, and not dropped yet only because others were first: it counts as dropped.
+            // The row is due but waits behind other rows: it counts as dropped.
             if !feedback {
                 row.reset();
                 self.mutes.remove(&ordinal);
@@ -320,9 +326,9 @@ impl Partition {
         Some(ordinal)
     }
 
-    /// Handles the most frequent record: a pushable device moves. Only place and key change.
-    /// `None`: the record is another one.
-    fn go(
+    /// Applies the most frequent record, the move of a pushable device, which changes only place
+    /// and key. Returns `None` for any other record.
+    fn apply_move(
         &mut self,
         ordinal: Ordinal,
         observed: Millis40,
@@ -345,7 +351,7 @@ impl Partition {
         Some(Applied { placed: Some((ordinal, cell)) })
     }
 
-    /// Sees to it that a row without registration is dropped in time.
+    /// Updates the due time of a row without registration, and enters the row in the expiry queue.
     fn schedule(&mut self, ordinal: Ordinal, before: Standing) {
         let kept_for_new = expiry::due(self.now, self.now);
         let row = self.rows.at_mut(ordinal);
@@ -379,7 +385,7 @@ impl Partition {
         }
     }
 
-    /// Brings counts and the order of the walk up to date with a changed row.
+    /// Updates the counts and the order of the walk after a change of a row.
     fn settle(&mut self, ordinal: Ordinal, before: Standing, found: &Found) -> Applied {
         let after = self.standing(ordinal);
         if before == after {
@@ -417,7 +423,7 @@ impl Partition {
     }
 }
 
-/// Prints no device.
+/// Prints the number of the partition and its counts, but no device.
 impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Partition")
@@ -427,7 +433,7 @@ impl std::fmt::Debug for Partition {
     }
 }
 
-/// Prints neither token nor place.
+/// Prints the id of the device and its app, but neither token nor place.
 impl std::fmt::Debug for Pushable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pushable")

@@ -3,14 +3,14 @@
 //!
 //! A wave takes minutes, and devices change meanwhile. Freezing the partition would need a copy of
 //! it, or delay the changes; a walk with a cursor would break with every page that is split. So a
-//! walk keeps two things that stay valid whatever changes: a *frontier*, which is a position in an
-//! order and not in a structure, and one *bit* for each ordinal that was handed over. A device that
-//! changes behind the frontier joins the walk's *late queue*; the walk meets a device that changes
-//! ahead of the frontier anyway.
+//! walk keeps two things that stay valid despite all changes: a *frontier*, which is a position in
+//! an order and not in a structure, and one *bit* for each ordinal that was handed over. A device
+//! that changes behind the frontier joins the walk's *late queue*; a device that changes ahead of
+//! the frontier is reached anyway.
 //!
-//! - [`cover`]: the bands, as sorted ranges; [`room`]: the memory that all of them may take;
+//! - [`cover`]: the bands as sorted ranges; [`room`]: the memory limit for all covers;
 //! - [`walk`]: frontier, bits and late queue of one wave in one partition;
-//! - [`audience`]: which of those whom the walk meets are addressed.
+//! - [`audience`]: whether a device that the walk reaches is addressed.
 
 pub mod audience;
 pub mod cover;

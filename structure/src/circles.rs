@@ -1,8 +1,9 @@
-//! Circles of imports: strongly connected components of a directed graph.
+//! Circles of imports, which are the strongly connected components of a directed graph.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every group of two or more nodes that reach each other, each group and the list sorted.
+/// Returns every group of two or more nodes that reach each other; each group and the list are
+/// sorted.
 ///
 /// Two nodes belong to one group if each is reachable from the other. Plain reachability is
 /// enough here: a crate has some hundred modules.
@@ -40,7 +41,7 @@ fn reachable_from<'a, N: Ord>(
     seen
 }
 
-/// The same arrows between folders: `folder` names the group of a node; arrows within one group
+/// Returns the arrows between folders. `folder` names the group of a node; arrows within one group
 /// are left out.
 #[must_use]
 pub fn between_groups<N: Ord, G: Ord + Clone>(

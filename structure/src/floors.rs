@@ -1,8 +1,8 @@
 //! The floors of a crate, as the documentation of its `lib.rs` lists them: a module imports from
 //! its own floor and from floors below it, never from above.
 //!
-//! The list is the first `text` block of that documentation, from the top, a floor a line, modules
-//! separated by spaces, and two spaces before an explanation:
+//! The list is the first `text` block of that documentation, from the top: one line per floor,
+//! modules separated by spaces, and two spaces before an explanation:
 //!
 //! ```text
 //! api            the rim
@@ -11,11 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The floor of each top-level module; 0 is the highest.
+/// Floor of each top-level module; 0 is the highest.
 pub struct Floors(pub BTreeMap<String, usize>);
 
 impl Floors {
-    /// Reads the floors from the text of a `lib.rs`; `None` if its documentation has none.
+    /// Parses the floors in the text of a `lib.rs`; `None` if its documentation has none.
     #[must_use]
     pub fn read(lib: &str) -> Option<Self> {
         let mut lines = lib
@@ -32,7 +32,7 @@ impl Floors {
         Some(Self(floors))
     }
 
-    /// Every arrow from a lower floor to a higher one.
+    /// Returns every arrow from a lower floor to a higher one.
     #[must_use]
     pub fn upward(&self, arrows: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, String)> {
         let floor = |module: &String| self.0.get(module);

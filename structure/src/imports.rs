@@ -1,8 +1,8 @@
-//! Which module of a crate imports from which other.
+//! Imports between the modules of a crate.
 //!
-//! Every path counts, wherever it is written: in `use`, in a type, in an expression, within the
-//! arguments of a macro. A name that a module only hands on (`pub use`) counts as an import from
-//! the module that defines it.
+//! Every path counts, wherever it is written: in `use`, in a type, in an expression, or in the
+//! arguments of a macro. A name that a module re-exports (`pub use`) counts as an import from the
+//! module that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::{
     modules::{ModulePath, Modules},
 };
 
-/// The imports of a crate: importing module to imported modules.
+/// Returns the imports of a crate: each importing module with the imported modules.
 ///
 /// An import from an ancestor is left out: a child may use the types of its parent.
 #[must_use]
@@ -48,14 +48,14 @@ pub fn between(modules: &Modules) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> 
         .collect()
 }
 
-/// Where the thing at `path` is defined, after following names that modules hand on.
+/// Returns the module that defines the item at `path`, by following re-exports.
 fn definition(
     path: &[String],
     handed_on: &BTreeMap<Vec<String>, Vec<String>>,
     modules: &Modules,
 ) -> Vec<String> {
     let mut path = path.to_vec();
-    // As many steps as a chain of re-exports may have; a circle of them does not compile.
+    // Most steps of a chain of re-exports. A circle of them does not compile.
     for _ in 0..8 {
         let module = modules.containing(&path);
         let Some(name) = path.get(module.len()) else { break };
@@ -72,11 +72,11 @@ fn definition(
     path
 }
 
-/// The paths into its own crate that one file contains, made absolute.
+/// Collector of the paths into its own crate that one file contains, in absolute form.
 struct Paths {
-    /// The module, with the inline modules around the place that is read.
+    /// The module, with the inline modules around the present position.
     here: Vec<String>,
-    /// The names of child modules that the file declares, and of what it imports.
+    /// Names of child modules that the file declares, and of its imports.
     named: BTreeMap<String, Vec<String>>,
     children: BTreeSet<String>,
     used: BTreeSet<Vec<String>>,
@@ -100,7 +100,7 @@ impl Paths {
         paths
     }
 
-    /// The absolute form of a path, if it leads into this crate.
+    /// Returns the absolute form of a path, if it leads into this crate.
     fn absolute(&self, segments: &[String]) -> Option<Vec<String>> {
         let (first, rest) = segments.split_first()?;
         let mut absolute = match first.as_str() {

@@ -1,6 +1,6 @@
-//! Reads the source of the workspace, so that tests can hold it to the rules of `ARCHITECTURE.md`:
-//! which module imports which ([`imports`]), where imports form a circle ([`circles`]), which
-//! imports point upward ([`floors`]), and how long files, functions and lines are ([`sizes`]).
+//! Reader of the workspace's source, with which tests enforce the rules of `ARCHITECTURE.md`: which
+//! module imports which ([`imports`]), where imports form a circle ([`circles`]), which imports
+//! point upward ([`floors`]), and how long files, functions and lines are ([`sizes`]).
 //!
 //! A module is a file: inline modules belong to the file that contains them. Code under
 //! `#[cfg(test)]` is not read, because tests may import whatever they test.
@@ -14,7 +14,7 @@ pub mod modules;
 pub mod sizes;
 pub mod text;
 
-/// The folders of the crates that are held to the rules, relative to the workspace.
+/// Folders of the checked crates, relative to the workspace.
 pub const CRATES: [&str; 7] =
     ["proto", "runtime", "coordinator", "shard", "loadgen/emulator", "loadgen", "sim"];
 
@@ -24,25 +24,25 @@ pub enum SourceError {
     /// The file does not exist or is not UTF-8.
     #[error("{path}: {problem}", path = path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         problem: std::io::Error,
     },
     /// The file is not Rust.
     #[error("{path}:{line}: {problem}", path = path.display())]
     Parse {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
         /// The line of the problem, from 1.
         line: usize,
-        /// What the parser said.
+        /// Error of the parser.
         problem: String,
     },
 }
 
-/// The folder of the workspace, or the one that `CLARION_STRUCTURE_OF` names: so that another
-/// commit's tree can be measured by this one's rules.
+/// Returns the folder of the workspace, or the one that `CLARION_STRUCTURE_OF` names, so that the
+/// tree of another commit can be measured by the rules of this one.
 #[must_use]
 pub fn workspace() -> PathBuf {
     std::env::var_os("CLARION_STRUCTURE_OF").map_or_else(
@@ -54,7 +54,7 @@ pub fn workspace() -> PathBuf {
 /// Reads and parses one file.
 ///
 /// # Errors
-/// The file cannot be read, or is not Rust.
+/// If the file cannot be read, or is not Rust.
 pub fn parse(path: &Path) -> Result<syn::File, SourceError> {
     let text = std::fs::read_to_string(path)
         .map_err(|problem| SourceError::Read { path: path.to_owned(), problem })?;
@@ -65,7 +65,7 @@ pub fn parse(path: &Path) -> Result<syn::File, SourceError> {
     })
 }
 
-/// Whether an item is compiled for tests only.
+/// Reports whether an item is compiled for tests only.
 #[must_use]
 pub fn is_test_only(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {

@@ -1,4 +1,4 @@
-//! The modules of one crate, found the way the compiler finds them.
+//! The modules of one crate, found by the rules of the compiler.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ pub type ModulePath = Vec<String>;
 
 /// One module that has a file of its own.
 pub struct Module {
-    /// Its file.
+    /// Path of the module's file.
     pub file: PathBuf,
     /// The parsed file.
     pub source: syn::File,
@@ -22,7 +22,7 @@ pub struct Module {
 
 /// Every module of a crate's library.
 pub struct Modules {
-    /// By path within the crate.
+    /// Modules by their path within the crate.
     pub by_path: BTreeMap<ModulePath, Module>,
 }
 
@@ -30,7 +30,7 @@ impl Modules {
     /// Reads the library of the crate in `folder`.
     ///
     /// # Errors
-    /// A file is missing or is not Rust.
+    /// If a file is missing or is not Rust.
     pub fn read(folder: &Path) -> Result<Self, SourceError> {
         let mut modules = Self { by_path: BTreeMap::new() };
         let src = folder.join("src");
@@ -38,7 +38,7 @@ impl Modules {
         Ok(modules)
     }
 
-    /// The module that contains `path`: the longest prefix that is a module with a file.
+    /// Returns the module that contains `path`: the longest prefix that is a module with a file.
     #[must_use]
     pub fn containing(&self, path: &[String]) -> ModulePath {
         (0..=path.len())
@@ -83,7 +83,7 @@ impl Modules {
     }
 }
 
-/// The file named by `#[path = "…"]`.
+/// Returns the file that `#[path = "…"]` names.
 fn path_attribute(attributes: &[syn::Attribute]) -> Option<PathBuf> {
     attributes.iter().find_map(|attribute| match &attribute.meta {
         Meta::NameValue(named) if named.path.is_ident("path") => match &named.value {

@@ -1,4 +1,4 @@
-//! How long files, functions and lines are.
+//! Lengths of files, functions and lines.
 
 use std::path::{Path, PathBuf};
 
@@ -6,22 +6,22 @@ use syn::{spanned::Spanned, visit::Visit};
 
 use crate::{SourceError, parse};
 
-/// The sizes of one file.
+/// Sizes of one file.
 pub struct FileSize {
-    /// Its path.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Lines in all.
+    /// Number of all lines.
     pub lines: usize,
-    /// Lines of more than 100 characters.
+    /// Number of lines with more than 100 characters.
     pub wide: usize,
-    /// The longest function: its name and its lines.
+    /// Name and number of lines of the longest function.
     pub longest: Option<(String, usize)>,
 }
 
-/// Every Rust file below `folder` that the workspace owns, in order of path.
+/// Returns every Rust file below `folder` that belongs to the workspace, in order of path.
 ///
 /// # Errors
-/// A folder cannot be read.
+/// If a folder cannot be read.
 pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -45,7 +45,7 @@ pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Measures one file.
 ///
 /// # Errors
-/// The file cannot be read, or is not Rust.
+/// If the file cannot be read, or is not Rust.
 pub fn measure(path: &Path) -> Result<FileSize, SourceError> {
     let text = std::fs::read_to_string(path)
         .map_err(|problem| SourceError::Read { path: path.to_owned(), problem })?;

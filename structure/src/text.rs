@@ -10,18 +10,18 @@ use crate::{SourceError, is_test_only, parse};
 /// Text at a line of a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text {
-    /// The text itself, in one line.
+    /// The text in one line.
     pub text: String,
-    /// Its line, from 1.
+    /// Number of the line, from 1.
     pub line: usize,
 }
 
-/// What one file says.
+/// Texts of one file.
 #[derive(Default)]
 pub struct Texts {
-    /// The phrases of `tracing` events outside tests.
+    /// Phrases of `tracing` events outside tests.
     pub logged: Vec<Text>,
-    /// The doc comments of items, fields and variants: the first paragraph of each.
+    /// Doc comments of items, fields and variants, each with its first paragraph.
     pub documented: Vec<Text>,
     doc_line_last: usize,
     doc_paragraph_ended: bool,
@@ -30,7 +30,7 @@ pub struct Texts {
 /// Collects the texts of one file.
 ///
 /// # Errors
-/// The file cannot be read, or is not Rust.
+/// If the file cannot be read, or is not Rust.
 pub fn of(path: &Path) -> Result<Texts, SourceError> {
     let mut texts = Texts::default();
     texts.visit_file(&parse(path)?);
@@ -60,7 +60,7 @@ impl<'ast> Visit<'ast> for Texts {
 }
 
 impl Texts {
-    /// Adds a line of a doc comment to the paragraph that the line above belongs to.
+    /// Adds a line of a doc comment to the paragraph of the line above.
     fn doc_line(&mut self, text: &str, line: usize) {
         let first = self.doc_line_last + 1 != line;
         self.doc_line_last = line;
@@ -76,7 +76,7 @@ impl Texts {
         self.doc_paragraph_ended = text.is_empty() || (!first && self.doc_paragraph_ended);
     }
 
-    /// Events within the arguments of other macros (`select!`, for one).
+    /// Finds events in the arguments of other macros, such as `select!`.
     fn read_events(&mut self, tokens: &TokenStream) {
         let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {

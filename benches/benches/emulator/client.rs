@@ -1,7 +1,7 @@
-//! A client that costs next to nothing: requests are encoded beforehand, responses are counted by
+//! A client that costs next to nothing: requests are encoded beforehand, and answers are counted by
 //! their END_STREAM.
 //!
-//! It is no lane. It trusts the server in everything but that frames follow one another.
+//! The client is not a lane: it checks only that complete frames follow one another.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -15,9 +15,9 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::credentials::{PROJECT, TOPIC};
 
-/// Requests encoded beforehand, each with a token of its own.
+/// Number of requests encoded beforehand, each with a token of its own.
 const REQUESTS: u32 = 4_096;
-/// As an alert's: 250 bytes.
+/// Text of an alert, 250 bytes.
 const TEXT: &str = "A girl of seven, red coat, blue school bag, was last seen at the north gate of the park at 16:20. If you see \
                     her, stay with her and call 110.";
 const HEAD_BYTES: usize = 9;
@@ -26,12 +26,12 @@ const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What is sent.
+/// Requests that are sent in turn.
 pub(crate) struct Requests {
-    /// Fills the header table.
+    /// First request, which fills the header table.
     first: Vec<u8>,
     bytes: Vec<u8>,
-    /// Where each request begins, and its DATA frame; the end stands last.
+    /// Offset of each request and of its DATA frame, and at the end the total length.
     places: Vec<(usize, usize)>,
 }
 
@@ -121,7 +121,7 @@ fn literal(to: &mut Vec<u8>, first: u8, value: &str) {
     string(to, value);
 }
 
-/// RFC 7541, section 5.2, without Huffman coding.
+/// Appends a string of RFC 7541, section 5.2, without Huffman coding.
 fn string(to: &mut Vec<u8>, text: &str) {
     let mut rest = match text.len().checked_sub(127) {
         None => {
@@ -160,13 +160,13 @@ pub(crate) struct Client<'a> {
     next: usize,
     in_flight: usize,
     plaintext: Vec<u8>,
-    /// A frame that has not come whole.
+    /// Bytes of an incomplete frame.
     partial: Vec<u8>,
     incoming: Vec<u8>,
 }
 
 impl<'a> Client<'a> {
-    /// Connects, and makes the request that fills the header table.
+    /// Connects, and sends the request that fills the header table.
     pub(crate) fn connect(
         address: SocketAddr,
         ca_pem: &str,
@@ -191,7 +191,7 @@ impl<'a> Client<'a> {
         };
         client.plaintext.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         frame(&mut client.plaintext, 4, 0, &[]);
-        // More than a run's answers take: no credit is ever owed.
+        // More than the answers of a run, so no further credit is needed.
         frame(&mut client.plaintext, 8, 0, &0x7000_0000_u32.to_be_bytes());
         let at = client.plaintext.len();
         client.plaintext.extend_from_slice(&requests.first);
@@ -201,14 +201,14 @@ impl<'a> Client<'a> {
         }
         client.write()?;
         client.drain()?;
-        // What the server raised the limit to is said behind its first answer.
+        // The server raises its stream limit after its first answer.
         frame(&mut client.plaintext, 4, 1, &[]);
         frame(&mut client.plaintext, 4, 1, &[]);
         client.write()?;
         Ok(client)
     }
 
-    /// Fills up what may be in flight, once half of it is answered.
+    /// Fills up the requests in flight, once half of them are answered.
     pub(crate) fn send(&mut self, streams: usize) -> io::Result<()> {
         if self.in_flight > streams / 2 {
             return Ok(());
@@ -228,14 +228,14 @@ impl<'a> Client<'a> {
         self.write()
     }
 
-    /// Reads what there is, waiting for something if half of what is in flight is not answered; how
-    /// many answers it held.
+    /// Reads the available bytes, and waits for some if half of the requests in flight are
+    /// unanswered. Returns the number of answers.
     pub(crate) fn receive(&mut self) -> io::Result<u64> {
         if self.tls.read_tls(&mut self.socket)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.tls.process_new_packets().map_err(io::Error::other)?;
-        // The handshake's last words, at first.
+        // At first the end of the handshake.
         while self.tls.wants_write() {
             self.tls.write_tls(&mut self.socket)?;
         }

@@ -1,4 +1,4 @@
-//! A gateway with one known sender, and that sender's `authorization`.
+//! A gateway that knows one sender, and the sender's `authorization`.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -67,7 +67,7 @@ pub(crate) fn configuration(platform: Platform) -> (GatewayConfig, Credential) {
 }
 
 impl Credential {
-    /// The value of `authorization`.
+    /// Returns the value of `authorization`.
     pub(crate) fn obtain(&self, gateway: &GatewayHandle) -> io::Result<String> {
         let now = clock::wall().0 / 1_000;
         match self {
@@ -90,7 +90,7 @@ impl Credential {
     }
 }
 
-/// Asks the gateway's token endpoint, as a client of Google's does.
+/// Requests an access token from the gateway's token endpoint, as clients of Google do.
 fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
     let uri = gateway.token_uri().expect("FCM has one").to_owned();
     let claims = serde_json::json!({
@@ -123,7 +123,7 @@ fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
         body.len()
     )?;
     let mut answer = String::new();
-    // The server may end without a word of TLS: what came is what counts.
+    // The server may close without a TLS alert; the received bytes count.
     let _ = stream.read_to_string(&mut answer);
     let json = answer.find("\r\n\r\n").map_or("", |at| &answer[at..]).trim();
     let json: serde_json::Value = serde_json::from_str(json).map_err(io::Error::other)?;
@@ -133,7 +133,7 @@ fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
         .ok_or_else(|| io::Error::other("no access token"))
 }
 
-/// ring's errors are no [`std::error::Error`] without its feature `std`.
+/// Converts ring's error, which without the feature `std` does not implement [`std::error::Error`].
 fn unusable(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }

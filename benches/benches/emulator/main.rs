@@ -1,11 +1,11 @@
-//! What an answer of the emulator costs: CPU of its worker thread per answer, over TLS, at a near
-//! client's best.
+//! Cost of an answer of the emulator: CPU of its worker thread per answer, over TLS, with a near
+//! client at its best.
 //!
-//! The emulator serves from one thread of this process, exactly as it does in its own; the client,
-//! on the other core, sends requests that were encoded beforehand and does no more with an answer
-//! than count it. The CPU time is that of the worker thread alone, kernel's part included, as the
-//! scheduler counts it in nanoseconds (`/proc/self/task/…/schedstat`). Every acceptance is in the
-//! record: the totals are compared at the end of each run.
+//! The emulator serves from one thread of this process, exactly as it does in its own. The client,
+//! on the other core, sends requests that were encoded beforehand and only counts the answers. The
+//! CPU time is that of the worker thread alone, including the kernel's part, as the scheduler
+//! counts it in nanoseconds (`/proc/self/task/…/schedstat`). Every acceptance is in the record; the
+//! totals are compared at the end of each run.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench emulator [-- apns|fcm]
@@ -23,17 +23,17 @@ use clarion_emulator::{Faults, Gateway, GatewayConfig, GatewayHandle, Platform, 
 
 use self::client::{Client, Requests};
 
-/// Answers of one run; the first tenth warms up and is not counted.
+/// Number of answers of one run; the first tenth is a warm-up that does not count.
 const ANSWERS: u64 = 1_000_000;
-/// Runs of each case: the median is told, and the spread.
+/// Number of runs of each case, of which the median and the spread are printed.
 const RUNS: usize = 5;
 
 struct Case {
     platform: Platform,
     connections: usize,
-    /// In flight on each connection.
+    /// Requests in flight on each connection.
     streams: usize,
-    /// The scenario's shape of a far gateway, so that answers wait in the line of what is due.
+    /// Latency of a distant gateway, as in the scenarios, so that answers wait in line.
     latency: Latency,
 }
 
@@ -91,7 +91,7 @@ impl Case {
         let config = GatewayConfig {
             threads: 1,
             streams_max,
-            // More than all that can be in flight: 10,000 requests of 250 bytes of body.
+            // More than all requests in flight: 10,000 with 250 bytes of body.
             connection_window: 16 << 20,
             faults: Faults { latency: self.latency, ..Faults::default() },
             ..config
@@ -130,7 +130,7 @@ impl Case {
     }
 }
 
-/// All that was answered was accepted, and is in the record.
+/// Checks that every answer was an acceptance and is in the record.
 fn check(gateway: &GatewayHandle, expected: u64) -> io::Result<()> {
     let stats = gateway.stats();
     if (stats.accepted, stats.dropped) == (expected, 0) {
@@ -139,11 +139,12 @@ fn check(gateway: &GatewayHandle, expected: u64) -> io::Result<()> {
     Err(io::Error::other(format!("{expected} answers, and the gateway says: {stats:?}")))
 }
 
-/// The directory of the emulator's worker in `/proc`.
+/// Returns the directory of the emulator's worker in `/proc`.
 fn worker_thread() -> io::Result<std::path::PathBuf> {
     for task in fs::read_dir("/proc/self/task")? {
         let path = task?.path();
-        // One run's threads have ended when the next begins: dropping a gateway joins them.
+        // The threads of a run have ended when the next one begins, because dropping a gateway
+        // joins them.
         if fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "gateway-0") {
             return Ok(path);
         }

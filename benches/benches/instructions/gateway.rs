@@ -1,8 +1,8 @@
-//! A gateway in memory: reads frames, keeps no header, and accepts everybody after a while.
+//! A gateway in memory: it reads frames, keeps no header, and accepts every push after a while.
 //!
-//! It speaks what the core needs to hear to be in its ordinary state (SETTINGS, their
-//! acknowledgement, windows, answers as APNs and FCM write them) and judges nothing: other tests
-//! do. None of what it does is counted.
+//! It sends what brings the core to its ordinary state (SETTINGS, their acknowledgement, windows,
+//! answers in the form of APNs and FCM) and checks nothing; other tests do that. None of its work
+//! is counted.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,10 +10,10 @@ use clarion_benches::case::Case;
 use clarion_proto::time::Time;
 use clarion_shard::{core::ConnectionId, outcome::Platform};
 
-/// From a request to its answer, on the core's clock. At one push a microsecond some 2,000 are out
-/// at once.
+/// Time from a request to its answer on the core's clock. At one push per microsecond some 2,000
+/// are in flight.
 pub(crate) const LATENCY: Duration = Duration::from_millis(2);
-/// The connection's window, and of each stream.
+/// Window of the connection and of each stream, bytes.
 const WINDOW_BYTES: u32 = 1 << 20;
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
@@ -23,34 +23,34 @@ const APNS_FIELDS: &[u8] = b"\x88\x00\x07apns-id\x24EC1BF194-B3B2-424A-89A9-5A91
 /// Fields that FCM answers with.
 const FCM_FIELDS: &[u8] =
     b"\x88\x0f\x10\x1fapplication/json; charset=UTF-8\x0f\x12\x1dSun, 06 Nov 1994 08:49:37 GMT";
-/// The body behind them.
+/// Body of FCM's answer.
 const FCM_BODY: &[u8] =
     b"{\n  \"name\": \"projects/clarion-example/messages/0:1500415314455276%31bd1c9631bd1c96\"\n}\n";
 
 /// One connection, seen from the gateway.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// As the core calls it.
+    /// Id by which the core knows the connection.
     pub(crate) id: ConnectionId,
     platform: Platform,
     streams_max: u32,
     greeted: bool,
-    /// An answer has gone out.
+    /// Whether an answer has been sent.
     answered: bool,
-    /// Body bytes since the last credit.
-    owed: u32,
-    /// Requests without an answer, in order.
+    /// Received body bytes since the last credit.
+    uncredited: u32,
+    /// Unanswered requests in order, with the times of their answers.
     open: VecDeque<(Time, u32)>,
-    /// What is to be read by the core.
+    /// Bytes for the core to read.
     pub(crate) output: Vec<u8>,
-    /// Requests read whole.
+    /// Number of complete requests.
     pub(crate) requests: u64,
-    /// Bytes read.
+    /// Number of received bytes.
     pub(crate) bytes: u64,
 }
 
 impl Peer {
-    /// A connection just accepted: its SETTINGS stand in the output.
+    /// Creates a connection that was just accepted, with its SETTINGS in the output.
     pub(crate) fn new(id: ConnectionId, case: Case) -> Self {
         let streams_max = u32::try_from(case.lane().1).expect("few");
         let mut peer = Self {
@@ -59,7 +59,7 @@ impl Peer {
             streams_max,
             greeted: false,
             answered: false,
-            owed: 0,
+            uncredited: 0,
             open: VecDeque::new(),
             output: Vec::new(),
             requests: 0,
@@ -72,7 +72,7 @@ impl Peer {
         peer
     }
 
-    /// What the core has written: whole frames, as it gives nothing else.
+    /// Reads the core's output, which consists of complete frames.
     pub(crate) fn receive(&mut self, mut bytes: &[u8], now: Time) {
         self.bytes += bytes.len() as u64;
         if !self.greeted {
@@ -86,7 +86,7 @@ impl Peer {
             let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
             bytes = &bytes[HEAD_BYTES + length..];
             match kind {
-                0 => self.owed += u32::try_from(length).expect("a frame"),
+                0 => self.uncredited += u32::try_from(length).expect("a frame"),
                 3 | 7 => panic!("the core gave up stream {stream} (frame {kind})"),
                 4 if flags & 1 == 0 => self.put(4, 1, 0, &[]),
                 _ => {}
@@ -100,18 +100,18 @@ impl Peer {
                 );
             }
         }
-        if self.owed >= WINDOW_BYTES / 2 {
-            self.put(8, 0, 0, &self.owed.to_be_bytes());
-            self.owed = 0;
+        if self.uncredited >= WINDOW_BYTES / 2 {
+            self.put(8, 0, 0, &self.uncredited.to_be_bytes());
+            self.uncredited = 0;
         }
     }
 
-    /// When the next answer goes out.
+    /// Returns the time of the next answer.
     pub(crate) fn due(&self) -> Option<Time> {
         self.open.front().map(|(due, _)| *due)
     }
 
-    /// Writes the answers that are due; returns how many.
+    /// Writes the answers that are due, and returns their number.
     pub(crate) fn answer(&mut self, now: Time) -> u64 {
         let mut answers = 0;
         while let Some((_, stream)) = self.open.pop_front_if(|(due, _)| *due <= now) {
@@ -120,7 +120,7 @@ impl Peer {
                 Platform::Apns => (APNS_FIELDS, &b""[..]),
                 Platform::Fcm => (FCM_FIELDS, FCM_BODY),
             };
-            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 calls for (RFC 7541, 4.2).
+            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 requires (RFC 7541, 4.2).
             if std::mem::replace(&mut self.answered, true) {
                 self.put(1, if body.is_empty() { 5 } else { 4 }, stream, fields);
             } else {

@@ -1,5 +1,5 @@
-//! Instructions per push: what a core spends between a page and a report, in a figure that noise
-//! cannot move.
+//! Instructions per push: the work of a core between a page and a report, in a figure without
+//! noise.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench instructions                    # the table
@@ -34,10 +34,10 @@ struct Arguments {
     /// Devices on the core
     #[arg(long, value_delimiter = ',', default_value = "100000,1000000,14000000")]
     devices: Vec<u64>,
-    /// Alerts at the same time, each for everybody
+    /// Number of alerts at the same time, each for all devices
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     alerts: Vec<usize>,
-    /// What is sent
+    /// Kinds of pushes
     #[arg(long = "case", value_delimiter = ',', default_value = "apns-indexed,apns-literal,fcm")]
     cases: Vec<Case>,
     /// Partitions of the core
@@ -53,19 +53,19 @@ struct Arguments {
     /// Keep callgrind's output in this directory, for callgrind_annotate or KCachegrind
     #[arg(long, value_name = "DIRECTORY")]
     keep: Option<std::path::PathBuf>,
-    /// Nanoseconds by the clock instead of instructions, over whole waves, and whether everybody
-    /// was reached
+    /// Measure nanoseconds by the clock instead of instructions, over whole waves, and check that
+    /// every device was reached
     #[arg(long)]
     native: bool,
     /// One row, in this process: what runs under valgrind
     #[arg(long, hide = true)]
     inner: bool,
-    /// Said by `cargo bench`
+    /// Option that `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// One row of the table.
+/// Setting of one row of the table.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     case: Case,
@@ -81,23 +81,24 @@ impl Setting {
         City { case, devices, partitions }
     }
 
-    /// Pushes of all waves.
+    /// Returns the number of pushes of all waves.
     fn pushes(&self) -> u64 {
         self.devices * self.alerts as u64
     }
 
-    /// From which push to which is counted: the waves run evenly there, and neither begin nor end.
+    /// Returns the range of counted pushes, in which the waves run evenly and neither begin nor
+    /// end.
     fn counted(&self) -> std::ops::Range<u64> {
         let begin = self.pushes() / 10;
         let counted = self.window.min(self.pushes() / 10 * 8);
-        // Where more is left than counted, the middle, so that neither near nor far bands alone
-        // are.
+        // The middle, if more pushes are left than counted, so that neither only near nor only far
+        // bands count.
         let begin = begin.max(self.pushes() / 2 - counted / 2);
         begin..begin + counted
     }
 }
 
-/// What was counted of one row.
+/// Counts of one row.
 #[derive(Debug)]
 struct Counted {
     pushes: u64,
@@ -132,7 +133,8 @@ fn settings(arguments: &Arguments) -> impl Iterator<Item = Setting> {
     })
 }
 
-/// The counted part of one row; says when it begins and waits until it may, then what was done.
+/// Runs the counted part of one row: reports that it is ready, waits for the start, and prints the
+/// counts.
 fn inner(setting: &Setting) -> io::Result<()> {
     let mut world = World::new(*setting);
     world.start();
@@ -147,10 +149,11 @@ fn inner(setting: &Setting) -> io::Result<()> {
         world.step();
     }
     world.counting = false;
-    valgrind::say(&Counted { pushes: world.requests() - requests, bytes: world.bytes() - bytes })
+    valgrind::print(&Counted { pushes: world.requests() - requests, bytes: world.bytes() - bytes })
 }
 
-/// One row by the clock. The gateway's part is in it: it is the same for all, and a few per cent.
+/// Measures one row by the clock, including the gateway's part, which is a few per cent and the
+/// same for all rows.
 #[allow(clippy::disallowed_methods)] // a bench measures time
 fn native(setting: &Setting) -> io::Result<()> {
     let mut world = World::new(*setting);

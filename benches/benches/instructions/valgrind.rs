@@ -1,9 +1,9 @@
-//! Runs rows under callgrind and makes the table.
+//! The runner of rows under callgrind, and the table.
 //!
-//! Filling partitions takes longer than what is counted, so callgrind instruments nothing at first:
-//! the row says when it has come to its counted part, and `callgrind_control --instr=on` follows.
-//! That needs vgdb to reach the process; the process therefore looks for the answer again and again
-//! instead of sleeping on it.
+//! Filling partitions takes longer than the counted part, so callgrind instruments nothing at
+//! first: the row prints when it has reached its counted part, and `callgrind_control --instr=on`
+//! follows. That requires that vgdb reaches the process, so the process polls for the answer
+//! instead of sleeping.
 
 use std::{
     collections::BTreeMap,
@@ -15,16 +15,16 @@ use std::{
 
 use crate::{Arguments, Counted, Setting, settings};
 
-/// The function inside of which callgrind collects, as symbols spell it.
+/// Function in which callgrind collects, as symbols spell it.
 const COUNTED: &str = "instructions::world::counted*";
-/// Names the file that the row waits for.
+/// Environment variable with the file that the row waits for.
 const GO: &str = "CLARION_BENCH_GO";
-/// What the row says when it waits.
+/// Line that the row prints when it waits.
 const READY: &str = "ready";
-/// Functions of a profile that are printed.
+/// Number of functions of a profile that are printed.
 const PROFILE_LINES: usize = 25;
 
-/// One row, counted.
+/// One row with its counts.
 struct Row {
     setting: Setting,
     counted: Counted,
@@ -37,7 +37,7 @@ impl Row {
     }
 }
 
-/// Runs all rows, prints each, and how far apart they are.
+/// Runs all rows, and prints each and the difference between them.
 pub(crate) fn table(arguments: &Arguments) -> io::Result<()> {
     if Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("SKIPPED: valgrind is not installed, so no instructions are counted");
@@ -83,7 +83,7 @@ pub(crate) fn table(arguments: &Arguments) -> io::Result<()> {
     }
 }
 
-/// One row in a process of its own under valgrind.
+/// Runs one row in a process of its own under valgrind.
 fn run(arguments: &Arguments, setting: &Setting, file: &Path) -> io::Result<Counted> {
     let go = file.with_extension("go");
     let _ = fs::remove_file(&go);
@@ -140,13 +140,13 @@ fn converse(child: &mut Child, go: &Path) -> io::Result<Counted> {
     }
 }
 
-/// In the row: waits until valgrind instruments it. Alone, without valgrind, it goes on at once.
+/// Waits in the row's process until valgrind instruments it. Without valgrind it continues at once.
 pub(crate) fn wait_to_be_instrumented() -> io::Result<()> {
     let Some(go) = env::var_os(GO).map(PathBuf::from) else { return Ok(()) };
     let mut out = io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
-    // Busy on purpose: valgrind hears its controller between blocks of code, and not while a
+    // Busy on purpose: valgrind serves its controller between blocks of code, and not while a
     // process sleeps.
     while !go.exists() {
         std::hint::spin_loop();
@@ -154,12 +154,12 @@ pub(crate) fn wait_to_be_instrumented() -> io::Result<()> {
     Ok(())
 }
 
-/// In the row: what was counted.
-pub(crate) fn say(counted: &Counted) -> io::Result<()> {
+/// Prints the counts in the row's process.
+pub(crate) fn print(counted: &Counted) -> io::Result<()> {
     writeln!(io::stdout(), "{} {}", counted.pushes, counted.bytes)
 }
 
-/// The total of callgrind's output file.
+/// Returns the total of callgrind's output file.
 fn instructions(file: &Path) -> io::Result<u64> {
     let text = fs::read_to_string(file)?;
     let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
@@ -169,8 +169,8 @@ fn instructions(file: &Path) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("{}: nothing was counted", file.display())))
 }
 
-/// Where the instructions of a row go: by function, by source file (of what was inlined, its own),
-/// and with all that is called.
+/// Prints the instructions of a row: by function, by source file (inlined code in its own), and
+/// including all calls.
 fn annotate(file: &Path, row: &Row) -> io::Result<()> {
     let own = entries(file, "no")?;
     let by = |key: fn(&Entry) -> &str| {
@@ -181,8 +181,8 @@ fn annotate(file: &Path, row: &Row) -> io::Result<()> {
     let with_calls = entries(file, "yes")?;
     let mut inclusive = BTreeMap::<&str, u64>::new();
     for entry in with_calls.iter().filter(|entry| entry.is_of_the_core()) {
-        // A function stands once for each file that was inlined into it; all that it calls stands
-        // in the largest.
+        // A function has one line for each file that was inlined into it; the largest one includes
+        // all its calls.
         let most = inclusive.entry(&entry.function).or_default();
         *most = entry.count.max(*most);
     }
@@ -205,7 +205,7 @@ fn annotate(file: &Path, row: &Row) -> io::Result<()> {
     Ok(())
 }
 
-/// A line of `callgrind_annotate`.
+/// Parsed line of `callgrind_annotate`.
 struct Entry {
     count: u64,
     file: String,
@@ -213,7 +213,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Neither this program nor what starts it.
+    /// Reports whether the function belongs neither to this program nor to its start-up code.
     fn is_of_the_core(&self) -> bool {
         let function = self.function.trim_start_matches('<');
         ["clarion_", "h3o", "roaring", "rustls", "alloc::", "hashbrown"]
@@ -230,13 +230,13 @@ fn entries(file: &Path, inclusive: &str) -> io::Result<Vec<Entry>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(entry).collect())
 }
 
-/// `1,234 (56.7%)  file:function [object]`.
+/// Parses `1,234 (56.7%)  file:function [object]`.
 fn entry(line: &str) -> Option<Entry> {
     let (count, rest) = line.trim_start().split_once(' ')?;
     let count = count.replace(',', "").parse().ok()?;
     let (_, name) = rest.split_once("%)")?;
     let (file, function) = name.trim().split(" [").next()?.split_once(':')?;
-    // Paths differ by machine: a crate's own begin with its folder.
+    // Paths differ between machines; a crate's own paths begin with its folder.
     let file = ["/registry/src/", "/library/"]
         .iter()
         .find_map(|at| file.split_once(at))

@@ -1,8 +1,8 @@
-//! One core full of devices, its gateway, and a clock that goes by the work done.
+//! One core full of devices, its gateway, and a clock that advances with the work.
 //!
-//! The core is driven as its thread drives it: read, turn, write, connect, tell, and the same
-//! pieces of bytes. Time advances by one microsecond for each push written, as on a core that sends
-//! a million a second: so reports come every 20,000 pushes, however long the machine took.
+//! The core is driven as its thread drives it: read, turn, write, connect, report, with pieces of
+//! the same size. Time advances by one microsecond for each push written, as on a core that sends a
+//! million per second. So reports come every 20,000 pushes, however long the machine takes.
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 
@@ -16,33 +16,33 @@ use clarion_shard::{
 
 use crate::{Setting, gateway::Peer};
 
-/// What TLS hands on at once.
+/// Bytes that TLS hands on at once.
 const RECORD_BYTES: usize = 16 * 1024;
-/// A turn that did nothing advances the clock at least by this.
+/// Smallest advance of the clock for a turn that did nothing.
 const IDLE: Duration = Duration::from_micros(50);
 
-/// Everything together.
+/// The core with its gateway and clock.
 pub(crate) struct World {
     setting: Setting,
     core: Core,
-    /// By slot of their connection.
+    /// Gateway's side of each connection, by slot.
     peers: Vec<Option<Peer>>,
     out: Vec<u8>,
     pub(crate) now: Time,
-    /// Calls of the core go through [`counted`].
+    /// Whether calls of the core go through [`counted`].
     pub(crate) counting: bool,
-    /// By wave: band and devices accepted in it.
+    /// Number of accepted devices in each band, by wave.
     accepted: Vec<BTreeMap<u32, u64>>,
     complete: Vec<bool>,
 }
 
-/// The one door to the core while it is counted: callgrind collects inside of it and nowhere else.
+/// Calls the core while it is counted: callgrind collects in this function only.
 #[inline(never)]
 fn counted<R>(call: impl FnOnce() -> R) -> R {
     black_box(call())
 }
 
-/// A call of the core.
+/// Calls the core, counted or not.
 macro_rules! core {
     ($world:ident.$call:ident($($argument:expr),*)) => {{
         let World { core, counting, .. } = &mut *$world;
@@ -51,7 +51,7 @@ macro_rules! core {
 }
 
 impl World {
-    /// A core that holds everybody and has one lane; nothing is under way.
+    /// Creates a core that holds all devices and has one lane, without waves.
     pub(crate) fn new(setting: Setting) -> Self {
         let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42 });
         let (peers, out) = (Vec::new(), Vec::new());
@@ -61,43 +61,43 @@ impl World {
         let mut world =
             Self { setting, core, peers, out, now, counting: false, accepted, complete };
         let partitions: Vec<_> = (0..setting.partitions).map(PartitionId).collect();
-        world.tell(Command::Own(partitions.into()));
+        world.send(Command::Own(partitions.into()));
         world.load();
-        world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
+        world.send(Command::Lane(Arc::new(city::lane_spec(setting.case))));
         let authorization = Authorization(Arc::new(setting.case.authorization().into()));
-        world.tell(Command::ProviderToken { lane: city::LANE, authorization, signer: 0 });
-        world.tell(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
+        world.send(Command::ProviderToken { lane: city::LANE, authorization, signer: 0 });
+        world.send(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
         world
     }
 
-    /// All alerts begin, each for everybody.
+    /// Starts all alerts, each for all devices.
     pub(crate) fn start(&mut self) {
         let cover = city::cover();
         let city = self.setting.city();
         for wave in 0..self.setting.alerts {
             let spec = city::wave_spec(wave, &city, Arc::clone(&cover));
-            self.tell(Command::Wave(Arc::new(spec)));
-            self.tell(Command::Grant { wave: city::wave_id(wave), until: Time::NEVER, rate: None });
+            self.send(Command::Wave(Arc::new(spec)));
+            self.send(Command::Grant { wave: city::wave_id(wave), until: Time::NEVER, rate: None });
         }
     }
 
-    /// Requests that the gateway has read.
+    /// Returns the number of requests that the gateway has read.
     pub(crate) fn requests(&self) -> u64 {
         self.peers.iter().flatten().map(|peer| peer.requests).sum()
     }
 
-    /// Bytes that the gateway has read.
+    /// Returns the number of bytes that the gateway has read.
     pub(crate) fn bytes(&self) -> u64 {
         self.peers.iter().flatten().map(|peer| peer.bytes).sum()
     }
 
-    /// Waves that are complete.
+    /// Reports whether all waves are complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete.iter().all(|complete| *complete)
     }
 
     /// # Panics
-    /// Unless each wave has reached everybody.
+    /// Panics unless each wave has reached every device.
     pub(crate) fn check_everybody_was_reached(&self) {
         for (wave, accepted) in self.accepted.iter().enumerate() {
             assert_eq!(
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// One turn of a driver.
+    /// Runs one turn of a driver.
     pub(crate) fn step(&mut self) {
         let before = self.requests();
         let mut active = self.read();
@@ -121,14 +121,14 @@ impl World {
         }
         while let Some(event) = core!(self.poll_event(now)) {
             active = true;
-            self.hear(event);
+            self.receive(event);
         }
         let written = self.requests() - before;
         self.now = now + Duration::from_micros(written);
         if more || active || written > 0 {
             return;
         }
-        // As a driver that waits for its sockets and the core.
+        // Like a driver that waits for its sockets and the core.
         let deadline = core!(self.deadline());
         let answers = self.peers.iter().flatten().filter_map(Peer::due);
         let next = answers.chain(deadline).min().expect("something is under way");
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, event: Event) {
+    fn receive(&mut self, event: Event) {
         let Event::Report(report) = event else { return };
         let wave = usize::try_from(report.wave.0).expect("few") - 1;
         self.complete[wave] = report.complete;
@@ -196,13 +196,13 @@ impl World {
             .extend(report.bands.into_iter().map(|(band, counts)| (band, accepted(counts))));
     }
 
-    fn tell(&mut self, command: Command) {
+    fn send(&mut self, command: Command) {
         self.core.command(command, self.now);
     }
 
     fn load(&mut self) {
         for batch in city::arrivals(&self.setting.city()) {
-            self.tell(batch);
+            self.send(batch);
             while !self.core.feed_ready() {
                 self.core.turn(self.now);
             }

@@ -1,4 +1,4 @@
-//! Settings that every client gets, and what clients share of them.
+//! Settings of every client, and the code that clients share.
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -6,17 +6,17 @@ use clap::{Args, ValueEnum};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-/// In certificates and `:authority`.
+/// Host name in certificates and `:authority`.
 pub(crate) const HOST: &str = "localhost";
-/// Of all pushes.
+/// Topic of all pushes.
 pub(crate) const TOPIC: &str = "org.example.clarion";
 
-/// Who sends.
+/// Kind of client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// nghttp2's load generator: the yardstick.
+    /// nghttp2's load generator, the reference.
     H2load,
-    /// The crate `h2`, as it comes.
+    /// The crate `h2` with its defaults.
     H2,
     /// The crate `h2` on sockets that hide vectored writes, so that frames share a write.
     H2Tuned,
@@ -42,15 +42,15 @@ impl Kind {
     }
 }
 
-/// One run of one client.
+/// Settings of one run of one client.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Client {
     #[arg(long)]
     pub(crate) address: SocketAddr,
-    /// Of the server; none: cleartext
+    /// CA file of the server; cleartext if absent
     #[arg(long)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Holds the value of `authorization`
+    /// File with the value of `authorization`
     #[arg(long)]
     pub(crate) authorization_file: PathBuf,
     #[arg(long)]
@@ -61,13 +61,13 @@ pub(crate) struct Client {
     pub(crate) requests: u64,
     #[arg(long)]
     pub(crate) body_bytes: usize,
-    /// Written out in each request
+    /// Send `authorization` as a literal in each request
     #[arg(long)]
     pub(crate) literal: bool,
 }
 
 impl Client {
-    /// As arguments of a process.
+    /// Returns the settings as arguments of a process.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             format!("--address={}", self.address),
@@ -86,7 +86,7 @@ impl Client {
         Ok(fs::read_to_string(&self.authorization_file)?.trim().to_owned())
     }
 
-    /// JSON of the length asked for.
+    /// Returns a JSON body of the configured length.
     pub(crate) fn body(&self) -> Vec<u8> {
         let (head, tail) = (r#"{"aps":{"alert":""#, r#""}}"#);
         let text = "x".repeat(self.body_bytes.saturating_sub(head.len() + tail.len()));
@@ -94,7 +94,7 @@ impl Client {
     }
 }
 
-/// What the server's certificate is checked against; none: cleartext.
+/// Returns the trust anchors for the server's certificate; `None` for cleartext.
 pub(crate) fn roots(client: &Client) -> io::Result<Option<RootCertStore>> {
     let Some(file) = &client.ca_file else { return Ok(None) };
     let mut roots = RootCertStore::empty();
@@ -104,7 +104,7 @@ pub(crate) fn roots(client: &Client) -> io::Result<Option<RootCertStore>> {
     Ok(Some(roots))
 }
 
-/// TLS as the driver configures it; none: cleartext.
+/// Returns TLS settings like the driver's; `None` for cleartext.
 pub(crate) fn tls_config(client: &Client) -> io::Result<Option<Arc<ClientConfig>>> {
     let Some(roots) = roots(client)? else { return Ok(None) };
     let mut provider = rustls::crypto::ring::default_provider();

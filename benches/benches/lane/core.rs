@@ -1,5 +1,5 @@
-//! A core's thread as a shard runs it, with a wave for everybody: from the walk to the report, over
-//! real sockets and TLS.
+//! A core's thread as a shard runs it, with a wave for all devices: from the walk to the report,
+//! over real sockets and TLS.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -22,14 +22,14 @@ use crate::client::{Client, HOST, roots};
 
 const PARTITIONS: u16 = 32;
 
-/// What the wave took, once the devices were there: loading them is no part of a push.
+/// Time and CPU of the wave. Loading the devices before it is not part of a push.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Took {
     pub(crate) cpu: Duration,
     pub(crate) wall: Duration,
 }
 
-/// Loads as many devices as there are to be pushes, and alerts them.
+/// Loads one device per push, and alerts all of them.
 pub(crate) fn run(client: &Client) -> io::Result<Took> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(alert(client))
@@ -51,17 +51,17 @@ async fn alert(client: &Client) -> io::Result<Took> {
         ..city::lane_spec(case)
     };
     let partitions: Vec<_> = (0..PARTITIONS).map(PartitionId).collect();
-    tell(&core, Command::Own(partitions.into())).await?;
+    send(&core, Command::Own(partitions.into())).await?;
     for batch in city::arrivals(&city) {
-        tell(&core, batch).await?;
+        send(&core, batch).await?;
         while core.events.try_recv().is_ok() {}
     }
     wait_for(&mut core, |event| matches!(event, Event::Held(held) if held.devices == city.devices))
         .await?;
-    tell(&core, Command::Lane(Arc::new(lane))).await?;
+    send(&core, Command::Lane(Arc::new(lane))).await?;
     let authorization = Authorization(Arc::new(client.authorization()?.into()));
-    tell(&core, Command::ProviderToken { lane: LANE, authorization, signer: 0 }).await?;
-    tell(&core, Command::Slice { lane: LANE, until: Time::NEVER, rate: None::<Rate> }).await?;
+    send(&core, Command::ProviderToken { lane: LANE, authorization, signer: 0 }).await?;
+    send(&core, Command::Slice { lane: LANE, until: Time::NEVER, rate: None::<Rate> }).await?;
     wait_for(&mut core, |event| {
         matches!(event, Event::LaneState { health: LaneHealth::Ready, .. })
     })
@@ -71,8 +71,8 @@ async fn alert(client: &Client) -> io::Result<Took> {
     let body = Bytes::from(client.body());
     wave.apps[0].messages.iter_mut().for_each(|message| message.body = body.clone());
     let (cpu, began) = (cpu(), clock.now());
-    tell(&core, Command::Wave(Arc::new(wave))).await?;
-    tell(&core, Command::Grant { wave: city::wave_id(0), until: Time::NEVER, rate: None }).await?;
+    send(&core, Command::Wave(Arc::new(wave))).await?;
+    send(&core, Command::Grant { wave: city::wave_id(0), until: Time::NEVER, rate: None }).await?;
     let mut accepted = std::collections::BTreeMap::new();
     wait_for(&mut core, |event| {
         let Event::Report(report) = event else { return false };
@@ -90,12 +90,12 @@ async fn alert(client: &Client) -> io::Result<Took> {
             city.devices
         )));
     }
-    tell(&core, Command::Shutdown).await?;
+    send(&core, Command::Shutdown).await?;
     core.join.join().map_err(|_| io::Error::other("the core panicked"))?;
     Ok(took)
 }
 
-async fn tell(core: &CoreHandle, command: Command) -> io::Result<()> {
+async fn send(core: &CoreHandle, command: Command) -> io::Result<()> {
     core.commands.send(command).await.map_err(io::Error::other)
 }
 
@@ -108,7 +108,7 @@ async fn wait_for(core: &mut CoreHandle, mut wanted: impl FnMut(Event) -> bool) 
     Err(io::Error::other("the core has ended"))
 }
 
-/// What this process has used.
+/// Returns the CPU time of this process so far.
 fn cpu() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(used.tv_sec.try_into().unwrap_or(0), used.tv_nsec.try_into().unwrap_or(0))

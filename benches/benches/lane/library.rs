@@ -1,5 +1,5 @@
-//! The same pushes through the crates `h2` and `hyper`: one task for each stream, each with
-//! requests of its own.
+//! The same pushes through the crates `h2` and `hyper`, with one task for each stream that creates
+//! its own requests.
 
 use std::{
     cell::Cell,
@@ -27,7 +27,7 @@ use crate::client::{Client, HOST, Kind, TOPIC, tls_config};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A socket that does not say that it can write vectors. `h2` then gathers frames in a buffer;
+/// A socket that denies support of vectored writes. `h2` then collects frames in a buffer;
 /// otherwise it writes each body of 256 bytes and more with a call of its own.
 struct NoVectors(Box<dyn Stream>);
 
@@ -57,7 +57,7 @@ impl AsyncWrite for NoVectors {
     }
 }
 
-/// What all requests share, and which is next.
+/// Data that all requests share, and the number of the next one.
 struct Work {
     headers: HeaderMap,
     body: Bytes,
@@ -85,7 +85,7 @@ impl Work {
         Ok(Self { headers, body, scheme, next: Cell::new(0), requests: client.requests })
     }
 
-    /// The next request; each to a device of its own.
+    /// Returns the next request, each for a device of its own.
     fn request<B>(&self, body: B) -> Option<Request<B>> {
         let n = self.next.get();
         if n == self.requests {
@@ -101,7 +101,7 @@ impl Work {
     }
 }
 
-/// Pushes until all are answered.
+/// Pushes until all requests are answered.
 pub(crate) fn run(client: &Client, kind: Kind) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, push_all(client, kind))
@@ -146,7 +146,7 @@ async fn h2_connection(
     tasks: &mut Tasks,
 ) -> io::Result<()> {
     let (send, connection) = h2::client::handshake(io).await.map_err(io::Error::other)?;
-    // Ends with the last sender.
+    // The task ends with the last sender.
     tokio::task::spawn_local(connection);
     for _ in 0..client.streams {
         let (work, send) = (Rc::clone(work), send.clone());
@@ -175,7 +175,7 @@ async fn hyper_connection(
         .handshake::<_, Full<Bytes>>(TokioIo::new(io))
         .await
         .map_err(io::Error::other)?;
-    // Ends with the last sender.
+    // The task ends with the last sender.
     tokio::task::spawn_local(connection);
     for _ in 0..client.streams {
         let (work, mut send) = (Rc::clone(work), send.clone());

@@ -1,5 +1,4 @@
-//! What one push costs the client, whoever writes it: `h2load`, the crates `h2` and `hyper`, our
-//! lane.
+//! Cost of one push for the client: `h2load`, the crates `h2` and `hyper`, and the lane.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench lane                      # TLS, near, 4 connections, 1,000 streams
@@ -8,12 +7,12 @@
 //! cargo bench -p clarion-benches --bench lane -- pairs             # a whole shard process beside h2load
 //! ```
 //!
-//! A block is one server and one setting; its rows stand for clients. Machines drift within the
-//! hour, so the clients of a block run in turn, round by round, and what counts is the ratio to
-//! `h2load` within a round: the table gives the median over rounds of each figure and of that
-//! ratio. Client and server are processes, pinned to a core each; CPU is user and system time of
-//! the whole client process (for `core`, of its wave: filling the partitions is no part of it),
-//! bytes are frames of requests as the server counts them, TLS and TCP not included.
+//! A block is one server and one setting; its rows are clients. Machines drift within the hour, so
+//! the clients of a block run in turn, round by round, and the ratio to `h2load` within a round
+//! counts: the table shows the median over rounds of each figure and of that ratio. Client and
+//! server are processes, pinned to a core each. CPU is user and system time of the whole client
+//! process (for `core`, of its wave, without filling the partitions). Bytes are frames of requests
+//! as the server counts them, without TLS and TCP.
 
 mod client;
 mod core;
@@ -47,17 +46,17 @@ struct Arguments {
     blocks: table::Blocks,
     #[command(subcommand)]
     part: Option<Part>,
-    /// Said by `cargo bench`
+    /// Option that `cargo bench` adds
     #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 
-/// Pairs, or what runs in processes of its own.
+/// Subcommands: pairs, and the parts that run in processes of their own.
 #[derive(Debug, Subcommand)]
 enum Part {
     /// The whole shard process beside h2load, in turn
     Pairs(pairs::Pairs),
-    /// A server.
+    /// Runs a server.
     #[command(hide = true)]
     Serve {
         server: Server,
@@ -70,14 +69,14 @@ enum Part {
         #[arg(long)]
         tls: bool,
     },
-    /// A client.
+    /// Runs a client.
     #[command(hide = true)]
     Push {
         kind: Kind,
         #[command(flatten)]
         client: Client,
     },
-    /// Runs a program and says what it used.
+    /// Runs a program and prints its resource use.
     #[command(hide = true)]
     Measure {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -106,7 +105,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One client: says how long it took, and of `core` also what it used.
+/// Runs one client, and prints its time and, for `core`, its CPU time.
 #[allow(clippy::disallowed_methods)] // a bench measures time
 fn push(kind: Kind, client: &Client) -> io::Result<()> {
     let begun = std::time::Instant::now();

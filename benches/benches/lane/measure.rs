@@ -1,7 +1,7 @@
-//! CPU time of a whole process, whatever the program.
+//! CPU time of a whole process of any program.
 //!
-//! The measured program is the only child of a small process of its own, so that what the system
-//! says of its children is what that program used, from its start to its end.
+//! The measured program is the only child of a small process of its own, so that the system's
+//! figures about its children are those of the program, from its start to its end.
 
 use std::{
     ffi::OsStr,
@@ -15,10 +15,10 @@ use nix::sys::{
     time::TimeValLike as _,
 };
 
-/// Said by the measuring process, behind all else.
+/// Mark of the measuring process's line, after all other output.
 const MARK: &str = "usage:";
 
-/// What a program used and said.
+/// Resource use and output of a program.
 #[derive(Debug)]
 pub(crate) struct Usage {
     pub(crate) cpu: Duration,
@@ -26,7 +26,7 @@ pub(crate) struct Usage {
     pub(crate) said: String,
 }
 
-/// A program on one core, if the system has `taskset` and that core.
+/// Returns a command that runs a program on one core, if the system has `taskset` and that core.
 pub(crate) fn pinned(core: usize, program: &OsStr) -> Command {
     let probe = Command::new("taskset")
         .args(["-c", &core.to_string(), "true"])
@@ -40,7 +40,7 @@ pub(crate) fn pinned(core: usize, program: &OsStr) -> Command {
     command
 }
 
-/// Runs a program under measurement, on the second core.
+/// Runs a program under measurement on the second core.
 pub(crate) fn measured(program: &OsStr, arguments: &[String]) -> io::Result<Usage> {
     let output = pinned(1, std::env::current_exe()?.as_os_str())
         .arg("measure")
@@ -67,7 +67,7 @@ pub(crate) fn measured(program: &OsStr, arguments: &[String]) -> io::Result<Usag
     }
 }
 
-/// The measuring process: runs the program, then says what it used.
+/// Runs the program in the measuring process, and prints its resource use.
 pub(crate) fn measure(command: &[String]) -> io::Result<()> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| io::Error::other("what is to be measured?"))?;

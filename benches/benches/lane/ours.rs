@@ -33,11 +33,11 @@ const FLUSH_BYTES: usize = 32 * 1024;
 const COLLECT: Duration = Duration::from_millis(2);
 const BATCH: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
-/// What is encrypted at once.
+/// Bytes that are encrypted at once.
 const PIECE_BYTES: usize = 32 * 1024;
-/// Of headers, about: what is reckoned beside a body.
+/// Estimated bytes of headers beside a body.
 const HEADER_BYTES: usize = 352;
-/// Tokens in memory, used in turn.
+/// Number of tokens in memory, which are used in turn.
 const TOKENS: usize = 1 << 16;
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
@@ -52,7 +52,7 @@ struct Link {
     room_since: Option<Time>,
 }
 
-/// Pushes until all are answered.
+/// Pushes until all requests are answered.
 pub(crate) fn run(client: &Client) -> io::Result<()> {
     let clock = Clock::start();
     let mut poll = Poll::new()?;
@@ -88,7 +88,8 @@ pub(crate) fn run(client: &Client) -> io::Result<()> {
             while let Some(event) = link.connection.poll() {
                 match event {
                     ConnectionEvent::Answer { .. } => answered += 1,
-                    // Said and done again elsewhere, as a core would; here it is only sent anew.
+                    // A core would send the push over another connection; here it is only sent
+                    // again.
                     ConnectionEvent::Unprocessed { .. } => pushed -= 1,
                     other => {
                         return Err(io::Error::other(format!("the connection said {other:?}")));
@@ -185,7 +186,7 @@ impl Link {
         self.taken == self.plain.len() && self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
 
-    /// Whether [`Link::offer`] would give something.
+    /// Reports whether [`Link::offer`] would return a request.
     fn could_send(&self, now: Time) -> bool {
         let (room, out) = (self.connection.room(), self.connection.open_streams());
         let worth = BATCH.min(out.saturating_add(room) / 4).max(1);
@@ -206,7 +207,7 @@ impl Link {
     }
 
     fn read(&mut self, scratch: &mut [u8], now: Time) -> io::Result<()> {
-        // What came together with the end of the handshake.
+        // Bytes that arrived together with the end of the handshake.
         self.hand_on(now)?;
         while self.readable {
             let length = match self.tcp.read(scratch) {

@@ -1,10 +1,9 @@
 //! The whole shard process beside `h2load`: `loadgen run` and `h2load` in turn, in one session,
-//! against emulators with the same settings. The ratio of each pair counts, and of those the
-//! median.
+//! against emulators with the same settings. The result is the median of the ratios of each pair.
 //!
-//! What a run reports as CPU of the shard is user and system time of its processes over the wave,
-//! the control plane, the walk and the reports included, by accepted push. `h2load` pushes to APNs
-//! in all three cases: it is the yardstick, not a client of FCM.
+//! A run's CPU of the shard is user and system time of its processes over the wave, per accepted
+//! push, including the control plane, the walk and the reports. `h2load` pushes to APNs in all
+//! three cases: it is the reference, not a client of FCM.
 
 use std::{fs, io, path::Path, path::PathBuf, process::Command, time::Duration};
 
@@ -17,7 +16,7 @@ use crate::{
     table::{Block, Row, median, one_run},
 };
 
-/// Which pairs.
+/// Arguments of the pairs.
 #[derive(Debug, Args)]
 pub(crate) struct Pairs {
     /// The program `loadgen`, built for release [default: where cargo puts it]
@@ -31,12 +30,12 @@ pub(crate) struct Pairs {
     devices: u64,
     #[arg(long = "case", value_delimiter = ',', default_value = "apns-indexed,apns-literal,fcm")]
     cases: Vec<Case>,
-    /// Of `h2load`
+    /// Number of `h2load`'s connections
     #[arg(long, default_value_t = 4)]
     connections: usize,
 }
 
-/// What one run of the cluster came to.
+/// Result of one run of the cluster.
 struct Run {
     shard_us: f64,
     rate: f64,
@@ -71,13 +70,13 @@ pub(crate) fn run(pairs: &Pairs) -> io::Result<()> {
     Ok(())
 }
 
-/// A scenario of one platform in one place, run by loadgen in processes of its own.
+/// Runs a scenario of one platform in one place with loadgen, in processes of its own.
 fn cluster(pairs: &Pairs, case: Case, directory: &Path) -> io::Result<Run> {
     let platform = if case == Case::Fcm { "fcm" } else { "apns" };
     let scenario = directory.join("pair.toml");
     fs::write(&scenario, text(pairs, case, platform))?;
     let log = fs::File::create(directory.join("loadgen.log"))?;
-    // This bench lies in `target/release/deps`.
+    // This benchmark is in `target/release/deps`.
     let built = std::env::current_exe()?
         .parent()
         .and_then(Path::parent)
@@ -139,7 +138,7 @@ state = "RESOLVED"
     )
 }
 
-/// What `h2load` takes for one push to the emulator of APNs.
+/// Measures `h2load`'s cost of one push to the emulator of APNs.
 fn yardstick(pairs: &Pairs, directory: &Path) -> io::Result<f64> {
     let ask = Ask { server: Server::Emulator, tls: true, streams: 1_000, delay: Duration::ZERO };
     let block = Block { ask, connections: pairs.connections, body_bytes: 250 };

@@ -1,5 +1,5 @@
-//! The servers that clients push to. Each server is a process of its own, pinned to the first core,
-//! started anew for each run.
+//! The servers to which clients push. Each is a process of its own, pinned to the first core and
+//! started again for each run.
 
 use std::{
     fs,
@@ -30,21 +30,21 @@ use crate::{
 
 const KEY: &str = "KEY0000001";
 const TEAM: &str = "TEAM000001";
-/// How long a server may take to listen.
+/// Time limit for a server to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The emulator's window of a connection, as `loadgen run` starts it.
+/// Window of a connection at the emulator, as in `loadgen run`, bytes.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// Which server.
+/// Kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
-    /// Scans frames and answers.
+    /// The sink, which scans frames and answers.
     Sink,
-    /// The emulator of APNs: judges and records each push.
+    /// The emulator of APNs, which checks and records each push.
     Emulator,
-    /// nginx, answering 200.
+    /// nginx, which answers 200.
     Nginx,
-    /// nghttp2's server, answering 404.
+    /// nghttp2's server, which answers 404.
     Nghttpd,
 }
 
@@ -59,20 +59,20 @@ impl Server {
     }
 }
 
-/// How it is to be.
+/// Settings of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) server: Server,
     pub(crate) tls: bool,
     pub(crate) streams: usize,
-    /// From a request to its answer.
+    /// Time from a request to its answer.
     pub(crate) delay: Duration,
 }
 
 /// A server that listens.
 pub(crate) struct Running {
     child: Child,
-    /// Closing it stops a server of ours.
+    /// Standard input of one of our servers, which stops when it is closed.
     stdin: Option<ChildStdin>,
     stdout: Option<BufReader<ChildStdout>>,
     pub(crate) address: SocketAddr,
@@ -81,7 +81,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts one, with its files in this directory.
+    /// Starts a server, with its files in this directory.
     pub(crate) fn start(ask: &Ask, directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let (certificate, key) = (directory.join("ca.pem"), directory.join("key.pem"));
@@ -91,8 +91,8 @@ impl Running {
         let CertifiedKey { cert, signing_key } = made;
         fs::write(&certificate, cert.pem())?;
         fs::write(&key, signing_key.serialize_pem())?;
-        // As long as an ES256 provider token. The emulator writes one that it believes in its
-        // place.
+        // As long as an ES256 provider token. The emulator replaces the file with a token that it
+        // accepts.
         fs::write(&authorization_file, format!("bearer {}", "aZ09-_.x".repeat(25)))?;
         let mut running = match ask.server {
             Server::Sink | Server::Emulator => Self::ours(ask, directory)?,
@@ -151,7 +151,7 @@ impl Running {
             ca_file: None,
             authorization_file: PathBuf::new(),
         };
-        // These say nowhere when they listen: knock until they do.
+        // These servers do not print that they listen: connect until they do.
         #[allow(clippy::disallowed_methods)] // a bench may wait by the clock
         let until = std::time::Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(address).is_err() {
@@ -164,7 +164,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops it. One of ours tells what it served.
+    /// Stops the server. One of ours returns its counts.
     pub(crate) fn stop(mut self) -> io::Result<Option<Served>> {
         drop(self.stdin.take());
         let Some(mut stdout) = self.stdout.take() else { return Ok(None) };
@@ -182,20 +182,20 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // nginx and nghttpd run in the foreground and keep nothing.
+        // nginx and nghttpd run in the foreground and leave nothing behind.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Somebody else's program.
+/// A third-party server program.
 struct Foreign {
     program: String,
     arguments: Vec<String>,
     port: u16,
 }
 
-/// A port that is free now; the server binds it a moment later.
+/// Returns a port that is free now; the server binds it a moment later.
 fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -243,8 +243,8 @@ fn nghttpd(ask: &Ask, directory: &Path) -> io::Result<Foreign> {
     Ok(Foreign { program: "nghttpd".to_owned(), arguments, port })
 }
 
-/// One of our servers, as a process: says where it listens, and at the end of its input what it
-/// served.
+/// Runs one of our servers as a process: prints its address, and its counts at the end of its
+/// input.
 pub(crate) fn serve(ask: &Ask, directory: &Path) -> io::Result<()> {
     if ask.server == Server::Emulator { emulate(ask, directory) } else { sink(ask, directory) }
 }
@@ -253,13 +253,13 @@ fn sink(ask: &Ask, directory: &Path) -> io::Result<()> {
     let tls = if ask.tls { Some(server_config(directory)?) } else { None };
     let streams = u32::try_from(ask.streams).map_err(io::Error::other)?;
     let (sink, address, stop) = Sink::bind(tls, streams, ask.delay)?;
-    say(format_args!("{address}"))?;
+    print_line(format_args!("{address}"))?;
     thread::spawn(move || {
         wait_for_the_end();
         stop();
     });
     let served = sink.serve()?;
-    say(format_args!("{} {}", served.requests, served.bytes))
+    print_line(format_args!("{} {}", served.requests, served.bytes))
 }
 
 fn emulate(ask: &Ask, directory: &Path) -> io::Result<()> {
@@ -285,13 +285,13 @@ fn emulate(ask: &Ask, directory: &Path) -> io::Result<()> {
     let gateway = Gateway::start(config)?;
     fs::write(directory.join("ca.pem"), gateway.ca_pem())?;
     fs::write(directory.join("authorization"), bearer(&key)?)?;
-    say(format_args!("{}", gateway.addr()))?;
+    print_line(format_args!("{}", gateway.addr()))?;
     wait_for_the_end();
     let stats = gateway.stats();
-    say(format_args!("{} 0", stats.requests))
+    print_line(format_args!("{} 0", stats.requests))
 }
 
-/// A provider token that the emulator believes.
+/// Returns a provider token that the emulator accepts.
 fn bearer(key: &KeyPair) -> io::Result<String> {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     #[allow(clippy::disallowed_methods)] // the emulator checks the age of tokens against this clock
@@ -324,7 +324,7 @@ fn server_config(directory: &Path) -> io::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-fn say(what: std::fmt::Arguments<'_>) -> io::Result<()> {
+fn print_line(what: std::fmt::Arguments<'_>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{what}")?;
     out.flush()

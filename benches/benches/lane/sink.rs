@@ -1,8 +1,8 @@
-//! The cheapest server that an HTTP/2 client can talk to: scans frames, keeps no header, accepts
-//! everybody.
+//! The cheapest server for an HTTP/2 client: it scans frames, keeps no header, and accepts every
+//! push.
 //!
-//! What it costs must not decide what its clients can do, so it judges nothing; that is the
-//! emulator's part, and the independent servers'. It can hold its answers back, as distance does.
+//! Its cost must not limit its clients, so it checks nothing; the emulator and the independent
+//! servers do that. It can delay its answers, as a distant server does.
 
 use std::{
     collections::VecDeque,
@@ -26,19 +26,19 @@ const WINDOW_BYTES: u32 = 16 << 20;
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
 const READ_BYTES: usize = 256 * 1024;
-/// What is encrypted at once.
+/// Bytes that are encrypted at once.
 const PIECE_BYTES: usize = 64 * 1024;
-/// `:status 200` and a literal `apns-id`, as APNs answers.
+/// Fields of APNs's answer: `:status 200` and a literal `apns-id`.
 const FIELDS: &[u8] = b"\x88\x00\x07apns-id\x24EC1BF194-B3B2-424A-89A9-5A918A6E6B5D";
 
-/// What it saw until it was stopped.
+/// Counts of a server until it was stopped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Served {
     pub(crate) requests: u64,
     pub(crate) bytes: u64,
 }
 
-/// A server about to serve.
+/// A server that is ready to serve.
 pub(crate) struct Sink {
     poll: Poll,
     listener: TcpListener,
@@ -50,7 +50,7 @@ pub(crate) struct Sink {
     scratch: Vec<u8>,
     served: Served,
     stop: Arc<AtomicBool>,
-    /// Dropped, it would take its last word with it.
+    /// Waker of the poller, kept because dropping it would lose its last event.
     _waker: Arc<Waker>,
 }
 
@@ -63,14 +63,14 @@ struct Peer {
     greeted: bool,
     answered: bool,
     input: Vec<u8>,
-    owed: u32,
+    uncredited: u32,
     open: VecDeque<(Time, u32)>,
     out: Vec<u8>,
     taken: usize,
 }
 
 impl Sink {
-    /// Binds to a free port. Returns the server, where it listens, and how it is stopped.
+    /// Binds to a free port. Returns the server, its address, and the handle that stops it.
     pub(crate) fn bind(
         tls: Option<Arc<ServerConfig>>,
         streams: u32,
@@ -102,7 +102,7 @@ impl Sink {
         Ok((sink, address, stopper))
     }
 
-    /// Until it is stopped.
+    /// Serves until it is stopped.
     pub(crate) fn serve(mut self) -> io::Result<Served> {
         let mut events = Events::with_capacity(256);
         while !self.stop.load(Ordering::Acquire) {
@@ -173,7 +173,7 @@ impl Sink {
                 greeted: false,
                 answered: false,
                 input: Vec::new(),
-                owed: 0,
+                uncredited: 0,
                 open: VecDeque::new(),
                 out: Vec::new(),
                 taken: 0,
@@ -188,7 +188,7 @@ impl Sink {
 }
 
 impl Peer {
-    /// Reads, answers and writes what it can. False: the client has gone.
+    /// Reads, answers and writes as much as possible. Returns false if the client has disconnected.
     fn turn(
         &mut self,
         scratch: &mut [u8],
@@ -259,7 +259,7 @@ impl Peer {
             let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
             let payload = &bytes[HEAD_BYTES..HEAD_BYTES + length];
             match kind {
-                0 => self.owed += u32::try_from(length).expect("a frame"),
+                0 => self.uncredited += u32::try_from(length).expect("a frame"),
                 4 if flags & 1 == 0 => self.put(4, 1, 0, &[]),
                 6 if flags & 1 == 0 => self.put(6, 1, 0, payload),
                 _ => {}
@@ -273,9 +273,9 @@ impl Peer {
             }
             bytes = &bytes[HEAD_BYTES + length..];
         }
-        if self.owed >= WINDOW_BYTES / 4 {
-            let owed = std::mem::take(&mut self.owed);
-            self.put(8, 0, 0, &owed.to_be_bytes());
+        if self.uncredited >= WINDOW_BYTES / 4 {
+            let uncredited = std::mem::take(&mut self.uncredited);
+            self.put(8, 0, 0, &uncredited.to_be_bytes());
         }
         let left = bytes.len();
         let read = input.len() - left;
@@ -285,8 +285,8 @@ impl Peer {
 
     fn answer(&mut self, now: Time) {
         while let Some((_, stream)) = self.open.pop_front_if(|(due, _)| *due <= now) {
-            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 calls for (RFC 7541, 4.2), and
-            // that never hurts.
+            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 requires (RFC 7541, 4.2), which
+            // is always allowed.
             if std::mem::replace(&mut self.answered, true) {
                 self.put(1, 5, stream, FIELDS);
             } else {

@@ -10,10 +10,10 @@ use crate::{
     servers::{Ask, Running, Server},
 };
 
-/// How long one run should last where distance and not the processor decides.
+/// Duration of a run in which distance and not the processor decides.
 const FAR_RUN: Duration = Duration::from_millis(1_500);
 
-/// What is to be run.
+/// Arguments of the blocks.
 #[derive(Debug, Args)]
 pub(crate) struct Blocks {
     /// Rounds; medians are printed
@@ -47,7 +47,7 @@ pub(crate) struct Blocks {
     requests: Option<u64>,
 }
 
-/// One server, one setting.
+/// Block of one server and one setting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Block {
     pub(crate) ask: Ask,
@@ -55,15 +55,16 @@ pub(crate) struct Block {
     pub(crate) body_bytes: usize,
 }
 
-/// One line of a block: a client, and whether it writes `authorization` out. (`h2load` and the
-/// crates choose by themselves: by the bytes of their requests they write it out, in Huffman code.)
+/// Row of a block: a client, and whether it sends `authorization` as a literal. (`h2load` and the
+/// crates choose by themselves: by the bytes of their requests they send it as a literal, in
+/// Huffman code.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) literal: bool,
 }
 
-/// What one run came to, per push.
+/// Cost of one push in one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
     pub(crate) cpu_us: f64,
@@ -130,7 +131,7 @@ impl Blocks {
         let ours = |kind| matches!(kind, Kind::Lane | Kind::Core);
         let can = |kind: &&Kind| match kind {
             Kind::H2load => is_installed("h2load"),
-            // The driver speaks TLS only; it counts acceptances, which nghttpd has none of.
+            // The driver supports TLS only. It counts acceptances, and nghttpd sends none.
             Kind::Core => block.ask.tls && block.ask.server != Server::Nghttpd,
             _ => true,
         };
@@ -187,7 +188,7 @@ fn yardstick<'a>(rows: &[Row], costs: &'a [Vec<Cost>]) -> Option<&'a [Cost]> {
     rows.iter().position(|row| row.kind == Kind::H2load).map(|at| &costs[at][..])
 }
 
-/// One client against a server of its own.
+/// Runs one client against a server of its own.
 pub(crate) fn one_run(
     requests: Option<u64>,
     block: &Block,
@@ -233,7 +234,7 @@ pub(crate) fn one_run(
     })
 }
 
-/// How long a client says that it took; and what it used, if it says that too.
+/// Returns the time that a client prints, and its CPU time, if it prints that too.
 fn took(usage: &Usage) -> io::Result<(Duration, Option<Duration>)> {
     let unclear = || io::Error::other(format!("the client said {:?}", usage.said));
     if let Some(numbers) = usage.said.lines().find_map(|line| line.strip_prefix("took: ")) {
@@ -268,7 +269,7 @@ fn h2load(client: &Client, directory: &Path) -> io::Result<Usage> {
         format!("--clients={}", client.connections),
         format!("--max-concurrent-streams={}", client.streams),
         "--threads=1".to_owned(),
-        // As its peers have them: windows that nobody waits for.
+        // Windows as in the other clients, so large that no request waits for them.
         "--window-bits=24".to_owned(),
         "--connection-window-bits=24".to_owned(),
         format!("--data={}", body.display()),
@@ -292,8 +293,8 @@ fn h2load(client: &Client, directory: &Path) -> io::Result<Usage> {
 }
 
 impl Block {
-    /// As many pushes as take about a second: by what a client costs where it is near, by distance
-    /// where it is far.
+    /// Returns the number of pushes for about a second: by the client's cost if the server is near,
+    /// by distance if it is far.
     fn requests(&self, kind: Kind) -> u64 {
         let per_second = match (self.ask.server, kind) {
             (Server::Nginx | Server::Nghttpd, _) => 60_000,
@@ -356,7 +357,7 @@ fn line(block: &Block, row: Row, costs: &[Cost], yardstick: Option<&[Cost]>) -> 
     )
 }
 
-/// The middle one; of an even number, the mean of the two.
+/// Returns the median; for an even number of values, the mean of the two in the middle.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! `corpus unpack TARGET DIRECTORY`, `corpus pack TARGET DIRECTORY`: between the repository and
-//! libFuzzer.
+//! `corpus unpack TARGET DIRECTORY`, `corpus pack TARGET DIRECTORY`: converts between the
+//! repository's corpus and libFuzzer's files.
 
 use std::{path::Path, process::ExitCode};
 

@@ -1,5 +1,5 @@
-//! Decisions: why a request is refused, and the status and reason of its response. Each provider
-//! writes them in its own format.
+//! Answers of the gateway: the status of a response and the reason of a refusal. Each provider's
+//! module writes them in that provider's format.
 
 use std::io::Write as _;
 
@@ -13,8 +13,8 @@ use super::{
 
 macro_rules! reasons {
     ($($name:ident $text:literal = $status:literal,)*) => {
-        /// Reason of a refusal, by either provider. `None` means 200. Records contain the numbers:
-        /// append new reasons at the end.
+        /// Reason of a refusal, of either provider. `None` means status 200. Records store the
+        /// number of a reason, so new reasons are appended at the end.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[allow(missing_docs, reason = "the providers' names; see their tables of reasons")]
         #[repr(u8)]
@@ -24,13 +24,14 @@ macro_rules! reasons {
             /// All reasons, in the order of their numbers.
             pub const ALL: &'static [Self] = &[Self::None, $(Self::$name,)*];
 
-            /// The status that its provider documents for it.
+            /// Returns the status that the provider documents for the reason.
             #[must_use]
             pub fn status(self) -> u16 {
                 match self { Self::None => 200, $(Self::$name => $status,)* }
             }
 
-            /// As in configuration and statistics; Apple's also in answers.
+            /// Returns the text of the reason in configuration and statistics; APNs also sends it
+            /// in the body.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { Self::None => "", $(Self::$name => $text,)* }
@@ -73,7 +74,7 @@ reasons! {
     InternalServerError "InternalServerError" = 500,
     ServiceUnavailable "ServiceUnavailable" = 503,
     Shutdown "Shutdown" = 503,
-    // Google's error codes (https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode) ...
+    // Google's error codes (https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode).
     FcmUnregistered "UNREGISTERED" = 404,
     FcmInvalidArgument "INVALID_ARGUMENT" = 400,
     FcmSenderIdMismatch "SENDER_ID_MISMATCH" = 403,
@@ -82,7 +83,8 @@ reasons! {
     FcmInternal "INTERNAL" = 500,
     FcmThirdPartyAuthError "THIRD_PARTY_AUTH_ERROR" = 401,
     FcmUnspecified "UNSPECIFIED_ERROR" = 500,
-    // ... and what has no code of its own there, but shapes of its own: see `fcm::answer`.
+    // Answers of FCM that have no error code of their own but a body of their own; see
+    // `fcm::answer`.
     FcmRateLimitExceeded "RATE_LIMIT_EXCEEDED" = 429,
     FcmInvalidToken "INVALID_TOKEN" = 400,
     FcmMissingRecipient "MISSING_RECIPIENT" = 400,
@@ -94,20 +96,20 @@ reasons! {
     FcmPathNotFound "PATH_NOT_FOUND" = 404,
     FcmBadGateway "BAD_GATEWAY" = 502,
     FcmUnauthorizedPage "UNAUTHORIZED_PAGE" = 401,
-    // A 429 of which only `error.message` says that it is about one device.
+    // A 429 whose `error.message` alone says that it concerns one device.
     FcmDeviceRateExceeded "DEVICE_RATE_EXCEEDED" = 429,
-    // Of no provider: a page of HTML by a proxy on the way. Any status may be ordered with it.
+    // No provider's reason: an HTML page of a proxy. A fault may combine it with any status.
     Page "PAGE" = 502,
 }
 
 impl Reason {
-    /// The reason with a number in a record.
+    /// Returns the reason that a record stores under this number.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Platform of the reason; none: both platforms.
+    /// Returns the platform whose gateway gives the reason; `None` if both gateways may give it.
     #[must_use]
     pub fn platform(self) -> Option<Platform> {
         match self as u8 {
@@ -117,7 +119,7 @@ impl Reason {
         }
     }
 
-    /// Whether the reason means that the token is dead.
+    /// Reports whether the reason means that the device token is dead.
     #[must_use]
     pub fn is_dead_token(self) -> bool {
         matches!(
@@ -137,35 +139,35 @@ impl Reason {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryAfter {
-    /// Seconds to wait before the next try.
+    /// Seconds to wait before the next attempt.
     pub seconds: u32,
-    /// Written as a date (RFC 9110, section 10.2.3) instead of a number.
+    /// Whether the header is a date (RFC 9110, section 10.2.3) instead of a number of seconds.
     #[serde(default)]
     pub date: bool,
 }
 
-/// A wrong field of a body, in Google's format.
+/// An invalid field of a request body, in Google's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field; empty: the body as a whole.
+    /// Path of the field; empty if the body as a whole is invalid.
     pub field: String,
     /// Description of the problem.
     pub description: String,
 }
 
-/// An answer as decided.
+/// The decided answer to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status of the response.
     pub status: u16,
-    /// Reason that goes into the body; none for 200.
+    /// Reason in the body of the response; `None` for status 200.
     pub reason: Reason,
-    /// APNs: goes into the body of a 410: milliseconds since 1970.
+    /// `timestamp` in the body of an APNs 410, milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
     /// Value of the `Retry-After` header; FCM only.
     pub retry_after: Option<RetryAfter>,
-    /// Violated quota, FCM only. Boxed: answers wait by the hundred thousand, and hardly one has
-    /// it.
+    /// Description of the violated quota; FCM only. Boxed, because hundreds of thousands of answers
+    /// wait at once and hardly any has a violation.
     pub violation: Option<Box<Violation>>,
 }
 
@@ -179,15 +181,15 @@ impl Answer {
         violation: None,
     };
 
-    /// A reason with its documented status.
+    /// Returns a refusal with the status that the provider documents for the reason.
     #[must_use]
     pub fn refused(reason: Reason) -> Self {
         Self { status: reason.status(), reason, ..Self::ACCEPTED }
     }
 }
 
-/// Begins a HEADERS frame that ends its block; [`end_headers`] fills its length in. Returns where
-/// it starts.
+/// Begins a HEADERS frame with END_HEADERS and returns the offset of the frame in `out`. The caller
+/// completes the frame with [`end_headers`].
 pub fn begin_headers(out: &mut Vec<u8>, stream: u32, ends: bool) -> usize {
     let start = out.len();
     frame::head(
@@ -200,24 +202,24 @@ pub fn begin_headers(out: &mut Vec<u8>, stream: u32, ends: bool) -> usize {
     start
 }
 
-/// Fills in the length of a frame that [`begin_headers`] began.
+/// Fills in the length of the frame that [`begin_headers`] began at `start`.
 ///
 /// # Panics
-/// If the block has more than 255 bytes: an answer's has half of that at most.
+/// If the header block has more than 255 bytes. The block of an answer has at most half of that.
 pub fn end_headers(out: &mut [u8], start: usize) {
     let length = out.len() - start - frame::HEAD_BYTES;
-    // Its length is one octet, the last of three.
+    // The length field has three octets; a short block needs only the last one.
     out[start + 2] = u8::try_from(length).expect("a short header block");
 }
 
-/// Appends the body of an answer, ending the stream.
+/// Appends the body of an answer as one DATA frame with END_STREAM.
 pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     frame::head(out, body.len(), kind::DATA, flag::END_STREAM, stream);
     out.extend_from_slice(body);
 }
 
-/// Appends the HEADERS frame of an answer whose body never comes: a status, and a length that
-/// announces a body.
+/// Appends the HEADERS frame of an answer that is cut: it has a status and announces a body that is
+/// never sent.
 pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16) {
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
@@ -226,8 +228,7 @@ pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, statu
     end_headers(out, start);
 }
 
-/// Appends the HEADERS frame of a page that a proxy on the way answers with, and the page to
-/// `body`.
+/// Appends the HEADERS frame of a proxy's HTML page to `out`, and the page to `body`.
 pub fn put_proxy_page(
     out: &mut Vec<u8>,
     encoder: &mut Encoder,

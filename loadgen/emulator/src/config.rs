@@ -24,13 +24,13 @@ use super::{
     script::Scripts,
 };
 
-/// Messages a minute that Google grants a project unless asked for more
+/// Messages per minute that Google grants a project by default
 /// (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>).
 pub const QUOTA_PER_MINUTE: u32 = 600_000;
-/// The private key (PKCS#8) of a service account for tests and scenarios. It guards nothing: it is
-/// fixed because ring makes no RSA keys.
+/// Private key (PKCS#8) of a service account for tests and scenarios. The key protects nothing; it
+/// is fixed because ring cannot generate RSA keys.
 pub const TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM: &str = include_str!("test-service-account.pem");
-/// The public key (SubjectPublicKeyInfo) that belongs to [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
+/// Public key (SubjectPublicKeyInfo) of [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
 pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service-account.pub.pem");
 
 /// Configuration of a gateway: addresses, credentials, limits and faults. As TOML, every field is
@@ -38,63 +38,68 @@ pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
-    /// Which provider to play. Default: `apns`.
+    /// Provider to emulate. Default: `apns`.
     pub platform: Platform,
-    /// Where to listen. Default: a free port of the loopback interface.
+    /// Address of the gateway. Default: a free port of the loopback interface.
     pub listen: SocketAddr,
-    /// Threads that serve connections. Default 1.
+    /// Number of threads that serve connections, 1 to 64. Default 1.
     pub threads: usize,
-    /// Names and addresses in the server's certificate. Default: `localhost`, `127.0.0.1`, `::1`,
+    /// Names and addresses in the server certificate. Default: `localhost`, `127.0.0.1`, `::1`,
     /// `api.push.apple.com`, `fcm.googleapis.com`, `oauth2.googleapis.com`.
     pub server_names: Vec<String>,
-    /// Connections at once; those beyond are closed. Each holds a descriptor. Default 4,096.
+    /// Most connections at once; the gateway closes further ones. Each connection holds a file
+    /// descriptor. Default 4,096.
     pub connections_max: usize,
-    /// Keys that sign provider tokens. Without one, every request is refused with 403.
+    /// Public keys that verify provider tokens. Without a key, APNs refuses every request with 403.
     pub keys: Vec<KeyConfig>,
-    /// Bundle ids that may be pushed to.
+    /// Bundle ids of the apps that may receive pushes.
     pub topics: Vec<String>,
-    /// FCM: where the OAuth token endpoint listens. Default: a free port of the loopback interface.
+    /// FCM: address of the OAuth token endpoint. Default: a free port of the loopback interface.
     pub oauth_listen: SocketAddr,
-    /// FCM: the token endpoint as clients see it, which assertions name as their audience. Default:
-    /// `https://`, where it listens, `/token`.
+    /// FCM: URI of the token endpoint that clients name as the audience of their assertions.
+    /// Default: `https://ADDRESS/token` with the endpoint's address.
     pub token_uri: Option<String>,
-    /// FCM: the projects that exist.
+    /// FCM: projects that exist for the gateway.
     pub projects: Vec<ProjectConfig>,
-    /// FCM: accounts that may ask for access tokens. Without one, every request is refused with
-    /// 401.
+    /// FCM: service accounts that may request access tokens. Without one, FCM refuses every request
+    /// with 401.
     pub service_accounts: Vec<ServiceAccountConfig>,
-    /// FCM: how long an access token is good, seconds. Default 3,600.
+    /// FCM: lifetime of an access token, seconds. Default 3,600.
     pub access_token_seconds: u64,
-    /// FCM: idle time after which a connection gets `session_timed_out`, seconds; 0: never. Default
-    /// 240.
+    /// FCM: idle time after which the gateway closes a connection with `session_timed_out`,
+    /// seconds; 0: never. Default 240.
     pub session_idle_seconds: u64,
     /// Accepted difference between clocks, seconds. Default 60.
     pub clock_skew_seconds: u64,
-    /// Shortest time between two changes of the provider token on a connection, seconds; 0: none.
-    /// Default 1,200.
+    /// Shortest time between two changes of the provider token on a connection, seconds; 0: no
+    /// limit. Default 1,200.
     pub token_update_seconds_min: u64,
-    /// A connection that met an expired token refuses newer ones too. Default false.
+    /// Whether a connection that sent an expired provider token refuses newer tokens too. Default
+    /// false.
     pub expired_sticks: bool,
-    /// Answers carry `apns-unique-id`, as those of Apple's sandbox do. Default false.
+    /// Whether answers carry `apns-unique-id`, as those of Apple's sandbox do. Default false.
     pub sandbox: bool,
-    /// MAX_CONCURRENT_STREAMS; of APNs, after the first authenticated success. Default 1,000 of
-    /// APNs, 100 of FCM.
+    /// MAX_CONCURRENT_STREAMS of a connection; for APNs, the value after the first authenticated
+    /// success. Default 1,000 for APNs, 100 for FCM.
     pub streams_max: Option<u32>,
-    /// APNs: one stream until the first authenticated success. Default true.
+    /// APNs: whether a connection is limited to one stream until the first authenticated success.
+    /// Default true.
     pub first_stream_alone: bool,
-    /// One stream after a rejection, until the next success. Default false.
+    /// Whether a connection is limited to one stream after a rejection, until the next success.
+    /// Default false.
     pub one_stream_after_reject: bool,
-    /// The connection's receive window, bytes. Default 65,535, and no less.
+    /// Receive window of the connection, bytes; at least 65,535. Default 65,535.
     pub connection_window: u32,
-    /// The receive window of each stream at first (INITIAL_WINDOW_SIZE), bytes. Default 65,535.
+    /// Initial receive window of each stream (INITIAL_WINDOW_SIZE), bytes. Default 65,535.
     pub stream_window: u32,
-    /// Scripted answers by token.
+    /// Scripted answers for device tokens.
     pub scripts: Scripts,
-    /// Faults that hold from the start.
+    /// Faults that are in force from the start.
     pub faults: Faults,
-    /// Seed of everything random.
+    /// Seed of all random numbers of the gateway.
     pub seed: u64,
-    /// Certificates to be read; then `server_names` mean nothing. Default: made anew at each start.
+    /// Files with the certificates, which replace `server_names`. Default: certificates that are
+    /// generated at each start.
     pub tls: Option<TlsFiles>,
 }
 
@@ -135,7 +140,7 @@ fn quota_per_minute() -> u32 {
 pub struct ServiceAccountConfig {
     /// Claim `iss` of its assertions.
     pub client_email: String,
-    /// Header `kid` of its assertions; absent: not checked.
+    /// Header `kid` of its assertions; absent: `kid` is not checked.
     #[serde(default)]
     pub private_key_id: Option<String>,
     /// PEM file with the RSA public key (SubjectPublicKeyInfo).
@@ -144,7 +149,7 @@ pub struct ServiceAccountConfig {
     /// The public key in PEM, instead of a file.
     #[serde(default)]
     pub public_key_pem: Option<String>,
-    /// Ids of the projects it may send for.
+    /// Ids of the projects to which the account may send.
     pub projects: Vec<String>,
 }
 
@@ -190,7 +195,7 @@ impl Default for GatewayConfig {
 }
 
 impl GatewayConfig {
-    /// Takes the files that it names relatively from a folder.
+    /// Resolves all relative file names against a folder.
     pub fn beside(&mut self, folder: &Path) {
         let tls = self
             .tls
@@ -199,15 +204,15 @@ impl GatewayConfig {
         let keys = self.keys.iter_mut().filter_map(|k| k.public_key_file.as_mut());
         let accounts = self.service_accounts.iter_mut().filter_map(|a| a.public_key_file.as_mut());
         for file in tls.chain(keys).chain(accounts) {
-            // An absolute one replaces the folder.
+            // `join` keeps an absolute name as it is.
             *file = folder.join(&*file);
         }
     }
 
-    /// Reads the keys and checks what can be wrong.
+    /// Reads the keys, checks every field and returns the policy of the gateway.
     ///
     /// # Errors
-    /// `InvalidInput` naming the field, or that of reading a key's file.
+    /// `InvalidInput` that names the invalid field, or the error of reading a key file.
     pub fn policy(&self) -> io::Result<Policy> {
         let invalid = |what: String| Err(invalid_input(&what));
         if !(1..=64).contains(&self.threads) {
@@ -220,8 +225,11 @@ impl GatewayConfig {
                 return invalid(format!("{field}: must be at most 2147483647; got {window}"));
             }
         }
-        if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
-            return invalid("scripts.rules: must have at most 1000000 ppm together".to_owned());
+        let ppm = self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>();
+        if ppm > 1_000_000 {
+            return invalid(format!(
+                "scripts.rules: shares must be at most 1000000 ppm together; got {ppm}"
+            ));
         }
         let scripted = self
             .scripts
@@ -233,7 +241,7 @@ impl GatewayConfig {
             scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
         if let Some(reason) = foreign {
             return invalid(format!(
-                "scripts: reason {} belongs to another platform",
+                "scripts: reason {}: belongs to another platform",
                 reason.as_str()
             ));
         }
@@ -318,7 +326,11 @@ impl ServiceAccountConfig {
         })?;
         let number = |id: &String| {
             let at = projects.iter().position(|p| p.project == *id);
-            at.ok_or_else(|| invalid_input(&format!("{name}: projects: there is no project {id}")))
+            at.ok_or_else(|| {
+                invalid_input(&format!(
+                    "{name}: projects: must be configured in projects; got {id}"
+                ))
+            })
         };
         Ok(fcm::Account {
             client_email: self.client_email.clone(),
@@ -338,7 +350,7 @@ impl KeyConfig {
     }
 }
 
-/// PEM text from the configuration, or from the file that it names.
+/// Returns the PEM text from the configuration, or from the configured file.
 fn pem(name: &str, pem: Option<&str>, path: Option<&Path>) -> io::Result<Vec<u8>> {
     match (pem, path) {
         (Some(pem), None) => Ok(pem.as_bytes().to_vec()),

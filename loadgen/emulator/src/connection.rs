@@ -2,14 +2,14 @@
 //! out.
 //!
 //! Common to all gateways: the number of streams ([`limits`]), assembling a request ([`request`]),
-//! the time and order of responses ([`answers`]), all other frames ([`control`]). [`decide`] asks
-//! the provider about a request. The connection does no I/O. Any client error ends this connection
-//! with a GOAWAY and affects nothing else.
+//! the time and order of responses ([`answers`]) and all other frames ([`control`]). [`decide`]
+//! asks the provider's module about a request. The connection does no I/O. Any client error ends
+//! this connection with a GOAWAY and affects no other connection.
 //!
-//! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one
-//! header block of [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight
-//! templates of at most a block each, eight bodies. Output is bounded by the driver, which stops
-//! reading a connection that does not take its answers ([`Connection::output_len`]).
+//! Memory has a fixed bound: open streams × (longest body + 200 bytes), one header block of
+//! [`BLOCK_BYTES_MAX`], one incomplete frame of 16 KiB, eight templates of at most one block each,
+//! and eight bodies. The driver bounds the output: it stops reading from a client that does not
+//! take its answers ([`Connection::output_len`]).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -46,73 +46,73 @@ mod limits;
 mod line;
 mod request;
 
-/// Longest header block over all of its frames: twice the announced list, because Huffman coding
-/// can also lengthen.
+/// Longest header block over all of its frames, bytes: twice the announced size of a header list,
+/// because Huffman coding can also lengthen a list.
 const BLOCK_BYTES_MAX: usize = 16_384;
-/// Frames in a row without progress (PING, SETTINGS, empty DATA, …) after which a client gets
-/// ENHANCE_YOUR_CALM.
+/// Number of consecutive frames without progress (PING, SETTINGS, empty DATA, …) after which a
+/// client gets ENHANCE_YOUR_CALM.
 const IDLE_FRAMES_MAX: u32 = 10_000;
-/// Credit is given back to the client once this much is owed.
+/// Received bytes after which the gateway returns credit to the client.
 const CREDIT_MIN: u32 = 8_192;
-/// Initial window of the connection and, unless a peer changes it, of every stream (RFC 9113,
+/// Initial window of the connection and, unless SETTINGS change it, of every stream (RFC 9113,
 /// section 6.9.2).
 const WINDOW_BYTES: u32 = 65_535;
 
-/// Why a connection ended.
+/// Reason for the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum End {
     /// The client closed the connection.
     Client = 1,
-    /// The client broke HTTP/2, or a limit.
+    /// The client violated HTTP/2 or a limit.
     Protocol = 2,
-    /// A GOAWAY, and everything was answered.
+    /// The gateway sent a GOAWAY and answered every open request.
     Drained = 3,
-    /// The connection was reset by an order.
+    /// A fault reset the connection.
     Reset = 4,
     /// The TLS handshake failed or took too long.
     Handshake = 5,
     /// The socket failed with an error.
     Socket = 6,
-    /// The gateway was stopped.
+    /// The gateway stopped.
     Stopped = 7,
-    /// The connection was cut in the middle of a response, by an order.
+    /// A fault closed the connection in the middle of a response.
     Cut = 8,
 }
 
-/// State outside of one connection that its methods need.
+/// State outside a connection that the methods of the connection need.
 pub struct Context<'a> {
     /// Policy of the gateway.
     pub policy: &'a Policy,
-    /// The faults of the moment.
+    /// Faults in force at the time of the call.
     pub plan: &'a Plan,
-    /// The common clock of a slow gateway.
+    /// Common pace of all connections of a slow gateway.
     pub pace: &'a Pace,
-    /// Attempts so far of the tokens with a scripted answer.
+    /// Number of attempts so far of each token with a scripted answer.
     pub attempts: &'a Attempts,
-    /// Record of the worker.
+    /// Record of the worker that owns the connection.
     pub log: &'a mut Log,
     /// Time of this call.
     pub now: Now,
 }
 
-/// When a slow gateway has its next answer: one line for all connections. Nanoseconds of
-/// CLOCK_MONOTONIC.
+/// Time of the next answer of a slow gateway, nanoseconds of CLOCK_MONOTONIC. All connections share
+/// one line.
 #[derive(Debug, Default)]
 pub struct Pace(AtomicU64);
 
 impl Pace {
-    /// Takes the next place in line.
+    /// Reserves the next place in the line, and returns its time.
     pub fn place(&self, now: Time, interval_ns: u64) -> Time {
         let now_ns = now.0.saturating_mul(1_000);
         let next = |free: u64| Some(free.max(now_ns).saturating_add(interval_ns));
-        // The function never declines, so there is always a value before it.
+        // The closure always returns a value, so the update cannot fail.
         let free =
             self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now_ns);
         Time(free.max(now_ns) / 1_000)
     }
 
-    /// Removes all waiting requests.
+    /// Empties the line.
     pub fn clear(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -121,74 +121,75 @@ impl Pace {
 /// Phase in the life of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Number of bytes of the client's preface received so far.
+    /// The client sends its preface; the value is the number of bytes received so far.
     Preface(usize),
-    /// The preface came; SETTINGS must follow.
+    /// The preface is complete, and SETTINGS must follow.
     Settings,
     Open,
-    /// A GOAWAY that ends everything is the last output.
+    /// The connection failed; its last output is a GOAWAY.
     Failed,
 }
 
-/// One client's connection.
+/// The HTTP/2 connection of one client.
 pub struct Connection {
     number: u32,
     phase: Phase,
     end: Option<End>,
-    /// A frame that has not come whole.
+    /// Bytes of an incomplete frame.
     partial: Vec<u8>,
     output: Vec<u8>,
-    /// Output handed over so far.
+    /// Number of output bytes that the driver has taken so far.
     taken: u64,
-    /// Highest stream that the client opened.
+    /// Highest stream id that the client opened.
     highest: u32,
-    /// Last stream id in a GOAWAY.
+    /// Last stream id of the GOAWAY that was sent.
     last: Option<u32>,
-    /// Second part of a two-step GOAWAY: its time and content.
+    /// Second part of a two-step GOAWAY, with the time at which it is sent.
     goaway_due: Option<(Time, Farewell)>,
-    /// After a GOAWAY: when to end without waiting longer.
+    /// After a GOAWAY: time at which the connection ends even if answers are still open.
     drain_due: Option<Time>,
     limits: Limits,
     reader: Reader,
     encoder: Encoder,
-    /// The header block of a stream, and whether the stream ends with it, until END_HEADERS.
+    /// Header block without its END_HEADERS so far: the stream, whether the block ends the stream,
+    /// and the bytes.
     block: Option<(u32, bool, Vec<u8>)>,
     receiving: Vec<Receiving>,
     waiting: Waiting,
     blocked: Vec<Blocked>,
     written: Written,
-    /// The client may still send so much.
+    /// Bytes that the client may still send on the connection.
     receive_window: i64,
-    /// Taken, not yet given back.
-    owed: u32,
-    /// Credits that come late: when, for which stream (0: the connection), how many bytes. What is
-    /// owed for a connection is [`CREDIT_MIN`] at least, for a stream its request; so there are no
-    /// more than windows allow.
+    /// Received bytes for which the gateway has not returned credit yet.
+    uncredited: u32,
+    /// Credits that a fault delays: time, stream (0: the connection), bytes. A credit for the
+    /// connection has at least [`CREDIT_MIN`] bytes, and one for a stream those of its request, so
+    /// the windows bound the length of the queue.
     credits: VecDeque<(Time, u32, u32)>,
     send_window: i64,
     stream_send_window: i64,
-    /// Windows of streams that differ from the initial one.
+    /// Send windows of streams that differ from the initial window.
     stream_windows: BTreeMap<u32, i64>,
     idle_frames: u32,
     requests: u64,
     judge: Judge,
-    /// Where an answer's body is written before the client's window is asked.
+    /// Scratch buffer for the body of an answer, before the client's window is checked.
     body: Vec<u8>,
-    /// Pings since the last frame of a request.
+    /// Number of PINGs since the last frame of a request.
     pings: u32,
-    /// When a request last came or was answered; none: not known yet.
+    /// Time of the last request or answer; `None` until the first one.
     active: Option<Time>,
     random: Pcg64Mcg,
-    /// Whether slowness, and held answers, were seen: their end hastens what waits.
+    /// Whether a slow or silent phase has been seen. Its end releases the waiting answers.
     was_slow: bool,
     was_held: bool,
-    /// The client sent a GOAWAY.
+    /// Whether the client sent a GOAWAY.
     client_leaves: bool,
 }
 
 impl Connection {
-    /// A connection whose first output is the gateway's SETTINGS. `number` is its number in the
-    /// record, from 1.
+    /// Creates a connection whose first output is the gateway's SETTINGS. `number` is the number of
+    /// the connection in the record, from 1.
     #[must_use]
     pub fn new(number: u32, policy: &Policy) -> Self {
         let limits = Limits::new(
@@ -232,7 +233,7 @@ impl Connection {
             blocked: Vec::new(),
             written: Written::default(),
             receive_window: i64::from(window),
-            owed: 0,
+            uncredited: 0,
             credits: VecDeque::new(),
             send_window: i64::from(WINDOW_BYTES),
             stream_send_window: i64::from(WINDOW_BYTES),
@@ -250,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// Takes what the client sent.
+    /// Processes bytes from the client.
     pub fn receive(&mut self, mut bytes: &[u8], context: &mut Context<'_>) {
         if let Phase::Preface(came) = self.phase {
             let count = bytes.len().min(PREFACE.len() - came);
@@ -267,35 +268,37 @@ impl Connection {
         while !bytes.is_empty() && self.phase != Phase::Failed {
             bytes = self.take_frame(bytes, context);
         }
-        if self.owed >= CREDIT_MIN && self.phase != Phase::Failed {
-            let owed = std::mem::take(&mut self.owed);
-            self.give_credit(0, owed, context);
+        if self.uncredited >= CREDIT_MIN && self.phase != Phase::Failed {
+            let uncredited = std::mem::take(&mut self.uncredited);
+            self.give_credit(0, uncredited, context);
         }
     }
 
-    /// Bytes to be sent that were not taken yet.
+    /// Returns the number of output bytes that the driver has not taken yet.
     #[must_use]
     pub fn output_len(&self) -> usize {
         self.output.len()
     }
 
-    /// Moves the output to the end of `to`, and returns the position up to which all is taken now.
+    /// Appends the output to `to`, and returns the position in the output up to which everything
+    /// has been taken.
     pub fn take_output(&mut self, to: &mut Vec<u8>) -> u64 {
         self.taken += self.output.len() as u64;
         to.append(&mut self.output);
         self.taken
     }
 
-    /// The kernel has all output up to a position that [`Self::take_output`] gave.
+    /// Records that the kernel has all output up to a position that [`Self::take_output`] returned.
     pub fn flushed(&mut self, position: u64, context: &mut Context<'_>) {
         self.written.flushed(position, context.now.at, context.log);
     }
 
-    /// Time of the next call to [`Self::advance`] that has work.
+    /// Returns the time at which [`Self::advance`] next has work.
     #[must_use]
     pub fn deadline(&self, policy: &Policy, plan: &Plan, now: Time) -> Option<Time> {
         let goaway = self.goaway_due.as_ref().map(|(due, _)| *due);
-        // A silence is not broken by what was due before it; its end is the plan's next change.
+        // During a silence no answer leaves even if it is due; the end of the silence is the plan's
+        // next change.
         let answer = self.waiting.due().filter(|_| !plan.holds_back(self.number, now));
         let credit = self.credits.front().map(|(due, ..)| *due);
         answer
@@ -323,39 +326,40 @@ impl Connection {
         self.advance_goaway(context);
     }
 
-    /// Why the driver should close the connection once its output is sent.
+    /// Returns the reason for which the driver closes the connection once its output is sent.
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// Number of complete requests.
+    /// Returns the number of complete requests.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// Clears the caches: the next request is parsed completely. The result must be the same.
+    /// Clears the caches, so that the next request is parsed completely. The caches never change a
+    /// result.
     pub fn forget(&mut self) {
         self.reader.forget();
         self.judge.forget();
     }
 
-    /// Streams between their first frame and the end of their answer.
+    /// Returns the number of streams between their first frame and the end of their answer.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.receiving.len() + self.waiting.len() + self.blocked.len()
     }
 
-    /// Records that the socket is gone. Waiting answers are never sent; answers of just now may be
-    /// lost, unless the client had announced its close: then it had received them.
+    /// Records that the socket is closed. Waiting answers are never sent. Answers of the last
+    /// second may be lost, unless the client announced its close: then it had received them.
     pub fn lost(&mut self, now: Time, log: &mut Log) {
         if !self.client_leaves {
             self.written.lost(now, log);
         }
     }
 
-    /// Processes one frame, or the available part of it; returns the bytes after it.
+    /// Processes one frame, or the available part of it, and returns the bytes after it.
     fn take_frame<'a>(&mut self, bytes: &'a [u8], context: &mut Context<'_>) -> &'a [u8] {
         if self.partial.is_empty() {
             if let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() {
@@ -372,7 +376,7 @@ impl Connection {
             self.partial.extend_from_slice(bytes);
             return &[];
         }
-        // A frame was begun: first its header, then the rest of it.
+        // A frame is incomplete: first its header is completed, then its payload.
         let wanted = match self.partial.first_chunk::<HEAD_BYTES>() {
             Some(head) => HEAD_BYTES + Head::read(head).length,
             None => HEAD_BYTES,
@@ -426,7 +430,7 @@ impl Connection {
                 self.client_leaves = true;
                 Ok(())
             }
-            // PRIORITY and unknown frames mean nothing here (RFC 9113, section 5.5).
+            // PRIORITY and unknown frames are ignored (RFC 9113, section 5.5).
             _ => Ok(()),
         };
         if let Err(code) = handled {
@@ -434,7 +438,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection because of a client error, with GOAWAY.
+    /// Ends the connection with a GOAWAY because of a client error.
     fn fail(&mut self, code: Code, debug: &[u8]) {
         if self.phase != Phase::Failed {
             frame::goaway(&mut self.output, self.last.unwrap_or(self.highest), code, debug);

@@ -1,17 +1,17 @@
-//! Faults of a gateway, as data.
+//! Configurable faults of a gateway.
 //!
-//! There are two kinds. **Conditions** hold from the moment they are set for a time, or until
-//! replaced: latency, late credits, slowness, silence, errors and resets by chance, trouble with
-//! TLS and with credentials. **Actions** ([`Action`]) happen to the connections that are open then:
-//! once, or repeatedly ([`Repeat`]). A new [`Faults`] replaces all conditions, so the last order is
-//! always in force. Everything here is pure: a worker asks its [`Plan`] with the time and a random
-//! number. A new kind of fault is a field, its query, and the place that asks it.
+//! There are two kinds of faults. **Conditions** are in force for a time, or until they are
+//! replaced: latency, delayed credit, slowness, silence, random errors and resets, faults of TLS
+//! and of credentials. **Actions** ([`Action`]) affect the connections that are open at that time:
+//! once, or repeatedly ([`Repeat`]). A new [`Faults`] replaces all conditions. No code here does
+//! I/O: a worker queries its [`Plan`] with the time and a random number. A new kind of fault needs
+//! a field, its query, and the code that queries it.
 //!
-//! Target of a fault: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
+//! Targets of a fault: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
 //! ([`super::script`]); a connection, by `connections_ppm` (a seeded hash of its number); a
-//! request, by `ppm`. The same fields produce a fault alone or mixed.
+//! request, by `ppm`. The same fields configure one fault or a mixture.
 //!
-//! Orders for the known behaviour of gateways, in the JSON of an order; the same words are valid in
+//! Faults for the known behaviour of gateways, in the JSON of an order. The same names are valid in
 //! TOML, in a gateway's `[faults]` and in a scenario's `gateway.fault = { kind = "scripted", …,
 //! faults = { … } }`:
 //!
@@ -43,7 +43,7 @@
 //! | handshakes that are slow, reset, or end at an expired certificate | `"handshake": {"delay_ms": 3000, "reset": true, "expired_certificate": true}` |
 //! | a token endpoint that is down | `"token_endpoint": {"down": true}` |
 //!
-//! Not here: names that resolve anew (DNS is not the gateway's).
+//! Not here: changes of the gateway's DNS name, which are outside the gateway.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,45 +62,45 @@ pub use self::{
     plan::Plan,
 };
 
-/// All conditions, and actions to take now. The default: an undisturbed gateway that answers at
-/// once.
+/// All conditions, and the actions to carry out now. By default the gateway is undisturbed and
+/// answers at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     /// Delay from the end of a request to its answer.
     pub latency: Latency,
-    /// From bytes of a body to the credit for them (WINDOW_UPDATE, of the connection and of
-    /// streams).
+    /// Delay from the receipt of body bytes to the credit for them (WINDOW_UPDATE, of the
+    /// connection and of streams).
     pub credit: Credit,
-    /// Limits the rate of answers and delays them.
+    /// Lower rate and longer delay of answers.
     pub slow: Option<Slow>,
-    /// Withholds all answers of some connections.
+    /// Connections whose answers are withheld.
     pub silent: Option<Silent>,
-    /// Answers by chance; the first that strikes counts.
+    /// Random errors; the first one that applies decides the answer.
     pub errors: Vec<Errors>,
-    /// Per token, like those of the scripts, and before them.
+    /// Scripted answers for shares of all tokens, which come before the gateway's own scripts.
     pub rules: Vec<Rule>,
-    /// Seed of the rules' hash.
+    /// Seed of the hash that assigns tokens to rules.
     pub seed: u64,
-    /// Actions that are carried out once, now.
+    /// Actions that are carried out once, when the faults are set.
     pub once: Vec<Action>,
     /// Actions that are repeated.
     pub repeat: Vec<Repeat>,
-    /// TLS of connections to come.
+    /// TLS faults of new connections.
     pub handshake: Handshake,
-    /// APNs: how old a provider token may be.
+    /// APNs: greatest age of a provider token.
     pub provider_token: ProviderToken,
     /// Faults of FCM's token endpoint.
     pub token_endpoint: TokenEndpoint,
 }
 
-/// Why faults are not valid.
+/// Error for faults that the gateway cannot emulate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultsError {
-    /// A reason that a gateway of this platform never gives.
+    /// The gateway's platform never gives this reason.
     #[error("reason {}: belongs to another platform", .0.as_str())]
     ForeignReason(Reason),
-    /// A setting that HTTP/2 does not allow, or the emulator does not play.
+    /// HTTP/2 does not allow this value, or the emulator does not support it.
     #[error("{field}: must be at most {max}; got {value}")]
     Setting {
         /// Name of the invalid field.
@@ -113,10 +113,10 @@ pub enum FaultsError {
 }
 
 impl Faults {
-    /// Checks what a gateway of a platform cannot do.
+    /// Checks that a gateway of the platform can emulate the faults.
     ///
     /// # Errors
-    /// The first such thing.
+    /// The first fault that it cannot emulate.
     pub fn check(&self, platform: Platform) -> Result<(), FaultsError> {
         let actions = || self.once.iter().chain(self.repeat.iter().flat_map(|r| &r.turns));
         let goaway = actions().filter_map(|a| match a {
@@ -147,7 +147,7 @@ impl Faults {
     }
 }
 
-/// A lognormal delay, given by two of its quantiles; equal (or no p99): constant.
+/// A lognormal delay, given by two quantiles; constant if p99 is absent or equals p50.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Latency {
@@ -158,13 +158,13 @@ pub struct Latency {
 }
 
 /// A gateway that is `factor` times slower: each answer takes `factor` times the latency, and all
-/// connections together get no more than `normal_per_second / factor` answers a second.
+/// connections together get at most `normal_per_second / factor` answers per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slow {
-    /// Factor by which answers slow down.
+    /// Factor by which the gateway is slower.
     pub factor: u32,
-    /// The capacity that counts as normal.
+    /// Answers per second of the gateway at factor 1.
     #[serde(default = "normal_per_second")]
     pub normal_per_second: u32,
     /// Duration, milliseconds; 0: until replaced.
@@ -176,17 +176,17 @@ fn normal_per_second() -> u32 {
     100_000
 }
 
-/// Credits that come late, as from afar: so long after the bytes that they are for.
+/// Delayed credit, as from a distant gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credit {
-    /// Delay of credit, microseconds.
+    /// Delay from the receipt of bytes to the credit for them, microseconds.
     pub delay_us: u64,
     /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
 }
 
-/// A gateway that does not answer.
+/// Silence of a gateway on some of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Silent {
@@ -204,41 +204,42 @@ fn all() -> u32 {
     1_000_000
 }
 
-/// Kinds of silence.
+/// Kinds of silence of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Silence {
-    /// Sockets are neither read nor written: TCP pushes back.
+    /// Sockets are neither read nor written, so TCP flow control stops the client.
     StopReading,
-    /// Requests are read and accepted; their answers are written when the silence ends.
+    /// Requests are read and accepted; their answers are sent when the silence ends.
     HoldAnswers,
     /// Requests are read and accepted; they are never answered.
     DropAnswers,
 }
 
-/// Errors for valid requests, by chance.
+/// Random errors for valid requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Errors {
-    /// An answer, a reset, or nothing at all. Default: an answer.
+    /// Way in which the request is answered: an answer, a reset or no answer. Default: an answer.
     #[serde(default)]
     pub fate: Fate,
-    /// The provider's reason, such as `ServiceUnavailable` or `UNAVAILABLE`; absent: acceptance.
+    /// Reason of the provider, such as `ServiceUnavailable` or `UNAVAILABLE`; absent: the push is
+    /// accepted.
     #[serde(default = "acceptance")]
     pub reason: Reason,
-    /// Another status than the reason's; `PAGE` and cut answers come with any.
+    /// Status that replaces the reason's; `PAGE` and cut answers allow any status.
     #[serde(default)]
     pub status: Option<u16>,
-    /// Parts per million of the requests.
+    /// Affected share of the requests, parts per million.
     pub ppm: u32,
-    /// The most that are struck, over all connections: since the faults were set, or in each period
-    /// of `every_ms`. Absent: no limit.
+    /// Most affected requests over all connections: since the faults were set, or in each period of
+    /// `every_ms`. Absent: no limit.
     #[serde(default)]
     pub times: Option<u32>,
-    /// Parts per million of the connections on which it may strike; absent: all.
+    /// Share of the connections that may be affected, parts per million; absent: all.
     #[serde(default = "all")]
     pub connections_ppm: u32,
-    /// The push reaches the phone in spite of the answer, or without one.
+    /// Whether the push reaches the phone despite the answer, or without one.
     #[serde(default)]
     pub delivered: bool,
     /// Value of the `Retry-After` header; FCM only.
@@ -247,7 +248,7 @@ pub struct Errors {
     /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
-    /// Interval of bursts, milliseconds, each of `duration_ms`; 0: a single one.
+    /// Interval between bursts that last `duration_ms` each, milliseconds; 0: a single burst.
     #[serde(default)]
     pub every_ms: u64,
 }
@@ -256,17 +257,17 @@ fn acceptance() -> Reason {
     Reason::None
 }
 
-/// Trouble before HTTP/2 begins, of connections accepted while it holds.
+/// Faults before HTTP/2 begins, for connections that are accepted while the faults are in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Handshake {
-    /// Time for which the server waits before the handshake continues, milliseconds.
+    /// Delay of the server's handshake, milliseconds.
     pub delay_ms: u64,
-    /// The server's certificate ended years ago.
+    /// Whether the server presents a certificate that expired years ago.
     pub expired_certificate: bool,
-    /// TCP is reset as soon as it is accepted.
+    /// Whether TCP is reset as soon as the connection is accepted.
     pub reset: bool,
-    /// Parts per million of the connections that it befalls; absent: all.
+    /// Affected share of the connections, parts per million; absent: all.
     pub connections_ppm: u32,
     /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,
@@ -284,11 +285,12 @@ impl Default for Handshake {
     }
 }
 
-/// APNs: provider tokens are refused as `ExpiredProviderToken` sooner than after an hour.
+/// APNs: a shorter limit for the age of provider tokens. Older ones are refused as
+/// `ExpiredProviderToken`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProviderToken {
-    /// Oldest that is taken, seconds.
+    /// Greatest accepted age of a provider token, seconds.
     pub age_seconds_max: Option<u64>,
     /// Duration, milliseconds; 0: until replaced.
     pub duration_ms: u64,

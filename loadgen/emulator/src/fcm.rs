@@ -1,12 +1,13 @@
-//! The emulated FCM: access tokens, the message as JSON, error codes, quotas, and how it treats a
-//! session.
+//! The emulated FCM: access tokens, the message as JSON, error codes, quotas, and its limits for a
+//! connection.
 //!
-//! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued,
-//! [`message`] the body (which [`json`] parses and [`schema`] checks), [`quota`] counts the minute,
-//! [`judge`] finds what is wrong with a request, [`answer`] writes the response. Pure, all of it.
+//! [`request`] reads headers and path, [`access`] checks the access token that the OAuth endpoint
+//! issued, [`message`] reads the body (which [`json`] parses and [`schema`] checks), [`quota`]
+//! counts the messages per minute, [`judge`] finds the fault of a request, and [`answer`] writes
+//! the response. No module does I/O.
 //!
-//! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched
-//! off, gRPC.
+//! Not here: topics and conditions (refused with a message), the batch endpoint that Google has
+//! switched off, gRPC.
 
 use std::sync::Arc;
 
@@ -33,25 +34,25 @@ pub const TOO_MANY_STREAMS: &[u8] = b"exceeded_max_concurrent_streams";
 pub const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 /// Google's GOAWAY text for an idle client, with NO_ERROR (codedge-llc/pigeon#81).
 pub const SESSION_TIMED_OUT: &[u8] = b"session_timed_out";
-/// MAX_CONCURRENT_STREAMS, from the first SETTINGS on.
+/// MAX_CONCURRENT_STREAMS of every connection, from the first SETTINGS on.
 pub const STREAMS_MAX: u32 = 100;
-/// Pings without a request's frame in between that are still answered.
+/// Number of PINGs between two frames of requests that FCM still answers.
 pub const PINGS_MAX: u32 = 2;
 
-/// What one FCM knows and how it behaves; fixed for its life.
+/// Policy of one emulated FCM; constant while the gateway runs, except for the counts of quotas.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Projects that exist for the gateway.
     pub projects: Vec<Project>,
     /// Service accounts that may ask for access tokens.
     pub accounts: Vec<Account>,
-    /// Issues and checks access tokens.
+    /// Issuer that makes and checks access tokens.
     pub issuer: Issuer,
     /// Accepted difference between clocks, seconds.
     pub clock_skew_seconds: u64,
     /// Lifetime of an access token.
     pub access_token: Duration,
-    /// Idle time after which a connection is closed; none: never.
+    /// Idle time after which a connection is closed; `None`: never.
     pub session_idle: Option<Duration>,
 }
 
@@ -60,7 +61,7 @@ pub struct Policy {
 pub struct Project {
     /// Id of the project, as in the request's path.
     pub id: String,
-    /// Its quota. The only thing here that changes; shared by all connections.
+    /// Counts of the quota, which all connections share.
     pub quota: Arc<Mutex<Window>>,
 }
 
@@ -69,16 +70,16 @@ pub struct Project {
 pub struct Account {
     /// Claim `iss` of its assertions.
     pub client_email: String,
-    /// Header `kid` of its assertions; none: not checked.
+    /// Header `kid` of its assertions; `None`: `kid` is not checked.
     pub private_key_id: Option<String>,
-    /// Its public key, as an RSAPublicKey in DER (RFC 8017, appendix A.1.1).
+    /// Public key of the account, as an RSAPublicKey in DER (RFC 8017, appendix A.1.1).
     pub public_key: Vec<u8>,
-    /// The projects it may send for: numbers of [`Policy::projects`].
+    /// Projects to which the account may send, as indices into [`Policy::projects`].
     pub projects: Vec<usize>,
 }
 
 impl Policy {
-    /// The project of this id.
+    /// Returns the index of the project with this id.
     #[must_use]
     pub fn project(&self, id: &[u8]) -> Option<usize> {
         self.projects.iter().position(|p| p.id.as_bytes() == id)

@@ -1,6 +1,7 @@
-//! Header fields of a request in HTTP/2, and the rules that make a list of fields malformed.
+//! Header fields of an HTTP/2 request, and the rules that make a list of fields malformed.
 
-/// Header fields that every provider has. [`Fields::add`] returns all others to the provider.
+/// Header fields that every provider reads. [`Fields::add`] leaves all other fields to the
+/// provider.
 #[derive(Debug, Default)]
 pub struct Fields {
     /// Value of the `:method` pseudo-header.
@@ -14,16 +15,17 @@ pub struct Fields {
     host: bool,
     content_length: Option<Vec<u8>>,
     regular: bool,
-    /// Whether a field that must be unique occurs twice.
+    /// Whether a field that must occur once occurs twice.
     pub repeated: bool,
     malformed: bool,
 }
 
 impl Fields {
-    /// Takes the next field. False: it means nothing here, and may mean something to a provider.
+    /// Stores the next field. Returns false for a field that only a provider's module may know.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> bool {
         let pseudo = name.first() == Some(&b':');
-        // RFC 9113, sections 8.2.1 and 8.3: lower case, and pseudo-header fields first.
+        // RFC 9113, sections 8.2.1 and 8.3: names are lower case, and pseudo-header fields come
+        // first.
         self.malformed |=
             name.is_empty() || name.iter().any(u8::is_ascii_uppercase) || (pseudo && self.regular);
         self.regular |= !pseudo;
@@ -35,7 +37,7 @@ impl Fields {
             b":path" => self.malformed |= self.path.replace(value.to_vec()).is_some(),
             b"content-length" => self.content_length = Some(value.to_vec()),
             b"authorization" => self.repeated |= first_counts(&mut self.authorization, value),
-            // RFC 9113, section 8.2.2: nothing that speaks of the connection.
+            // RFC 9113, section 8.2.2: fields about the connection are malformed.
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding"
             | b"upgrade" => {
                 self.malformed = true;
@@ -49,7 +51,7 @@ impl Fields {
         true
     }
 
-    /// Whether this is no HTTP/2 request at all: the stream is reset then.
+    /// Reports whether the fields are not a valid HTTP/2 request, so that the stream must be reset.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         self.malformed
@@ -60,20 +62,20 @@ impl Fields {
             || (self.content_length.is_some() && self.content_length().is_none())
     }
 
-    /// The length that the client announced for its body.
+    /// Returns the length of the body that the client announced.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.content_length.as_deref().and_then(number)
     }
 }
 
-/// Decimal digits and nothing else.
+/// Parses decimal digits. Returns `None` for any other character or a number beyond a u64.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Keeps the first value; whether there was one.
+/// Stores the first value of a field, and reports whether there was a value before.
 pub(super) fn first_counts(slot: &mut Option<Vec<u8>>, value: &[u8]) -> bool {
     let repeated = slot.is_some();
     slot.get_or_insert_with(|| value.to_vec());

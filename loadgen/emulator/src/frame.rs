@@ -1,16 +1,17 @@
-//! HTTP/2 frames (RFC 9113, sections 4 and 6): their headers, and those that the emulator writes.
+//! HTTP/2 frames (RFC 9113, sections 4 and 6): headers of frames, and the frames that the emulator
+//! writes.
 //!
-//! It is written separately from the lane's framing on purpose: one misreading of the specification
+//! This code is separate from the lane's framing on purpose: one misreading of the specification
 //! must not hide in both.
 
 use serde::{Deserialize, Serialize};
 
-/// What a client sends before its first frame (RFC 9113, section 3.4).
+/// Bytes that a client sends before its first frame (RFC 9113, section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Length of a frame's header.
+/// Length of a frame header, bytes.
 pub const HEAD_BYTES: usize = 9;
-/// The largest payload that the emulator takes: it announces no larger SETTINGS_MAX_FRAME_SIZE than
-/// the default.
+/// Longest payload of a frame that the emulator accepts, bytes: the default
+/// SETTINGS_MAX_FRAME_SIZE.
 pub const PAYLOAD_BYTES_MAX: usize = 16_384;
 
 /// Types of HTTP/2 frames.
@@ -47,7 +48,7 @@ pub mod setting {
     pub const INITIAL_WINDOW_SIZE: u16 = 4;
     pub const MAX_FRAME_SIZE: u16 = 5;
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
-    /// An unregistered setting, to "exercise the requirement that unknown settings be ignored".
+    /// An unregistered setting, which clients must ignore.
     pub const UNKNOWN: u16 = 0x7a7a;
 }
 
@@ -73,13 +74,13 @@ pub enum Code {
 /// Header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes of payload that follow.
+    /// Length of the payload, bytes.
     pub length: usize,
-    /// Type: one of [`kind`], or unknown.
+    /// Type of the frame: one of [`kind`], or an unknown type.
     pub kind: u8,
-    /// Flags: bits of [`flag`].
+    /// Flags of the frame: bits of [`flag`].
     pub flags: u8,
-    /// The stream, reserved bit cleared.
+    /// Stream id, with the reserved bit cleared.
     pub stream: u32,
 }
 
@@ -95,17 +96,17 @@ impl Head {
         }
     }
 
-    /// Whether a flag is set.
+    /// Reports whether a flag is set.
     #[must_use]
     pub fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 }
 
-/// Appends a frame's header.
+/// Appends a frame header.
 ///
 /// # Panics
-/// If the length needs more than 24 bits: all that the emulator writes is far shorter.
+/// If the length needs more than 24 bits. The emulator's frames are far shorter.
 pub fn head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
     assert!(length < 1 << 24, "a frame of {length} bytes");
     let l = u32::try_from(length).expect("24 bits").to_be_bytes();
@@ -127,13 +128,13 @@ pub fn settings_ack(out: &mut Vec<u8>) {
     head(out, 0, kind::SETTINGS, flag::ACK, 0);
 }
 
-/// Appends the answer to a PING.
+/// Appends the acknowledgement of a PING.
 pub fn ping_ack(out: &mut Vec<u8>, opaque: [u8; 8]) {
     head(out, 8, kind::PING, flag::ACK, 0);
     out.extend_from_slice(&opaque);
 }
 
-/// Appends credit for the connection (stream 0) or a stream.
+/// Appends a WINDOW_UPDATE frame for the connection (stream 0) or a stream.
 pub fn window_update(out: &mut Vec<u8>, stream: u32, bytes: u32) {
     head(out, 4, kind::WINDOW_UPDATE, 0, stream);
     out.extend_from_slice(&bytes.to_be_bytes());
@@ -153,7 +154,7 @@ pub fn goaway(out: &mut Vec<u8>, last: u32, code: Code, debug: &[u8]) {
     out.extend_from_slice(debug);
 }
 
-/// The payload of a DATA or HEADERS frame without its padding.
+/// Returns the payload of a DATA or HEADERS frame without its padding.
 ///
 /// # Errors
 /// [`Code::ProtocolError`] if the padding is longer than the payload (RFC 9113, section 6.1).

@@ -1,12 +1,12 @@
-//! Decodes a header block into a request head, with a cache that makes this cheap.
+//! The reader of header blocks, with a cache of templates that makes decoding cheap.
 //!
 //! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where
 //! the token is in the body). If a block leaves the dynamic table unchanged and has its path as a
-//! literal outside that table, then all other bytes keep the meaning that the same bytes had
-//! before, for as long as the table has not changed ([`super::hpack`] has the argument). So the
-//! cache holds the bytes before and after the path with their meaning, or, where the path is
-//! constant, the whole block; the first block that changes the table clears the cache. Age and
-//! binding of credentials depend on time and connection, and are checked each time.
+//! literal outside that table, then all other bytes keep their meaning for as long as the table
+//! does not change ([`super::hpack`] has the argument). So the cache holds the bytes before and
+//! after the path with their meaning, or the whole block where the path is constant. The first
+//! block that changes the table clears the cache. The age and the binding of credentials depend on
+//! time and connection, so they are checked each time.
 
 use std::sync::Arc;
 
@@ -23,26 +23,27 @@ use super::{
     policy::{Policy, Provider},
 };
 
-/// Header lists above this end the connection; announced as SETTINGS_MAX_HEADER_LIST_SIZE, as Apple
-/// does.
+/// Longest header list, bytes; a longer one ends the connection. Announced as
+/// SETTINGS_MAX_HEADER_LIST_SIZE, as Apple does.
 pub const LIST_BYTES_MAX: usize = 8_000;
-/// Templates kept for a connection: alerts times locales in flight. At most 16 KiB each.
+/// Number of templates in a connection's cache: alerts times locales in flight. Each has at most 16
+/// KiB.
 const TEMPLATES_MAX: usize = 8;
-/// Number of provider tokens whose verification is cached.
+/// Number of provider tokens whose verification a connection caches.
 const TOKENS_MAX: usize = 4;
 
-/// Head of a request.
+/// Head of one request.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// Announced length of the body.
+    /// Length of the body that the client announced.
     pub content_length: Option<u64>,
-    /// Of a body, no more than this is looked at.
+    /// Longest part of the body that is read, bytes.
     pub body_bytes_max: usize,
-    /// Content of the head for the provider.
+    /// Content of the head that concerns the provider.
     pub ask: Ask,
 }
 
-/// Content of a request for one provider.
+/// Content of a request's head for one provider.
 #[derive(Debug, Clone)]
 pub enum Ask {
     /// A push to APNs.
@@ -56,18 +57,18 @@ pub enum Ask {
 pub enum Read {
     /// A complete request head.
     Request(Head),
-    /// No HTTP/2 request: the stream is reset.
+    /// The block is not a valid HTTP/2 request, so the stream is reset.
     Malformed,
 }
 
 struct Template {
     before: Box<[u8]>,
-    /// Bytes after the path; none: `before` is the whole block.
+    /// Bytes after the path; `None` if `before` is the whole block.
     after: Option<Box<[u8]>>,
     head: Head,
 }
 
-/// Size of the dynamic table, and its limit.
+/// Size of the dynamic table and its limit, bytes.
 #[derive(Debug)]
 struct Table {
     size: u32,
@@ -80,7 +81,7 @@ impl Default for Table {
     }
 }
 
-/// A connection's reader of header blocks.
+/// Reader of a connection's header blocks.
 #[derive(Default)]
 pub struct Reader {
     decoder: Decoder,
@@ -91,10 +92,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads a request's block.
+    /// Decodes the header block of a request.
     ///
     /// # Errors
-    /// If the tables of both sides can no longer agree: the connection must end.
+    /// If the dynamic tables of both sides no longer agree, so that the connection must end.
     pub fn read(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
         if self.table.size <= self.table.limit
             && let Some((template, path)) = self.template(block)
@@ -109,24 +110,24 @@ impl Reader {
         self.read_new(block, policy)
     }
 
-    /// Forgets blocks and credentials that were read; not the table.
+    /// Clears the caches of blocks and credentials. The dynamic table stays.
     pub fn forget(&mut self) {
         self.templates.clear();
         self.tokens.clear();
     }
 
-    /// Decodes a block whose fields are ignored (trailers, ignored streams), to keep the table in
-    /// step.
+    /// Decodes a block whose fields are ignored (trailers, ignored streams), to keep the dynamic
+    /// table in step.
     ///
     /// # Errors
-    /// The same as those of [`Self::read`].
+    /// Those of [`Self::read`].
     pub fn skip(&mut self, block: &[u8]) -> Result<(), HpackError> {
         self.walk(block)?;
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    /// Limits the client's table: if it is larger, its next block must shrink it (RFC 7541, section
-    /// 4.2).
+    /// Limits the client's dynamic table. If the table is larger, the next block must shrink it
+    /// (RFC 7541, section 4.2).
     pub fn limit_table(&mut self, bytes: u32) {
         self.table.limit = bytes;
     }
@@ -180,7 +181,7 @@ impl Reader {
         self.templates.insert(0, Template { before: before.into(), after, head: head.clone() });
     }
 
-    /// The template that fits, and the path between its halves.
+    /// Returns the index of the matching template, and the path between its halves.
     fn template(&self, block: &[u8]) -> Option<(usize, Option<Representation>)> {
         self.templates.iter().enumerate().find_map(|(i, t)| {
             let Some(after) = &t.after else { return (*block == *t.before).then_some((i, None)) };
@@ -294,7 +295,7 @@ mod tests {
         };
         assert_eq!(fault(&mut reader), None);
         assert_eq!(reader.templates.len(), 1);
-        // Now entry 62 is another topic, and the same bytes mean it.
+        // Now entry 62 is another topic, and the same bytes refer to that topic.
         let other = [literal(0x40, b"apns-topic"), literal(1, b"b")[1..].to_vec()].concat();
         reader.skip(&other).expect("decodes");
         assert_eq!(fault(&mut reader), Some(Reason::TopicDisallowed));

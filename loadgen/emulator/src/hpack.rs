@@ -1,52 +1,54 @@
-//! HPACK (RFC 7541): header blocks in, through a library that is never shown hostile bytes; the few
-//! headers out by hand.
+//! HPACK (RFC 7541): header blocks are decoded by a library that never sees hostile bytes; the few
+//! headers of responses are written by hand.
 //!
-//! `httlib-hpack` 0.1.3 was read before it was let near a socket. It is right on well-formed input,
-//! and has no unsafe code, but on a truncated integer or string it indexes past the end of its
-//! slice (a panic), it bounds no header list (one byte can name a table entry of 4 KiB: 16 KiB of
-//! block become 64 MiB), and it takes a size update anywhere. So every block is walked first:
-//! [`walk`] finds the end of each representation, refuses what is cut off, over-long or out of
-//! place, and only whole representations reach the library, one at a time, with a limit on what
-//! they may add up to. What remains of its leniency is harmless here: Huffman padding of zeros
-//! instead of ones is accepted.
+//! `httlib-hpack` 0.1.3 was reviewed before it was used. It is correct on well-formed input and has
+//! no unsafe code. But on a truncated integer or string it indexes past the end of its slice (a
+//! panic), it does not bound header lists (one byte can name a table entry of 4 KiB, so 16 KiB of
+//! block become 64 MiB), and it accepts a size update anywhere. So every block is walked first:
+//! [`walk`] finds the end of each representation and refuses what is truncated, over-long or out of
+//! place. Only whole representations reach the library, one at a time, with a limit on the sum of
+//! their fields. One leniency remains and is harmless here: Huffman padding of zeros instead of
+//! ones is accepted.
 //!
-//! The walk also tells whether a block leaves the dynamic table as it is. Such a block's meaning
-//! depends on nothing but its bytes and the table, and that of each representation on nothing but
-//! its own bytes and the table: this is what makes the cache in [`super::head`] right.
+//! The walk also finds out whether a block leaves the dynamic table unchanged. The meaning of such
+//! a block depends only on its bytes and the table, and so does the meaning of each of its
+//! representations. The cache in [`super::head`] relies on this.
 
 use std::ops::Range;
 
 use httlib_hpack::Decoder as Library;
 
-/// Bytes of the dynamic table that clients may use: the default, which Apple announces too.
+/// Size of the dynamic table that clients may use, bytes: the default, which Apple announces too.
 pub const TABLE_BYTES: u32 = 4_096;
-/// Representations in one block: a push has a dozen.
+/// Most representations in one block. A push has a dozen.
 const REPRESENTATIONS_MAX: usize = 128;
-/// Octets of one integer, as in the library: 28 bits and the prefix.
+/// Most octets of one integer, as in the library: 28 bits and the prefix.
 const INTEGER_OCTETS_MAX: usize = 5;
 /// Indices of `:path` in the static table (RFC 7541, appendix A).
 const STATIC_PATH: Range<u32> = 4..6;
 
-/// Why a block is refused; each ends the connection, for the tables of both sides no longer agree.
+/// Defect of a header block. Each one ends the connection, because the tables of both sides no
+/// longer agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HpackError {
-    /// An integer or string reaches beyond the end of the block.
+    /// An integer or string extends beyond the end of the block.
     #[error("a header block is cut off")]
     Truncated,
-    /// An integer of more than five octets.
+    /// An integer has more than five octets.
     #[error("a header block holds an over-long integer")]
     Integer,
-    /// Larger a table than was announced, or none of the size updates that a smaller one asks for.
+    /// A size update exceeds the announced table size, or the update that a smaller table requires
+    /// is missing.
     #[error("a header table is larger than it may be")]
     TableTooLarge,
-    /// A size update after a field.
+    /// A size update follows a field.
     #[error("a table size update stands after a field")]
     LateSizeUpdate,
-    /// More fields or bytes than announced.
+    /// The block has more fields or bytes than announced.
     #[error("a header list is over its limit")]
     TooLarge,
-    /// Something that the library refuses: an index out of the table, a bad Huffman code, too large
-    /// a table.
+    /// The library refuses the block: an index outside the table, an invalid Huffman code, too
+    /// large a table.
     #[error("a header block does not decode")]
     Invalid,
 }
@@ -54,30 +56,30 @@ pub enum HpackError {
 /// One representation (RFC 7541, section 6) and its place in the block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Representation {
-    /// Range of its bytes in the block.
+    /// Range of the representation's bytes in the block.
     pub bytes: Range<usize>,
-    /// Whether it adds to the table or resizes it.
+    /// Whether the representation adds to the table or resizes it.
     pub changes_table: bool,
-    /// New size of the table, if it is a table size update.
+    /// New size of the table if this is a table size update, bytes.
     pub resizes: Option<u32>,
-    /// A literal `:path` named by the static table, not entering the dynamic one: its value, if not
-    /// Huffman coded.
+    /// Value of a literal `:path` that the static table names and that does not enter the dynamic
+    /// table.
     pub path: Option<PathValue>,
 }
 
 /// Encoding of the value of a `:path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathValue {
-    /// Plain octets: this range of the header block.
+    /// Plain octets, as a range of the header block.
     Raw(Range<usize>),
-    /// Huffman coded octets, which are not decoded here.
+    /// Huffman coded octets, which the walk does not decode.
     Huffman,
 }
 
 /// Splits a block into its representations.
 ///
 /// # Errors
-/// The defect of the block; no part of the block may be decoded then.
+/// The defect of the block. No part of the block may be decoded then.
 pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), HpackError> {
     let (mut at, mut fields, mut count) = (0, 0_usize, 0_usize);
     while let Some(&first) = block.get(at) {
@@ -120,7 +122,7 @@ pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), Hp
     Ok(())
 }
 
-/// The representation of a `:path` that begins at `at`, if [`walk`] would find one there
+/// Returns the representation of a `:path` that begins at `at`, if [`walk`] would find one there
 /// ([`Representation::path`]).
 #[must_use]
 pub fn path_at(block: &[u8], at: usize) -> Option<Representation> {
@@ -135,16 +137,16 @@ pub fn path_at(block: &[u8], at: usize) -> Option<Representation> {
     Some(Representation { bytes: at..end, changes_table: false, resizes: None, path: Some(path) })
 }
 
-/// A connection's decoder: the library behind the walk.
+/// Decoder of a connection, which passes walked representations to the library.
 pub struct Decoder {
     library: Library<'static>,
-    /// One representation at a time, as the library wants to own it.
+    /// Buffer for one representation, which the library takes by ownership.
     input: Vec<u8>,
     output: Vec<(Vec<u8>, Vec<u8>, u8)>,
 }
 
 impl Decoder {
-    /// A decoder with an empty table of [`TABLE_BYTES`].
+    /// Creates a decoder with an empty table of [`TABLE_BYTES`].
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -154,11 +156,12 @@ impl Decoder {
         }
     }
 
-    /// Decodes representations that [`walk`] found in `block`, giving name and value of each field.
+    /// Decodes representations that [`walk`] found in `block`, and passes name and value of each
+    /// field to `each`.
     ///
     /// # Errors
-    /// If the library refuses one, or the list (RFC 9113, section 6.5.2: each field weighs 32 more)
-    /// exceeds `list_bytes_max`.
+    /// If the library refuses a representation, or the list exceeds `list_bytes_max` (RFC 9113,
+    /// section 6.5.2: each field counts 32 bytes more).
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -192,24 +195,24 @@ impl Default for Decoder {
     }
 }
 
-/// Encoder of responses' header blocks. It uses no dynamic table, but a peer that changes
+/// Encoder of the header blocks of responses. It uses no dynamic table. But a peer that changes
 /// SETTINGS_HEADER_TABLE_SIZE waits for the size update that acknowledges it (RFC 7541, section
-/// 4.2; nghttp2 insists on it).
+/// 4.2; nghttp2 requires it).
 #[derive(Debug)]
 pub struct Encoder {
     size: u32,
-    /// The smallest size since the last block, if there was a change.
+    /// Smallest table size since the last block; `None` without a change.
     smallest: Option<u32>,
 }
 
 impl Encoder {
-    /// As at the start of a connection.
+    /// Creates the encoder of a new connection.
     #[must_use]
     pub fn new() -> Self {
         Self { size: TABLE_BYTES, smallest: None }
     }
 
-    /// The peer has set its table's size. More than the default is not made use of.
+    /// Records the peer's table size, bytes. Sizes above the default have no effect.
     pub fn set_table_size(&mut self, size: u32) {
         let size = size.min(TABLE_BYTES);
         if size != self.size || self.smallest.is_some() {
@@ -218,7 +221,7 @@ impl Encoder {
         }
     }
 
-    /// Begins a header block: appends the size updates that are due.
+    /// Begins a header block with the size updates that are due.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         if let Some(smallest) = self.smallest.take() {
             if smallest != self.size {
@@ -228,7 +231,7 @@ impl Encoder {
         }
     }
 
-    /// Whether [`Self::begin`] would write nothing.
+    /// Reports whether [`Self::begin`] would write nothing.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.smallest.is_none()
@@ -241,10 +244,10 @@ impl Default for Encoder {
     }
 }
 
-/// Appends a field as literal without indexing and with a new name.
+/// Appends a field as a literal with a new name, without indexing.
 ///
 /// # Panics
-/// If name or value has 127 bytes or more: the emulator's have at most 36.
+/// If name or value has 127 bytes or more. The emulator's have at most 36.
 pub fn put_literal(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(0);
     for part in [name, value] {
@@ -254,7 +257,7 @@ pub fn put_literal(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-/// Appends an integer with a prefix of `bits` behind the `pattern` (RFC 7541, section 5.1).
+/// Appends an integer with a prefix of `bits` bits after the `pattern` (RFC 7541, section 5.1).
 #[allow(
     clippy::cast_possible_truncation,
     reason = "each value is below 256 by the comparison or the mask before it"
@@ -284,7 +287,7 @@ fn integer(block: &[u8], at: &mut usize, bits: u32) -> Result<u32, HpackError> {
     for shift in (0..).step_by(7).take(INTEGER_OCTETS_MAX - 1) {
         let octet = *block.get(*at).ok_or(HpackError::Truncated)?;
         *at += 1;
-        // Shifts are 0, 7, 14 and 21: at most 2^28 + 127, no overflow.
+        // Shifts are 0, 7, 14 and 21, so the sum is at most 2^28 + 127 and cannot overflow.
         value += u32::from(octet & 0x7f) << shift;
         if octet & 0x80 == 0 {
             return Ok(value);
@@ -293,7 +296,7 @@ fn integer(block: &[u8], at: &mut usize, bits: u32) -> Result<u32, HpackError> {
     Err(HpackError::Integer)
 }
 
-/// Steps over a string: whether it is Huffman coded, and its bytes.
+/// Steps over a string. Returns whether it is Huffman coded, and its bytes.
 fn string(block: &[u8], at: &mut usize) -> Result<(bool, Range<usize>), HpackError> {
     let huffman = *block.get(*at).ok_or(HpackError::Truncated)? & 0x80 != 0;
     let length = integer(block, at, 7)? as usize;
@@ -320,8 +323,8 @@ mod tests {
         Ok(fields)
     }
 
-    /// RFC 7541, appendix C.4.1: Huffman coded, one field entering the table; then the same by
-    /// index.
+    /// RFC 7541, appendix C.4.1: Huffman coded, one field that enters the table; then the same
+    /// field by index.
     #[test]
     fn the_example_of_the_specification() {
         let mut decoder = Decoder::new();
@@ -393,8 +396,8 @@ mod tests {
     }
 
     proptest! {
-        /// The walk lets nothing through that the library cannot bear, and cuts blocks without gap
-        /// or overlap.
+        /// Checks that the library gets nothing that makes it panic, and that blocks are split
+        /// without gap or overlap.
         #[test]
         fn no_block_panics(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..8)) {
             let mut decoder = Decoder::new();

@@ -1,5 +1,5 @@
-//! The emulator's certificates: a private CA and a server certificate under it, made at each start,
-//! or given as files where clients must know the CA before the emulator runs.
+//! Certificates of the emulator: a private CA and a server certificate, generated at each start.
+//! They can also be read from files, so that clients know the CA before the emulator runs.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
@@ -14,20 +14,20 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-/// PEM files with certificates, used instead of generated ones.
+/// PEM files with the certificates that replace generated ones.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// PEM file with the server's certificate, followed by the certificates between it and the CA.
+    /// PEM file with the server certificate, followed by the certificates between it and the CA.
     pub certificate_file: PathBuf,
-    /// PEM file with the private key of the server's certificate.
+    /// PEM file with the private key of the server certificate.
     pub key_file: PathBuf,
     /// PEM file with the CA that clients must trust.
     pub ca_file: PathBuf,
 }
 
-/// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable:
-/// it holds a key.
+/// Certificate and key of the server, and the CA that clients must trust, all in PEM. It implements
+/// no `Debug`, because it holds a key.
 pub struct Identity {
     /// Certificate of the CA that clients must trust, PEM.
     pub ca_pem: String,
@@ -35,15 +35,15 @@ pub struct Identity {
     pub certificate_pem: String,
     /// Private key of the server, PKCS#8 in PEM.
     pub key_pem: String,
-    /// A certificate for the same key that ended long ago; none where the CA's key is not known.
+    /// Expired certificate for the same key; `None` if the key of the CA is unknown.
     expired_pem: Option<String>,
 }
 
 impl Identity {
-    /// Generates a CA and a server certificate; the CA's key is dropped.
+    /// Generates a CA and a server certificate, and discards the key of the CA.
     ///
     /// # Errors
-    /// A name is neither a DNS name nor an address.
+    /// If a name is neither a DNS name nor an IP address.
     pub fn generate(names: &[String]) -> io::Result<Self> {
         let ca_key = KeyPair::generate().map_err(io::Error::other)?;
         let mut ca = CertificateParams::default();
@@ -57,8 +57,8 @@ impl Identity {
         let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
         server.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator");
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its
-        // identifier.
+        // Strict clients (OpenSSL's X509_STRICT, Python 3.13) require the identifier of the
+        // issuer's key.
         server.use_authority_key_identifier_extension = true;
         let certificate_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
         server.not_before = rcgen::date_time_ymd(2019, 1, 1);
@@ -72,10 +72,10 @@ impl Identity {
         })
     }
 
-    /// Reads the certificates and the key from their files.
+    /// Reads the certificates and the key from files.
     ///
     /// # Errors
-    /// A file cannot be read, by its name.
+    /// If a file cannot be read; the error names the file.
     pub fn load(files: &TlsFiles) -> io::Result<Self> {
         let read = |path: &PathBuf| {
             fs::read_to_string(path)
@@ -89,18 +89,18 @@ impl Identity {
         })
     }
 
-    /// A server configuration for HTTP/2 over TLS 1.2 and 1.3.
+    /// Creates a server configuration for HTTP/2 over TLS 1.2 and 1.3.
     ///
     /// # Errors
-    /// `InvalidData` if it is no PEM, or if certificate and key do not belong together.
+    /// `InvalidData` if the text is not PEM, or if certificate and key do not belong together.
     pub(super) fn server_config(&self) -> io::Result<Arc<ServerConfig>> {
         self.config(&self.certificate_pem)
     }
 
-    /// The same with the certificate that has ended, if there is one.
+    /// Creates the same configuration with the expired certificate, if there is one.
     ///
     /// # Errors
-    /// As [`Self::server_config`].
+    /// Those of [`Self::server_config`].
     pub(super) fn expired_config(&self) -> io::Result<Option<Arc<ServerConfig>>> {
         self.expired_pem.as_deref().map(|pem| self.config(pem)).transpose()
     }

@@ -1,13 +1,13 @@
 //! An emulator of the push gateways (APNs, FCM HTTP v1), which records every request for the
 //! verdict.
 //!
-//! Clarion's claims rest on the requests that a gateway received, so the gateway here is not a
-//! stub. It must convince third-party clients: TLS with ALPN, HTTP/2 down to each provider's
-//! particular SETTINGS and GOAWAY texts, credentials whose signature and age are checked, every
-//! documented status and reason, word for word where they are known. On demand, it must misbehave
-//! in each way that providers are known to. It must keep a record, push by push, that no part of
-//! the system under test has touched. And it must be far cheaper than what it measures: a core
-//! answers several hundred thousand pushes a second.
+//! Clarion's claims rest on the requests that a gateway received, so this gateway is not a stub. It
+//! must convince third-party clients: TLS with ALPN, HTTP/2 with each provider's own SETTINGS and
+//! GOAWAY texts, credentials whose signature and age are checked, every documented status and
+//! reason, with the provider's exact text where that is known. On demand, it must misbehave in each
+//! way that is known of the providers. It must keep a record of every push that no part of the
+//! system under test has touched. And it must be far cheaper than the system that it measures: a
+//! core answers several hundred thousand pushes per second.
 //!
 //! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session
 //! and HTTP/2 [`connection`]; the connection reads [`frame`]s, and header blocks through [`hpack`],
@@ -16,8 +16,8 @@
 //! from `connection` upwards are free of I/O and clocks. [`oauth`] is the token endpoint that
 //! clients of FCM call first. No module shares code with the lane.
 //!
-//! The modules stand on floors, the highest first. A module imports from its own floor and from
-//! floors below it, never from above; a test in `structure` holds it to that:
+//! The modules are on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` enforces this:
 //!
 //! ```text
 //! process config                                  the emulator as a process; its configuration
@@ -90,17 +90,21 @@ use self::{
     worker::{Command, Inbox, Shared, Worker},
 };
 
-/// How long a worker may take to heed a command; longer means that it is gone.
-const HEED: Duration = Duration::from_secs(10);
+/// Time limit for a worker to carry out a command. A worker that takes longer has failed.
+const COMMAND_WITHIN: Duration = Duration::from_secs(10);
 
-/// The emulator; see [`Gateway::start`].
+/// Error for a fault that needs a certificate under the unknown CA of certificate files.
+const NO_CA_KEY: &str = "faults.handshake.expired_certificate: must be false while tls names \
+                         certificate files, because the key of their CA is unknown";
+
+/// Starts gateways; see [`Gateway::start`].
 pub struct Gateway;
 
-/// A running gateway. Dropping it stops it.
+/// A running gateway, which stops when the handle is dropped.
 pub struct GatewayHandle {
     address: SocketAddr,
     platform: Platform,
-    /// FCM's token endpoint.
+    /// Token endpoint of FCM; `None` for APNs.
     oauth: Option<(Arc<Endpoint>, Running)>,
     ca_pem: String,
     started: clock::Now,
@@ -112,10 +116,10 @@ pub struct GatewayHandle {
 }
 
 impl Gateway {
-    /// Binds, makes certificates and starts the threads.
+    /// Binds the addresses, loads or generates certificates and starts the threads.
     ///
     /// # Errors
-    /// If the configuration is wrong (`InvalidInput`), a key cannot be read, or the address cannot
+    /// If the configuration is invalid (`InvalidInput`), a key cannot be read, or an address cannot
     /// be bound.
     pub fn start(config: GatewayConfig) -> io::Result<GatewayHandle> {
         let policy = config.policy()?;
@@ -126,8 +130,7 @@ impl Gateway {
         let (tls, expired, ca_pem) =
             (identity.server_config()?, identity.expired_config()?, identity.ca_pem);
         if config.faults.handshake.expired_certificate && expired.is_none() {
-            let what = "faults.handshake.expired_certificate: not with certificates from files";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, NO_CA_KEY));
         }
         let listener = bind(config.listen)?;
         listener.set_nonblocking(true)?;
@@ -200,37 +203,37 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl GatewayHandle {
-    /// Where it listens.
+    /// Returns the address of the gateway.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file;
-    /// none of APNs.
+    /// Returns the URI of FCM's token endpoint, as in the `token_uri` of a service account's key
+    /// file; `None` for APNs.
     #[must_use]
     pub fn token_uri(&self) -> Option<&str> {
         self.oauth.as_ref().map(|(endpoint, _)| &*endpoint.token_uri)
     }
 
-    /// The CA that clients must trust, PEM.
+    /// Returns the certificate of the CA that clients must trust, PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// Sets all conditions anew and takes the actions. When this returns, they hold.
+    /// Replaces all conditions and carries out the actions. When the call returns, the faults are
+    /// in force on every thread.
     ///
     /// # Errors
-    /// If they ask for what this gateway cannot do, as a reason of another platform
-    /// (`InvalidInput`): then nothing has changed. If a worker thread is gone.
+    /// `InvalidInput` if this gateway cannot emulate a fault, such as a reason of another platform;
+    /// nothing has changed then. Another error if a worker thread has ended.
     pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
         faults
             .check(self.platform)
             .map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
         if faults.handshake.expired_certificate && self.shared.expired.is_none() {
-            let what = "handshake.expired_certificate: certificates were given, and there is no CA's key to make one with";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, NO_CA_KEY));
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.pace.clear();
@@ -240,19 +243,21 @@ impl GatewayHandle {
         }
         let (acknowledge, acknowledged) = sync_channel(1);
         for inbox in &self.inboxes {
-            inbox.tell(Command::Faults(Arc::clone(&plan), acknowledge.clone()))?;
+            inbox.send(Command::Faults(Arc::clone(&plan), acknowledge.clone()))?;
         }
         drop(acknowledge);
-        // Nothing is ever sent: that every worker has dropped its sender is the acknowledgement.
-        match acknowledged.recv_timeout(HEED) {
+        // No message is ever sent: every worker drops its sender, and the closed channel is the
+        // acknowledgement.
+        match acknowledged.recv_timeout(COMMAND_WITHIN) {
             Err(RecvTimeoutError::Disconnected) | Ok(()) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread does not stop"))
-            }
+            Err(RecvTimeoutError::Timeout) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "faults: a gateway thread did not acknowledge within 10 s",
+            )),
         }
     }
 
-    /// Totals at this moment.
+    /// Returns the totals of all threads at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut total = Stats::default();
@@ -265,29 +270,29 @@ impl GatewayHandle {
         total
     }
 
-    /// Writes the record of all requests until now to a file; see [`Record::load`]. Returns how
-    /// many entries it has.
+    /// Writes the record of all requests so far to a file (see [`Record::load`]), and returns the
+    /// number of its entries.
     ///
     /// # Errors
-    /// Of the file system.
+    /// If the file cannot be written.
     pub fn export(&self, path: &Path) -> io::Result<u64> {
         let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
         record::export(&logs, self.started, self.platform, path)
     }
 
-    /// Moves what was decided before `before_us` (CLOCK_MONOTONIC) into a file and forgets it, but
-    /// for what does not fill a chunk yet. See [`record::take`].
+    /// Moves entries that were decided before `before_us` (CLOCK_MONOTONIC, microseconds) into a
+    /// file. Entries of an incomplete chunk stay. See [`record::take`].
     ///
     /// # Errors
-    /// Of the file system.
+    /// If the file cannot be written.
     pub fn take(&self, path: &Path, before_us: u64) -> io::Result<record::Taken> {
         let now_us = clock::monotonic().0;
         let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
         record::take(&logs, self.started, self.platform, (before_us.min(now_us), now_us), path)
     }
 
-    /// Forgets record, totals and counted attempts; connections stay, and go on counting their
-    /// bytes, and what quotas have counted stays counted.
+    /// Clears the record, the totals and the counted attempts. Connections stay and continue to
+    /// count their bytes; the counts of quotas stay too.
     pub fn reset(&self) {
         for log in &self.logs {
             log.lock().reset();
@@ -305,8 +310,8 @@ impl GatewayHandle {
 
     fn end(&mut self) {
         for inbox in &self.inboxes {
-            // A worker that cannot be told is gone already.
-            let _ = inbox.tell(Command::Stop);
+            // A worker that cannot receive the command has ended already.
+            let _ = inbox.send(Command::Stop);
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -321,7 +326,7 @@ impl Drop for GatewayHandle {
 }
 
 impl Inbox {
-    fn tell(&self, command: Command) -> io::Result<()> {
+    fn send(&self, command: Command) -> io::Result<()> {
         self.commands
             .send(command)
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread has ended"))?;

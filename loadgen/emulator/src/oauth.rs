@@ -1,10 +1,9 @@
-//! Google's OAuth token endpoint, as far as a service account needs it: `POST /token` gives an
-//! access token for a signed assertion
-//! (<https://developers.google.com/identity/protocols/oauth2/service-account>).
+//! Google's OAuth token endpoint for service accounts: `POST /token` returns an access token for a
+//! signed assertion (<https://developers.google.com/identity/protocols/oauth2/service-account>).
 //!
-//! A request an hour needs no hand-written HTTP: this is hyper on a thread of its own, so that it
-//! neither slows the push service nor is delayed by its faults. [`assertion`] decides, and is pure;
-//! [`server`] does the rest.
+//! One request per hour needs no hand-written HTTP. The server is hyper on a thread of its own, so
+//! it neither slows the push service nor suffers from its faults. [`assertion`] decides without
+//! I/O, and [`server`] does the rest.
 
 pub mod assertion;
 mod form;
@@ -16,12 +15,12 @@ use parking_lot::Mutex;
 
 use super::{faults::Plan, fcm::Policy};
 
-/// What the endpoint knows.
+/// Configuration and state of the endpoint.
 pub struct Endpoint {
-    /// The accounts, and who issues access tokens.
+    /// Policy with the service accounts and the issuer of access tokens.
     pub policy: Policy,
-    /// Its own address, which assertions name as their audience.
+    /// URI of the endpoint, which assertions name as their audience.
     pub token_uri: String,
-    /// The faults of the moment.
+    /// Faults in force at present.
     pub plan: Mutex<Arc<Plan>>,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A provider. One emulator plays one.
+/// Provider that a gateway emulates; one emulator emulates one provider.
 #[derive(
     Debug,
     Clone,
@@ -30,7 +30,7 @@ impl Platform {
     /// Both platforms, APNs first.
     pub const ALL: [Self; 2] = [Self::Apns, Self::Fcm];
 
-    /// As in configurations, and in names of files and processes.
+    /// Returns the name of the platform in configuration, file names and process names.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Platform {
         }
     }
 
-    /// From its number in a record.
+    /// Returns the platform that a record stores under this number.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|p| *p as u64 == number)

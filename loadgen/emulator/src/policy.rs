@@ -1,28 +1,29 @@
-//! The policy of one gateway: its checked configuration, constant while it runs. The modules of a
-//! provider have that provider's part.
+//! The policy of one gateway: its checked configuration, constant while it runs. The module of each
+//! provider has the provider's part.
 
 use super::{apns, fcm, frame::Code, script::Scripts};
 
-/// The demands of a gateway.
+/// Policy of a gateway: limits, scripts and the provider's rules.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// MAX_CONCURRENT_STREAMS of a connection that has proven itself.
+    /// MAX_CONCURRENT_STREAMS of a connection; for APNs, the value after the first authenticated
+    /// success.
     pub streams_max: u32,
-    /// Until a first authenticated success, one stream is allowed.
+    /// Whether a connection is limited to one stream until its first authenticated success.
     pub first_stream_alone: bool,
-    /// The connection's receive window, bytes.
+    /// Receive window of the connection, bytes.
     pub connection_window: u32,
-    /// The receive window of each stream at first, bytes.
+    /// Initial receive window of each stream, bytes.
     pub stream_window: u32,
-    /// Answers by token.
+    /// Scripted answers for device tokens.
     pub scripts: Scripts,
-    /// Of each connection's random numbers.
+    /// Seed of the random numbers of each connection.
     pub seed: u64,
-    /// Who it plays.
+    /// Provider that the gateway emulates, with its own policy.
     pub provider: Provider,
 }
 
-/// The demands that are one provider's.
+/// Policy of one provider.
 #[derive(Debug, Clone)]
 pub enum Provider {
     /// Policy of APNs, Apple's gateway.
@@ -32,7 +33,7 @@ pub enum Provider {
 }
 
 impl Policy {
-    /// With what words a client is sent away that opens too many streams.
+    /// Returns the error code and the text of the GOAWAY for a client that opens too many streams.
     #[must_use]
     pub fn too_many_streams(&self) -> (Code, &'static [u8]) {
         match &self.provider {
@@ -41,7 +42,7 @@ impl Policy {
         }
     }
 
-    /// What only FCM has.
+    /// Returns the policy of FCM, if the gateway emulates FCM.
     #[must_use]
     pub fn fcm(&self) -> Option<&fcm::Policy> {
         match &self.provider {
@@ -50,7 +51,7 @@ impl Policy {
         }
     }
 
-    /// What only APNs has.
+    /// Returns the policy of APNs, if the gateway emulates APNs.
     #[must_use]
     pub fn apns(&self) -> Option<&apns::Policy> {
         match &self.provider {

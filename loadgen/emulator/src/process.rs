@@ -1,5 +1,5 @@
-//! The emulator as a process of its own: orders as JSON lines on stdin, answers as JSON lines on
-//! stdout; or both over TCP, where nobody holds its pipes (see [`control`]).
+//! The emulator as a process of its own: orders are JSON lines on stdin, answers are JSON lines on
+//! stdout; or both over TCP, where no parent holds the pipes (see [`control`]).
 //!
 //! ```text
 //! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}, and of FCM "token_uri":"https://…/token"
@@ -13,8 +13,8 @@
 //! → (nonsense)                 ← {"error":"…"}
 //! ```
 //!
-//! It also ends on SIGTERM and SIGINT, and when the stdin that it takes orders from does (its
-//! parent is gone).
+//! The process also ends on SIGTERM and SIGINT. If it takes orders from stdin, it ends at the end
+//! of stdin, which means that the parent process has ended.
 
 mod control;
 
@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 
 use super::{Gateway, GatewayConfig, GatewayHandle, clock, faults::Faults, platform::Platform};
 
-/// Longest command: faults with rules are some kilobytes.
+/// Longest order on stdin, bytes. Faults with rules are some kilobytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Emulate a push gateway until a signal ends it.
@@ -71,7 +71,7 @@ pub struct Arguments {
     health_listen: Option<SocketAddr>,
 }
 
-/// One order: exactly one of these.
+/// An order to the emulator; each order has exactly one of these names.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
@@ -85,7 +85,8 @@ enum Order {
     Stop(bool),
 }
 
-/// Runs the emulator until it is told to end. `args` begin with the program's name.
+/// Runs the emulator until an order or a signal stops it. `args` begin with the name of the
+/// program.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
@@ -103,10 +104,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Runs the emulator until it is told to end.
+/// Runs the emulator until an order or a signal stops it.
 ///
 /// # Errors
-/// The configuration is wrong, or an address cannot be bound.
+/// If the configuration is invalid, or an address cannot be bound.
 pub fn run(arguments: &Arguments) -> io::Result<()> {
     let gateway = Arc::new(Gateway::start(configuration(arguments)?)?);
     let ca_file = arguments.directory.join("ca.pem");
@@ -115,7 +116,8 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", ca_file.display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(arguments, &gateway, announcement(&gateway, &ca_file)));
-    // The thread that reads stdin may still wait for a line; it holds nothing that must be ended.
+    // The thread that reads stdin may still wait for a line; it holds nothing that needs a
+    // shutdown.
     runtime.shutdown_background();
     ended
 }
@@ -133,7 +135,8 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
         Some(path) => {
             let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
             let text = fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), named(&e)))?;
-            // One line: where, and what. The parser's own picture of the place takes four.
+            // One line with place and message; the parser's own description of the place takes four
+            // lines.
             let at = |e: &toml::de::Error| {
                 e.span().map_or(0, |s| text[..s.start].matches('\n').count()) + 1
             };
@@ -152,8 +155,8 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
     Ok(config)
 }
 
-/// Binds what was asked for beside the gateway itself, announces all of it, and obeys until the
-/// end.
+/// Binds the addresses besides the gateway's own, announces all of them, and carries out orders
+/// until the end.
 async fn serve(
     arguments: &Arguments,
     gateway: &Arc<GatewayHandle>,
@@ -166,7 +169,7 @@ async fn serve(
         let port = HealthPort::bind(address).await?;
         announcement["health"] = json!(port.address());
         let (_, service) = health::reporter().await;
-        // Ends with the runtime.
+        // The task ends with the runtime.
         tokio::spawn(port.serve(service, std::future::pending()));
     }
     let control = match arguments.control {
@@ -176,7 +179,7 @@ async fn serve(
     if let Some(listener) = &control {
         announcement["control"] = json!(listener.local_addr()?);
     }
-    say(&announcement)?;
+    write_line(&announcement)?;
     let orders = async {
         match control {
             Some(listener) => control::serve(listener, gateway, &arguments.directory).await,
@@ -195,10 +198,10 @@ async fn obey_stdin(gateway: &GatewayHandle) -> io::Result<()> {
     std::thread::Builder::new().name("gateway-stdin".to_owned()).spawn(move || read_lines(&to))?;
     while let Some(line) = lines.recv().await {
         let (answer, stop) = match serde_json::from_slice(&line) {
-            Ok(order) => obey(gateway, order),
+            Ok(order) => execute(gateway, order),
             Err(error) => (json!({ "error": error.to_string() }), false),
         };
-        say(&answer)?;
+        write_line(&answer)?;
         if stop {
             break;
         }
@@ -206,7 +209,7 @@ async fn obey_stdin(gateway: &GatewayHandle) -> io::Result<()> {
     Ok(())
 }
 
-fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
+fn execute(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
     let done = |result: io::Result<()>| match result {
         Ok(()) => json!({ "ok": true }),
         Err(error) => json!({ "error": error.to_string() }),
@@ -224,7 +227,9 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
             }
             Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
         },
-        Order::Fetch(true) => (json!({ "error": "fetch is for --control; here is export" }), false),
+        Order::Fetch(true) => {
+            (json!({ "error": "fetch: must come over --control; use export" }), false)
+        }
         Order::Clock(true) => (json!({ "monotonic_us": clock::monotonic().0 }), false),
         Order::Reset(true) => {
             gateway.reset();
@@ -236,12 +241,12 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
         | Order::Clock(false)
         | Order::Reset(false)
         | Order::Stop(false) => {
-            (json!({ "error": "what has no other value is ordered by true" }), false)
+            (json!({ "error": "stats, fetch, clock, reset, stop: must be true; got false" }), false)
         }
     }
 }
 
-/// Sends each line of stdin; ends with stdin, or when nobody listens any more.
+/// Sends each line of stdin to a channel, until the end of stdin or of the receiver.
 fn read_lines(to: &mpsc::Sender<Vec<u8>>) {
     let mut stdin = io::stdin().lock();
     loop {
@@ -258,7 +263,7 @@ fn read_lines(to: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-fn say(value: &serde_json::Value) -> io::Result<()> {
+fn write_line(value: &serde_json::Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{value}")?;
     out.flush()
@@ -268,8 +273,8 @@ fn say(value: &serde_json::Value) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn told(gateway: &GatewayHandle, line: &str) -> (serde_json::Value, bool) {
-        obey(gateway, serde_json::from_str(line).expect("an order"))
+    fn answer_to(gateway: &GatewayHandle, line: &str) -> (serde_json::Value, bool) {
+        execute(gateway, serde_json::from_str(line).expect("an order"))
     }
 
     #[test]
@@ -278,24 +283,24 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("record");
         assert_eq!(
-            told(&gateway, r#"{"faults":{"errors":[{"fate":"refuse","ppm":5}]}}"#),
+            answer_to(&gateway, r#"{"faults":{"errors":[{"fate":"refuse","ppm":5}]}}"#),
             (json!({ "ok": true }), false)
         );
-        assert_eq!(told(&gateway, r#"{"stats":true}"#).0["stats"]["requests"], 0);
-        let (answer, _) = told(&gateway, &json!({ "export": path }).to_string());
+        assert_eq!(answer_to(&gateway, r#"{"stats":true}"#).0["stats"]["requests"], 0);
+        let (answer, _) = answer_to(&gateway, &json!({ "export": path }).to_string());
         assert_eq!(answer, json!({ "exported": 0, "path": path }));
         assert!(super::super::Record::load(&path).is_ok());
-        let (answer, _) = told(&gateway, r#"{"export":"/nonexistent/record"}"#);
+        let (answer, _) = answer_to(&gateway, r#"{"export":"/nonexistent/record"}"#);
         assert!(
             answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")),
             "{answer}"
         );
         let (answer, _) =
-            told(&gateway, &json!({ "take": { "path": path, "before_us": 1 } }).to_string());
+            answer_to(&gateway, &json!({ "take": { "path": path, "before_us": 1 } }).to_string());
         assert!(answer["taken"] == 0 && answer["until_us"].is_u64(), "{answer}");
-        assert_eq!(told(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
-        assert!(told(&gateway, r#"{"stop":false}"#).0["error"].is_string());
-        assert!(told(&gateway, r#"{"stop":true}"#).1);
+        assert_eq!(answer_to(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
+        assert!(answer_to(&gateway, r#"{"stop":false}"#).0["error"].is_string());
+        assert!(answer_to(&gateway, r#"{"stop":true}"#).1);
         assert!(
             serde_json::from_str::<Order>(r#"{"faults":{},"stop":true}"#).is_err(),
             "one order a line"

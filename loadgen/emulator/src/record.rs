@@ -1,11 +1,10 @@
-//! The record: what the gateway did with every request, the evidence for every claim about the
-//! cluster.
+//! The record of every request and its answer: the evidence for every claim about the cluster.
 //!
 //! There is one [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are
-//! 32 MB, fourteen million 448 MB. An entry is written when the request is decided and amended when
-//! its response is sent (or not): a push that was accepted and never answered is the case that a
-//! verdict has to distinguish from a duplicate. Each worker keeps a [`Log`] of its own in chunks
-//! that never move; [`Record`] is the content of an export, merged by time, as a verdict reads it.
+//! 32 MB, fourteen million 448 MB. An entry is written when the request is decided, and amended
+//! when its response is sent (or not). A verdict must distinguish a push that was accepted but
+//! never answered from a duplicate. Each worker keeps a [`Log`] of its own in chunks that never
+//! move. [`Record`] is the content of an export, merged by time, as a verdict reads it.
 
 use std::collections::BTreeMap;
 
@@ -17,29 +16,30 @@ mod file;
 
 pub use file::{Header, Record, Taken, export, is_record, shift, take};
 
-/// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict
-/// must fail on it.
+/// Most entries of one worker: 64 Mi are 2 GiB. Further entries are counted as dropped, and a
+/// verdict must fail then.
 const ENTRIES_MAX: u64 = 64 << 20;
-/// Entries of a chunk: 2 MiB.
+/// Number of entries in a chunk of 2 MiB.
 const CHUNK: usize = 1 << 16;
-/// Closed connections remembered: 48 bytes each.
+/// Most closed connections in the record, 48 bytes each.
 const CONNECTIONS_MAX: usize = 1 << 20;
 
-/// Flags of an entry.
+/// Flags of a record entry.
 pub mod flag {
     /// The push reaches the phone.
     pub const ACCEPTED: u8 = 1;
-    /// The answer was handed to the kernel, whole.
+    /// The complete answer was handed to the kernel.
     pub const ANSWERED: u8 = 2;
-    /// The stream was refused, by RST_STREAM or a GOAWAY below it: the client may send it again.
+    /// The stream was refused by RST_STREAM or by a GOAWAY with a lower id, so the client may send
+    /// the push again.
     pub const UNPROCESSED: u8 = 4;
-    /// The client reset the stream before it can have read the answer, or after.
+    /// The client reset the stream. It may or may not have read the answer.
     pub const CANCELLED: u8 = 8;
-    /// The connection ended within a second after the answer: the client may never have read it.
+    /// The connection ended within one second after the answer, so the client may not have read it.
     pub const DOUBTFUL: u8 = 16;
-    /// FCM: refused because its project's quota was used up, and not counted by it.
+    /// FCM: the quota of the project refused the request and did not count it.
     pub const OVER_QUOTA: u8 = 32;
-    /// FCM: counted by its project's quota.
+    /// FCM: the quota of the project counted the request.
     pub const COUNTED: u8 = 64;
 }
 
@@ -48,18 +48,18 @@ pub mod flag {
 pub struct Entry {
     /// Time of the decision, CLOCK_MONOTONIC, microseconds.
     pub time_us: u64,
-    /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there
-    /// was none to be read.
+    /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: of its characters); 0 if no
+    /// token could be read.
     pub token_hash: u64,
     /// xxh3-64 of `apns-collapse-id` or `android.collapse_key`; 0 without one.
     pub collapse_hash: u64,
-    /// Which connection, counted from 1 over the life of the gateway.
+    /// Number of the connection, from 1 over the life of the gateway.
     pub connection: u32,
-    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered
-    /// by a script). Of an answer that was cut behind its head that of the head, without a reason
-    /// and without [`flag::ANSWERED`].
+    /// Status of the decided answer. 0 means no status: unprocessed, reset in place of an answer,
+    /// or never answered because of a script. An answer that was cut after its head has the status
+    /// of the head, but no reason and no [`flag::ANSWERED`].
     pub status: u16,
-    /// Number of the [`Reason`].
+    /// Number of the answer's [`Reason`].
     pub reason: u8,
     /// Flags: bits of [`flag`].
     pub flags: u8,
@@ -68,16 +68,16 @@ pub struct Entry {
 const _: () = assert!(size_of::<Entry>() == Entry::BYTES);
 
 impl Entry {
-    /// Bytes in a file and in memory.
+    /// Size of an entry in a file and in memory, bytes.
     pub const BYTES: usize = 32;
 
-    /// Whether the push reaches the phone.
+    /// Reports whether the push reaches the phone.
     #[must_use]
     pub fn accepted(&self) -> bool {
         self.flags & flag::ACCEPTED != 0
     }
 
-    /// Whether the client knows for certain that it was accepted: sending it again would then be a
+    /// Reports whether the client knows that the push was accepted, so that sending it again is a
     /// duplicate.
     #[must_use]
     pub fn settled(&self) -> bool {
@@ -85,52 +85,52 @@ impl Entry {
         self.status == 200 && self.flags & (all | flag::CANCELLED | flag::DOUBTFUL) == all
     }
 
-    /// The reason of the answer.
+    /// Returns the reason of the answer; `None` if its number is unknown.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         Reason::from_number(self.reason)
     }
 }
 
-/// One connection, for bytes per push.
+/// Record of one connection, for the bytes per push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionRow {
     /// Number of the connection, from 1.
     pub number: u32,
-    /// 0 while it is open; else why it ended: a number of [`super::connection::End`].
+    /// Number of the [`super::connection::End`]; 0 while the connection is open.
     pub end: u32,
     /// Time of the accept, CLOCK_MONOTONIC, microseconds.
     pub opened_us: u64,
     /// Time of the end; 0 while the connection is open.
     pub closed_us: u64,
-    /// Bytes read from the socket: TLS and all.
+    /// Bytes read from the socket, including TLS.
     pub bytes_received: u64,
-    /// Bytes written to the socket.
+    /// Bytes written to the socket, including TLS.
     pub bytes_sent: u64,
     /// Number of complete requests.
     pub requests: u64,
 }
 
-/// Totals since the start or the last reset.
+/// Totals since the start or the last reset of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Requests decided: those accepted, refused and unprocessed.
+    /// Requests decided: accepted, refused and unprocessed.
     pub requests: u64,
     /// Pushes that reach a device.
     pub accepted: u64,
     /// Responses written to a socket.
     pub answered: u64,
-    /// Requests refused unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
+    /// Requests refused as unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
     pub unprocessed: u64,
     /// Streams that clients reset.
     pub cancelled: u64,
-    /// Bodies that were no JSON object; answered as Apple answers them, `PayloadEmpty`.
+    /// Bodies that were not JSON objects; the gateway answers `PayloadEmpty`, as APNs does.
     pub payload_not_json: u64,
     /// Connections accepted from clients.
     pub connections_opened: u64,
     /// Connections that have ended.
     pub connections_closed: u64,
-    /// Connections that ended by an error in the client's HTTP/2.
+    /// Connections that ended because of an HTTP/2 error of the client.
     pub protocol_errors: u64,
     /// Connections that ended before the TLS handshake was complete.
     pub handshakes_failed: u64,
@@ -138,11 +138,11 @@ pub struct Stats {
     pub bytes_received: u64,
     /// Bytes written to sockets.
     pub bytes_sent: u64,
-    /// Entries beyond the record's limit.
+    /// Entries that were dropped because the record was full.
     pub dropped: u64,
-    /// Decisions by reason; `None` is 200, and what was cut behind its head.
+    /// Decisions by reason. `None` counts status 200 and answers that were cut after their head.
     pub reasons: BTreeMap<&'static str, u64>,
-    /// FCM: by project, the highest counts in any 60 s.
+    /// FCM: highest counts in any 60 s, by project.
     pub quota: BTreeMap<String, Peak>,
 }
 
@@ -171,11 +171,12 @@ impl Stats {
     }
 }
 
-/// Names an entry for later amendments. One that was dropped, or reset since, is amended in vain.
+/// Handle of an entry for later changes. A change of an entry that was dropped or reset has no
+/// effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handle(u64);
 
-/// Decisions by number of their reason.
+/// Number of decisions by number of the reason.
 #[derive(Debug, Clone)]
 struct ByReason([u64; Reason::ALL.len()]);
 
@@ -188,20 +189,19 @@ impl Default for ByReason {
 /// Record of one worker.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// The number of the first entry kept: those before a reset are gone, but their handles still
-    /// fly.
+    /// Number of the first entry that is kept. Handles of earlier entries may still exist.
     base: u64,
     length: u64,
     chunks: Vec<Vec<Entry>>,
     by_reason: ByReason,
-    /// Totals; those by reason are added by [`Log::stats`].
+    /// Totals so far, except those by reason, which [`Log::stats`] adds.
     pub totals: Stats,
     closed: Vec<ConnectionRow>,
     open: BTreeMap<u32, ConnectionRow>,
 }
 
 impl Log {
-    /// Adds an entry at the end.
+    /// Appends an entry.
     pub fn push(&mut self, entry: Entry) -> Handle {
         self.totals.requests += 1;
         self.totals.accepted += u64::from(entry.accepted());
@@ -227,24 +227,24 @@ impl Log {
         Handle(self.base + self.length - 1)
     }
 
-    /// The answer was handed to the kernel.
+    /// Records that the answer was handed to the kernel.
     pub fn answered(&mut self, handle: Handle) {
         self.totals.answered += u64::from(handle.0 >= self.base);
         self.amend(handle, |e| e.flags |= flag::ANSWERED);
     }
 
-    /// Sets a flag.
+    /// Sets a flag of an entry.
     pub fn mark(&mut self, handle: Handle, bit: u8) {
         self.totals.cancelled += u64::from(bit & flag::CANCELLED != 0 && handle.0 >= self.base);
         self.amend(handle, |e| e.flags |= bit);
     }
 
-    /// Takes a decision back: the request was not processed.
+    /// Revokes a decision: the request was not processed.
     pub fn revoke(&mut self, handle: Handle) {
         let mut was = Entry::default();
         self.amend(handle, |e| {
             was = *e;
-            // What the quota has counted stays counted.
+            // The quota keeps the request in its count.
             *e = Entry {
                 status: 0,
                 reason: 0,
@@ -261,7 +261,7 @@ impl Log {
         }
     }
 
-    /// Keeps what is known of a connection; one with an end is closed.
+    /// Stores the row of a connection. A row with an end is that of a closed connection.
     pub fn connection(&mut self, row: ConnectionRow) {
         if row.end == 0 {
             self.open.insert(row.number, row);
@@ -273,15 +273,15 @@ impl Log {
         }
     }
 
-    /// Drops everything but the open connections, whose counts continue.
+    /// Clears everything except the open connections, whose counts continue.
     pub fn reset(&mut self) {
         let (base, open) = (self.base + self.length, std::mem::take(&mut self.open));
         *self = Self { base, open, ..Self::default() };
     }
 
-    /// Hands out the full chunks without entries younger than `before_us`; they are not amended any
-    /// more. A caller that takes often enough keeps the record of an endless series in bounded
-    /// memory: the younger entries, and one chunk.
+    /// Removes and returns the full chunks without entries younger than `before_us`. Their entries
+    /// can no longer change. A caller that takes chunks often enough keeps the record of an endless
+    /// series in bounded memory: the younger entries, and one chunk.
     pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
         let old = |chunk: &&Vec<Entry>| {
             chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us)
@@ -293,18 +293,18 @@ impl Log {
         taken
     }
 
-    /// The entries that are kept, in the order of their decisions.
+    /// Returns the entries in the order of their decisions.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.chunks.iter().flatten()
     }
 
-    /// Everything decided before this is gone; none: there is nothing left.
+    /// Returns the time before which no entry is left, microseconds; `None` if the log is empty.
     #[must_use]
     pub fn oldest_us(&self) -> Option<u64> {
         Some(self.chunks.first()?.first()?.time_us)
     }
 
-    /// Totals since the record was last reset.
+    /// Returns the totals since the last reset.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counts = Reason::ALL.iter().zip(self.by_reason.0).filter(|&(_, count)| count > 0);

@@ -1,9 +1,9 @@
-//! Scripted answers: the answer to each token, decided by the token alone.
+//! Scripted answers to requests, selected by the token alone.
 //!
-//! A scenario needs dead, throttled and unlucky tokens, and its verdict must know which ones these
-//! are without asking the emulator. So both call one pure function, [`answer_for`], with the same
-//! [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls under
-//! one rule at most, and shares do not depend on the population.
+//! A scenario needs dead, throttled and failing tokens, and its verdict must know them without
+//! asking the emulator. So both call one pure function, [`answer_for`], with the same [`Scripts`].
+//! Rules cut the range of a seeded hash into adjacent parts: a token matches at most one rule, and
+//! shares do not depend on the population.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,34 +19,34 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::answer::{Answer, Reason, RetryAfter};
 
 const PPM: u64 = 1_000_000;
-/// Highest number of tokens whose attempts are counted: 16 bytes each, twice that in the table, so
-/// 128 MiB. Further tokens count as past their script.
+/// Most tokens whose attempts are counted: 16 bytes each, and twice that in the table, so 128 MiB.
+/// Further tokens are treated as if their script had ended.
 const ATTEMPTS_MAX: usize = 4 << 20;
 
-/// Rules for all tokens, and lists for single ones.
+/// Scripted answers: rules for shares of all tokens, and lists for single tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scripts {
     /// Seed of the hash that assigns tokens to rules.
     pub seed: u64,
-    /// Shares of all tokens; together at most 1,000,000 ppm.
+    /// Shares of all tokens; at most 1,000,000 ppm together.
     pub rules: Vec<Rule>,
-    /// Answers of single tokens, one for each attempt; afterwards, and for `None`, 200. Comes
-    /// before the rules.
+    /// Answers for single tokens, one for each attempt; later attempts, and `None`, get 200. These
+    /// lists come before the rules.
     pub tokens: BTreeMap<TokenKey, Vec<Scripted>>,
 }
 
-/// A share of all tokens that is answered in one way.
+/// An answer for a share of all tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Share of tokens, parts per million.
+    /// Share of all tokens, parts per million.
     pub ppm: u32,
-    /// Answer to these tokens.
+    /// Answer for the tokens of the share.
     pub answer: Scripted,
 }
 
-/// Treatment of a valid request.
+/// Way in which a valid request is answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
@@ -57,26 +57,26 @@ pub enum Fate {
     Refuse,
     /// RST_STREAM(INTERNAL_ERROR) instead of an answer: the client cannot know the result.
     Reset,
-    /// It is answered whole, and then RST_STREAM(NO_ERROR) follows, as of a server that wants no
-    /// more of the request.
+    /// The request is answered completely, and RST_STREAM(NO_ERROR) follows, as from a server that
+    /// needs no more of the request.
     AnswerThenReset,
     /// The request is never answered.
     Stall,
     /// The answer is cut: its head is sent, and RST_STREAM(INTERNAL_ERROR) instead of the body.
-    /// `status` sets the status; the reason is never sent.
+    /// `status` sets the status; no reason is sent.
     HeadThenReset,
-    /// Its answer is cut: the head comes, and the connection ends.
+    /// The answer is cut: its head is sent, and the connection ends.
     HeadThenClose,
 }
 
 impl Fate {
-    /// Whether it has an answer.
+    /// Reports whether the request gets an answer, complete or cut.
     #[must_use]
     pub fn is_answered(self) -> bool {
         matches!(self, Self::Answer | Self::AnswerThenReset)
     }
 
-    /// Whether only the head of the answer is sent.
+    /// Reports whether only the head of the answer is sent.
     #[must_use]
     pub fn is_cut(self) -> bool {
         matches!(self, Self::HeadThenReset | Self::HeadThenClose)
@@ -87,28 +87,29 @@ impl Fate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scripted {
-    /// An answer, a reset, or nothing at all. Default: an answer.
+    /// Way in which the request is answered: an answer, a reset or no answer. Default: an answer.
     #[serde(default)]
     pub fate: Fate,
-    /// The provider's reason; `None`, or absent, is acceptance.
+    /// Reason of the provider; `None` or absent: the push is accepted.
     #[serde(default = "acceptance")]
     pub reason: Reason,
-    /// A status other than the documented one.
+    /// Status that replaces the documented one.
     #[serde(default)]
     pub status: Option<u16>,
-    /// For 410: offset to the present time, milliseconds.
+    /// `timestamp` of a 410, as an offset to the present time, milliseconds.
     #[serde(default)]
     pub timestamp_offset_ms: i64,
-    /// For 410: the time itself, milliseconds since 1970.
+    /// `timestamp` of a 410, milliseconds since 1970.
     #[serde(default)]
     pub timestamp_ms: Option<u64>,
     /// Value of the `Retry-After` header; FCM only.
     #[serde(default)]
     pub retry_after: Option<RetryAfter>,
-    /// Number of attempts with this answer, then 200; by a rule only. Absent: always.
+    /// Number of attempts that get this answer before 200; allowed in rules only. Absent: every
+    /// attempt.
     #[serde(default)]
     pub times: Option<u32>,
-    /// The push reaches the phone in spite of the answer.
+    /// Whether the push reaches the phone despite the answer.
     #[serde(default)]
     pub delivered: bool,
 }
@@ -118,7 +119,7 @@ fn acceptance() -> Reason {
 }
 
 impl Scripted {
-    /// Always this reason with its documented status.
+    /// Returns the answer with this reason and its documented status for every attempt.
     #[must_use]
     pub fn always(reason: Reason) -> Self {
         Self {
@@ -133,7 +134,7 @@ impl Scripted {
         }
     }
 
-    /// The answer, at a time.
+    /// Returns the answer at a time.
     #[must_use]
     pub fn answer(&self, wall: UnixMillis) -> Answer {
         let status = self.status.unwrap_or_else(|| self.reason.status());
@@ -152,7 +153,7 @@ impl Scripted {
     }
 }
 
-/// Answers to a token over its attempts.
+/// Scripted answers to one token over its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script<'a> {
     /// Every attempt is answered with 200.
@@ -164,7 +165,7 @@ pub enum Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    /// The answer of the attempt with this number, from 0; none: 200.
+    /// Returns the answer of an attempt, numbered from 0; `None` means 200.
     #[must_use]
     pub fn at(self, attempt: u32) -> Option<&'a Scripted> {
         let scripted = match self {
@@ -175,22 +176,23 @@ impl<'a> Script<'a> {
         scripted.filter(|s| s.reason != Reason::None || s.fate != Fate::Answer)
     }
 
-    /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can
-    /// reach it.
+    /// Reports whether the gateway calls the token dead from the first attempt on, so that no push
+    /// can reach its device.
     #[must_use]
     pub fn is_dead(self) -> bool {
         matches!(self, Self::Rule(Scripted { fate: Fate::Answer, reason, times: None, delivered: false, .. })
             if reason.is_dead_token())
     }
 
-    /// Whether the answer depends on how often the token was seen.
+    /// Reports whether the answer depends on the number of earlier attempts.
     #[must_use]
     pub fn counts_attempts(self) -> bool {
         matches!(self, Self::List(_) | Self::Rule(Scripted { times: Some(_), .. }))
     }
 }
 
-/// What a token (its bytes, not its digits) is answered. Pure: the verdict calls it too.
+/// Returns the script for a token, given as its bytes and not as its digits. The verdict calls this
+/// pure function too.
 #[must_use]
 pub fn answer_for<'a>(token: &[u8], scripts: &'a Scripts) -> Script<'a> {
     if !scripts.tokens.is_empty()
@@ -212,13 +214,13 @@ pub fn answer_for<'a>(token: &[u8], scripts: &'a Scripts) -> Script<'a> {
     Script::Accept
 }
 
-/// How often each token with a counted script was seen: shared by all connections.
+/// Number of attempts of each token with a counted script, shared by all connections.
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<HashMap<u64, u32, BuildHasherDefault<Identity>>>);
 
 impl Attempts {
-    /// Counts one attempt and returns its number, from 0. Each `series` (a set of scripts) counts
-    /// for itself.
+    /// Counts an attempt and returns its number, from 0. Each `series` (a set of scripts) has its
+    /// own counts.
     pub fn next(&self, token: &[u8], series: u64) -> u32 {
         let key = xxh3_64_with_seed(token, series);
         let mut counts = self.0.lock();
@@ -236,13 +238,13 @@ impl Attempts {
         }
     }
 
-    /// Forgets the attempts of all tokens.
+    /// Clears the counts of all tokens.
     pub fn clear(&self) {
         self.0.lock().clear();
     }
 }
 
-/// Keys are hashes already.
+/// Hasher for keys that are hashes already.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Identity(u64);
 
@@ -258,8 +260,8 @@ impl Hasher for Identity {
     }
 }
 
-/// A token. In configuration an APNs token is written as hexadecimal digits; one of FCM as it is:
-/// it always holds characters that are no such digits. Never printed.
+/// A device token. Configuration contains an APNs token as hexadecimal digits, and an FCM token as
+/// it is, because it always has other characters too. It is never printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenKey(pub Vec<u8>);
 
@@ -297,7 +299,7 @@ impl<'de> Deserialize<'de> for TokenKey {
     }
 }
 
-/// Whether this stands for itself: printable, and not to be taken for digits.
+/// Reports whether a token is written as it is: it is printable and cannot be read as digits.
 fn is_written(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_graphic()) && text.bytes().any(|b| !b.is_ascii_hexdigit())
 }
@@ -324,7 +326,7 @@ mod tests {
             dead += u32::from(script.is_dead());
             counted += u32::from(script.counts_attempts());
         }
-        // Standard deviations are 95 and 69; five of them either way.
+        // Standard deviations are 95 and 69; the tolerance is five of them either way.
         assert!((9_525..10_475).contains(&dead), "{dead}");
         assert!((4_655..5_345).contains(&counted), "{counted}");
     }

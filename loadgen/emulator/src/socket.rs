@@ -1,4 +1,4 @@
-//! One client's socket: TCP at the bottom, TLS on it, HTTP/2 at the top.
+//! The socket of one client: TCP, TLS on TCP, and HTTP/2 on TLS.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -18,17 +18,17 @@ use super::{
     tls::Session,
 };
 
-/// Bytes read at once: beyond this, a read gains nothing more.
+/// Bytes of one read. Larger reads are not cheaper.
 pub const READ_BYTES: usize = 256 << 10;
-/// Reads of one connection before others have their turn.
+/// Most reads of one connection before other connections have their turn.
 const READS_MAX: usize = 4;
-/// Output that a client may leave untaken before nothing more is read from it.
+/// Output that a client may leave unread before the gateway stops reading from it, bytes.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// A record of TLS, the largest.
+/// Longest TLS record, bytes.
 pub const RECORD_BYTES_MAX: usize = 16_384 + 256 + 5;
 /// Time limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to read the last words to it.
+/// Time limit for a client to read the last output.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection with its socket.
@@ -42,21 +42,21 @@ pub struct Socket {
     pub row: ConnectionRow,
     /// Bytes of an incomplete TLS record.
     leftover: Vec<u8>,
-    /// Encrypted output, and the number of bytes written.
+    /// Encrypted output, and the number of its bytes that are written.
     outgoing: Vec<u8>,
     written: usize,
-    /// The position of `http`'s output that `outgoing` ends with.
+    /// Position in `http`'s output at which `outgoing` ends.
     position: u64,
     readable: bool,
     writable: bool,
-    /// The client sends no more: what is read may end, and must be read to its end.
+    /// Whether the client has ended its direction, so that the socket must be read to its end.
     hung_up: bool,
     opened: Time,
-    /// Time before which the server sends and reads nothing: see [`Self::begin_at`].
+    /// Time before which the server neither sends nor reads; see [`Self::begin_at`].
     begins: Option<Time>,
-    /// Since when only the last output keeps the connection open.
+    /// Time since which only unsent output keeps the connection open.
     ending: Option<Time>,
-    /// Time of the next timer, as the worker knows it.
+    /// Time of the next timer, as the worker has registered it.
     pub due: Option<Time>,
 }
 
@@ -67,7 +67,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Room for a read behind an incomplete record.
+    /// Creates buffers with room for a read after an incomplete record.
     #[must_use]
     pub fn new() -> Self {
         Self { incoming: vec![0; READ_BYTES + RECORD_BYTES_MAX], plaintext: Vec::new() }
@@ -81,10 +81,10 @@ impl Default for Scratch {
 }
 
 impl Socket {
-    /// Begins a connection.
+    /// Begins a connection on an accepted socket.
     ///
     /// # Errors
-    /// If TLS cannot be set up.
+    /// If the TLS session cannot be created.
     pub fn new(
         stream: TcpStream,
         number: u32,
@@ -116,27 +116,28 @@ impl Socket {
         })
     }
 
-    /// Delays the start: the server sends nothing, not even of TLS, before this time.
+    /// Delays the start: before this time the server sends nothing, not even of TLS.
     pub fn begin_at(&mut self, time: Time) {
         self.begins = Some(time).filter(|&time| time > self.opened);
         self.opened = self.opened.max(time);
     }
 
-    /// The socket has become ready.
+    /// Records the readiness that the poller reported.
     pub fn ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable || hung_up;
-        // A broken socket is written to as well: that is how its error is learned.
+        // A broken socket is written to as well, because the write returns its error.
         self.writable |= writable || hung_up;
         self.hung_up |= hung_up;
     }
 
-    /// Whether another turn would find something to read at once.
+    /// Reports whether another turn would find bytes to read at once.
     #[must_use]
     pub fn is_hungry(&self) -> bool {
         self.readable && self.begins.is_none() && !self.is_clogged() && self.http.end().is_none()
     }
 
-    /// When the handshake begins, or the handshake, or the farewell, must be over.
+    /// Returns the time of the next limit: the start of the handshake, its end, or the end of the
+    /// last output.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         if let Some(begins) = self.begins {
@@ -146,7 +147,8 @@ impl Socket {
         handshake.or(self.ending.map(|since| since + FAREWELL))
     }
 
-    /// Reads, answers and writes what can be. Some: the connection is over.
+    /// Reads, answers and writes as much as possible. Returns the reason if the connection has
+    /// ended.
     pub fn serve(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Option<End> {
         if let Some(begins) = self.begins {
             if context.now.at < begins {
@@ -162,7 +164,8 @@ impl Socket {
                 break;
             }
             if let Err(end) = self.read(scratch, context) {
-                // What can still be said is said: an alert, a GOAWAY, the last answers.
+                // The output that is left is sent if possible: an alert, a GOAWAY, the last
+                // answers.
                 let _ = self.flush(scratch, context);
                 return Some(end);
             }
@@ -179,17 +182,17 @@ impl Socket {
         self.is_flushed().then_some(end)
     }
 
-    /// Closes TLS and TCP in order, as far as the socket takes the bytes at once.
+    /// Closes TLS and TCP gracefully, as far as the socket takes the bytes at once.
     pub fn close(&mut self) {
         self.tls.close(&mut self.outgoing);
         let _ = self.stream.write(&self.outgoing[self.written..]);
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Ends the connection by a TCP reset: what the client has not read is gone.
+    /// Ends the connection by a TCP reset; data that the client has not read is lost.
     pub fn reset(&mut self) {
-        // SO_LINGER of 0 makes the coming close a reset; if it cannot be set, the client sees an
-        // ordinary end.
+        // SO_LINGER of 0 turns the close into a reset. If the option cannot be set, the client sees
+        // an ordinary close.
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
@@ -210,8 +213,8 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(_) => return Err(End::Socket),
         };
-        // Less than asked for: the socket is empty, unless its end waits behind (epoll(7), question
-        // 9).
+        // A short read means an empty socket, unless the end of the stream follows (epoll(7),
+        // question 9).
         self.readable = count == READ_BYTES || self.hung_up;
         self.row.bytes_received += count as u64;
         context.log.totals.bytes_received += count as u64;
@@ -233,7 +236,7 @@ impl Socket {
         if received.closed { Err(End::Client) } else { Ok(()) }
     }
 
-    /// Encrypts and writes until there is nothing more, or the socket is full.
+    /// Encrypts and writes until nothing is left or the socket is full.
     fn flush(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
         loop {
             if self.outgoing.is_empty() {

@@ -1,8 +1,8 @@
-//! TLS without its own buffers: records are decrypted in place, responses are encrypted directly
+//! TLS without buffers of its own: records are decrypted in place, responses are encrypted directly
 //! into the output.
 //!
-//! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would
-//! cost more than all the rest.
+//! rustls' buffered interface reads 4 KiB at a time. A system call for every dozen pushes would
+//! cost more than all other work.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use rustls::{
     },
 };
 
-/// What a record costs beyond its plaintext, at most (RFC 8446, section 5.2), and how much
-/// plaintext it holds.
+/// Most bytes that a record adds to its plaintext, and its longest plaintext (RFC 8446, section
+/// 5.2).
 const RECORD_OVERHEAD: usize = 256 + 5;
 const RECORD_BYTES: usize = 16_384;
-/// States that one call may run through without using up input: a handshake has a dozen.
+/// Most states that one call may pass without consuming input. A handshake has a dozen.
 const STATES_MAX: usize = 64;
 
-/// The server's side of one connection.
+/// The server's TLS session of one connection.
 pub struct Session {
     tls: UnbufferedServerConnection,
-    /// Plaintext to be sent as soon as TLS allows: in TLS 1.3 that is with the server's first
+    /// Plaintext that is sent as soon as TLS allows. In TLS 1.3 that is with the server's first
     /// flight, so that a client knows the stream limit before its first request, as with APNs.
     greeting: Vec<u8>,
 }
@@ -43,12 +43,12 @@ impl Session {
     /// Begins a handshake.
     ///
     /// # Errors
-    /// If the configuration is unusable.
+    /// If the configuration cannot be used.
     pub fn new(config: Arc<ServerConfig>, greeting: Vec<u8>) -> Result<Self, Error> {
         Ok(Self { tls: UnbufferedServerConnection::new(config)?, greeting })
     }
 
-    /// Whether requests can come and answers leave.
+    /// Reports whether application data can be exchanged.
     #[must_use]
     pub fn is_established(&self) -> bool {
         !self.tls.is_handshaking()
@@ -58,12 +58,12 @@ impl Session {
         self.tls.alpn_protocol() == Some(b"h2")
     }
 
-    /// Processes bytes from the socket; passes plaintext to `take`, and appends TLS's own output to
-    /// `out`.
+    /// Decrypts bytes from the socket, passes plaintext to `take`, and appends the session's own
+    /// output to `out`.
     ///
     /// # Errors
-    /// The connection is broken, or the client speaks another protocol; the alert for the client is
-    /// at the end of `out`.
+    /// If the session failed, or the client speaks another protocol. The alert for the client is at
+    /// the end of `out`.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
@@ -74,7 +74,8 @@ impl Session {
         let mut idle = 0;
         loop {
             if self.is_established() && !self.speaks_h2() {
-                // A client that offers no protocol at all gets past the handshake, but no further.
+                // A client that offers no ALPN protocol completes the handshake but gets no
+                // further.
                 return Err(Error::NoApplicationProtocol);
             }
             let UnbufferedStatus { mut discard, state } =
@@ -122,17 +123,17 @@ impl Session {
         }
     }
 
-    /// Appends plaintext, encrypted.
+    /// Appends plaintext in encrypted form.
     ///
     /// # Errors
-    /// If the connection is broken.
+    /// If the session failed.
     pub fn send(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         self.write(out, |traffic, out| encrypt(traffic, plaintext, out))
     }
 
-    /// Appends the alert that ends the connection in order; nothing, if TLS is not so far.
+    /// Appends the alert that closes the session; nothing before the handshake is complete.
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        // A connection whose end cannot be said ends without.
+        // If the alert cannot be written, the connection ends without it.
         let _ =
             self.write(out, |traffic, out| fill(out, 64, |room| traffic.queue_close_notify(room)));
     }
@@ -157,7 +158,7 @@ impl Session {
         Err(Error::HandshakeNotComplete)
     }
 
-    /// After an error: the alert.
+    /// Appends the alert after an error.
     fn drain(&mut self, out: &mut Vec<u8>) {
         for _ in 0..STATES_MAX {
             match self.tls.process_tls_records(&mut []).state {
@@ -185,7 +186,7 @@ fn encrypt<Data>(
     fill(out, plaintext.len() + records * RECORD_OVERHEAD, |room| traffic.encrypt(plaintext, room))
 }
 
-/// Why rustls filled nothing in.
+/// Reason why rustls wrote nothing.
 enum Unfilled {
     Short(usize),
     Broken(&'static str),
@@ -213,7 +214,8 @@ impl From<EncryptError> for Unfilled {
     }
 }
 
-/// Appends what `write` fills into a slice: of `guess` bytes, and once more if it asks for more.
+/// Appends the bytes that `write` fills into a slice of `guess` bytes, and calls it once more if it
+/// needs a longer slice.
 fn fill<E: Into<Unfilled>>(
     out: &mut Vec<u8>,
     guess: usize,

@@ -1,8 +1,8 @@
-//! A thread that serves connections: waits for sockets and timers, and serves each connection in
-//! turn.
+//! The thread that serves connections: it waits for sockets and timers, and serves each connection
+//! in turn.
 //!
-//! The first worker also accepts connections and assigns them in turn. Commands come over a bounded
-//! inbox and are acknowledged, so that the caller who sets a fault knows from when it is in force.
+//! The first worker also accepts connections and distributes them in turn. Commands arrive in a
+//! bounded inbox and are acknowledged, so that the caller knows when a fault is in force.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,9 +36,9 @@ use super::{
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1_024;
-/// Commands that may wait for a worker.
+/// Most commands in the inbox of a worker.
 pub const INBOX: usize = 1_024;
-/// When the listener had no descriptor to give, it is asked again so much later.
+/// Pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// State that all workers share.
@@ -49,9 +49,9 @@ pub struct Shared {
     pub tls: Arc<ServerConfig>,
     /// TLS configuration with an expired certificate, for a fault; none if no CA key can sign one.
     pub expired: Option<Arc<ServerConfig>>,
-    /// The line of a slow gateway.
+    /// Common pace of all connections of a slow gateway.
     pub pace: Pace,
-    /// Attempts so far of the tokens with a scripted answer.
+    /// Number of attempts so far of each token with a scripted answer.
     pub attempts: Attempts,
     /// Number of connections accepted since the gateway started.
     pub numbers: AtomicU32,
@@ -61,17 +61,17 @@ pub struct Shared {
     pub connections_max: usize,
 }
 
-/// A word to a worker.
+/// A command to a worker.
 pub enum Command {
-    /// Serve another connection.
+    /// Serves a further connection.
     Serve(TcpStream),
-    /// These faults hold from now on. Dropping the sender acknowledges.
+    /// Puts faults in force. The worker acknowledges by dropping the sender.
     Faults(Arc<Plan>, SyncSender<()>),
-    /// End all connections, and the thread.
+    /// Ends all connections and the thread.
     Stop,
 }
 
-/// The way to a worker.
+/// Sender of commands to one worker.
 #[derive(Clone)]
 pub struct Inbox {
     /// Sends commands to the worker.
@@ -80,34 +80,35 @@ pub struct Inbox {
     pub waker: Arc<Waker>,
 }
 
-/// State of one thread.
+/// State of one worker thread.
 pub struct Worker {
     poll: Poll,
     inbox: Receiver<Command>,
-    /// For the accepting worker: the socket, the inboxes of all workers, and the next in turn.
+    /// In the accepting worker: the listener, the inboxes of all workers, and the index of the next
+    /// worker.
     listener: Option<(TcpListener, Vec<Inbox>, usize)>,
     accept_again: Option<Time>,
     shared: Arc<Shared>,
     log: Arc<Mutex<Log>>,
     plan: Arc<Plan>,
-    /// As ordered by [`Action::StreamsMax`], for connections to come.
+    /// Policy for new connections, as changed by [`Action::StreamsMax`].
     policy: Policy,
     sockets: BTreeMap<usize, Socket>,
-    /// Timers of all sockets, sorted: see [`Socket::due`].
+    /// Timers of all sockets in order of time; see [`Socket::due`].
     dues: BTreeSet<(Time, usize)>,
     next: usize,
-    /// Connections with something to do.
+    /// Connections that have work.
     ready: Vec<usize>,
-    /// Until when the plan's changes and turns were looked at.
-    looked: Time,
+    /// Time up to which changes and turns of the plan were handled.
+    handled_until: Time,
     scratch: Scratch,
 }
 
 impl Worker {
-    /// A worker about to run.
+    /// Creates a worker, which [`Self::run`] starts.
     ///
     /// # Errors
-    /// If the listener cannot be registered.
+    /// If the listener cannot be registered with the poller.
     pub fn new(
         poll: Poll,
         inbox: Receiver<Command>,
@@ -137,18 +138,18 @@ impl Worker {
             dues: BTreeSet::new(),
             next: 0,
             ready: Vec::new(),
-            looked: clock::monotonic(),
+            handled_until: clock::monotonic(),
             scratch: Scratch::new(),
         })
     }
 
-    /// Token of the waker at the poller.
+    /// Returns the token of the waker at the poller.
     #[must_use]
     pub fn waker() -> Token {
         WAKER
     }
 
-    /// Serves until it is stopped.
+    /// Serves until a command stops the worker.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
@@ -156,7 +157,7 @@ impl Worker {
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // epoll itself fails on nothing but a defect of this program.
+                // epoll fails only because of a defect of this program.
                 Err(error) => panic!("epoll failed: {error}"),
             }
             let mut accept = self.accept_again.take_if(|due| *due <= clock::monotonic()).is_some();
@@ -179,15 +180,15 @@ impl Worker {
             if accept {
                 self.accept();
             }
-            if !self.obey() {
+            if !self.execute() {
                 return self.stop();
             }
             self.serve();
         }
     }
 
-    /// How long there is nothing to do. Microseconds are rounded up to the poll's milliseconds,
-    /// which gathers answers.
+    /// Returns the time until the next work. Microseconds are rounded up to the poller's
+    /// milliseconds, which also collects answers.
     fn timeout(&self, now: Time) -> Option<Duration> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -212,7 +213,7 @@ impl Worker {
                     }
                     *turn = (*turn + 1) % inboxes.len();
                     let inbox = &inboxes[*turn];
-                    // A full inbox: the connection is closed, as by a gateway that is overloaded.
+                    // If the inbox is full, the connection is closed, as by an overloaded gateway.
                     if inbox.commands.try_send(Command::Serve(stream)).is_ok() {
                         self.shared.open.fetch_add(1, Ordering::Relaxed);
                         let _ = inbox.waker.wake();
@@ -220,7 +221,7 @@ impl Worker {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => {
-                    // No descriptor left, or a connection that ended while it waited.
+                    // No file descriptor is left, or the connection ended before it was accepted.
                     self.accept_again = Some(clock::monotonic() + ACCEPT_AGAIN);
                     return;
                 }
@@ -228,8 +229,8 @@ impl Worker {
         }
     }
 
-    /// Takes what is in the inbox; false: stop.
-    fn obey(&mut self) -> bool {
+    /// Carries out the commands in the inbox. Returns false if the worker must stop.
+    fn execute(&mut self) -> bool {
         loop {
             match self.inbox.try_recv() {
                 Ok(Command::Serve(stream)) => self.add(stream),
@@ -275,10 +276,10 @@ impl Worker {
         self.ready.push(id);
     }
 
-    /// New faults: conditions from now on, actions now.
+    /// Puts new faults in force: conditions from now on, actions at once.
     fn set(&mut self, plan: Arc<Plan>) {
         self.plan = plan;
-        self.looked = self.plan.since;
+        self.handled_until = self.plan.since;
         let plan = Arc::clone(&self.plan);
         for action in &plan.faults.once {
             self.act(action);
@@ -286,7 +287,7 @@ impl Worker {
         self.ready.extend(self.sockets.keys());
     }
 
-    /// Does to the connections what was ordered.
+    /// Carries out an action on the open connections.
     fn act(&mut self, action: &Action) {
         let many = match action {
             Action::Goaway { connections, .. } | Action::Reset { connections } => {
@@ -311,18 +312,19 @@ impl Worker {
         }
     }
 
-    /// Gives every connection with something to do its turn.
+    /// Serves every connection that has work.
     fn serve(&mut self) {
         let now = clock::monotonic();
         let plan = Arc::clone(&self.plan);
-        for action in plan.turns(self.looked, now) {
+        for action in plan.turns(self.handled_until, now) {
             self.act(action);
         }
-        if plan.changed_since(self.looked, now) {
-            // A silence or slowness has ended: what waits is looked at again everywhere.
+        if plan.changed_since(self.handled_until, now) {
+            // A silence or slowness has ended, so the waiting answers of every connection are
+            // checked again.
             self.ready.extend(self.sockets.keys());
         }
-        self.looked = now;
+        self.handled_until = now;
         self.ready.extend(self.dues.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| *id));
         self.ready.sort_unstable();
         self.ready.dedup();
@@ -330,8 +332,8 @@ impl Worker {
         for id in std::mem::take(&mut self.ready) {
             let Some(socket) = self.sockets.get_mut(&id) else { continue };
             if plan.silent(socket.row.number, now) == Some(Silence::StopReading) {
-                // Nothing is lost: readiness is kept by the socket, and it is served when the
-                // silence ends.
+                // No event is lost: the socket keeps its readiness and is served when the silence
+                // ends.
                 if let Some(due) = socket.due.take() {
                     self.dues.remove(&(due, id));
                 }

@@ -10,7 +10,7 @@ use super::process::Role;
 /// A process whose CPU time and memory are read.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// The process's role, under which its figures are added up.
+    /// Role of the process, by which its figures are added up.
     pub role: Role,
     /// Name of the process in logs and reports.
     pub name: String,
@@ -18,18 +18,18 @@ pub struct Watched {
     pub pid: u32,
 }
 
-/// Processor time used so far, by process name, microseconds (in ticks of 10 ms on Linux).
+/// CPU time used so far, by process name, microseconds (in ticks of 10 ms on Linux).
 pub type Cpu = BTreeMap<String, (Role, u64)>;
 
 /// Reads the CPU time, user and system, of all processes.
 ///
 /// # Errors
-/// A process has ended.
+/// If a process has ended.
 pub fn cpu(watched: &[Watched]) -> io::Result<Cpu> {
     watched.iter().map(|w| Ok((w.name.clone(), (w.role, cpu_us(w.pid)?)))).collect()
 }
 
-/// Time used by a role between two readings, microseconds.
+/// Returns the CPU time of a role between two readings, microseconds.
 #[must_use]
 pub fn cpu_used(role: Role, from: &Cpu, to: &Cpu) -> u64 {
     let of = |(name, (r, until)): (&String, &(Role, u64))| match from.get(name) {
@@ -46,17 +46,17 @@ fn cpu_us(pid: u32) -> io::Result<u64> {
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// Fields 14 and 15 (`proc_pid_stat(5)`), counted behind the name in parentheses, which may hold
-/// anything.
+/// Parses fields 14 and 15 (`proc_pid_stat(5)`), counted after the name in parentheses, which may
+/// contain any characters.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// Resident memory of a process, bytes: now, and at its highest so far.
+/// Returns the resident memory of a process, bytes: now, and at its highest so far.
 ///
 /// # Errors
-/// It is gone.
+/// If the process has ended.
 pub fn memory(pid: u32) -> io::Result<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name| kibibytes(&status, name).map(|k| k * 1_024);
@@ -71,7 +71,7 @@ fn kibibytes(status: &str, name: &str) -> Option<u64> {
     status.lines().find_map(|l| l.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Memory over time: some 16 bytes a sample, ten samples a second and process.
+/// Memory over time: some 16 bytes per sample, ten samples per second and process.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryLog {
     samples: Arc<Mutex<BTreeMap<String, Series>>>,
@@ -89,7 +89,7 @@ impl MemoryLog {
         let now_ns = clock::monotonic().0 * 1_000;
         let mut samples = self.samples.lock();
         for w in watched {
-            // A process that is gone is found by whoever watches for deaths.
+            // The watcher of processes reports one that has ended.
             if let Ok((now, _)) = memory(w.pid) {
                 samples
                     .entry(w.name.clone())
@@ -100,8 +100,8 @@ impl MemoryLog {
         }
     }
 
-    /// The most that any one process of a role grew after `since_ns` over its own most while it was
-    /// `steady`, bytes. None without samples on both sides.
+    /// Returns the largest growth of one process of a role after `since_ns` over its own highest
+    /// memory during `steady`, bytes; `None` without samples of both.
     #[must_use]
     pub fn growth(&self, role: Role, steady: &Range<u64>, since_ns: u64) -> Option<u64> {
         let samples = self.samples.lock();
@@ -115,7 +115,7 @@ impl MemoryLog {
         samples.values().filter(|(_, r)| *r == role).filter_map(|(s, _)| growth(s)).max()
     }
 
-    /// The highest sample of a role's processes since then, bytes; 0 without one.
+    /// Returns the highest sample of a role's processes since a time, bytes; 0 without one.
     #[must_use]
     pub fn most(&self, role: Role, since_ns: u64) -> u64 {
         let samples = self.samples.lock();
@@ -123,7 +123,7 @@ impl MemoryLog {
         of_role.filter(|(t, _)| *t >= since_ns).map(|(_, rss)| *rss).max().unwrap_or(0)
     }
 
-    /// The highest sample of each process, by name.
+    /// Returns the highest sample of each process, by name.
     #[must_use]
     pub fn peaks(&self) -> BTreeMap<String, u64> {
         let samples = self.samples.lock();

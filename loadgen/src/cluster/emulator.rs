@@ -1,5 +1,4 @@
-//! A gateway emulator of a run: started, given faults, asked for its record. One process emulates
-//! one platform.
+//! A gateway emulator of a run, one process per platform: its start, its faults and its record.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,12 +36,13 @@ use crate::{
     scenario::{DistanceSpec, FaultSpec},
 };
 
-/// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a
-/// near lane. What Apple opens is not published.
+/// Receive window of a connection, bytes: some thousand pushes, so that it does not limit a near
+/// lane. The value of APNs is not published.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Receive window of a stream, bytes: HTTP/2's default (RFC 9113, section 6.9.2).
 const STREAM_WINDOW: u32 = 65_535;
-/// What a healthy emulator is taken to answer in a second; a slow one answers a factor less.
+/// Assumed number of answers per second of a healthy emulator; a slow one gives fewer by its
+/// factor.
 const NORMAL_PER_SECOND: u32 = 100_000;
 
 /// Gateways of a scenario.
@@ -52,15 +52,15 @@ pub struct GatewayPlan {
     pub platforms: Vec<Platform>,
     /// Share of tokens called dead, 0 to 1.
     pub dead_share: f64,
-    /// Of every answer, microseconds, where a platform's distance names no latency.
+    /// Latency of every answer, microseconds, for a platform whose distance has no latency.
     pub latency_us: u64,
     /// Distance to each gateway.
     pub distance: DistanceSpec,
     /// Seed of everything random.
     pub seed: u64,
-    /// APNs: topics of the apps.
+    /// Topics of the apps of APNs.
     pub topics: Vec<String>,
-    /// FCM: messages in any 60 s.
+    /// FCM messages that the quota allows in any 60 s.
     pub fcm_quota_per_minute: u32,
 }
 
@@ -69,12 +69,13 @@ pub struct GatewayPlan {
 pub struct Emulator {
     /// Platform that the emulator emulates.
     pub platform: Platform,
-    /// Usual conditions, which also hold during faults.
+    /// Conditions without a fault, which also hold during faults.
     conditions: Faults,
-    /// MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE without trouble.
+    /// MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE without a fault.
     streams_max: u32,
     stream_window: u32,
-    /// Trouble has changed settings of connections, which stay changed until they are set again.
+    /// Whether a fault has changed settings of connections, which stay changed until they are set
+    /// again.
     set: Arc<AtomicBool>,
     orders: Orders,
 }
@@ -86,11 +87,11 @@ pub struct Served {
     pub platform: Platform,
     /// host:port of the push service.
     pub endpoint: String,
-    /// The name in its certificate.
+    /// Name in the emulator's certificate.
     pub server_name: &'static str,
     /// File with the emulator's CA, PEM.
     pub ca_file: PathBuf,
-    /// FCM: where access tokens are asked for.
+    /// URI of FCM's token endpoint.
     pub token_uri: Option<String>,
 }
 
@@ -98,7 +99,7 @@ impl Emulator {
     /// Starts an emulator process and waits until it is ready.
     ///
     /// # Errors
-    /// It does not come up.
+    /// If the emulator does not start.
     pub async fn start(
         plan: &ClusterPlan,
         platform: Platform,
@@ -129,10 +130,10 @@ impl Emulator {
         Ok((process, Self::new(platform, &plan.gateway, Orders::child(pipes)), served))
     }
 
-    /// Connects to an emulator that runs already, by its control port, and resets its record.
+    /// Connects to a running emulator by its control port, and resets its record.
     ///
     /// # Errors
-    /// No emulator answers there.
+    /// If no emulator answers there.
     pub async fn attach(
         platform: Platform,
         control: &str,
@@ -154,10 +155,10 @@ impl Emulator {
         Self { platform, conditions, streams_max, stream_window, set, orders }
     }
 
-    /// Begins a time of trouble, which ends by itself.
+    /// Sets a fault, which ends by itself.
     ///
     /// # Errors
-    /// The emulator does not answer, or refuses.
+    /// If the emulator does not answer, or refuses the order.
     pub async fn fault(&self, fault: &FaultSpec) -> Result<(), OrderError> {
         let conditions = self.conditions.clone();
         let faults = match fault {
@@ -167,8 +168,7 @@ impl Emulator {
                 Faults { slow: Some(slow), ..conditions }
             }
             &FaultSpec::Silent { for_ms, .. } => {
-                // The hardest silence: what was sent reaches the phones, and the sender never
-                // learns it.
+                // The hardest silence: pushes reach the phones, and the sender never learns it.
                 let silent = Silent {
                     mode: Silence::DropAnswers,
                     connections_ppm: 1_000_000,
@@ -202,11 +202,11 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
-    /// Sets faults from now on, until they are taken back. The usual conditions (latency, late
-    /// credits) hold too, unless the faults change them.
+    /// Sets faults until they are removed. The usual conditions (latency, delayed credit) hold too,
+    /// unless the faults change them.
     ///
     /// # Errors
-    /// The emulator does not answer, or refuses.
+    /// If the emulator does not answer, or refuses the order.
     pub async fn disturb(&self, faults: &Faults) -> Result<(), OrderError> {
         let near = Faults::default();
         let (latency, credit) = (faults.latency, faults.credit);
@@ -222,10 +222,10 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
-    /// Takes all trouble back; settings that it may have left behind, too.
+    /// Removes all faults, and restores settings that they may have changed.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn calm(&self) -> Result<(), OrderError> {
         let mut once = vec![Action::StreamsMax { streams: self.streams_max }];
         if self.set.swap(false, Ordering::Relaxed) {
@@ -242,45 +242,45 @@ impl Emulator {
     /// Writes the record to a file and starts a new one: see [`Orders::take`].
     ///
     /// # Errors
-    /// The emulator does not answer, or the file cannot be written.
+    /// If the emulator does not answer, or the file cannot be written.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         self.orders.take(path, before_us).await
     }
 
-    /// Counts since the start or the last reset.
+    /// Returns the counts since the start or the last reset.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn counted(&self) -> Result<Counted, OrderError> {
         self.orders.counted().await
     }
 
-    /// Has it forget its record and what it has counted.
+    /// Clears the record and the counts of the emulator.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn reset(&self) -> Result<(), OrderError> {
         self.orders.reset().await
     }
 
-    /// Has what was recorded so far forgotten.
+    /// Clears the record so far.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn forget(&self) -> Result<(), OrderError> {
         self.orders.reset().await
     }
 
-    /// Has the record written to a file, in this machine's clock.
+    /// Exports the record to a file, in this machine's clock.
     ///
     /// # Errors
-    /// The emulator does not answer, or the file cannot be written.
+    /// If the emulator does not answer, or the file cannot be written.
     pub async fn export(&self, path: &Path) -> Result<(), OrderError> {
         self.orders.export(path).await
     }
 }
 
-/// What a client feels of a gateway's distance, in the emulator's words.
+/// Returns the emulator's conditions for a gateway's distance.
 fn conditions(plan: &GatewayPlan, platform: Platform) -> Faults {
     let line = plan.distance.of(platform);
     let latency =
@@ -297,7 +297,7 @@ fn configuration(
 ) -> GatewayConfig {
     let line = plan.distance.of(platform);
     let ppm = ppm(plan.dead_share);
-    // Apple has two words for a token that will never do, half and half; Google one.
+    // APNs has two reasons for a dead token, half of the tokens each; FCM has one.
     let words = match platform {
         Platform::Apns => [Reason::Unregistered, Reason::BadDeviceToken],
         Platform::Fcm => [Reason::FcmUnregistered; 2],

@@ -11,8 +11,7 @@ use crate::{
     names,
 };
 
-/// The part of the coordinator's configuration that a run sets; everything else keeps its default,
-/// as for anybody else.
+/// Part of the coordinator's configuration that a run sets; everything else keeps its default.
 #[derive(Debug, Serialize)]
 struct CoordinatorFile<'a> {
     listen: String,
@@ -25,7 +24,7 @@ struct CoordinatorFile<'a> {
     credentials: Vec<CredentialTable<'a>>,
 }
 
-/// `None` is left out of the file.
+/// Absent values are left out of the file.
 #[derive(Debug, Serialize)]
 struct GatewayTable<'a> {
     name: &'a str,
@@ -51,7 +50,7 @@ enum CredentialTable<'a> {
 /// Writes the coordinator's configuration, and the key file of the service account that it names.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// If the folder cannot be written.
 pub fn coordinator_config(
     plan: &ClusterPlan,
     (name, listen, feed_listen): (&str, String, String),

@@ -1,9 +1,9 @@
 //! The channel for orders to an emulator: the pipes of a child, or the control port of an emulator
-//! that runs elsewhere.
+//! that another program started.
 //!
 //! Orders are the JSON lines of `clarion_emulator::process`, each answered by one line. A child
-//! writes its record to a path that both processes see; an emulator behind a control port sends the
-//! record back, with times of its own clock: [`Orders::export`] converts them to this machine's
+//! writes its record to a path that both processes see. An emulator behind a control port sends the
+//! record back, with times of its own clock; [`Orders::export`] converts them to this machine's
 //! clock.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -19,30 +19,31 @@ use tokio::{
 
 use super::process::Pipes;
 
-/// To write a record of a few million requests takes a second or two; to carry it over a network
-/// some more.
+/// Time limit for an answer. Writing a record of a few million requests takes a second or two;
+/// sending it over a network takes longer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-/// For a port in a cluster to be reached. A new pod may have to wait for its name service and its
-/// network policies.
+/// Time limit for reaching a port in a cluster. A new pod may have to wait for its name service and
+/// its network policies.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two attempts to connect.
 const REACH_AGAIN: Duration = Duration::from_millis(200);
-/// Number of readings of the other clock: the quickest one is the most exact.
+/// Number of readings of the other clock, of which the quickest is the most exact.
 const CLOCK_READINGS: usize = 16;
-/// Longest answer, but for a record: statistics take some kilobytes.
+/// Longest answer except for a record, bytes. Statistics are some kilobytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Sender of orders; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Orders {
     link: Arc<Mutex<Link>>,
-    /// Name of the emulator, for errors.
+    /// Name of the emulator in errors.
     name: String,
 }
 
 #[derive(Debug)]
 enum Link {
-    /// Pipes of a child: it ends when its standard input does, so they live as long as the child.
+    /// Pipes of a child. The child ends when its standard input is closed, so they live as long as
+    /// the child.
     Pipes(Pipes),
     Control(BufReader<TcpStream>),
 }
@@ -60,7 +61,7 @@ enum Order<'a> {
     Reset(bool),
 }
 
-/// What it answers; what else is in it is not needed here.
+/// Answer to an order; unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 struct Reply {
     #[serde(default)]
@@ -75,7 +76,7 @@ struct Reply {
     stats: Option<Counted>,
 }
 
-/// What an emulator has counted since its last reset; see [`clarion_emulator::Stats`].
+/// Counts of an emulator since its last reset; see [`clarion_emulator::Stats`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Counted {
@@ -94,23 +95,23 @@ pub struct Counted {
 pub struct ClockOffset {
     /// Value to add to the other machine's times, microseconds.
     pub add_us: i64,
-    /// By how much that may be wrong, microseconds: half of the quickest exchange.
+    /// Largest error of that value, microseconds: half of the quickest exchange.
     pub uncertain_us: u64,
 }
 
-/// Why an order was not carried out.
+/// Reason why an order was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// The emulator does not answer, or refuses.
+    /// The emulator does not answer, or refuses the order.
     #[error("the gateway emulator: {0}")]
     Gateway(String),
-    /// The emulator's record cannot be brought into this machine's clock.
+    /// The record of the emulator cannot be converted to this machine's clock.
     #[error("the gateway's record: {0}")]
     Record(String),
 }
 
 impl Orders {
-    /// Orders over the pipes of a child.
+    /// Creates a sender over the pipes of a child.
     #[must_use]
     pub fn child(pipes: Pipes) -> Self {
         Self { link: Arc::new(Mutex::new(Link::Pipes(pipes))), name: "the gateway".to_owned() }
@@ -119,7 +120,7 @@ impl Orders {
     /// Connects to a control port, `host:port`.
     ///
     /// # Errors
-    /// No process answers there within half a minute.
+    /// If no process answers there within half a minute.
     pub async fn connect(address: &str) -> Result<Self, OrderError> {
         let failed = |problem: String| OrderError::Gateway(format!("{address}: {problem}"));
         let stream = reach(address).await.map_err(&failed)?;
@@ -128,26 +129,26 @@ impl Orders {
         Ok(Self { link: Arc::new(Mutex::new(link)), name: address.to_owned() })
     }
 
-    /// Sets the faults that hold from now on.
+    /// Replaces the faults in force.
     ///
     /// # Errors
-    /// The emulator does not answer, or refuses.
+    /// If the emulator does not answer, or refuses the order.
     pub async fn faults(&self, faults: &Faults) -> Result<(), OrderError> {
         self.give(&Order::Faults(faults)).await.map(drop)
     }
 
-    /// Has the record forgotten.
+    /// Clears the record of the emulator.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn reset(&self) -> Result<(), OrderError> {
         self.give(&Order::Reset(true)).await.map(drop)
     }
 
-    /// Has the record written to a file here, in this machine's clock.
+    /// Exports the record to a file here, in this machine's clock.
     ///
     /// # Errors
-    /// The emulator does not answer, or the file cannot be written.
+    /// If the emulator does not answer, or the file cannot be written.
     pub async fn export(&self, path: &Path) -> Result<(), OrderError> {
         if matches!(*self.link.lock().await, Link::Pipes(_)) {
             return self.give(&Order::Export(path)).await.map(drop);
@@ -158,12 +159,12 @@ impl Orders {
             .map_err(|e| OrderError::Record(format!("{}: {e}", path.display())))
     }
 
-    /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills
-    /// chunks; gives the time before which nothing is left.
+    /// Moves the entries that were decided before `before_us` into a file, as far as they fill
+    /// chunks. Returns the time before which none is left, microseconds.
     ///
     /// # Errors
-    /// The emulator does not answer, or is no child of this program: then there is no file that
-    /// both see.
+    /// If the emulator does not answer, or is no child of this program, so that there is no file
+    /// that both see.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
             return Err(self.failed("the record cannot be exported in pieces over a control port"));
@@ -172,10 +173,10 @@ impl Orders {
         reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
     }
 
-    /// What it has counted.
+    /// Returns the counts of the emulator.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn counted(&self) -> Result<Counted, OrderError> {
         self.give(&Order::Stats(true))
             .await?
@@ -183,12 +184,12 @@ impl Orders {
             .ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
-    /// Measures the difference between the emulator's clock and ours: of several readings the one
+    /// Measures the difference between the emulator's clock and ours. Of several readings the one
     /// with the quickest exchange counts, as if made in the middle of the exchange. On one machine
-    /// both are the same clock, and the result is 0 to within the uncertainty.
+    /// both are the same clock, and the result is 0 within the uncertainty.
     ///
     /// # Errors
-    /// The emulator does not answer.
+    /// If the emulator does not answer.
     pub async fn clock(&self) -> Result<ClockOffset, OrderError> {
         let mut best: Option<ClockOffset> = None;
         for _ in 0..CLOCK_READINGS {
@@ -241,10 +242,10 @@ impl Orders {
     }
 }
 
-/// Connects to `host:port`, trying until a deadline.
+/// Connects to `host:port`, and retries until a deadline.
 ///
 /// # Errors
-/// The last try's words.
+/// The error of the last attempt.
 pub async fn reach(address: &str) -> Result<TcpStream, String> {
     let end = Instant::now() + REACH_DEADLINE;
     let mut last = "no answer".to_owned();
@@ -285,7 +286,7 @@ async fn answer(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
 
 fn offset(asked_us: u64, theirs_us: u64, answered_us: u64) -> ClockOffset {
     let half = answered_us.saturating_sub(asked_us) / 2;
-    // Microseconds since a start: far below 2^63.
+    // Microseconds since a start are far below 2^63.
     ClockOffset {
         add_us: (asked_us + half).cast_signed().wrapping_sub(theirs_us.cast_signed()),
         uncertain_us: half,

@@ -15,14 +15,14 @@ use clarion_emulator::clock;
 
 use crate::population::draws::Draws;
 
-/// Range of claimed ports, below those that Linux assigns by itself (from 32,768 on, ip(7)): a
-/// program that connects or listens meanwhile never gets one of these.
+/// Range of claimed ports, below those that Linux assigns by itself (from 32,768 on, ip(7)), so
+/// that no other program that connects or listens gets one of them.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// How many are tried: a run has 65 at most.
+/// Number of random ports that are tried. A run needs 65 at most.
 const PORTS_TRIED: u32 = 300;
 
-/// A TCP port of 127.0.0.1 on which no process listened when it was claimed. Dropped, it can be
-/// claimed again.
+/// A TCP port of 127.0.0.1 on which no process listened when it was claimed. It can be claimed
+/// again after it is dropped.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -42,8 +42,10 @@ impl Port {
         format!("127.0.0.1:{}", self.number)
     }
 
+    /// Claims one port.
+    ///
     /// # Errors
-    /// Somebody has claimed it, or listens on it.
+    /// If the port is claimed, or a process listens on it.
     fn claim(number: u16) -> io::Result<Self> {
         let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number))?;
         TcpListener::bind((Ipv4Addr::LOCALHOST, number))?;
@@ -54,8 +56,8 @@ impl Port {
 /// Claims this many ports.
 ///
 /// # Errors
-/// [`PORTS_TRIED`] attempts at random ports did not find enough free ones; the error of the last
-/// attempt.
+/// If [`PORTS_TRIED`] attempts at random ports did not find enough free ones; the error is that of
+/// the last attempt.
 pub fn claim(count: usize) -> io::Result<Vec<Port>> {
     let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
     let mut found = Vec::with_capacity(count);
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_claimed_can_be_bound_and_is_given_to_nobody_else() {
-        // Threads that look in the same millisecond look in the same places.
+        // Threads that search in the same millisecond search in the same places.
         let claimed: Vec<_> = (0..8)
             .map(|_| std::thread::spawn(|| claim(5).unwrap()))
             .flat_map(|t| t.join().unwrap())

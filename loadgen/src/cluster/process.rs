@@ -1,4 +1,4 @@
-//! One child process: this program with a hidden subcommand, its first line, its log, its end.
+//! One child process: this program with a hidden subcommand, its announcement, its log and its end.
 //!
 //! A child that binds port 0 prints its address on its first line of standard output. All other
 //! output goes to a file in the report's folder, whose last lines explain a crash.
@@ -19,10 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Lines of a dead child's log that are shown.
+/// Number of lines of a dead child's log that are shown.
 const LAST_LINES: usize = 12;
 
-/// What a process is for; resources are accounted by it.
+/// Role of a process, by which resources are added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Admits alerts, plans waves and directs nodes.
@@ -33,16 +33,16 @@ pub enum Role {
     Gateway,
 }
 
-/// A running child. Dropped without [`Process::stop`], it is killed.
+/// A running child, which is killed when it is dropped without [`Process::stop`].
 #[derive(Debug)]
 pub struct Process {
     /// Role of the process.
     pub role: Role,
-    /// Unique in the cluster: `shard-1`.
+    /// Name of the process, unique in the cluster: `shard-1`.
     pub name: String,
     /// Id of the process in the system.
     pub pid: u32,
-    /// Announced addresses; none: the first line has not been printed yet.
+    /// Announced addresses; `None` until the first line is printed.
     pub announced: Option<Announcement>,
     log: PathBuf,
     child: Child,
@@ -74,7 +74,7 @@ pub struct Announcement {
     /// Address of its feed for nodes, if any.
     #[serde(default)]
     pub feed: Option<String>,
-    /// The CA that signed its certificate, if it made one.
+    /// File with the CA of the certificate that the process generated, if it did.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Address of its token endpoint, if any.
@@ -91,7 +91,7 @@ pub struct Pipes {
     pub stdout: BufReader<ChildStdout>,
 }
 
-/// Why a child could not be started, or ended.
+/// Reason why a child could not be started, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The program could not be started.
@@ -102,7 +102,7 @@ pub enum ProcessError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The process ended without being asked to.
+    /// The process ended unasked.
     #[error("{name} ended by itself ({status}); its log {log} ends with:\n{last}")]
     Ended {
         /// The name of the process.
@@ -116,7 +116,7 @@ pub enum ProcessError {
     },
     /// The process runs, but has not announced its addresses.
     #[error(
-        "{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}"
+        "{name} did not announce its addresses within {seconds} s; its log {log} ends with:\n{last}"
     )]
     Silent {
         /// Name of the process.
@@ -142,7 +142,7 @@ impl Process {
     /// Starts a child and waits until it has announced its addresses.
     ///
     /// # Errors
-    /// The child cannot be started, ends, or announces nothing within `deadline`.
+    /// If the child cannot be started, ends, or announces nothing within `deadline`.
     pub async fn start(
         spec: Spec<'_>,
         deadline: Duration,
@@ -156,8 +156,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)
-            // Ctrl-C in a terminal goes to the whole group; children end when this program ends
-            // them, in order.
+            // Ctrl-C in a terminal goes to the whole process group; this program ends its children
+            // itself, in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -169,7 +169,7 @@ impl Process {
         let mut process = Self { role, name, pid, announced: None, log, child };
 
         let mut line = String::new();
-        // A line of at most 4 KiB: a child that prints without end is no reason to fill memory.
+        // A line of at most 4 KiB: a child that prints without end must not fill the memory.
         let first = timeout(deadline, (&mut stdout).take(4_096).read_line(&mut line)).await;
         match first {
             Err(_) => return Err(process.silent(deadline)),
@@ -183,7 +183,7 @@ impl Process {
         Ok((process, announcement, Pipes { stdin, stdout }))
     }
 
-    /// Whether it has ended by itself.
+    /// Returns the error of a process that ended unasked.
     pub fn death(&mut self) -> Option<ProcessError> {
         match self.child.try_wait() {
             Ok(None) => None,
@@ -192,28 +192,29 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM), kills it at the deadline. True if it ended by itself and well.
+    /// Asks the process to end (SIGTERM), and kills it at the deadline. Returns true if it ended by
+    /// itself and without an error.
     pub async fn stop(mut self, deadline: Duration) -> bool {
         self.signal(Signal::TERM);
         match timeout(deadline, self.child.wait()).await {
             Ok(status) => status.is_ok_and(|s| s.success()),
             Err(_) => {
-                // It is gone after SIGKILL; the wait only collects it.
+                // The process is gone after SIGKILL; the wait only collects it.
                 drop(self.child.kill().await);
                 false
             }
         }
     }
 
-    /// Kills the process as a power failure would (SIGKILL). Its log is renamed for its successor.
+    /// Kills the process as a power failure would (SIGKILL), and renames its log for its successor.
     pub async fn kill(mut self) {
-        // An error means that it is gone already; and a log that cannot be kept is no reason to end
-        // a run.
+        // An error means that the process has ended already. A log that cannot be kept is no reason
+        // to end a run.
         drop(self.child.kill().await);
         self.keep_log("killed");
     }
 
-    /// Stops the process as [`Process::stop`] does; its log is renamed for its successor.
+    /// Stops the process as [`Process::stop`] does, and renames its log for its successor.
     pub async fn terminate(self, deadline: Duration) -> bool {
         let (log, name) = (self.log.clone(), self.name.clone());
         let well = self.stop(deadline).await;
@@ -226,11 +227,11 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // The number cannot belong to another process: the child was not waited for yet.
+        // The id cannot belong to another process, because the child was not waited for yet.
         if let Some(pid) =
             self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
         {
-            // An error means that it is gone already, which is what was wanted.
+            // An error means that the process has ended already, as intended.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
@@ -272,7 +273,8 @@ impl Process {
     }
 }
 
-/// Under the first number that is free; a log that cannot be kept is no reason to end a run.
+/// Renames a log to the first number that is free. A log that cannot be kept is no reason to end a
+/// run.
 fn keep_log(log: &Path, name: &str, how: &str) {
     let kept = |n: u32| log.with_file_name(format!("{name}.{how}-{n}.log"));
     if let Some(free) = (1..1_000).map(kept).find(|path| !path.exists()) {
@@ -280,13 +282,14 @@ fn keep_log(log: &Path, name: &str, how: &str) {
     }
 }
 
-/// Called by a child at its start: it is to end with its parent, even if that is killed.
+/// Makes the calling process end with its parent, even if the parent is killed. A child calls it at
+/// its start.
 ///
 /// # Errors
-/// The parent is gone already, or the system refuses.
+/// If the parent has ended already, or the system refuses.
 pub fn end_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    // It may have died before the line above; then no signal comes.
+    // The parent may have ended before the line above; then no signal comes.
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     match now {
         Some(pid) if u32::try_from(pid).is_ok_and(|p| p == parent) => Ok(()),

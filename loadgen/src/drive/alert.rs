@@ -23,13 +23,13 @@ use crate::{
 pub struct Submitted {
     /// Resource name of the alert: `alerts/{alert}`.
     pub name: String,
-    /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time at which the acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
 }
 
 impl Submitted {
-    /// Hash by which the gateways' records name the alert's pushes: an alert without a collapse key
-    /// of its own collapses by its id.
+    /// Returns the hash by which the gateways' records name the alert's pushes. An alert without a
+    /// collapse key of its own uses its id.
     #[must_use]
     pub fn collapse_hash(&self) -> u64 {
         xxh3_64(self.name.trim_start_matches("alerts/").as_bytes())
@@ -39,39 +39,39 @@ impl Submitted {
 /// A cancellation that the coordinator acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub struct Cancelled {
-    /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time at which the acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
     /// Duration of the call.
     pub took: Duration,
 }
 
-/// What became of an alert, by the cluster's own words.
+/// End of an alert as the cluster reported it.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// Last progress message.
     pub progress: wire::AlertProgress,
     /// Time at which it arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub seen_ns: u64,
-    /// If the scenario asked for it.
+    /// Cancellation, if the scenario has one.
     pub cancelled: Option<Cancelled>,
-    /// Troubles that the watcher was told meanwhile.
-    pub told: Told,
+    /// Troubles that the watcher's progress messages reported.
+    pub troubles: Troubles,
 }
 
-/// Troubles that the cluster reported while an alert was watched.
+/// Troubles that progress messages reported while an alert was watched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Troubles {
     /// Whether a lane was paused, throttled or unreachable.
     pub troubled: bool,
-    /// Whether an app raised the alarm for devices that are kept although their tokens are called
-    /// bad.
+    /// Whether an app raised the alarm for devices that are kept although a gateway called their
+    /// tokens dead.
     pub alarmed: bool,
-    /// Lane troubles without a reason or a start time.
+    /// Number of lane troubles without a reason or a start time.
     pub speechless: u64,
 }
 
-impl Told {
-    fn hear(&mut self, progress: &wire::AlertProgress) {
+impl Troubles {
+    fn record(&mut self, progress: &wire::AlertProgress) {
         self.troubled |= !progress.lane_troubles.is_empty();
         self.alarmed |= !progress.pruning_alarms.is_empty();
         let speechless =
@@ -80,7 +80,7 @@ impl Told {
     }
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, as in the gateway's record.
+/// Reads CLOCK_MONOTONIC, nanoseconds, the clock of the gateways' records.
 #[must_use]
 pub fn now_ns() -> u64 {
     clock::monotonic().0 * 1_000
@@ -89,7 +89,7 @@ pub fn now_ns() -> u64 {
 /// Creates the apps of a population.
 ///
 /// # Errors
-/// The coordinator refuses.
+/// If the coordinator refuses.
 pub async fn create_apps(channel: Channel, population: &Population) -> Result<(), DriveError> {
     let mut client = AppServiceClient::new(channel);
     for app in population.apps() {
@@ -116,7 +116,7 @@ pub async fn create_apps(channel: Channel, population: &Population) -> Result<()
     Ok(())
 }
 
-/// The alert that a scenario submits.
+/// Builds the alert that a scenario submits.
 #[must_use]
 pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
     wire::Alert {
@@ -138,7 +138,7 @@ pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
 /// Submits an alert.
 ///
 /// # Errors
-/// The coordinator refuses.
+/// If the coordinator refuses.
 pub async fn submit(
     channel: Channel,
     alert: wire::Alert,
@@ -150,28 +150,28 @@ pub async fn submit(
     Ok(Submitted { name: answer.name, acknowledged_ns: now_ns() })
 }
 
-/// How many devices an alert would reach, by the cluster's count.
+/// Returns the number of devices that an alert would reach, as the cluster counts them.
 ///
 /// # Errors
-/// The coordinator refuses.
+/// If the coordinator refuses.
 pub async fn preview(channel: Channel, alert: wire::Alert) -> Result<u64, DriveError> {
     let mut client = AlertServiceClient::new(channel);
-    let told = client
+    let preview = client
         .preview_alert(wire::PreviewAlertRequest { alert: Some(alert) })
         .await?
         .into_inner()
         .devices;
-    match told.and_then(|devices| devices.count) {
+    match preview.and_then(|devices| devices.count) {
         Some(wire::device_count::Count::Exact(devices)) => Ok(devices),
-        // Audiences under 100 are refused before they are too small to be told.
+        // Audiences under 100 devices are refused, so the count is never withheld.
         other => Err(DriveError::Broken(format!("a preview of {other:?} devices"))),
     }
 }
 
-/// Watches an alert until it has ended; cancels it once `cancel_at` devices were accepted.
+/// Watches an alert until it has ended, and cancels it once `cancel_at` devices were accepted.
 ///
 /// # Errors
-/// It does not end within `deadline`, or the coordinator breaks off.
+/// If the alert does not end within `deadline`, or the coordinator ends the stream early.
 pub async fn watch(
     channel: Channel,
     name: &str,
@@ -184,7 +184,7 @@ pub async fn watch(
     let request = wire::WatchAlertRequest { name: name.to_owned(), cells: false };
     let mut updates = client.watch_alert(request).await?.into_inner();
     let (mut newest, mut cancelled, mut ended_ns) = (wire::AlertProgress::default(), None, None);
-    let mut told = Told::default();
+    let mut troubles = Troubles::default();
     loop {
         let update =
             timeout_at(end, updates.message()).await.map_err(|_| late(&newest, deadline))??;
@@ -192,11 +192,11 @@ pub async fn watch(
             (Some(update), _) => update,
             // The stream ends after the last state, and only then.
             (None, Some(seen_ns)) => {
-                return Ok(Ended { progress: newest, seen_ns, cancelled, told });
+                return Ok(Ended { progress: newest, seen_ns, cancelled, troubles });
             }
             (None, None) => return Err(DriveError::Ended("WatchAlert")),
         };
-        told.hear(&newest);
+        troubles.record(&newest);
         let progress = newest.progress.unwrap_or_default();
         seen(&progress);
         if has_ended(newest.state()) {
@@ -283,7 +283,7 @@ fn region(spec: &RegionSpec) -> wire::Region {
     wire::Region { shape: Some(shape), exclusions: Vec::new() }
 }
 
-/// Closed, as the contract wants it.
+/// Closes a ring, as the contract requires.
 fn ring(points: &[Place]) -> wire::Ring {
     let closing = points.first().filter(|first| points.last() != Some(first));
     wire::Ring { points: points.iter().chain(closing).map(|p| lat_lng(*p)).collect() }

@@ -1,7 +1,7 @@
-//! Registers the whole population through `RegistryService.WriteDevices`.
+//! Registration of the whole population through `RegistryService.WriteDevices`.
 //!
-//! The load uses a few streams, each with a few batches in progress: the server's answers set the
-//! pace. Devices are computed batch by batch, so a million of them never exist at once.
+//! The load uses a few streams, each with a few batches in progress, so the server's answers set
+//! the pace. Devices are computed batch by batch, so a million of them never exist at once.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use tonic::transport::Channel;
 use super::DriveError;
 use crate::population::{Device, Population, token::TokenBytes};
 
-/// Streams side by side: one is encoded while another waits.
+/// Number of streams: one batch is encoded while another one waits.
 const STREAMS: u64 = 2;
-/// Items of a batch: some 600 KB, far below the 4 MiB that the contract allows.
+/// Number of items in a batch: some 600 KB, far below the 4 MiB that the contract allows.
 const BATCH: u64 = 2_000;
-/// Batches of one stream that are not yet acknowledged.
+/// Most unacknowledged batches of one stream.
 const UNDER_WAY: usize = 3;
-/// Without any acknowledgement for so long, the load has failed.
+/// Time without an acknowledgement after which the load has failed.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Writes all devices; `written` is called with the number of newly acknowledged ones.
+/// Writes all devices. `written` is called with the number of newly acknowledged ones.
 ///
 /// # Errors
-/// A stream fails, stalls, or an item is refused.
+/// If a stream fails or stalls, or an item is refused.
 pub async fn load(
     channel: Channel,
     population: Arc<Population>,
@@ -52,16 +52,16 @@ pub async fn load(
         streams.spawn(write(client, batches, written.clone()));
     }
     while let Some(ended) = streams.join_next().await {
-        // One that fails takes the others with it: dropping the set ends them.
+        // A stream that fails ends the others, because the set that owns them is dropped.
         ended.map_err(|e| DriveError::Defect(e.to_string()))??;
     }
     Ok(())
 }
 
-/// Writes batches over one stream, a few under way, in order; every item must be written.
+/// Writes batches over one stream, a few in progress, in order; every item must be written.
 ///
 /// # Errors
-/// The stream fails, stalls, or an item is refused.
+/// If the stream fails or stalls, or an item is refused.
 pub async fn write(
     mut client: RegistryServiceClient<Channel>,
     batches: impl Iterator<Item = wire::WriteDevicesRequest> + Send,
@@ -70,7 +70,7 @@ pub async fn write(
     let mut batches = batches;
     let (requests, receiver) = mpsc::channel(UNDER_WAY);
     let mut under_way = VecDeque::with_capacity(UNDER_WAY);
-    // The first batches are there before the call: a server may read before it answers.
+    // The first batches are sent before the call, because a server may read before it answers.
     send(&mut batches, &requests, &mut under_way);
     let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
     while let Some((batch_id, items)) = under_way.pop_front() {
@@ -105,13 +105,13 @@ fn send(
         && let Some(batch) = batches.next()
     {
         under_way.push_back((batch.batch_id, batch.changes.len() as u64));
-        // The channel has room for all that may be under way; if the stream is gone, the reader is
-        // told why.
+        // The channel has room for all batches in progress. If the stream has ended, the reader
+        // gets the reason.
         drop(requests.try_send(batch));
     }
 }
 
-/// A registration with a place, as a phone sends it at the first start of an app.
+/// Builds a registration with a place, as a phone sends it at the first start of an app.
 fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::DeviceChange {
     wire::DeviceChange {
         device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
@@ -123,7 +123,7 @@ fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::
     }
 }
 
-/// Registration of a device with a token.
+/// Builds the registration of a device with a token.
 pub(super) fn registration(
     population: &Population,
     device: &Device,

@@ -1,10 +1,10 @@
-//! Devices in motion: sends the planned changes of phones to the registry, as the servers of their
-//! apps would.
+//! Devices in motion: the planned changes of phones are sent to the registry, as the servers of
+//! their apps would.
 //!
-//! Changes are gathered for [`TICK`] into one batch; batches go over one stream in their order, and
-//! at most [`UNDER_WAY`] of them are unacknowledged. When the registry is slower than the plan, the
-//! plan waits: observations keep their time and arrive later, and the report says by how much. The
-//! times of each batch are kept, because the verdict must know which changes the wave can have
+//! Changes are collected for [`TICK`] into one batch; batches go over one stream in order, and at
+//! most [`UNDER_WAY`] of them are unacknowledged. When the registry is slower than the plan, the
+//! plan waits: observations keep their time and arrive later, and the report states the delay. The
+//! times of each batch are kept, because the verdict must know which changes the wave may have
 //! seen.
 
 mod plan;
@@ -31,20 +31,20 @@ use crate::{
 pub use plan::{Plan, Planned};
 pub use way::Ways;
 
-/// Changes are gathered for so long into one batch.
+/// Time for which changes are collected into one batch.
 const TICK: Duration = Duration::from_millis(50);
-/// Highest number of unacknowledged batches.
+/// Most unacknowledged batches.
 const UNDER_WAY: usize = 3;
-/// An answer that takes longer means that the registry is stuck.
+/// Time without an answer after which the registry is stuck.
 const STALLED: Duration = Duration::from_secs(30);
-/// Items of a batch, about; a carriage more may come.
+/// Approximate number of items in a batch; a carriage more may come.
 const BATCH: usize = 5_000;
 
-/// Carries out a plan until it is `stop`ped and everything is acknowledged; `acknowledged` has the
-/// number of changes that are.
+/// Carries out a plan until it is `stop`ped and everything is acknowledged. `acknowledged` receives
+/// the number of acknowledged changes.
 ///
 /// # Errors
-/// The stream fails or stalls, or a change is refused.
+/// If the stream fails or stalls, or a change is refused.
 pub async fn carry_out(
     channel: Channel,
     population: &Population,
@@ -108,7 +108,7 @@ pub async fn carry_out(
     Ok(Carried { history, kinds: plan.kinds, behind })
 }
 
-/// Id of the oldest unacknowledged batch.
+/// Returns the id of the oldest unacknowledged batch.
 fn next_id(batches: &[Batch], under_way: &VecDeque<usize>) -> u64 {
     (batches.len() - under_way.len()) as u64 + 1
 }

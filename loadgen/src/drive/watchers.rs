@@ -1,12 +1,12 @@
 //! Watchers beside a wave: many clients that watch one alert, some of them slowly.
 //!
-//! The test must show that the wave does not notice watchers, that the coordinator's memory does
-//! not grow with slow readers, and that every watcher's last message is the final state. To keep
-//! the cost of this program low, messages are kept as bytes; only the last one of each watcher is
+//! The test must show that watchers do not affect the wave, that the coordinator's memory does not
+//! grow with slow readers, and that every watcher's last message is the final state. To keep the
+//! cost of this program low, messages are kept as bytes, and only the last one of each watcher is
 //! decoded.
 //!
-//! Slow watchers have connections of their own: a message that one of them does not read fills the
-//! window of its connection, and the other watchers on it would be as slow.
+//! Slow watchers have connections of their own: an unread message fills the window of its
+//! connection, and the other watchers on it would be slow too.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 use super::DriveError;
 use crate::scenario::WatchersSpec;
 
-/// Watchers on one connection: a coordinator takes 256 streams.
+/// Watchers on one connection: a coordinator allows 256 streams.
 const PER_CONNECTION: u32 = 250;
-/// A slow one reads a message in so long.
+/// Time in which a slow watcher reads one message.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Observations of all watchers.
@@ -45,11 +45,11 @@ pub struct Seen {
     pub stale: u64,
 }
 
-/// Opens all watchers, and reads until each stream has ended. The last of a slow watcher's messages
-/// are read without a pause, once others have seen the end.
+/// Opens all watchers, and reads until each stream has ended. The last messages of a slow watcher
+/// are read without pauses, once other watchers have seen the end.
 ///
 /// # Errors
-/// The coordinator refuses one, or a stream has not ended at `deadline`.
+/// If the coordinator refuses a watcher, or a stream has not ended at `deadline`.
 pub async fn watch(
     coordinator: &str,
     alert: &str,
@@ -63,7 +63,8 @@ pub async fn watch(
         for first in (0..count).step_by(PER_CONNECTION as usize) {
             let channel = connect(coordinator).await?;
             for _ in first..count.min(first + PER_CONNECTION) {
-                // One after the other: a thousand at the same moment would be another scenario.
+                // Opened one after the other: a thousand at the same moment would be another
+                // scenario.
                 let stream = open(&channel, alert).await?;
                 let (over, ended) = (over.clone(), ended.clone());
                 tasks.spawn(async move {
@@ -93,7 +94,7 @@ pub async fn watch(
     Ok(seen)
 }
 
-/// Number of watchers whose last message is not the most frequent one, or is not final.
+/// Returns the number of watchers whose last message is not the most frequent one, or is not final.
 fn stale(finals: &[Option<Bytes>]) -> u64 {
     let mut counts = std::collections::BTreeMap::<&Bytes, u64>::new();
     finals.iter().flatten().for_each(|last| *counts.entry(last).or_default() += 1);
@@ -108,7 +109,7 @@ fn stale(finals: &[Option<Bytes>]) -> u64 {
 
 type Read = (u64, Option<Bytes>);
 
-/// As fast as messages come.
+/// Reads messages as fast as they arrive.
 async fn read(mut stream: Streaming<Bytes>, over: tokio::sync::watch::Sender<bool>) -> Read {
     let (mut messages, mut last) = (0, None);
     loop {
@@ -118,13 +119,13 @@ async fn read(mut stream: Streaming<Bytes>, over: tokio::sync::watch::Sender<boo
                 over.send_replace(true);
                 return (messages, last);
             }
-            // Broken off: whatever it saw was not the end.
+            // The stream failed, so the last message was not the end.
             Err(_) => return (messages, None),
         }
     }
 }
 
-/// Reads a message, then pauses; without pauses once another watcher has seen the end, or no other
+/// Reads a message, then pauses. The pauses end once another watcher has seen the end, or no other
 /// watcher is left.
 async fn read_slowly(
     mut stream: Streaming<Bytes>,
@@ -145,8 +146,8 @@ async fn read_slowly(
 }
 
 async fn connect(coordinator: &str) -> Result<Channel, DriveError> {
-    // A stream's window is a stranger's (64 KiB); the connection's holds it for all of them, so
-    // that none waits for another.
+    // Each stream has the default window (64 KiB); the window of the connection is large enough for
+    // all of them, so that none waits for another.
     let endpoint = Endpoint::from_shared(coordinator.to_owned())?
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)
@@ -163,7 +164,7 @@ async fn open(channel: &Channel, alert: &str) -> Result<Streaming<Bytes>, DriveE
     Ok(grpc.server_streaming(request, path, Undecoded).await?.into_inner())
 }
 
-/// Requests as usual, answers as bytes.
+/// Codec that encodes requests as usual, and returns answers as bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Undecoded;
 

@@ -47,7 +47,7 @@ fn description() -> String {
 /// Creates keys and certificates and writes them to the folder.
 ///
 /// # Errors
-/// The folder cannot be written to, or a name is no DNS name and no address.
+/// If the folder cannot be written, or a name is neither a DNS name nor an IP address.
 pub fn write(arguments: &Arguments) -> io::Result<()> {
     let directory = &arguments.directory;
     let named =
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(gateway.ca_pem(), std::fs::read_to_string(path("ca.pem")).unwrap());
         gateway.stop();
 
-        // Key and certificate of different makes are told apart.
+        // A certificate and a key that do not belong together are detected.
         write(&Arguments {
             directory: dir.path().join("other"),
             server_names: vec!["gateway".to_owned()],

@@ -1,4 +1,4 @@
-//! The input of a drawing, apart from the samples: region, bands, and the addressed devices by
+//! The input of a drawing apart from the samples: region, bands, and the addressed devices by
 //! place.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::{
     verdict::{counts::SpotCount, sample::Spot},
 };
 
-/// The platforms in the order in which they are shown.
+/// Platforms in the order in which they are shown.
 pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
 
 /// Input of the picture in addition to the samples.
@@ -22,13 +22,13 @@ pub struct Case<'a> {
     pub resolution: Resolution,
     /// Addressed devices by spot.
     pub spots: &'a BTreeMap<Spot, SpotCount>,
-    /// Outer limits of the bands, ascending.
+    /// Outer limits of the bands, ascending, metres.
     pub edges: &'a [f64],
-    /// Acknowledgement of the alert, from which times count.
+    /// Time of the alert's acknowledgement, from which times count, nanoseconds.
     pub acknowledged_ns: u64,
 }
 
-/// The place of a platform in [`PLATFORMS`].
+/// Returns the position of a platform in [`PLATFORMS`].
 pub(super) fn number(platform: Platform) -> usize {
     match platform {
         Platform::Apns => 0,

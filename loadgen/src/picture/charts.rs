@@ -13,7 +13,7 @@ use super::{
 };
 use crate::numbers::{decimal, meters, seconds, thousands};
 
-/// Units of a chart; letters are some 12 of them.
+/// Width of a chart in its own units; letters are some 12 of them.
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 56.0;
@@ -21,7 +21,7 @@ const RIGHT: f64 = 428.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 214.0;
 
-/// The name of a platform.
+/// Returns the name of a platform for people.
 pub(super) fn name(platform: Platform) -> &'static str {
     match platform {
         Platform::Apns => "APNs",
@@ -29,7 +29,7 @@ pub(super) fn name(platform: Platform) -> &'static str {
     }
 }
 
-/// Class of a platform in the style sheet.
+/// Returns the class of a platform in the style sheet.
 pub(super) fn class(platform: Platform) -> &'static str {
     match platform {
         Platform::Apns => "apns",
@@ -44,7 +44,7 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// In which no label has more than three digits before the point.
+    /// Returns the unit in which no label has more than three digits before the point.
     pub(super) fn upto(last: f64) -> Self {
         match last {
             l if l < 1.0 => Self { name: "ms", per_second: 1e3 },
@@ -62,7 +62,7 @@ impl Unit {
         self.ticks_between(0.0, last, most)
     }
 
-    /// Round times of an interval, in seconds, with what they are called.
+    /// Returns round times of an interval, in seconds, with their labels.
     pub(super) fn ticks_between(&self, first: f64, last: f64, most: u32) -> Vec<(f64, String)> {
         let values = ticks(first * self.per_second, last * self.per_second, most);
         let step = values.get(1).map_or(1.0, |second| second - values[0]) / self.per_second;
@@ -148,7 +148,8 @@ fn marks(
     Ok(())
 }
 
-/// Acceptances a second, one platform upon the other, and the share of all reached so far.
+/// Draws acceptances per second, one platform above the other, and the share of all devices reached
+/// so far.
 #[allow(clippy::cast_precision_loss)] // counts far below 2^53
 pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     let rate = &figures.rate;
@@ -204,8 +205,8 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     writeln!(out, r#"<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/></svg>"#)
 }
 
-/// A moment right after the last push belongs on the chart: a cancellation is why there are no
-/// more.
+/// Extends the time axis for events right after the last push, such as the cancellation that ended
+/// the pushes.
 fn with_moments(last: f64, figures: &Figures) -> f64 {
     figures.marks.iter().filter(|m| m.from >= m.until).map(|m| m.from).fold(last, f64::max)
 }
@@ -219,11 +220,11 @@ fn rate_label(value: f64) -> String {
     }
 }
 
-/// Marked on the curves and listed below them.
+/// Quantiles that are marked on the curves and listed below them.
 const QUANTILES: [(f64, &str); 4] = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (1.0, "max")];
 
-/// Time by share of phones, each factor of ten in what is left as wide as the other: the tail is
-/// what people die of.
+/// Draws time by share of phones. Each factor of ten in the remaining share has the same width,
+/// because the slowest phones matter most.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
     let last =
@@ -297,7 +298,7 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
 }
 
 impl Latency {
-    /// The time of the least share on the curve that is not below this one.
+    /// Returns the time of the smallest share on the curve that is at least this one.
     pub(super) fn at(&self, share: f64) -> f64 {
         self.curve
             .iter()

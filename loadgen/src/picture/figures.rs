@@ -1,8 +1,8 @@
-//! The numbers behind a picture: gathered in two passes over the samples of the verdict.
+//! The numbers of a picture, gathered in two passes over the samples of the verdict.
 //!
-//! Samples are in order of time, and the first pass counts the samples of each group; so the median
-//! of a cell, or any other share of any group, is simply the value at which the group's count
-//! reaches it. No list is sorted or kept, and fourteen million devices need no more room than their
+//! Samples are in order of time, and the first pass counts the samples of each group. So the median
+//! of a cell, or any other share of any group, is the value at which the group's count reaches that
+//! share. No list is sorted or kept, and fourteen million devices need no more room than their
 //! cells and bands.
 
 use clarion_emulator::Platform;
@@ -16,17 +16,17 @@ use super::{
 };
 use crate::verdict::{order, sample::Sample};
 
-/// Intervals of the rate over time, about.
+/// Approximate number of intervals of the rate over time.
 const INTERVALS: f64 = 120.0;
-/// Rows of distance; more bands are shown several in a row.
+/// Most rows of distance; if there are more bands, a row shows several.
 const ROWS_MAX: usize = 24;
-/// Points of the curve of latency for each factor of ten in what is left.
+/// Number of points on the latency curve for each factor of ten in the remaining share.
 const POINTS_PER_DECADE: u32 = 16;
 
 /// Data of all drawings; times in seconds from the acknowledgement.
 #[derive(Debug)]
 pub struct Figures {
-    /// Maps, one for each platform.
+    /// Maps of the wave, one for each platform.
     pub(super) maps: Vec<Map>,
     /// Platforms with an acceptance.
     pub(super) platforms: Vec<Platform>,
@@ -34,24 +34,24 @@ pub struct Figures {
     pub(super) rate: Rate,
     /// Latency of each platform.
     pub(super) latency: Vec<Latency>,
-    /// Rows from the nearest outwards.
+    /// Rows of distance, from the nearest outwards.
     pub(super) rows: Vec<Row>,
-    /// Times of trouble and the like, to be marked.
+    /// Events that are marked on the charts, such as faults.
     pub marks: Vec<Mark>,
 }
 
-/// Something that happened during the wave.
+/// An event during the wave.
 #[derive(Debug, Clone)]
 pub struct Mark {
     /// Start, seconds from the acknowledgement.
     pub from: f64,
-    /// Until when; the same for a moment.
+    /// End, seconds from the acknowledgement; equal to the start for a moment.
     pub until: f64,
     /// Short description of the event.
     pub label: String,
 }
 
-/// Acceptances over time.
+/// Acceptances over time by platform.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     /// Length of each interval, seconds.
@@ -65,18 +65,19 @@ pub(super) struct Rate {
 pub(super) struct Latency {
     pub(super) platform: Platform,
     pub(super) count: u64,
-    /// (share, seconds), growing, denser towards all; the last is the last.
+    /// Points (share, seconds) in ascending order, denser towards 1; the last one is the last
+    /// acceptance.
     pub(super) curve: Vec<(f64, f64)>,
 }
 
-/// Shares of a row that are shown.
+/// Shares of a row's devices whose times are shown.
 pub(super) const ROW_SHARES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
-/// One band, or several neighbouring ones.
+/// Row of one band, or of several adjacent ones.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) from_meters: f64,
-    /// Infinite for what lies beyond the last band.
+    /// Outer limit, metres; infinite for the row beyond the last band.
     pub(super) to_meters: f64,
     /// For each platform of [`PLATFORMS`], the number of devices and the times at which
     /// [`ROW_SHARES`] of them were reached.
@@ -84,7 +85,7 @@ pub(super) struct Row {
 }
 
 impl Figures {
-    /// Gathers the figures from samples in the order of time.
+    /// Gathers the figures from samples in order of time.
     #[must_use]
     pub fn gather(samples: &[Sample], case: &Case<'_>) -> Self {
         let mut counts = [0u64; PLATFORMS.len()];
@@ -149,7 +150,7 @@ impl Rate {
         Self { interval, counts: vec![[0; PLATFORMS.len()]; (last / interval) as usize + 1] }
     }
 
-    /// What was taken before the acknowledgement arrived counts at once.
+    /// Counts one acceptance. One before the acknowledgement of the alert counts as at time 0.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some INTERVALS
     fn add(&mut self, at: f64, platform: usize) {
         let last = self.counts.len() - 1;
@@ -157,7 +158,7 @@ impl Rate {
     }
 }
 
-/// Rows of at least [`SHOWN_MIN`] devices, and in which row each band is.
+/// Returns rows of at least [`SHOWN_MIN`] devices, and the row of each band.
 fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usize>) {
     let present = PLATFORMS.map(|p| by_band.iter().any(|n| n[number(p)] > 0));
     let used = by_band.iter().rposition(|n| n.iter().any(|n| *n > 0)).map_or(0, |last| last + 1);
@@ -183,7 +184,7 @@ fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usi
         }
         row_of.push(rows.len().saturating_sub(1));
     }
-    // Too few in the last one: together with the one before.
+    // A last row with too few devices is joined with the one before.
     if rows.len() > 1
         && let Some(rest) = rows.pop_if(|row| !row.is_enough(present))
     {
@@ -205,7 +206,7 @@ impl Row {
         }
     }
 
-    /// Whether the figures of all platforms that there are may be shown.
+    /// Reports whether the row has enough devices of each present platform to be shown.
     fn is_enough(&self, present: [bool; PLATFORMS.len()]) -> bool {
         let enough = |(p, there): (&Option<(u64, _)>, bool)| {
             !there || p.is_some_and(|(n, _)| n >= SHOWN_MIN)
@@ -214,8 +215,9 @@ impl Row {
     }
 }
 
-/// 0 to all but one in so many, evenly on a logarithmic scale of what is left; the last is 1.
-// A few decades.
+/// Returns shares from 0 to 1, evenly spaced on a logarithmic scale of the remaining share; the
+/// last is 1.
+// A count has a few decades, so the casts are exact.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn curve_shares(count: u64) -> Vec<f64> {
     let points = ((count.max(1) as f64).log10() * f64::from(POINTS_PER_DECADE)).floor() as u32;
@@ -223,7 +225,7 @@ fn curve_shares(count: u64) -> Vec<f64> {
     (0..=points).map(share).chain([1.0]).collect()
 }
 
-/// Negative if `to_ns` is earlier.
+/// Returns the time between two moments, seconds; negative if `to_ns` is earlier.
 #[allow(clippy::cast_precision_loss)] // nanoseconds of a run
 pub fn seconds(from_ns: u64, to_ns: u64) -> f64 {
     let magnitude = from_ns.abs_diff(to_ns) as f64 / 1e9;
@@ -249,7 +251,8 @@ mod tests {
         RegionSpec::Circle { center: CENTER, radius_meters: 40_000.0 }
     }
 
-    /// A thousand devices outwards along one ray, one a millisecond, every fourth of them FCM.
+    /// Creates a wave of a thousand devices outwards along one ray, one per millisecond, every
+    /// fourth of them FCM.
     fn wave() -> (Vec<Sample>, BTreeMap<Spot, SpotCount>) {
         let (mut samples, mut spots) = (Vec::new(), BTreeMap::<Spot, SpotCount>::new());
         for n in 0..1_000u16 {
@@ -297,14 +300,14 @@ mod tests {
     #[test]
     fn shares_are_those_of_sorted_lists() {
         let figures = gathered();
-        // Every fourth millisecond from 0: the last of FCM is number 996, half of them are reached
-        // with number 496.
+        // Every fourth millisecond from 0: the last of FCM is number 996, and half of them are
+        // reached with number 496.
         let fcm = &figures.latency[1];
         assert_eq!((fcm.count, fcm.curve.last()), (250, Some(&(1.0, 0.996))));
         assert_eq!(fcm.curve[0], (0.0, 0.0));
         assert!(fcm.curve.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1));
-        // 0 to 2 km are samples 0 to 49, of which 13 are FCM; with those to 5 km they are 32 and
-        // enough.
+        // 0 to 2 km are samples 0 to 49, of which 13 are FCM; with those up to 5 km they are 32,
+        // which is enough.
         let row = &figures.rows[0];
         assert_eq!((row.from_meters, row.to_meters), (0.0, 5_000.0));
         let (count, times) = row.platforms[1].unwrap();

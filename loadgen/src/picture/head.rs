@@ -1,4 +1,4 @@
-//! The head of the page: one sentence that says what happened, and a few figures.
+//! The head of the page: one sentence with the result, and a few figures.
 
 use std::fmt::{self, Write};
 
@@ -11,13 +11,13 @@ use crate::{
     scenario::{RegionSpec, Scenario},
 };
 
-/// A place this near to a city's middle is called by it.
+/// Distance from a city's centre within which a place has the city's name, metres.
 const CALLED_AFTER_METERS: f64 = 25_000.0;
-/// With fewer pairs in the wrong order than this a wave may be called orderly: the seams between
-/// bands blur.
+/// Share of pairs in the wrong order below which a wave is called orderly; the transitions between
+/// bands always have some.
 const ORDERLY: f64 = 0.05;
 
-/// Name, verdict, sentence and key figures.
+/// Writes name, verdict, sentence and key figures.
 pub(super) fn write(
     out: &mut String,
     scenario: &Scenario,
@@ -62,12 +62,13 @@ pub(super) fn write(
     writeln!(out, "</dl></header>")
 }
 
-/// Time of the first push as text. Times count from the acknowledgement, which a push may precede.
+/// Formats the time of the first push. Times count from the acknowledgement, which a push may
+/// precede.
 fn first(after: f64) -> String {
     if after <= 0.0 { "at once".to_owned() } else { format!("after {}", seconds(after)) }
 }
 
-/// The run in plain words.
+/// Returns a sentence about the run in plain words.
 pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
     let due =
         (r.counts.region_devices + r.counts.edge_devices).saturating_sub(r.counts.dead_tokens);
@@ -100,7 +101,7 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
         (r.counts.outside, "alerted outside the region"),
         (r.counts.unknown, "sent without an answer"),
     ];
-    // A cancelled alert leaves people out; that is no fault of it.
+    // A cancelled alert leaves devices out, which is no failure.
     let wrong =
         wrong.into_iter().filter(|(n, what)| *n > 0 && (r.cancel.is_none() || *what != "missed"));
     let wrong: Vec<_> = wrong.map(|(n, what)| format!("{} {what}", thousands(n))).collect();
@@ -134,7 +135,7 @@ fn corners(ring: &[Place]) -> usize {
     ring.len() - usize::from(ring.len() > 1 && ring.first() == ring.last())
 }
 
-/// A place by the city it is in, or by its coordinates.
+/// Names a place by the city around it, or by its coordinates.
 fn called(place: Place) -> String {
     let nearest = CITIES
         .iter()

@@ -1,7 +1,7 @@
 //! The map: cells coloured by the time at which half of their devices were reached, with the region
 //! over them.
 //!
-//! One SVG without script: figures of a cell are its `<title>`, which browsers show under the
+//! One SVG without script: the figures of a cell are its `<title>`, which browsers show under the
 //! pointer and read aloud.
 
 use std::fmt::{self, Write};
@@ -22,7 +22,7 @@ use crate::{
     scenario::Scenario,
 };
 
-/// Highest number of labelled cities, and of those shown on a small screen.
+/// Most labelled cities, and most on a small screen.
 const LABELS_MAX: usize = 12;
 const LABELS_SMALL: usize = 6;
 /// Size of a label's letters, units of the map, and their mean width relative to the size.
@@ -74,8 +74,8 @@ fn cells(
     called_off: bool,
 ) -> fmt::Result {
     let (low, high) = map.colour_range().unwrap_or((0.0, 1.0));
-    // Patches first: they have no outline of their own, and those of single cells close over
-    // theirs.
+    // Patches are drawn first: they have no outline of their own, and those of single cells are
+    // drawn over theirs.
     let (patches, single): (Vec<_>, Vec<_>) =
         map.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
     let mut failed = String::new();
@@ -90,9 +90,9 @@ fn cells(
         writeln!(
             out,
             r#"<path class="cell {colour}{patch}" d="{shape}"><title>{}</title></path>"#,
-            told(tile, *median)
+            tile_text(tile, *median)
         )?;
-        // Who is left out by an alert that was called off is no failure.
+        // A cancelled alert leaves devices out, which is no failure.
         if (tile.count.missed > 0 && !called_off) || tile.count.unknown > 0 {
             writeln!(failed, r#"<path class="failed" d="{shape}"/>"#)?;
         }
@@ -100,8 +100,8 @@ fn cells(
     out.write_str(&failed)
 }
 
-/// Text of a tile.
-fn told(tile: &Tile, median: Option<f64>) -> String {
+/// Returns the text of a tile.
+fn tile_text(tile: &Tile, median: Option<f64>) -> String {
     let mut text = String::new();
     let count = tile.count;
     // Writing to a String cannot fail.
@@ -133,7 +133,7 @@ fn place_of(point: LatLng) -> Place {
     Place::new(point.lat(), point.lng())
 }
 
-/// A line as SVG has it, to a tenth of a unit.
+/// Writes a line as an SVG path, to a tenth of a unit.
 fn path(points: impl Iterator<Item = (f64, f64)>, closed: bool) -> String {
     let mut out = String::new();
     for (n, (x, y)) in points.enumerate() {
@@ -145,7 +145,8 @@ fn path(points: impl Iterator<Item = (f64, f64)>, closed: bool) -> String {
     out
 }
 
-/// Meridians and parallels: they show where north is, and how a pole or the antimeridian lies.
+/// Draws meridians and parallels, which show where north is, and how a pole or the antimeridian
+/// lies.
 fn graticule(
     out: &mut String,
     projection: &Projection,
@@ -210,7 +211,8 @@ fn degrees(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The parts of a line that are on the map, and its label where it first is at a side of the map.
+/// Draws the parts of a line that are on the map, and its label where it first meets a side of the
+/// map.
 fn draw_line(
     out: &mut String,
     label: &str,
@@ -219,7 +221,8 @@ fn draw_line(
     at_side: impl Fn(&(f64, f64)) -> bool,
 ) -> fmt::Result {
     let points: Vec<_> = line.collect();
-    // With a point beyond the edge on either side, or the line would end before it.
+    // With a point beyond the edge on either side, because the line would end before the edge
+    // otherwise.
     let near = |n: usize| {
         points[n.saturating_sub(1)..(n + 2).min(points.len())].iter().any(|p| frame.holds(*p, 0.0))
     };
@@ -246,7 +249,7 @@ fn draw_line(
     }
 }
 
-/// The biggest cities that find room, and the poles.
+/// Writes the names of the largest cities for which there is room, and of the poles.
 fn labels(
     out: &mut String,
     projection: &Projection,
@@ -258,7 +261,7 @@ fn labels(
     cities.push((u32::MAX, "North Pole", Place::new(90.0, 0.0)));
     cities.push((u32::MAX, "South Pole", Place::new(-90.0, 0.0)));
     cities.sort_by_key(|c| std::cmp::Reverse(c.0));
-    // Left, top, right, bottom of what is taken.
+    // Left, top, right and bottom of occupied areas.
     let mut taken = vec![(origin.0 - 10.0, origin.1 - 10.0, origin.0 + 10.0, origin.1 + 10.0)];
     let mut shown = 0;
     for (_, name, place) in cities {

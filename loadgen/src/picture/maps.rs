@@ -27,32 +27,32 @@ use crate::{
 pub(super) struct Map {
     pub(super) platform: Platform,
     pub(super) resolution: Resolution,
-    /// What is coloured, and when half of each was reached.
+    /// Coloured tiles, and the time at which half of the devices in each were reached.
     pub(super) tiles: Vec<(Tile, Option<f64>)>,
 }
 
 impl Map {
-    /// Number of drawn cells.
+    /// Returns the number of drawn cells.
     pub(super) fn cells(&self) -> usize {
         self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
     }
 
-    /// Whether a tile shows nothing.
+    /// Reports whether a tile has too few devices to show its figures.
     pub(super) fn has_few(&self) -> bool {
         self.tiles.iter().any(|(tile, _)| !tile.is_shown())
     }
 
-    /// Whether a device was missed.
+    /// Reports whether a device was missed.
     pub(super) fn has_missed(&self) -> bool {
         self.tiles.iter().any(|(tile, _)| tile.count.missed > 0)
     }
 
-    /// Whether a device got a push without an answer.
+    /// Reports whether a device got a push without an answer.
     pub(super) fn has_unknown(&self) -> bool {
         self.tiles.iter().any(|(tile, _)| tile.count.unknown > 0)
     }
 
-    /// The ends of the scale of colours: the medians of the first and last tile.
+    /// Returns the ends of the colour scale: the medians of the first and the last tile.
     pub(super) fn colour_range(&self) -> Option<(f64, f64)> {
         let medians =
             self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
@@ -62,10 +62,10 @@ impl Map {
     }
 }
 
-/// All maps before the times are known.
+/// Tiles of all maps before the times are known.
 pub(super) struct Layout {
     maps: Vec<(Platform, Vec<Tile>)>,
-    /// Tiles are numbered over all maps.
+    /// Number of each spot's tile; tiles are numbered over all maps.
     tile_of: BTreeMap<Spot, usize>,
 }
 
@@ -76,7 +76,7 @@ impl Layout {
             let cells = by_platform.entry(spot.platform()).or_default();
             cells.entry(spot.cell(case.resolution)).or_default().add(*count);
         }
-        // A region in which nobody is has a map, too.
+        // A region without devices has a map, too.
         if by_platform.is_empty() {
             by_platform.insert(PLATFORMS[0], BTreeMap::new());
         }
@@ -94,12 +94,12 @@ impl Layout {
         Self { maps, tile_of }
     }
 
-    /// Number of tiles on all maps.
+    /// Returns the number of tiles on all maps.
     pub(super) fn len(&self) -> usize {
         self.maps.iter().map(|(_, tiles)| tiles.len()).sum()
     }
 
-    /// Number of the tile of a spot.
+    /// Returns the number of the tile of a spot.
     ///
     /// # Panics
     /// If no device was counted there.

@@ -1,4 +1,4 @@
-//! The map projection: the earth around a region, laid flat.
+//! The map projection of the earth around a region to a plane.
 //!
 //! Azimuthal and equidistant on WGS-84: every point is drawn at its true distance and direction
 //! from the middle. A circle of the contract is then a circle of the page, a scale bar holds along
@@ -15,18 +15,18 @@ use crate::{
 
 /// Width of a map in its own units.
 pub(super) const WIDTH: f64 = 640.0;
-/// Around what is drawn, as a share of the larger side.
+/// Margin around the drawing, as a share of the larger side.
 const MARGIN: f64 = 0.05;
-/// Edges of rings are drawn in steps of at most this, degrees: straight in longitude and latitude
-/// is curved on the page.
+/// Longest step in which edges of rings are drawn, degrees: a line that is straight in longitude
+/// and latitude is curved on the page.
 const EDGE_STEP_DEGREES: f64 = 0.1;
-/// But in no more than this many steps.
+/// Most steps of one edge.
 const EDGE_STEPS_MAX: f64 = 200.0;
 
-/// East and north of the middle, metres.
+/// Coordinates east and north of the middle, metres.
 pub(super) type Plane = (f64, f64);
 
-/// Looks straight down on a place.
+/// Projection around a place in the middle.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Projection {
     middle: Point<f64>,
@@ -39,7 +39,7 @@ impl Projection {
 
     pub(super) fn project(&self, place: Place) -> Plane {
         let meters = Geodesic.distance(self.middle, point(place));
-        // There is no direction to where one is.
+        // The middle itself has no direction.
         if meters < 1e-6 {
             return (0.0, 0.0);
         }
@@ -47,7 +47,8 @@ impl Projection {
         (meters * east, meters * north)
     }
 
-    /// Where a direction (degrees from north, clockwise) and a distance from the middle lead.
+    /// Returns the place at a direction (degrees from north, clockwise) and a distance from the
+    /// middle.
     pub(super) fn ray(&self, bearing: f64, meters: f64) -> Place {
         let end = Geodesic.destination(self.middle, bearing, meters);
         Place::new(end.y(), end.x())
@@ -58,25 +59,25 @@ fn point(place: Place) -> Point<f64> {
     Point::new(place.longitude, place.latitude)
 }
 
-/// What a map shows of the plane: x to the right, y down, in its own units.
+/// Part of the plane on a map: x to the right, y down, in the map's own units.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     x: Linear,
     y: Linear,
-    /// Units of the page for one metre.
+    /// Units of the page per metre.
     pub(super) per_meter: f64,
     /// Height of the map, units of the page.
     pub(super) height: f64,
 }
 
 impl Frame {
-    /// Around points of the plane.
+    /// Creates the frame around points of the plane.
     pub(super) fn around(points: impl Iterator<Item = Plane>) -> Self {
         let none = (f64::INFINITY, f64::NEG_INFINITY);
         let (x, y) = points.fold((none, none), |(x, y), p| {
             ((x.0.min(p.0), x.1.max(p.0)), (y.0.min(p.1), y.1.max(p.1)))
         });
-        // Nothing to show is shown as a kilometre of nothing.
+        // Without points the frame is a square kilometre.
         let (x, y) = if x.0 <= x.1 { (x, y) } else { ((-500.0, 500.0), (-500.0, 500.0)) };
         let largest = (x.1 - x.0).max(y.1 - y.0).max(100.0);
         let margin = largest * MARGIN;
@@ -100,13 +101,13 @@ impl Frame {
         (self.x.at(east), self.y.at(north))
     }
 
-    /// Whether a place of the page is on the map, and not closer than `margin` to its edge.
+    /// Reports whether a place of the page is on the map, and not closer than `margin` to its edge.
     pub(super) fn holds(&self, (x, y): (f64, f64), margin: f64) -> bool {
         (margin..=WIDTH - margin).contains(&x) && (margin..=self.height - margin).contains(&y)
     }
 }
 
-/// The middle of a region: a circle's own, or the mean direction of a polygon's corners.
+/// Returns the middle of a region: a circle's centre, or the mean direction of a polygon's corners.
 pub(super) fn middle(region: &RegionSpec) -> Place {
     let corners = match region {
         RegionSpec::Circle { center, .. } => return *center,
@@ -120,7 +121,7 @@ pub(super) fn middle(region: &RegionSpec) -> Place {
     Place::new(sum[2].atan2(sum[0].hypot(sum[1])).to_degrees(), sum[1].atan2(sum[0]).to_degrees())
 }
 
-/// The rings of a region as closed lines of the plane; the first is the outer one.
+/// Returns the rings of a region as closed lines of the plane; the first is the outer one.
 pub(super) fn outline(region: &RegionSpec, projection: &Projection) -> Vec<Vec<Plane>> {
     match region {
         RegionSpec::Circle { radius_meters, .. } => {

@@ -1,15 +1,16 @@
 //! Scales: from values to places on a page, linear with round ticks, and the colour ramp for time.
 //!
 //! The ramp goes through OKLab in steps of the same lightness, so that equal differences of time
-//! look equal and the order is read without colours, too (in print, by eyes that do not tell red
-//! from green). What was early stands out most: dark on a light page, bright on a dark one.
+//! look equal and the order is readable without colours, too (in print, and for people who do not
+//! distinguish red from green). Early cells have the highest contrast: dark on a light page, bright
+//! on a dark one.
 
 use std::fmt::Write as _;
 
 /// Number of steps of the colour ramp.
 pub(super) const STEPS: usize = 16;
 
-/// Values from one interval to another.
+/// Linear mapping of values from one interval to another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Linear {
     pub(super) from: (f64, f64),
@@ -24,14 +25,14 @@ impl Linear {
     }
 }
 
-/// The least of 1, 2, 5, 10, 20, … (and their fractions) that is not below a value.
+/// Returns the smallest of 1, 2, 5, 10, 20, … (and their fractions) that is at least a value.
 pub(super) fn round_up(value: f64) -> f64 {
     let magnitude = 10f64.powf(value.max(1e-12).log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|f| f * magnitude >= value * (1.0 - 1e-9));
     factor.unwrap_or(10.0) * magnitude
 }
 
-/// Round values in an interval, at most `most`.
+/// Returns round values in an interval, at most `most`.
 pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
     let step = round_up((to - from).max(1e-9) / f64::from(most.max(1)));
     let first = (from / step - 1e-9).ceil();
@@ -41,15 +42,15 @@ pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
         .collect()
 }
 
-/// Which step of the ramp a value between `from` and `to` has.
-// 0 to STEPS.
+/// Returns the step of the ramp for a value between `from` and `to`.
+// The value is between 0 and STEPS.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 pub(super) fn step(value: f64, from: f64, to: f64) -> usize {
     let share = if to > from { (value - from) / (to - from) } else { 0.0 };
     ((share.clamp(0.0, 1.0) * STEPS as f64) as usize).min(STEPS - 1)
 }
 
-/// The ramp as custom properties of CSS, `--t0` being the earliest.
+/// Writes the ramp as custom properties of CSS, with `--t0` for the earliest step.
 pub(super) fn properties(dark_page: bool) -> String {
     let mut out = String::new();
     for step in 0..STEPS {
@@ -60,7 +61,7 @@ pub(super) fn properties(dark_page: bool) -> String {
     out
 }
 
-/// The classes that fill with a step's colour.
+/// Writes the classes that fill with a step's colour.
 pub(super) fn classes() -> String {
     (0..STEPS).fold(String::new(), |mut out, step| {
         // Writing to a String cannot fail.
@@ -69,18 +70,18 @@ pub(super) fn classes() -> String {
     })
 }
 
-/// OKLab of one step: indigo over teal and green to a pale yellow.
+/// Returns the OKLab colour of one step: from indigo over teal and green to pale yellow.
 #[allow(clippy::cast_precision_loss)] // below STEPS
 fn colour(step: usize, dark_page: bool) -> [f64; 3] {
     let t = step as f64 / (STEPS - 1) as f64;
     let (darkest, lightest) = if dark_page { (0.36, 0.94) } else { (0.30, 0.91) };
     let hue = (288.0 - 183.0 * t).to_radians();
-    // Least at the ends, where screens have the least to give.
+    // Lowest at the ends, where screens show the fewest colours.
     let chroma = 0.085 + 0.055 * (t * std::f64::consts::PI).sin() + 0.02 * t;
     [darkest + (lightest - darkest) * t, chroma * hue.cos(), chroma * hue.sin()]
 }
 
-/// OKLab to sRGB (Ottosson 2020), clipped to what screens show.
+/// Converts OKLab to sRGB (Ottosson 2020), clipped to the colours of screens.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to a byte
 fn hex([l, a, b]: [f64; 3]) -> String {
     let cone = |x: f64| x * x * x;

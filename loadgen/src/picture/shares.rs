@@ -1,17 +1,17 @@
 //! Quantiles of a sequence, found without keeping or sorting it.
 
-/// Values at some shares of a sequence in ascending order whose length is known.
+/// Finder of the values at some shares of an ascending sequence whose length is known.
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
-    /// Ranks from 1, ascending, and the value once it is known.
+    /// Ranks from 1, ascending, each with its value once it is known.
     ranks: Vec<(u64, f64)>,
     next: usize,
     seen: u64,
 }
 
 impl Shares {
-    /// From the length of the sequence.
-    // Below the length.
+    /// Creates a finder for a sequence of this length.
+    // A rank is below the length, so its casts are exact.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub(super) fn new(count: u64, shares: &[f64]) -> Self {
         let rank =
@@ -19,12 +19,12 @@ impl Shares {
         Self { ranks: shares.iter().map(rank).collect(), next: 0, seen: 0 }
     }
 
-    /// The value at each share, in their order; not a number before it is known.
+    /// Returns the value at each share, in their order; NaN before it is known.
     pub(super) fn values(&self) -> impl Iterator<Item = f64> {
         self.ranks.iter().map(|(_, value)| *value)
     }
 
-    /// The value at the first share; not a number before it is known.
+    /// Returns the value at the first share; NaN before it is known.
     pub(super) fn first(&self) -> f64 {
         self.values().next().unwrap_or(f64::NAN)
     }

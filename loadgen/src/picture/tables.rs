@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The cluster's words beside the gateway's record.
+/// Writes the outcomes that the cluster reports beside the gateways' record.
 pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(
         out,
@@ -42,7 +42,7 @@ pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
         value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands)
     };
     for (what, reported, recorded) in both {
-        // Answers can come too late for the sender, so only outcomes of devices have to agree.
+        // Answers may arrive too late for the sender, so only outcomes of devices have to agree.
         let differ =
             reported.zip(recorded).is_some_and(|(a, b)| a != b) && !what.starts_with("requests");
         let class = if differ { r#" class="bad""# } else { "" };
@@ -56,7 +56,7 @@ pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// Each gateway's record by itself.
+/// Writes the record of each gateway.
 pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
     write!(out, "<h3>By gateway</h3><table><thead><tr><th>Recorded</th>")?;
     for platform in r.platforms.keys() {
@@ -122,7 +122,7 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// The wave in motion, compared with the wave over devices that do not move.
+/// Writes the wave in motion beside the wave over devices that do not move.
 pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
     let spread = |s: Spread| {
@@ -152,7 +152,7 @@ pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// Every expectation with what was measured.
+/// Writes every expectation with its measured value.
 pub(super) fn checks(out: &mut String, checks: &[Check], strict: bool) -> fmt::Result {
     writeln!(
         out,
@@ -184,7 +184,7 @@ fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
     )
 }
 
-/// The name of a check in plain words; the name itself where there are none yet.
+/// Returns the name of a check in plain words, or the name itself if there are none yet.
 fn meaning(name: &str) -> &str {
     match name {
         "missed" => "inside, with a live token, never alerted",
@@ -224,7 +224,7 @@ fn meaning(name: &str) -> &str {
     }
 }
 
-/// How to see the same again, and where this was seen.
+/// Writes the command that repeats the run, and the machine of this run.
 pub(super) fn repeat(out: &mut String, r: &Report, command: &str) -> fmt::Result {
     let m = &r.machine;
     let built = if m.optimised {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Text between tags or in a quoted attribute.
+/// Text for HTML, between tags or in a quoted attribute.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl fmt::Display for Escaped<'_> {

@@ -1,11 +1,11 @@
 //! Tiles of a map: cells of a region, none of which shows fewer than [`SHOWN_MIN`] devices.
 //!
-//! A report is passed on, and a cell of a few square kilometres with three phones in it identifies
-//! three people. So a cell with too few devices is shown together with its siblings that also have
-//! too few, as one patch with one figure; if that patch still has too few, together with a sibling
-//! that is shown; and if there is none, one resolution coarser, and so on. Empty cells are merged
-//! the same way; a patch without them would outline exactly the few devices. The rest that remains
-//! in the end is shown as "few", without a number.
+//! Reports are passed on, and a cell of a few square kilometres with three phones in it identifies
+//! three people. So a cell with too few devices is joined with its siblings that also have too few,
+//! as one patch with one figure. If that patch still has too few, it is joined with a sibling that
+//! is shown; if there is none, one resolution coarser, and so on. Empty cells are joined the same
+//! way, because a patch without them would outline exactly the few devices. The rest is shown as
+//! "few", without a number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,23 +18,23 @@ use crate::{
     verdict::{cells, counts::SpotCount, geometry::Region, sample::FINEST},
 };
 
-/// Fewer are not shown by themselves.
+/// Smallest number of devices for which figures are shown.
 pub(super) const SHOWN_MIN: u64 = 20;
-/// Highest number of cells of a map; a larger map is coarser: eyes do not distinguish more, and a
-/// page should not exceed a megabyte.
+/// Most cells of a map; a larger map is coarser. Eyes do not distinguish more, and a page should
+/// not exceed a megabyte.
 const CELLS_MAX: f64 = 3_000.0;
 
 /// Cells that are drawn as one patch.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tile {
-    /// One cell, or several that are shown together.
+    /// Cells of the tile, one or several.
     pub(super) cells: Vec<CellIndex>,
-    /// Devices addressed there.
+    /// Counts of the devices addressed in the tile.
     pub(super) count: SpotCount,
 }
 
 impl Tile {
-    /// Whether its figures may be shown.
+    /// Reports whether the figures of the tile may be shown.
     pub(super) fn is_shown(&self) -> bool {
         self.count.devices >= SHOWN_MIN
     }
@@ -46,7 +46,7 @@ impl Tile {
     }
 }
 
-/// Resolution at which a region is shown.
+/// Returns the resolution at which a region is shown.
 #[must_use]
 pub fn resolution(region: &RegionSpec) -> Resolution {
     let radius_km = radius_meters(region) / 1_000.0;
@@ -57,7 +57,7 @@ pub fn resolution(region: &RegionSpec) -> Resolution {
         .unwrap_or(Resolution::Zero)
 }
 
-/// Of the smallest circle around the middle that holds the region.
+/// Returns the radius of the smallest circle around the middle that contains the region, metres.
 fn radius_meters(region: &RegionSpec) -> f64 {
     match region {
         RegionSpec::Circle { radius_meters, .. } => *radius_meters,
@@ -72,7 +72,7 @@ fn radius_meters(region: &RegionSpec) -> f64 {
     }
 }
 
-/// Every cell of the region, and every cell with an addressed device.
+/// Returns every cell of the region, and every cell with an addressed device.
 pub(super) fn cover(
     region: &Region,
     corners: impl Iterator<Item = Place>,
@@ -84,7 +84,7 @@ pub(super) fn cover(
         h3o::LatLng::new(place.latitude, place.longitude).ok().map(|l| l.to_cell(resolution))
     };
     found.extend(corners.filter_map(corner));
-    // From cell to neighbour: a region is connected.
+    // From cell to neighbour, because a region is connected.
     let mut open: Vec<CellIndex> = found.iter().copied().collect();
     while let Some(cell) = open.pop() {
         for neighbour in cell.grid_disk::<Vec<_>>(1) {
@@ -97,7 +97,7 @@ pub(super) fn cover(
     found
 }
 
-/// Cells into tiles, small ones together.
+/// Joins cells into tiles, small ones together.
 pub(super) fn tiles(
     cover: &BTreeSet<CellIndex>,
     counts: &BTreeMap<CellIndex, SpotCount>,
@@ -120,7 +120,8 @@ pub(super) fn tiles(
     shown
 }
 
-/// The tiles of one parent, the small ones as one that is not small, if there is a way.
+/// Returns the tiles of one parent, with the small ones joined until they are not small, if
+/// possible.
 fn together(family: Vec<Tile>) -> Vec<Tile> {
     let (mut shown, few): (Vec<Tile>, Vec<Tile>) = family.into_iter().partition(Tile::is_shown);
     if few.is_empty() {

@@ -21,16 +21,16 @@ pub struct City {
 }
 
 impl City {
-    /// Centre of the city.
+    /// Returns the centre of the city.
     #[must_use]
     pub fn center(&self) -> Place {
         Place::new(self.latitude, self.longitude)
     }
 
-    /// How quickly density falls off: the `s` of exp(-distance / s), metres.
+    /// Returns how quickly density falls off: the `s` of exp(-distance / s), metres.
     ///
-    /// Area grows about with people, so length with their root: 10 million give 9 km, which puts
-    /// half of all within 15 km and 99 % within 60 km.
+    /// Area grows about with inhabitants, so length with their root: 10 million give 9 km, which
+    /// puts half of all within 15 km and 99 % within 60 km.
     #[must_use]
     pub fn scale_meters(&self) -> f64 {
         9_000.0 * (f64::from(self.people_thousands) / 10_000.0).sqrt()

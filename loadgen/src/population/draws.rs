@@ -1,47 +1,49 @@
-//! Random numbers by index: device 734,211 is computed without computing the ones before it.
+//! Random numbers by index: device 734,211 is computed without the ones before it.
 //!
 //! `SplitMix64` (Steele, Lea, Flood 2014) as a counter-based generator: the n-th draw of a stream
-//! is a mix of its key and n. Integers only, so it gives the same on every machine.
+//! is a mix of its key and n. It uses integers only, so it gives the same on every machine.
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The draws of one thing, in order.
+/// Stream of draws for one object, in order.
 #[derive(Debug, Clone)]
 pub struct Draws {
     state: u64,
 }
 
 impl Draws {
-    /// The stream of thing `index` of kind `domain` under `seed`.
+    /// Creates the stream of object `index` in `domain` under `seed`.
     #[must_use]
     pub fn new(seed: u64, domain: u64, index: u64) -> Self {
-        // Each step mixes before the next is added: neighbours in any of the three share nothing.
+        // Each step mixes before the next value is added, so neighbours in any of the three have
+        // nothing in common.
         Self {
             state: mix(mix(mix(seed).wrapping_add(domain)).wrapping_add(index.wrapping_mul(GOLDEN))),
         }
     }
 
-    /// 64 uniform bits.
+    /// Returns 64 uniform bits.
     pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GOLDEN);
         mix(self.state)
     }
 
-    /// Evenly in [0, 1), in steps of 2^-53.
+    /// Returns a uniform number in [0, 1), in steps of 2^-53.
     #[allow(clippy::cast_precision_loss)] // 53 bits are exact in an f64
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in (0, 1], so that its logarithm is finite.
+    /// Returns a uniform number in (0, 1], so that its logarithm is finite.
     pub fn positive_unit(&mut self) -> f64 {
         1.0 - self.unit()
     }
 
-    /// Evenly in 0..`count` (by multiplication; the bias of 2^-32 per value does not matter here).
+    /// Returns a uniform number in 0..`count` (by multiplication; the bias of 2^-32 per value does
+    /// not matter here).
     ///
     /// # Panics
-    /// If `count` is 0 or over 2^32.
+    /// If `count` is 0 or above 2^32.
     #[allow(clippy::cast_possible_truncation)] // below `count`
     pub fn below(&mut self, count: usize) -> usize {
         assert!(count > 0 && count <= 1 << 32, "a choice needs 1 to 2^32 values");

@@ -4,23 +4,24 @@ use clarion_emulator::Platform;
 
 use super::draws::Draws;
 
-/// Longest token made here, bytes.
+/// Longest generated token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 163;
 
-/// Apple: 32 bytes so far, "variable length", at most 100 announced; a few of each other size keep
-/// all honest. By share of a hundred.
+/// Lengths of APNs tokens with their shares of a hundred. Apple's are 32 bytes so far, "variable
+/// length", at most 100 announced; a few of each other size test the lengths.
 const APNS_LENGTHS: &[(usize, u8)] = &[(32, 90), (54, 6), (100, 4)];
-/// Google promises nothing; these are the lengths seen in the field
-/// (dpa99c/cordova-plugin-firebasex#581, xtrinch/fcm-django#131), how often each is not known.
+/// Lengths of FCM tokens with their shares of a hundred. Google promises nothing; these lengths
+/// were observed (dpa99c/cordova-plugin-firebasex#581, xtrinch/fcm-django#131), with unknown
+/// frequencies.
 const FCM_LENGTHS: &[(usize, u8)] = &[(142, 30), (152, 20), (163, 50)];
-/// Before the colon of an FCM token: the id of the installation.
+/// Number of characters before the colon of an FCM token: the id of the installation.
 const INSTALLATION_CHARS: usize = 22;
-/// After it: how all begin that were seen in years.
+/// Characters after the id with which every observed FCM token continues.
 const FCM_PREFIX: &[u8] = b":APA91b";
 /// Alphabet of base64url (RFC 4648, section 5).
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// A token without an allocation. Not printable, on purpose.
+/// Bytes of a token without an allocation. It implements no `Debug`, because tokens are secret.
 #[derive(Clone, Copy)]
 pub struct TokenBytes {
     bytes: [u8; TOKEN_BYTES_MAX],
@@ -28,7 +29,7 @@ pub struct TokenBytes {
 }
 
 impl TokenBytes {
-    /// The token of a platform that these draws make.
+    /// Draws a token of a platform.
     #[must_use]
     pub fn draw(platform: Platform, draws: &mut Draws) -> Self {
         match platform {
@@ -63,13 +64,15 @@ impl TokenBytes {
         Self { bytes, len }
     }
 
-    /// Its bytes: of APNs what is written in hexadecimal digits, of FCM the characters.
+    /// Returns the bytes of the token: for APNs those that the hexadecimal digits encode, for FCM
+    /// the characters.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    /// Hash by which records name the token: xxh3-64 of its bytes, as everywhere in Clarion.
+    /// Returns the hash by which records name the token: xxh3-64 of its bytes, as everywhere in
+    /// Clarion.
     #[must_use]
     pub fn hash(&self) -> u64 {
         clarion_proto::device::token_hash(self.as_slice())

@@ -1,4 +1,4 @@
-//! The rate that streams and connections allow, to compare with the measured rate.
+//! The rate that streams and connections allow, for comparison with the measured rate.
 //!
 //! A request occupies a stream from sending to answer, and the window of its connection from the
 //! sending of its body until credit returns. So a connection carries `streams ÷ latency` requests a
@@ -15,25 +15,25 @@ use crate::{scenario::LineSpec, verdict::recorded::Requests};
 /// Rate that distance, streams and windows allow.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Arithmetic {
-    /// Connections that stood, the mean from the first to the last request.
+    /// Mean number of connections from the first to the last request.
     pub connections: f64,
-    /// The most that stood at once.
+    /// Highest number of connections at once.
     pub connections_max: u64,
     /// Requests that one connection may have in flight.
     pub at_once: f64,
-    /// The mean time to an answer, milliseconds.
+    /// Mean time to an answer, milliseconds.
     pub latency_ms: f64,
     /// Requests per second that all connections allow.
     pub rate_per_second: f64,
-    /// Requests a second that came.
+    /// Measured requests per second.
     pub requests_per_second: f64,
     /// Measured rate as a share of the possible rate.
     pub used: f64,
 }
 
 impl Arithmetic {
-    /// Arithmetic of one gateway; none if it is near: then its own processing time dominates, which
-    /// the scenario does not know.
+    /// Returns the arithmetic of one gateway; `None` if the gateway is near: then its own
+    /// processing time dominates, which the scenario does not know.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // bytes, requests and microseconds far below 2^53
     pub fn of(platform: Platform, line: LineSpec, requests: &Requests) -> Option<Self> {
@@ -43,13 +43,13 @@ impl Arithmetic {
             Platform::Apns => apns::STREAMS_MAX,
             Platform::Fcm => fcm::STREAMS_MAX,
         }));
-        // TLS and headers are in the bytes of a request, so its body is less, and the window takes
-        // more of them.
+        // The bytes of a request include TLS and headers, so its body is smaller, and the window
+        // takes more bodies.
         let bytes = requests.bytes_received as f64 / requests.count.max(1) as f64;
         let bodies = line
             .connection_window
             .map_or(f64::INFINITY, |window| f64::from(window) / bytes.max(1.0));
-        // For as long as an answer takes; credit that comes sooner gives the window sooner.
+        // At least for the time to an answer; credit that comes sooner opens the window sooner.
         let of_window = bodies * mean_us / (line.credit_delay_us as f64).max(1.0);
         let at_once = streams.min(of_window);
         let rate_per_second = requests.connections_mean * at_once / (mean_us / 1e6);
@@ -66,7 +66,7 @@ impl Arithmetic {
     }
 }
 
-/// Of a lognormal distribution, from its median and the value below which 99 of 100 lie.
+/// Returns the mean of a lognormal distribution from its median and its 99th percentile.
 fn mean(p50: f64, p99: f64) -> f64 {
     /// The 99th percentile of the normal distribution.
     const Z99: f64 = 2.326_347_874;

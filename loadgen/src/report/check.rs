@@ -13,9 +13,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Counts on every machine.
+    /// The check counts on every machine.
     Exact,
-    /// Only with `--strict`: rates and times.
+    /// The check counts only with `--strict`: rates and times.
     Target,
 }
 
@@ -56,13 +56,13 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     out
 }
 
-/// Whether a run passes with these checks.
+/// Reports whether a run passes with these checks.
 #[must_use]
 pub fn passes(checks: &[Check], strict: bool) -> bool {
     checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
 }
 
-/// One bound against one value; none: it could not be measured.
+/// Compares one bound with one value; `None` means that the value could not be measured.
 #[must_use]
 pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
     Check {
@@ -70,7 +70,7 @@ pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -
         kind,
         expected: bound.to_string(),
         measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
-        // What was expected and could not be measured did not hold.
+        // An expectation whose value could not be measured did not hold.
         held: value.is_some_and(|v| bound.holds(v)),
     }
 }
@@ -78,7 +78,8 @@ pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -
 /// Name of an expectation, its bound in the scenario, and the measurement.
 type Held<T> = (&'static str, Option<Bound>, T);
 
-/// What fails a run on every machine; none: it could not be measured.
+/// Returns the expectations that fail a run on every machine; `None` for a value that could not be
+/// measured.
 #[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
 fn exact(expect: &Expectations, report: &Report) -> Vec<Held<Option<f64>>> {
     let count = |n: u64| Some(n as f64);
@@ -134,12 +135,13 @@ fn exact(expect: &Expectations, report: &Report) -> Vec<Held<Option<f64>>> {
             expect.coordinator_growth_bytes,
             report.watchers.map(|w| w.coordinator_growth_bytes as f64),
         ),
-        // Never in a scenario's hands: a record with requests of nobody is no record of this run.
+        // Independent of the scenario: a record with requests to unknown tokens is not a record of
+        // this run.
         ("strangers", Some(Bound::Exactly(0.0)), count(report.counts.strangers)),
     ]
 }
 
-/// What fails a run only with `--strict`: rates and times.
+/// Returns the expectations that fail a run only with `--strict`: rates and times.
 fn targets(targets: &Targets, report: &Report) -> Vec<Held<f64>> {
     let motion = report.motion.as_ref();
     let fcm = report.platforms.get(&Platform::Fcm);

@@ -32,7 +32,7 @@ pub struct Motion {
     /// Time from the acknowledgement of the entering change to the gateway's record of the push,
     /// milliseconds.
     pub freshness_ms: Spread,
-    /// The gateway's time of a push less its place in the alert's pace, milliseconds; negative:
+    /// Gateway's time of a push minus its time in the alert's pace, milliseconds; negative means
     /// early.
     pub lateness_ms: Spread,
     /// The same lateness in the alert over devices that do not move.
@@ -69,7 +69,7 @@ pub struct Kinds {
     pub twice: u64,
 }
 
-/// The changes of a wave in motion, as they were carried out.
+/// Changes of a wave in motion, as they were carried out.
 #[derive(Debug)]
 pub struct Carried {
     /// Changes as the registry acknowledged them, with times.
@@ -113,13 +113,13 @@ pub struct Cost {
     pub still_per_push: f64,
     /// CPU time per push of the alert in motion, less what the same changes cost without an alert.
     pub moving_per_push: f64,
-    /// The second as a share of the first.
+    /// `moving_per_push` as a share of `still_per_push`.
     pub moving_share: f64,
 }
 
 impl Motion {
-    /// From what was seen and judged. `spent`: idle, still, the changes alone, and the wave in
-    /// motion.
+    /// Builds the report from observations and judgement. `spent` are the costs of the idle
+    /// cluster, of the still alert, of the changes alone, and of the wave in motion.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // counts and times of a run
     pub fn of(
@@ -181,7 +181,7 @@ impl Cost {
     #[allow(clippy::cast_precision_loss)] // counts and times of a run
     fn of([idle, still, feed, moving]: [Spent; 4], still_pushes: u64, moving_pushes: u64) -> Self {
         let idle_per_second = idle.cpu_us as f64 / idle.seconds.max(1e-3);
-        // The idle cluster is in both, and is taken off once from each.
+        // The idle cluster is in both, and is subtracted once from each.
         let busy = |spent: Spent| spent.cpu_us as f64 - idle_per_second * spent.seconds;
         let per_change = busy(feed) / feed.changes.max(1) as f64;
         let still_per_push = busy(still) / still_pushes.max(1) as f64;
@@ -204,8 +204,8 @@ mod tests {
     #[test]
     fn what_the_cluster_and_the_changes_cost_by_themselves_is_taken_off() {
         let spent = |cpu_us, seconds, changes| Spent { cpu_us, seconds, changes };
-        // 1 ms a second idle; 2 µs a change; 3 µs a push still, 3.3 in motion, where fewer changes
-        // went through.
+        // 1 ms per second idle; 2 µs per change; 3 µs per push without motion, 3.3 in motion, where
+        // fewer changes were sent.
         let idle = spent(5_000, 5.0, 0);
         let still = spent(10_000 + 300_000, 10.0, 0);
         let feed = spent(10_000 + 400_000, 10.0, 200_000);

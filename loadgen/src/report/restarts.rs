@@ -7,20 +7,20 @@ use serde::Serialize;
 use super::Machine;
 use crate::{numbers::thousands, scenario::restarts::Outcome, verdict::roll::Judged};
 
-/// What became of one alert, by the cluster's words and by the gateways' records.
+/// Result of one alert, as the cluster reported it and by the gateways' records.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Verdict {
-    /// The state in which it ended; or why there is none.
+    /// State in which the alert ended, or the reason why it did not.
     pub state: String,
-    /// Requests that the gateways got.
+    /// Number of requests that the gateways received.
     pub requests: u64,
     /// Devices inside that were never accepted.
     pub missed: u64,
-    /// Accepted again without a reason that the gateway gave.
+    /// Acceptances that no answer of the gateway explains.
     pub repeated: u64,
-    /// More than 500 m outside, and accepted.
+    /// Devices accepted while more than 500 m outside the region.
     pub outside: u64,
-    /// Requests to devices that are not there (any more), or for another alert.
+    /// Requests to devices that are not registered (any more), or for another alert.
     pub strangers: u64,
     /// Duration of the alert, seconds.
     pub seconds: f64,
@@ -34,7 +34,8 @@ impl Verdict {
             state,
             requests: judged.requests,
             missed: judged.missed,
-            // The emulators leave nothing unanswered here: whatever repeats is ours.
+            // The emulators answer every request here, so every repetition is a fault of the
+            // cluster.
             repeated: judged.duplicates + judged.repeated,
             outside: judged.outside,
             strangers: judged.strangers + of_others,
@@ -42,7 +43,7 @@ impl Verdict {
         }
     }
 
-    /// Whether every device inside was alerted once, and no other device.
+    /// Reports whether every device inside was alerted once, and no other device.
     #[must_use]
     pub fn is_exact(&self, repeats: bool) -> bool {
         self.state == "RESOLVED"
@@ -51,13 +52,13 @@ impl Verdict {
             && (repeats || self.repeated == 0)
     }
 
-    /// Whether no device was alerted by mistake.
+    /// Reports whether no device was alerted by mistake.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         self.outside == 0 && self.strangers == 0
     }
 
-    /// The result in one line.
+    /// Returns the result in one line.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { state, requests, missed, repeated, outside, strangers, seconds } = self;
@@ -69,7 +70,7 @@ impl Verdict {
     }
 }
 
-/// What one phase of a case showed: the expectation, the probes and the judged alerts.
+/// Result of one phase of a case: the expectation, the probes and the judged alerts.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhaseReport {
     /// Name of the case to which the phase belongs.
@@ -78,7 +79,7 @@ pub struct PhaseReport {
     pub label: String,
     /// Number of the phase in its case, from 1.
     pub phase: usize,
-    /// State of each process: SERVING, or the reason why not.
+    /// State of each process: SERVING, or the reason why it does not serve.
     pub probes: BTreeMap<String, String>,
     /// Results of the alerts during which the steps were done.
     pub under: Vec<Verdict>,
@@ -92,12 +93,12 @@ pub struct PhaseReport {
     pub settled_seconds: f64,
     /// Processes that did not shut down gracefully.
     pub unruly: Vec<String>,
-    /// Whether it was what had to come.
+    /// Whether the outcome was the expected one.
     pub passed: bool,
 }
 
 impl PhaseReport {
-    /// The result in several lines.
+    /// Returns the result in several lines.
     #[must_use]
     pub fn lines(&self) -> String {
         let mark = if self.passed { "✓" } else { "✗" };
@@ -129,20 +130,20 @@ pub struct RestartsReport {
     pub seed: u64,
     /// Number of devices of each population.
     pub devices: u64,
-    /// The command line that does the same again.
+    /// Command line that repeats the run.
     pub command: String,
     /// Whether every phase passed.
     pub passed: bool,
-    /// Everything, from the start of the program.
+    /// Duration of the whole run, from the start of the program, seconds.
     pub total_seconds: f64,
     /// Phases in the order of the run.
     pub phases: Vec<PhaseReport>,
-    /// The machine, for comparisons.
+    /// Machine on which the run took place, for comparisons.
     pub machine: Machine,
 }
 
 impl RestartsReport {
-    /// The report as text for people.
+    /// Returns the report as text for people.
     #[must_use]
     pub fn summary(&self) -> String {
         let phases = self.phases.iter().map(PhaseReport::lines).collect::<String>();
@@ -161,7 +162,7 @@ impl RestartsReport {
     /// Writes `report.json` into a folder.
     ///
     /// # Errors
-    /// The folder cannot be written to.
+    /// If the folder cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         super::write(self, dir)
     }

@@ -1,4 +1,4 @@
-//! The report of a series: the same figures for each case, some of them in a table for people.
+//! The report of a series, with the same figures for each case, some of them in a table for people.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -11,19 +11,20 @@ use crate::numbers::{number, thousands};
 /// The result of one case of a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
-    /// The name by which the case is chosen.
+    /// Name by which `--case` selects the case.
     pub name: String,
     /// Description of the fault.
     pub label: String,
-    /// Platform of the affected gateway; none: all.
+    /// Platform of the affected gateway; `None`: all.
     pub platform: Option<Platform>,
     /// Whether every check held.
     pub passed: bool,
-    /// By the names of [`crate::scenario::figures::FIGURES`]; what could not be measured is absent.
+    /// Values by the names of [`crate::scenario::figures::FIGURES`]; values that could not be
+    /// measured are absent.
     pub figures: BTreeMap<&'static str, f64>,
     /// Every expectation with the measured value.
     pub checks: Vec<Check>,
-    /// For each kind of failure some devices by number, of this seed.
+    /// Numbers of some affected devices by kind of failure, valid for this seed.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
@@ -44,13 +45,13 @@ pub struct SeriesReport {
     pub passed: bool,
     /// Duration of each fault, seconds.
     pub seconds: f64,
-    /// Everything, from the start of the program.
+    /// Duration of the whole run, from the start of the program, seconds.
     pub total_seconds: f64,
     /// Cases in the order of the run.
     pub cases: Vec<CaseReport>,
-    /// The highest memory of each process, bytes.
+    /// Highest memory of each process, bytes.
     pub peaks: BTreeMap<String, u64>,
-    /// The machine, for comparisons.
+    /// Machine on which the run took place, for comparisons.
     pub machine: Machine,
 }
 
@@ -71,7 +72,7 @@ const COLUMNS: &[(&str, &str)] = &[
 ];
 
 impl CaseReport {
-    /// One line of the table.
+    /// Returns one line of the table.
     #[must_use]
     pub fn line(&self) -> String {
         let cell = |(figure, heading): &(&str, &str)| {
@@ -90,7 +91,7 @@ impl CaseReport {
     }
 }
 
-/// The headings of [`CaseReport::line`].
+/// Returns the headings of [`CaseReport::line`].
 #[must_use]
 pub fn headings() -> String {
     let cells: Vec<_> = COLUMNS
@@ -101,7 +102,7 @@ pub fn headings() -> String {
 }
 
 impl SeriesReport {
-    /// The whole as text: one line for each case, and what did not hold.
+    /// Returns the report as text: one line for each case, and the expectations that failed.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut out = format!(
@@ -135,7 +136,7 @@ impl SeriesReport {
     /// Writes `report.json` into a folder.
     ///
     /// # Errors
-    /// The folder cannot be written to.
+    /// If the folder cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         super::write(self, dir)
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::numbers::{thousands, whole};
 
-/// The whole summary as text.
+/// Returns the whole summary as text.
 #[must_use]
 pub fn summary(report: &Report, strict: bool) -> String {
     let mut out = String::new();
@@ -58,7 +58,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
 }
 
-/// Devices reached, by the verdict and by the cluster's report.
+/// Writes the devices reached, by the verdict and by the cluster's report.
 fn reached(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
@@ -110,7 +110,7 @@ fn reached(out: &mut String, r: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// Events during the wave: a cancellation, nodes killed and started, watchers.
+/// Writes events during the wave: a cancellation, nodes killed and started, watchers.
 fn events(out: &mut String, r: &Report) -> fmt::Result {
     if let Some(c) = r.cancel {
         row(
@@ -147,7 +147,7 @@ fn events(out: &mut String, r: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// Times, rate and cost of the whole wave.
+/// Writes times, rate and cost of the whole wave.
 fn speed(out: &mut String, r: &Report) -> fmt::Result {
     let s = r.seconds;
     row(
@@ -173,7 +173,7 @@ fn speed(out: &mut String, r: &Report) -> fmt::Result {
     row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))
 }
 
-/// One platform by itself.
+/// Writes the results of one platform.
 fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result {
     let name = platform.as_str().to_uppercase();
     row(
@@ -230,7 +230,7 @@ fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result
     )
 }
 
-/// Warnings that rates and times are unreliable on this machine.
+/// Writes warnings that rates and times are unreliable on this machine.
 fn machine(out: &mut String, r: &Report) -> fmt::Result {
     if !r.machine.optimised {
         writeln!(out, "  warning: debug build; rates and times are meaningless")?;
@@ -246,7 +246,7 @@ fn machine(out: &mut String, r: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// The wave in motion, compared with the wave over devices that do not move.
+/// Writes the wave in motion beside the wave over devices that do not move.
 fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     row(
         out,
@@ -320,7 +320,7 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     )
 }
 
-/// CPU time and memory of the processes that the run started.
+/// Writes CPU time and memory of the processes that the run started.
 fn cost(out: &mut String, r: &Report) -> fmt::Result {
     let cpu = r.cpu_us_per_push;
     row(

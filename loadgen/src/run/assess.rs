@@ -33,7 +33,7 @@ use crate::{
 /// Judges a run.
 ///
 /// # Errors
-/// The gateway's record cannot be read, or is not whole.
+/// If a gateway's record cannot be read or is incomplete.
 pub fn assess(
     scenario: &Scenario,
     population: &Population,
@@ -44,7 +44,8 @@ pub fn assess(
     let mut recorded = read(seen)?;
     let still = moving.map(|moving| read(&moving.still)).transpose()?;
     for (platform, requests) in still.iter().flat_map(|still| &still.gateways) {
-        // Connections that stand through both alerts count their bytes from when they were opened.
+        // Connections that last through both alerts count their bytes from the time they were
+        // opened.
         let all = recorded.gateways.entry(*platform).or_default();
         all.bytes_received = all.bytes_received.saturating_sub(requests.bytes_received);
     }
@@ -64,13 +65,13 @@ pub fn assess(
     Ok((wave.report(motion, begun), figures))
 }
 
-/// A wave that was seen, recorded and judged, its samples in the order of time.
+/// A wave with its observations, record and judgement, and its samples in order of time.
 struct Wave<'a> {
     scenario: &'a Scenario,
     seen: &'a Observed,
     recorded: &'a Recorded,
     judged: &'a Judgement,
-    /// Outer limits of the bands, ascending.
+    /// Outer limits of the bands, ascending, metres.
     edges: &'a [f64],
 }
 
@@ -80,7 +81,7 @@ impl Wave<'_> {
         let Self { scenario, seen, recorded, judged, .. } = *self;
         let own = is_own(seen);
         let seconds = self.seconds(begun);
-        let nodes_told = seen.ended.progress.progress.unwrap_or_default().nodes;
+        let nodes_reported = seen.ended.progress.progress.unwrap_or_default().nodes;
         let state = seen.ended.progress.state().as_str_name();
         let requests = recorded.ledger.pushes().len().max(1) as f64;
         let load_growth = seen.load_growth_bytes as f64;
@@ -89,7 +90,7 @@ impl Wave<'_> {
             seed: scenario.seed,
             devices: scenario.devices,
             cluster: None,
-            nodes: if own { scenario.nodes } else { nodes_told },
+            nodes: if own { scenario.nodes } else { nodes_reported },
             region: scenario.alert.region.to_string(),
             passed: false,
             state: state.trim_start_matches("STATE_").to_owned(),
@@ -128,7 +129,7 @@ impl Wave<'_> {
         }
     }
 
-    /// Data of the drawings.
+    /// Returns the data of the drawings.
     fn figures(&self) -> Figures {
         let case = Drawn {
             region: &self.scenario.alert.region,
@@ -142,7 +143,7 @@ impl Wave<'_> {
         figures
     }
 
-    /// Seconds from the acknowledgement of the alert.
+    /// Returns seconds from the acknowledgement of the alert.
     fn after_ack(&self, at_ns: u64) -> f64 {
         figures::seconds(self.seen.submitted.acknowledged_ns, at_ns)
     }
@@ -190,9 +191,10 @@ impl Wave<'_> {
         changed.collect()
     }
 
-    /// Microseconds of a role's processes per accepted push; not a number where that is not known.
+    /// Returns the CPU time of a role's processes per accepted push, microseconds; NaN if it is
+    /// unknown.
     fn cpu_per_push(&self, role: Role) -> f64 {
-        // What a process that was killed has used is not known.
+        // The CPU time of a killed process is unknown.
         let known = role != Role::Shard || self.seen.node_changes.is_empty();
         if !known || !is_own(self.seen) {
             return f64::NAN;
@@ -201,7 +203,7 @@ impl Wave<'_> {
         cpu_used(role, before, after) as f64 / self.judged.counts.accepted.max(1) as f64
     }
 
-    /// Each platform by itself.
+    /// Returns the results of each platform.
     fn platforms(&self) -> BTreeMap<Platform, ByPlatform> {
         let gateways = self.recorded.gateways.iter();
         gateways
@@ -232,7 +234,7 @@ impl Wave<'_> {
         }
     }
 
-    /// Events during the wave, for the charts.
+    /// Returns the events during the wave, for the charts.
     fn marks(&self) -> Vec<Mark> {
         let seen = self.seen;
         let fault = self.scenario.gateway.fault.as_ref().zip(seen.fault_ns);
@@ -252,12 +254,12 @@ impl Wave<'_> {
     }
 }
 
-/// Whether the cluster is this run's own: of another's no process was watched.
+/// Reports whether the run started the cluster; the processes of a foreign cluster are not watched.
 fn is_own(seen: &Observed) -> bool {
     !seen.cpu.1.is_empty()
 }
 
-/// Acceptances a second between the first and the last.
+/// Returns acceptances per second between the first and the last.
 #[allow(clippy::cast_precision_loss)] // a count far below 2^53
 fn rate(accepted: u64, first_seconds: f64, last_seconds: f64) -> f64 {
     accepted as f64 / (last_seconds - first_seconds).max(1e-3)
@@ -306,8 +308,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
     }
 }
 
-/// Outer limits of the bands that the cluster used; its defaults if it reports none. Neighbouring
-/// bands with few devices are reported as one, and judged as one.
+/// Returns the outer limits of the bands that the cluster used, or the defaults if it reports none,
+/// metres. Adjacent bands with few devices are reported and judged as one.
 fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     let mut edges: Vec<f64> =
         progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();

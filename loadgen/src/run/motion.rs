@@ -24,9 +24,11 @@ use crate::{
     scenario::{MotionSpec, RegionSpec},
 };
 
-/// The first changes find caches cold and streams unopened; what follows is steady.
+/// Time at the beginning that is not measured: the first changes find caches cold and streams
+/// unopened.
 const WARM: Duration = Duration::from_secs(1);
-/// Of a region that is no circle: trains cross this circle around the place last seen.
+/// Radius of the circle around the place last seen that trains cross, for a region that is not a
+/// circle, metres.
 const RIM_METERS: f64 = 20_000.0;
 
 /// Observations of the other parts of a run in motion.
@@ -43,10 +45,10 @@ pub struct Moving {
 }
 
 impl Scene<'_> {
-    /// Plays all four parts.
+    /// Runs all four parts.
     ///
     /// # Errors
-    /// A part did not succeed within its deadline.
+    /// If a part does not end within its deadline.
     pub async fn play_moving(
         &self,
         channel: Channel,
@@ -105,7 +107,7 @@ impl Scene<'_> {
 }
 
 impl Observed {
-    /// CPU time of the nodes over the wave.
+    /// Returns the CPU time of the nodes over the wave.
     #[must_use]
     pub fn spent(&self) -> Spent {
         Spent {

@@ -1,4 +1,4 @@
-//! Runs restarts: a cluster for each case, steps, probes, an alert, the verdict.
+//! Runs of restarts: a cluster for each case, its steps, probes, an alert and the verdict.
 //!
 //! A coordinator that restarts has lost its registry. The run then registers *another* population:
 //! a node that still holds the former one pushes to devices that do not exist any more, and the
@@ -35,18 +35,18 @@ use crate::{
     verdict::{geometry::Region, recorded, roll::Roll},
 };
 
-/// Between two looks at the probes.
+/// Interval between two queries of the probes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time limit for the answer of one probe.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
-/// An alert on a cluster that does not serve is watched for so long: it may wait for a node that
-/// never comes.
+/// Time for which an alert on a cluster that does not serve is watched, because it may wait for a
+/// node that never comes.
 const LOUD_ALERT: Duration = Duration::from_secs(3);
 
-/// Runs all cases.
+/// Runs all cases and returns the report.
 ///
 /// # Errors
-/// One could not be carried out. Those that were carried out and went wrong are a report.
+/// If a case could not be carried out. Cases that were carried out and failed are in the report.
 pub async fn run(
     scenario: &Scenario,
     spec: &RestartsSpec,
@@ -61,7 +61,7 @@ pub async fn run(
             &format!("{} of {}, {}: {}", n + 1, spec.cases.len(), case.name, case.label),
         );
         let nodes = case.nodes.unwrap_or(scenario.nodes);
-        // Each has a folder of its own, so that no log covers another.
+        // Each case has a folder of its own, so that no log overwrites another.
         let dir = dir.join(&case.name);
         std::fs::create_dir_all(&dir).map_err(|e| io_error(&dir.display().to_string(), e))?;
         let plan = ClusterPlan {
@@ -103,7 +103,7 @@ struct Player<'a> {
     spec: &'a RestartsSpec,
     show: &'a Show,
     cluster: Cluster,
-    /// Processes that should be there.
+    /// Processes that should run.
     expected: BTreeSet<String>,
     /// Number of times that the registry was filled.
     generation: u64,
@@ -241,7 +241,7 @@ impl<'a> Player<'a> {
         Ok(drive::connect(&self.cluster.coordinator, PROBE_WITHIN).await?)
     }
 
-    /// Creates apps and devices at a coordinator that has none; does not wait for nodes.
+    /// Creates apps and devices at a coordinator that has none, without waiting for nodes.
     async fn fill(&self) -> Result<(), RunError> {
         let (channel, within) =
             (self.connect().await?, Duration::from_secs(self.scenario.deadlines.load_s));
@@ -256,15 +256,16 @@ impl<'a> Player<'a> {
         Ok(timeout(within, load).await.map_err(late)??)
     }
 
-    /// Waits until every process serves and the devices are loaded, or the time limit is over;
-    /// returns the answers of the probes.
+    /// Waits until every process serves and the devices are loaded, or the time limit has passed.
+    /// Returns the answers of the probes.
     async fn settle(&self, within_s: u64) -> Result<BTreeMap<String, String>, RunError> {
         let end = Instant::now() + Duration::from_secs(within_s);
         loop {
             let probes = self.probes().await;
             if is_green(&probes) {
                 let left = end.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
-                // What does not become visible behind green probes is found by the alert.
+                // The alert detects devices that do not become visible although the probes are
+                // green.
                 drop(drive::visible(self.connect().await?, self.population.count(), left).await);
                 return Ok(self.probes().await);
             }
@@ -317,7 +318,7 @@ impl<'a> Player<'a> {
         let channel = self.connect().await?;
         let submitted = match alert::submit(channel.clone(), submitted, request_id).await {
             Ok(submitted) => submitted,
-            // Nothing was sent, and the caller was told so.
+            // Nothing was sent, and the caller got an error.
             Err(DriveError::Status(status)) => {
                 self.steps(steps).await?;
                 return Ok(Verdict {
@@ -328,16 +329,16 @@ impl<'a> Player<'a> {
             Err(other) => return Err(other.into()),
         };
         let pushed = Arc::new(tokio::sync::Notify::new());
-        let (told, wait) = (Arc::clone(&pushed), pushed);
+        let (first_push, wait) = (Arc::clone(&pushed), pushed);
         let seen = move |progress: &Progress| {
             if progress.outcomes.unwrap_or_default().accepted > 0 {
-                told.notify_one();
+                first_push.notify_one();
             }
         };
         let watching = alert::watch(channel, &submitted.name, None, deadline, seen);
         let stepping = async {
             if !steps.is_empty() {
-                // An alert that pushes to nobody says so by its verdict.
+                // The verdict shows an alert that pushes to no device.
                 drop(timeout(deadline, wait.notified()).await);
                 self.steps(steps).await?;
             }
@@ -350,8 +351,8 @@ impl<'a> Player<'a> {
                 ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned()
             }
             Err(DriveError::Late { state, .. }) => {
-                // Or a node that comes back would push it beside the next one. A coordinator that
-                // is gone has none.
+                // Otherwise a node that comes back would push the alert beside the next one. A
+                // coordinator that has ended has no alert.
                 let request = wire::CancelAlertRequest {
                     name: submitted.name.clone(),
                     reason: "unfinished".to_owned(),
@@ -389,7 +390,8 @@ fn is_green(probes: &BTreeMap<String, String>) -> bool {
     probes.values().all(|said| said == "SERVING")
 }
 
-/// A different population each time: a node that still holds a former one is detected.
+/// Creates a different population each time, so that a node that still holds a former one is
+/// detected.
 fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
     let population =
         Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;

@@ -1,4 +1,4 @@
-//! State that the parts of a run share: the scenario, the cluster, and their first steps.
+//! State that the parts of a run share: the scenario, the cluster, and common steps.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -27,23 +27,23 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// A scenario on a running cluster, with everything that its parts need.
 pub struct Scene<'a> {
-    /// The scenario that is played.
+    /// Scenario of the run.
     pub scenario: &'a Scenario,
-    /// The devices that are registered and alerted.
+    /// Devices that are registered and alerted.
     pub population: &'a Arc<Population>,
     /// Address of the coordinator, `http://host:port`.
     pub coordinator: String,
-    /// The emulated gateways, one for each platform.
+    /// Gateway emulators, one for each platform.
     pub emulators: Vec<Emulator>,
-    /// Processes whose cost is accounted for; none if the cluster runs elsewhere.
+    /// Processes whose cost is measured; empty for a cluster that another program started.
     pub watched: Vec<Watched>,
-    /// Takes orders to kill and start nodes; none for a cluster that runs elsewhere.
+    /// Sender of orders to kill and start nodes; `None` for a cluster that another program started.
     pub node_orders: Option<mpsc::Sender<NodeOrder>>,
     /// Memory of the processes over time.
     pub memory: MemoryLog,
-    /// The folder for records.
+    /// Folder for records.
     pub dir: &'a Path,
-    /// Shows a person what goes on.
+    /// Progress display.
     pub show: &'a Show,
 }
 
@@ -52,15 +52,15 @@ pub struct Scene<'a> {
 pub struct Loaded {
     /// Time until all devices were visible.
     pub took: Duration,
-    /// Growth of all shard nodes meanwhile, bytes.
+    /// Memory growth of all shard nodes during the load, bytes.
     pub growth_bytes: u64,
 }
 
 impl Scene<'_> {
-    /// Loads all devices into an empty cluster; returns the time and memory.
+    /// Loads all devices into an empty cluster, and returns time and memory.
     ///
     /// # Errors
-    /// The scenario's deadline is over, or the coordinator refuses.
+    /// If the scenario's deadline has passed, or the coordinator refuses.
     pub(super) async fn fill(&self, channel: Channel) -> Result<Loaded, RunError> {
         let empty = self.rss(Role::Shard);
         let begun = clock::monotonic();
@@ -102,7 +102,7 @@ impl Scene<'_> {
         self.population.iter().filter(|d| region.outside_meters(d.place) == 0.0).count() as u64
     }
 
-    /// Processor time of the processes that are neither killed nor started meanwhile.
+    /// Returns the CPU time of the processes that are neither killed nor started during the run.
     pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
         let changed =
             |w: &Watched| self.scenario.node_changes.iter().any(|c| names::node(c.node) == w.name);
@@ -110,8 +110,8 @@ impl Scene<'_> {
         accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
     }
 
-    /// Resident memory of all processes of a role, bytes. A process that is gone is found by the
-    /// watcher.
+    /// Returns the resident memory of all processes of a role, bytes. The watcher reports a process
+    /// that has ended.
     pub(super) fn rss(&self, role: Role) -> u64 {
         let of_role = self.watched.iter().filter(|w| w.role == role);
         of_role.filter_map(|w| accounting::memory(w.pid).ok()).map(|(now, _)| now).sum()

@@ -1,9 +1,9 @@
 //! A series of fault cases on one cluster, each judged alert by alert while it runs.
 //!
-//! Memory is bounded however long the series runs: the gateways' records are taken piece by piece,
-//! an alert is judged as soon as it has ended and all records until then were taken, and then only
-//! its counts are kept. In memory are, for each alert in progress, 24 bytes a request, and in the
-//! emulators records younger than [`SETTLED`], 32 bytes a request.
+//! Memory is bounded however long the series runs. The gateways' records are taken piece by piece.
+//! An alert is judged when it has ended and all records until then were taken; then only its counts
+//! are kept. Memory holds, for each alert in progress, 24 bytes per request, and in the emulators
+//! records younger than [`SETTLED`], 32 bytes per request.
 
 use std::{fs, ops::Range, path::Path, time::Duration};
 
@@ -33,16 +33,17 @@ use case::Case;
 
 /// Interval between two exports of the records.
 const TAKE_EVERY: Duration = Duration::from_secs(1);
-/// The longest that nothing goes wrong, to see what is usual.
+/// Longest undisturbed interval at the beginning, which shows the steady state.
 const STEADY_MAX: Duration = Duration::from_secs(30);
-/// What is younger stays with the emulator: its answer may still be on the way. After the longest
-/// deadline of a request that a scenario may set, the sender has given it up.
+/// Age below which entries stay with the emulator, because their answers may still be on the way.
+/// It exceeds the longest request deadline that a scenario may set, after which the sender has
+/// abandoned the request.
 const SETTLED: Duration = Duration::from_secs(12);
 
-/// Runs a series.
+/// Runs a series and returns its report.
 ///
 /// # Errors
-/// It could not be carried out. One that was carried out and failed its expectations is a report.
+/// If it could not be carried out. A series that failed its expectations has a report.
 pub async fn run(
     scenario: &Scenario,
     series: &SeriesSpec,
@@ -95,7 +96,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// The part that talks to the cluster.
+/// Parts that talk to the cluster.
 async fn play(
     scene: &Scene<'_>,
     series: &SeriesSpec,
@@ -127,9 +128,10 @@ struct Player<'a> {
     channel: Channel,
     roll: Roll,
     alerts: Alerts<'a>,
-    /// The first case, which is undisturbed.
+    /// Interval of the first case, which is undisturbed.
     steady_ns: Range<u64>,
-    /// The undisturbed alert at the end of the last case: the state from which the next one starts.
+    /// Interval of the undisturbed alert at the end of the last case: the state from which the next
+    /// one starts.
     calm_ns: Option<Range<u64>>,
 }
 
@@ -149,7 +151,7 @@ impl Player<'_> {
         )?;
         case.calm = until.elapsed();
 
-        // Undisturbed: nothing is left of the trouble.
+        // Undisturbed, because all faults are removed.
         let (proving, proving_ns) = (Instant::now(), now_ns());
         case.proof = Some(self.alerts.begin().await?);
         self.flow(proving, spec, &mut case).await?;
@@ -163,7 +165,7 @@ impl Player<'_> {
             case.protocol_errors += counted.protocol_errors;
             let path = self.scene.dir.join(names::record(emulator.platform, ""));
             emulator.export(&path).await?;
-            self.read(&path, spec.befalls(emulator.platform), &mut case)?;
+            self.read(&path, spec.applies_to(emulator.platform), &mut case)?;
         }
         self.judge(u64::MAX, &mut case);
         if self.steady_ns.is_empty() {
@@ -180,7 +182,7 @@ impl Player<'_> {
         Ok(case.report(spec, self.series, strict))
     }
 
-    /// Submits alert after alert until a time; returns when the last one has ended.
+    /// Submits one alert after the other until a time. Returns when the last one has ended.
     async fn flow(
         &mut self,
         until: Instant,
@@ -216,14 +218,14 @@ impl Player<'_> {
             let path =
                 self.scene.dir.join(format!("{}-part.bin", names::emulator(emulator.platform)));
             until_us = until_us.min(emulator.take(&path, before_us).await?);
-            self.read(&path, spec.befalls(emulator.platform), case)?;
+            self.read(&path, spec.applies_to(emulator.platform), case)?;
         }
         self.judge(until_us * 1_000, case);
         Ok(())
     }
 
-    /// Gives every request of a file to its alert. The file is gone then.
-    fn read(&mut self, path: &Path, befallen: bool, case: &mut Case) -> Result<(), RunError> {
+    /// Assigns every request of a file to its alert, and removes the file.
+    fn read(&mut self, path: &Path, disturbed: bool, case: &mut Case) -> Result<(), RunError> {
         let record = recorded::load(path)?;
         fs::remove_file(path).map_err(|e| io_error(&path.display().to_string(), e))?;
         for entry in &record.entries {
@@ -231,7 +233,7 @@ impl Player<'_> {
             if push.fate == Fate::Dead {
                 self.roll.called_dead(push.token_hash);
             }
-            case.count(&push, befallen);
+            case.count(&push, disturbed);
             match self.alerts.take(entry.collapse_hash, push) {
                 true => {}
                 false if self.alerts.is_late(entry.collapse_hash) => case.late += 1,
@@ -241,7 +243,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Judges the alerts that ended before a time, and forgets them.
+    /// Judges the alerts that ended before a time, and removes them.
     fn judge(&mut self, before_ns: u64, case: &mut Case) {
         let mut proof = Vec::new();
         for alert in self.alerts.ended_before(before_ns) {
@@ -249,21 +251,21 @@ impl Player<'_> {
                 proof.clone_from(&alert.pushes);
             }
             let judged = self.roll.judge(alert.pushes);
-            let told = alert.ended.progress.progress.unwrap_or_default().unanswered_requests;
-            self.alerts.judged(alert.hash, told.saturating_sub(judged.unanswered));
+            let unanswered = alert.ended.progress.progress.unwrap_or_default().unanswered_requests;
+            self.alerts.judged(alert.hash, unanswered.saturating_sub(judged.unanswered));
             case.alert(alert.hash, &alert.ended, judged);
         }
-        // The last alert of its case: after those during which tokens were called dead.
+        // The last alert of its case, after those during which tokens were called dead.
         self.roll.reached(&proof);
     }
 }
 
-/// Does what a case's trouble is, until then; and takes it back.
+/// Sets the fault of a case until a time, and then removes it.
 async fn trouble(emulators: &[Emulator], spec: &CaseSpec, until: Instant) -> Result<(), RunError> {
-    let befallen: Vec<_> =
-        emulators.iter().filter(|emulator| spec.befalls(emulator.platform)).collect();
+    let disturbed: Vec<_> =
+        emulators.iter().filter(|emulator| spec.applies_to(emulator.platform)).collect();
     if let Some(faults) = &spec.faults {
-        for emulator in &befallen {
+        for emulator in &disturbed {
             emulator.disturb(faults).await?;
         }
     }
@@ -274,13 +276,13 @@ async fn trouble(emulators: &[Emulator], spec: &CaseSpec, until: Instant) -> Res
                 _ = steps.tick() => {}
                 () = sleep_until(until) => break,
             }
-            for emulator in &befallen {
+            for emulator in &disturbed {
                 emulator.disturb(&mixture.faults(emulator.platform, step)).await?;
             }
         }
     }
     sleep_until(until).await;
-    for emulator in &befallen {
+    for emulator in &disturbed {
         emulator.calm().await?;
     }
     Ok(())

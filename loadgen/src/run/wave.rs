@@ -1,4 +1,4 @@
-//! One alert of a run: its submission, the wave with faults meanwhile, the gateways' records.
+//! One alert of a run: its submission, the wave with faults during it, the gateways' records.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -25,18 +25,18 @@ use crate::{
     scenario::{FaultSpec, NodeChange},
 };
 
-/// After a cancellation the record is watched for so long, for what still arrives.
+/// Time after a cancellation for which the record is watched for late requests.
 const AFTER_CANCEL: Duration = Duration::from_secs(1);
 /// Observations of the wave.
 #[derive(Debug)]
 pub struct Observed {
     /// Time for the start of all processes.
     pub start: Duration,
-    /// Writing all devices until visible.
+    /// Time from the first written device until all are visible.
     pub load: Duration,
-    /// Growth of all shard nodes meanwhile, bytes.
+    /// Memory growth of all shard nodes during the load, bytes.
     pub load_growth_bytes: u64,
-    /// Call to acknowledgement of `CreateAlert`.
+    /// Time from the call of `CreateAlert` to its acknowledgement.
     pub create: Duration,
     /// The alert as the coordinator acknowledged it.
     pub submitted: Submitted,
@@ -44,25 +44,25 @@ pub struct Observed {
     pub ended: Ended,
     /// Devices that the cluster's preview counted.
     pub preview_devices: u64,
-    /// Call of `CreateAlert`, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time of the call of `CreateAlert`, nanoseconds of `CLOCK_MONOTONIC`.
     pub called_ns: u64,
     /// Changes of devices acknowledged over the wave.
     pub changes: u64,
-    /// Processor time before and after the wave.
+    /// CPU time before and after the wave.
     pub cpu: (Cpu, Cpu),
-    /// Resident memory of shard nodes and coordinator at the end of the wave.
+    /// Resident memory of shard nodes and coordinator at the end of the wave, bytes.
     pub rss: (u64, u64),
     /// Start of the fault, nanoseconds of `CLOCK_MONOTONIC`.
     pub fault_ns: Option<u64>,
-    /// Growth of the worst shard node after the fault began.
+    /// Memory growth of the worst shard node after the start of the fault, bytes.
     pub shard_growth_bytes: Option<u64>,
-    /// Nodes killed and started, and when, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nodes that were killed and started, with times, nanoseconds of `CLOCK_MONOTONIC`.
     pub node_changes: Vec<(u64, NodeChange)>,
     /// Observations of other watchers.
     pub watchers: Option<watchers::Seen>,
-    /// Growth of the coordinator over the wave, at its most.
+    /// Highest memory growth of the coordinator over the wave, bytes.
     pub coordinator_growth_bytes: u64,
-    /// Highest memory of each process.
+    /// Highest memory of each process, bytes.
     pub peaks: BTreeMap<String, u64>,
     /// Files of the gateways' records.
     pub records: Vec<(Platform, PathBuf)>,
@@ -77,11 +77,11 @@ struct Waved {
 }
 
 impl Scene<'_> {
-    /// The alert from its preview to the gateways' records, which are named after the `part` of the
-    /// run; `changes`: of devices, acknowledged so far.
+    /// Runs the alert from its preview to the gateways' records, whose names contain the `part` of
+    /// the run. `changes` is the number of acknowledged changes of devices so far.
     ///
     /// # Errors
-    /// A step did not succeed within its deadline.
+    /// If a step does not end within its deadline.
     pub(super) async fn alert(
         &self,
         channel: Channel,
@@ -96,7 +96,7 @@ impl Scene<'_> {
         let (cpu_before, changes_before) = (self.cpu()?, changes());
         let coordinator_before = self.rss(Role::Coordinator);
         let called = clock::monotonic();
-        // From the seed, so that a run repeats, and with the time, so that two runs against one
+        // From the seed, so that a run repeats, and from the time, so that two runs against one
         // cluster differ.
         let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::wall().0).to_string();
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
@@ -140,7 +140,7 @@ impl Scene<'_> {
         })
     }
 
-    /// Runs the alert with all events during it; returns the time at which a fault began.
+    /// Runs the alert with all events during it. Returns the time at which a fault began.
     async fn wave(
         &self,
         channel: Channel,
@@ -174,10 +174,11 @@ impl Scene<'_> {
             }
             tokio::select! {
                 () = sleep(Duration::from_millis(fault.after_ms())) => {}
-                // The wave was faster than its trouble: nothing was shown, and the report says so.
+                // The wave ended before the fault began, so the fault had no effect, and the report
+                // says so.
                 () = over.cancelled() => return Ok(None),
             }
-            for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
+            for emulator in self.emulators.iter().filter(|e| fault.applies_to(e.platform)) {
                 emulator.fault(fault).await?;
             }
             let begun = now_ns();
@@ -186,7 +187,7 @@ impl Scene<'_> {
                     () = sleep(Duration::from_millis(*for_ms)) => {}
                     () = over.cancelled() => {}
                 }
-                for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
+                for emulator in self.emulators.iter().filter(|e| fault.applies_to(e.platform)) {
                     emulator.calm().await?;
                 }
             }
@@ -204,7 +205,7 @@ impl Scene<'_> {
         Ok(Waved { ended, fault_ns, watchers, node_changes })
     }
 
-    /// Kills and starts nodes at their times after the first push, until the wave is over.
+    /// Kills and starts nodes at their times after the first push, until the wave ends.
     async fn change_nodes(
         &self,
         mut first_pushed: watch::Receiver<bool>,
@@ -224,10 +225,10 @@ impl Scene<'_> {
             if over.run_until_cancelled(sleep_until(at)).await.is_none() {
                 break;
             }
-            let (told, heeded) = oneshot::channel();
-            let order = NodeOrder { action: change.action, node: change.node, done: told };
+            let (signal, finished) = oneshot::channel();
+            let order = NodeOrder { action: change.action, node: change.node, done: signal };
             orders.send(order).await.map_err(|e| DriveError::Defect(e.to_string()))?;
-            heeded.await.map_err(|e| DriveError::Defect(e.to_string()))?;
+            finished.await.map_err(|e| DriveError::Defect(e.to_string()))?;
             self.show.begin("node", &change.to_string());
             done.push((now_ns(), *change));
         }
@@ -235,7 +236,7 @@ impl Scene<'_> {
     }
 }
 
-// Counts far below 2^53.
+// Counts are far below 2^53.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn share_of(count: u64, share: f64) -> u64 {
     ((count as f64 * share) as u64).max(1)

@@ -4,9 +4,9 @@
 use super::{FaultSpec, RegionSpec, Scenario};
 use crate::place::Place;
 
-/// A device index has 32 bits in the verdict's tables.
+/// Most devices: a device index has 32 bits in the verdict's tables.
 const DEVICES_MAX: u64 = 100_000_000;
-/// Highest number of nodes: more processes on one machine show nothing new.
+/// Most nodes: more processes on one machine show nothing new.
 const NODES_MAX: u32 = 64;
 
 /// Highest quota, messages per minute: more than one machine sends, so it means no quota.
@@ -15,7 +15,7 @@ pub(crate) const FCM_QUOTA_MAX: u32 = 1_000_000_000;
 pub(super) type Checked = Result<(), (&'static str, String)>;
 
 impl Scenario {
-    /// Checks all values; also called after the command line has changed some.
+    /// Checks all values. It is called again after the command line has changed some.
     ///
     /// # Errors
     /// The field and the problem.
@@ -46,8 +46,7 @@ impl Scenario {
         }
         self.check_motion()?;
         if let Some(watchers) = self.watchers {
-            // What a coordinator takes for one alert unless configured otherwise; one more watches
-            // for the run itself.
+            // The coordinator's default limit for one alert, less the watcher of the run itself.
             within("watchers.count", watchers.count, 1, 2_047)?;
             share("watchers.slow_share", watchers.slow_share)?;
         }
@@ -95,8 +94,8 @@ impl Scenario {
             }
             Some(FaultSpec::Scripted { platform, faults, for_ms, .. }) => {
                 within("gateway.fault.for_ms", *for_ms, 1, 600_000)?;
-                let befallen = self.population.apps.iter().map(|a| a.platform);
-                for gateway in befallen.filter(|gateway| platform.is_none_or(|p| p == *gateway)) {
+                let affected = self.population.apps.iter().map(|a| a.platform);
+                for gateway in affected.filter(|gateway| platform.is_none_or(|p| p == *gateway)) {
                     faults.check(gateway).map_err(|e| ("gateway.fault.faults", e.to_string()))?;
                 }
             }
@@ -149,6 +148,20 @@ impl Scenario {
             }
         }
         self.alert.last_seen.map_or(Ok(()), |p| place("alert.last_seen", p))
+    }
+}
+
+/// Checks names of cases on the command line against the cases of a scenario.
+pub(super) fn case_names<'a>(
+    names: &[String],
+    cases: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), String> {
+    match names.iter().find(|name| cases.clone().all(|case| case != **name)) {
+        None => Ok(()),
+        Some(unknown) => {
+            let cases = cases.map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ");
+            Err(format!("must be one of {cases}; got `{unknown}`"))
+        }
     }
 }
 

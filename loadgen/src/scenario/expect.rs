@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::numbers::exact;
 
-/// Expectations of one scenario; what is absent is not judged.
+/// Expectations of one scenario; absent ones are not checked.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expectations {
-    /// Devices exactly inside, alive, never accepted.
+    /// Devices exactly inside with a live token that were never accepted.
     pub missed: Option<Bound>,
-    /// Accepted more than 500 m outside.
+    /// Devices accepted while more than 500 m outside the region.
     pub outside: Option<Bound>,
-    /// Accepted again without a reason.
+    /// Acceptances after the first that no unanswered or failed request explains.
     pub duplicates: Option<Bound>,
-    /// Accepted again after an unanswered or failed request.
+    /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: Option<Bound>,
-    /// Accepted on a token that was not the current one.
+    /// Devices accepted on a token that was not the current one.
     pub stale_tokens: Option<Bound>,
-    /// Accepted while removed or muted.
+    /// Devices accepted while removed or muted.
     pub unwanted: Option<Bound>,
     /// Devices of the alert without motion that were missed, alerted outside, alerted again or
     /// never answered.
@@ -37,41 +37,41 @@ pub struct Expectations {
     pub accepted_excess: Option<Bound>,
     /// Devices counted by the preview minus (`region_devices` + `edge_devices`).
     pub preview_excess: Option<Bound>,
-    /// Difference of what the cluster reports and the gateway recorded, accepted and dead together.
+    /// Difference between the cluster's report and the gateways' record, accepted and dead
+    /// together.
     pub disagreement: Option<Bound>,
-    /// Requests that the gateway left unanswered, by its own record.
+    /// Requests that the gateway left unanswered, in its own record.
     pub unanswered_requests: Option<Bound>,
-    /// Unanswered requests that the cluster did not count; it may count more, as an answer can come
-    /// too late for it.
+    /// Unanswered requests that the cluster did not count. It may count more, because an answer can
+    /// come too late for it.
     pub unanswered_uncounted: Option<Bound>,
-    /// Requests that arrived later than the grace after the acknowledgement of the cancellation.
+    /// Requests that arrived after the grace period that follows the acknowledgement of the
+    /// cancellation.
     pub late_after_cancel: Option<Bound>,
-    /// Devices in the region that were reached, as a share: a cancelled alert must have been in its
+    /// Accepted devices as a share of those in the region: a cancelled alert must have been in its
     /// middle.
     pub reached_share: Option<Bound>,
-    /// Requests to FCM in the 60 s in which there were the most, by the gateway's record: every 60
-    /// s that begin with a request.
+    /// Most requests to FCM in any 60 s that begin with a request, in the gateway's record.
     pub quota_window_max: Option<Bound>,
     /// Nodes killed and started while the alert ran.
     pub node_changes: Option<Bound>,
-    /// Requests that a gateway put off with 429.
+    /// Requests that a gateway refused with 429.
     pub throttled: Option<Bound>,
     /// Requests that a gateway answered with 5xx.
     pub failed_requests: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order by FCM: a lane that
-    /// its quota paces has no excuse, however busy the machine is.
+    /// Share of pairs of FCM pushes of different bands in the wrong order. A lane that its quota
+    /// paces has no excuse, even on a busy machine.
     pub fcm_disorder: Option<Bound>,
-    /// The last acceptance by APNs as a share of the time until the last one by FCM: one lane must
-    /// not hold back the other.
+    /// Time of the last acceptance by APNs as a share of the time of the last one by FCM: one lane
+    /// must not hold back the other.
     pub apns_share_of_fcm_time: Option<Bound>,
-    /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
+    /// Growth of the worst shard node's memory over its steady state during a fault, bytes.
     pub shard_growth_bytes: Option<Bound>,
     /// Watchers whose last message was not the final state.
     pub watchers_stale: Option<Bound>,
-    /// Growth of the coordinator's memory from before the alert to its most while it was watched,
-    /// bytes.
+    /// Growth of the coordinator's memory from before the alert to its peak while watched, bytes.
     pub coordinator_growth_bytes: Option<Bound>,
-    /// The state in which the alert must end, without `STATE_`.
+    /// State in which the alert must end, without `STATE_`.
     pub state: Option<String>,
     /// Targets for rates and times.
     pub targets: Targets,
@@ -81,36 +81,35 @@ pub struct Expectations {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Targets {
-    /// Pushes per second, first to last.
+    /// Pushes per second from the first to the last.
     pub rate_per_second: Option<Bound>,
-    /// Requests a second to FCM as a share of what its connections, their streams and the latency
+    /// Requests per second to FCM as a share of what its connections, their streams and the latency
     /// allow.
     pub fcm_line_use: Option<Bound>,
-    /// Acknowledgement to the last push.
+    /// Time from the acknowledgement to the last push, seconds.
     pub wave_seconds: Option<Bound>,
-    /// Acknowledgement to the first push.
+    /// Time from the acknowledgement to the first push, seconds.
     pub first_push_seconds: Option<Bound>,
-    /// User and system time of all shard nodes per push.
+    /// User and system time of all shard nodes per push, microseconds.
     pub shard_cpu_us_per_push: Option<Bound>,
-    /// Growth of all shard nodes together per device.
+    /// Memory growth of all shard nodes together per device, bytes.
     pub bytes_per_device: Option<Bound>,
-    /// Start of the program to the end of the judgement.
+    /// Time from the start of the program to the end of the judgement, seconds.
     pub total_seconds: Option<Bound>,
-    /// 99 % of pushes came no later than this after their place in the alert's pace, milliseconds,
-    /// while devices moved.
+    /// 99th percentile of the lateness of pushes against the alert's pace while devices moved,
+    /// milliseconds.
     pub lateness_p99_ms: Option<Bound>,
     /// 99th percentile of the time from the acknowledgement of an entering change to its push,
     /// milliseconds.
     pub freshness_p99_ms: Option<Bound>,
-    /// CPU of shard nodes per push while devices move, what the changes cost by themselves taken
-    /// off, as a share of that over still devices.
+    /// CPU time of shard nodes per push while devices move, less what the changes cost alone, as a
+    /// share of that over still devices.
     pub moving_cpu_share: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse
-    /// platform.
+    /// Share of pairs of pushes of different bands in the wrong order, for the worse platform.
     pub disorder: Option<Bound>,
 }
 
-/// A number, or limits: `0`, `{ max = 5 }`, `{ min = 1, max = 2 }`.
+/// A number or limits: `0`, `{ max = 5 }`, `{ min = 1, max = 2 }`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Bound {
@@ -128,7 +127,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether a measured value keeps to it. NaN never does.
+    /// Reports whether a measured value is within the bound; false for NaN.
     #[must_use]
     #[allow(clippy::float_cmp)] // counts are whole numbers, exact in an f64
     pub fn holds(self, value: f64) -> bool {

@@ -1,74 +1,75 @@
 //! Names of the figures of a case in a series. Expectations use the names, the report has the
 //! values.
 
-/// What is known of a case by the end of it; expectations are about these.
+/// Figures of a case at its end, to which expectations refer.
 pub const FIGURES: &[&str] = &[
-    // Of all alerts of the case together, the last, undisturbed one included.
+    // Of all alerts of the case together, including the last, undisturbed one.
     "alerts",
     // Alerts that ended in another state than RESOLVED.
     "unresolved",
-    // By the gateways' records: requests, and of those the ones that were not plainly accepted.
+    // By the gateways' records: requests, and those of them that were not plainly accepted.
     "requests",
     "struck",
-    // Devices accepted at least once in an alert; called dead.
+    // Devices accepted at least once in an alert; devices called dead.
     "accepted",
     "dead_tokens",
-    // Inside, alive, never accepted.
+    // Devices inside with a live token that were never accepted.
     "missed",
     "missed_apns",
     "missed_fcm",
-    // Of those, more than the cluster tells as refused, unknown or expired.
+    // Missed devices beyond those that the cluster reports as refused, unknown or expired.
     "untold",
     "outside",
     "duplicates",
     // Acceptances after the first that the gateway caused: it left a request unanswered, or failed
     // it.
     "repeated",
-    // Of those, more than the cluster counts requests without an answer, and put off.
+    // Repeated acceptances beyond the requests that the cluster counts as unanswered or deferred.
     "repeats_uncounted",
     "unknown",
     "strangers",
-    // Of alerts that had ended: the cluster had told these requests as unanswered, and a gateway
-    // that had stopped reading went on with what lay before it.
+    // Requests of alerts that had ended: the cluster had reported them as unanswered, and a gateway
+    // that had stopped reading continued with requests that it had not read.
     "late_requests",
-    // Requests that the gateway left unanswered; of those, how many fewer the cluster counted,
-    // alert by alert.
+    // Requests that the gateway left unanswered; and by how many fewer the cluster counted, alert
+    // by alert.
     "unanswered_requests",
     "unanswered_uncounted",
     // |accepted reported - recorded| + |dead reported - recorded|, alert by alert.
     "disagreement",
-    // What the cluster tells of.
+    // Outcomes that the cluster reports.
     "refused",
     "expired",
     "retried_requests",
-    // Alerts whose watcher was told of a lane's trouble; of an app whose devices are kept though
-    // called dead.
+    // Alerts whose watcher got a report of a lane's trouble; and of an app whose devices are kept
+    // although called dead.
     "troubled",
     "alarmed",
-    // Lane troubles that did not say why, or not since when.
+    // Lane troubles without a reason or without a start.
     "speechless",
-    // Dead and refused devices beyond the reasons told, and the other way round, alert by alert.
+    // Dead and refused devices beyond the reported reasons, and the other way round, alert by
+    // alert.
     "unexplained",
-    // In the undisturbed alert at the end: devices inside to which nothing was sent; and those
+    // In the undisturbed alert at the end: devices inside without a request; and those of them
     // never called dead.
     "lost",
     "lost_alive",
-    // Connections that were accepted by a gateway, ended, ended in the handshake, ended by an error
-    // of the lane's HTTP/2.
+    // Connections that a gateway accepted, that ended, that ended in the handshake, that ended
+    // because of an error of the lane's HTTP/2.
     "connections_opened",
     "connections_closed",
     "handshakes_failed",
     "protocol_errors",
-    // Of the worst shard node, over its most in the undisturbed alert right before; and over that
-    // in the first case.
+    // Memory growth of the worst shard node over its peak in the undisturbed alert right before;
+    // and over that in the first case.
     "shard_growth_bytes",
     "shard_grown_bytes",
-    // From the end of the trouble until half of what it had held up was accepted, and until every
-    // alert had ended; and what the undisturbed one took.
+    // Time from the end of the fault until half of the delayed pushes were accepted, and until
+    // every alert had ended; and the time of the undisturbed alert.
     "recovery_seconds",
     "calm_seconds",
     "proof_seconds",
-    // Acceptances a second while the trouble acted, and how long it did.
+    // Acceptances per second while the fault acted, and its duration.
     "rate_per_second",
     "seconds",
 ];

@@ -1,13 +1,13 @@
 //! A mixture of many kinds of faults at once, drawn from a seed: combinations that no person would
 //! think of.
 //!
-//! Time is cut into steps. For each step and each gateway some faults are drawn from all that the
-//! emulator of this platform can do, each with its own size, and act together until the next step.
-//! The same seed gives the same faults, step by step.
+//! Time is divided into steps. For each step and each gateway some faults are drawn from all that
+//! the emulator of this platform supports, each with its own size, and act together until the next
+//! step. The same seed gives the same faults, step by step.
 //!
-//! Not drawn: faults that make a lane wait for longer than a step by contract (a quota that is used
-//! up, a refused credential, an expired certificate, a storm of dead tokens). Each of these is a
-//! case of its own.
+//! Not drawn: faults that make a lane wait for longer than a step by contract (a used-up quota, a
+//! refused credential, an expired certificate, a storm of dead tokens). Each of these is a case of
+//! its own.
 
 use clarion_emulator::{
     Faults, Platform,
@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use crate::population::draws::Draws;
 
-/// How a mixture of faults is drawn.
+/// Specification of a random mixture of faults.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixtureSpec {
@@ -28,14 +28,14 @@ pub struct MixtureSpec {
     pub seed: u64,
     /// Length of a step, milliseconds.
     pub every_ms: u64,
-    /// Most pieces of one step.
+    /// Most kinds of faults in one step.
     pub pieces_max: usize,
 }
 
-/// Of [`Draws`]: nothing else of a seed is drawn there.
+/// Domain of [`Draws`] for mixtures only.
 const DOMAIN: u64 = 0x4D49_5854;
 
-/// One kind of trouble: what it does to the faults of a step.
+/// One kind of fault: a function that adds it to the faults of a step.
 type Piece = fn(&mut Faults, &mut Draws, Platform);
 
 /// Every kind of fault that a mixture can contain.
@@ -62,7 +62,7 @@ const PIECES: &[Piece] = &[
 ];
 
 impl MixtureSpec {
-    /// Checks the values.
+    /// Checks the values of the specification.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self { every_ms, .. } if !(1_000..=600_000).contains(every_ms) => {
@@ -75,7 +75,7 @@ impl MixtureSpec {
         }
     }
 
-    /// What goes wrong at the gateway of a platform in a step.
+    /// Returns the faults of a platform's gateway in a step.
     #[must_use]
     pub fn faults(&self, platform: Platform, step: u64) -> Faults {
         let mut draws = Draws::new(self.seed, DOMAIN + platform as u64, step);
@@ -187,14 +187,14 @@ fn negative_windows(faults: &mut Faults, draws: &mut Draws, _: Platform) {
         unknown: false,
     };
     let narrow = u32::try_from(between(draws, 0, 600)).expect("small");
-    // The last word, before the next step of a second at least, is the wide window.
+    // The last turn before the next step, after a second at least, is the wide window.
     let (every_ms, turns) = (between(draws, 20, 100), vec![window(narrow), window(65_535)]);
     faults.repeat.push(Repeat { every_ms, turns, duration_ms: every_ms * 8 });
 }
 
 fn stream_limits(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let (few, many) = (Action::StreamsMax { streams: 1 }, Action::StreamsMax { streams: 1_500 });
-    // A quarter of the time at one stream; the last word is the large limit.
+    // A quarter of the time at one stream; the last turn is the large limit.
     let every_ms = between(draws, 20, 80);
     faults.repeat.push(Repeat {
         every_ms,
@@ -214,7 +214,7 @@ fn settings(faults: &mut Faults, draws: &mut Draws, _: Platform) {
 }
 
 fn put_off(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
-    // Of a token with Apple; Google has no word for that, and says 503 of one.
+    // APNs has a reason for one throttled token; FCM has none, so one token gets INTERNAL.
     let reason = match platform {
         Platform::Apns => Reason::TooManyRequests,
         Platform::Fcm => Reason::FcmInternal,
@@ -261,7 +261,7 @@ fn dead(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
         Platform::Apns => Reason::Unregistered,
         Platform::Fcm => Reason::FcmUnregistered,
     };
-    // A day before the registration, or now; Google tells no time.
+    // A day before the registration, or now; FCM sends no time.
     let timestamp_offset_ms = if draws.below(2) == 0 { -86_400_000 } else { 0 };
     let answer = Scripted { timestamp_offset_ms, ..Scripted::always(reason) };
     faults.rules.push(Rule { ppm: ppm(draws, 1, 50), answer });
@@ -281,7 +281,7 @@ fn far(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     faults.latency = Latency { p50_us, p99_us: p50_us * between(draws, 2, 5) };
 }
 
-/// Some connections are neither read nor written for a while.
+/// Stops reading and writing on some connections for a while.
 fn deaf(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let (mode, duration_ms) = (Silence::StopReading, between(draws, 50, 500));
     faults.silent = Some(Silent { mode, connections_ppm: 300_000, duration_ms });

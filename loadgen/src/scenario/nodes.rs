@@ -1,8 +1,8 @@
 //! Nodes that are killed and started during the alert.
 //!
-//! Ownership of partitions is fixed once they are assigned, and a partition has one owner: a killed
-//! node is replaced by another process of the same name, and its partitions wait for that process;
-//! a node that joins later owns nothing, but is connected, holds lanes and asks for slices like any
+//! Ownership of partitions is fixed once they are assigned, and a partition has one owner. A killed
+//! node is replaced by another process of the same name, and its partitions wait for that process.
+//! A node that joins later owns nothing, but is connected, holds lanes and asks for slices like any
 //! other node.
 
 use std::fmt;
@@ -12,11 +12,11 @@ use serde::Deserialize;
 use super::{Scenario, check::Checked};
 use crate::names;
 
-/// One node that is killed or started during the wave.
+/// A node that is killed or started during the wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeChange {
-    /// When, after the first push.
+    /// Time of the change after the first push, milliseconds.
     pub after_ms: u64,
     /// Action on the node.
     #[serde(rename = "do")]
@@ -31,7 +31,7 @@ pub struct NodeChange {
 pub enum NodeAction {
     /// Kills the node as a power failure would (SIGKILL).
     Kill,
-    /// It is started: again, or, if nothing was done to it before, for the first time.
+    /// Starts the node: again, or for the first time if it was not started before.
     Start,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for NodeChange {
 }
 
 impl Scenario {
-    /// Whether a node is not there at first: then the first that happens to it is its start.
+    /// Reports whether a node does not run at first, because its first change is a start.
     #[must_use]
     pub fn comes_later(&self, node: u32) -> bool {
         self.node_changes

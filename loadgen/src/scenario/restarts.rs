@@ -4,19 +4,23 @@
 //! Each case has its own cluster. Each of its phases changes something, waits until the health port
 //! of every expected process reports a stable state, and then submits an alert. Two outcomes are
 //! good: **exact**, every device inside was alerted once and no other device; or **loud**, a
-//! process reports NOT_SERVING, or does not answer. Green and wrong is never good.
+//! process reports NOT_SERVING, or does not answer. A wrong alert while every process reports
+//! SERVING is never good.
 
 use serde::Deserialize;
 
-use super::{Scenario, check::Checked};
+use super::{
+    Scenario,
+    check::{Checked, case_names},
+};
 use crate::names;
 
 /// Settings of a scenario of restarts.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestartsSpec {
-    /// Time limit until all processes serve, seconds; a process that does not serve by then is
-    /// loud.
+    /// Time limit until all processes serve, seconds; a process that does not serve by then counts
+    /// as loud.
     #[serde(default = "default_settle_s")]
     pub settle_s: u64,
     /// Cases in the order of the run.
@@ -27,7 +31,7 @@ fn default_settle_s() -> u64 {
     30
 }
 
-/// One cluster, from its start.
+/// A case: one cluster and its phases.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestartCase {
@@ -35,13 +39,13 @@ pub struct RestartCase {
     pub name: String,
     /// Short description of the events.
     pub label: String,
-    /// Nodes that are not there at first.
+    /// Numbers of the nodes that are not started at first.
     #[serde(default)]
     pub later: Vec<u32>,
-    /// It takes so long that it is run only if it is named.
+    /// Whether the case runs only if it is named, because it takes long.
     #[serde(default)]
     pub by_name_only: bool,
-    /// Shard nodes; absent: the scenario's.
+    /// Number of shard nodes; absent: the scenario's.
     #[serde(default)]
     pub nodes: Option<u32>,
     /// Number of nodes, from the first, that the coordinator knows; absent: all.
@@ -55,20 +59,20 @@ pub struct RestartCase {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// Steps, one after the other.
+    /// Steps of the phase, in order.
     pub steps: Vec<Step>,
-    /// Pushes a second of an alert under which the steps are done, and which is judged, too;
-    /// absent: they are done between alerts.
+    /// Pushes per second of an alert during which the steps are done, and which is judged too;
+    /// absent: the steps are done between alerts.
     #[serde(default)]
     pub under_alert: Option<u32>,
-    /// A process was killed under the alert: devices that were pushed to just before may be pushed
-    /// to again.
+    /// Whether a device may be pushed to again, because a process is killed during the alert.
     #[serde(default)]
     pub repeats: bool,
     /// Number of repetitions of the steps, each under an alert of its own.
     #[serde(default = "one")]
     pub rounds: u32,
-    /// Instead of the spec's: what stays loud need not be waited for as long as what becomes quiet.
+    /// Time limit that replaces the spec's, seconds: a process that stays loud need not be awaited
+    /// as long.
     #[serde(default)]
     pub settle_s: Option<u64>,
     /// Expected outcome of the phase.
@@ -87,41 +91,41 @@ pub enum Outcome {
     Exact,
     /// A process reports that it does not serve, or does not answer.
     Loud,
-    /// All processes serve, and the alert was not exact; or devices were pushed to that are not
-    /// there.
+    /// All processes serve, but the alert was not exact, or went to devices that are not
+    /// registered.
     Wrong,
 }
 
-/// One step. Processes are `coordinator`, `coordinator-2`, `shard-0` and so on.
+/// A step of a phase. Processes are `coordinator`, `coordinator-2`, `shard-0` and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Step {
-    /// Ends it as a power failure would (SIGKILL); it should be there.
+    /// Kills the process as a power failure would (SIGKILL). The process remains expected.
     Kill {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
-    /// Asks it to end (SIGTERM) and waits for that; it should be there.
+    /// Asks the process to end (SIGTERM) and waits for its end. The process remains expected.
     Terminate {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
-    /// As `terminate`, but it should not be there any more.
+    /// Ends the process like `terminate`. The process is no longer expected.
     Remove {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
-    /// Starts it, in place of a former one or for the first time.
+    /// Starts the process, in place of an earlier one or for the first time.
     Start {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
-        /// Another cluster name.
+        /// Name of another cluster.
         #[serde(default)]
         cluster: Option<String>,
-        /// A node under another name than its own.
+        /// Name of the node, if it differs from the name of its process.
         #[serde(default)]
         name: Option<String>,
-        /// A coordinator with another count of partitions than the default.
+        /// Number of partitions of the coordinator, if it differs from the default.
         #[serde(default)]
         partitions: Option<u16>,
         /// Number of nodes, from the first, that a coordinator knows.
@@ -148,7 +152,7 @@ impl Step {
         }
     }
 
-    /// Whether the registry is empty afterwards: a coordinator keeps it in memory.
+    /// Reports whether the registry is empty afterwards, because a coordinator keeps it in memory.
     #[must_use]
     pub fn empties_registry(&self) -> bool {
         matches!(self, Self::Start { what, .. } if what == names::COORDINATOR)
@@ -156,18 +160,12 @@ impl Step {
 }
 
 impl RestartsSpec {
-    /// Leaves the named cases.
+    /// Keeps only the named cases.
     ///
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) =
-            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
-        {
-            let there =
-                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
-            return Err(format!("no case `{unknown}`; there are {there}"));
-        }
+        case_names(names, self.cases.iter().map(|case| &*case.name))?;
         let all = names.is_empty();
         self.cases.retain(|case| names.contains(&case.name) || (all && !case.by_name_only));
         Ok(())

@@ -12,7 +12,12 @@ use std::collections::BTreeMap;
 use clarion_emulator::{Faults, Platform};
 use serde::Deserialize;
 
-use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureSpec};
+use super::{
+    Bound, Scenario,
+    check::{Checked, case_names},
+    figures::FIGURES,
+    mixture::MixtureSpec,
+};
 
 /// Settings of a series.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,17 +25,16 @@ use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureS
 pub struct SeriesSpec {
     /// Duration of the fault in each case, seconds.
     pub seconds: f64,
-    /// Highest number of alerts in progress: an alert that waits for its last devices does not
-    /// delay the next.
+    /// Most alerts in progress: an alert that waits for its last devices does not delay the next.
     #[serde(default = "default_alerts_max")]
     pub alerts_max: usize,
     /// Expectations of each case; a case may override them.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
-    /// The same, but judged only with `--strict`: rates and times.
+    /// Targets of each case, which are judged only with `--strict`: rates and times.
     #[serde(default)]
     pub targets: BTreeMap<String, Bound>,
-    /// In their order. The first is undisturbed, and as long as any, but for 30 s at most: its
+    /// Cases in order. The first is undisturbed and as long as any other, but at most 30 s; its
     /// memory is the steady state.
     pub cases: Vec<CaseSpec>,
 }
@@ -39,7 +43,7 @@ fn default_alerts_max() -> usize {
     4
 }
 
-/// One kind of fault.
+/// Case of a series: one kind of fault.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseSpec {
@@ -53,10 +57,10 @@ pub struct CaseSpec {
     /// Faults that act during the case.
     #[serde(default)]
     pub faults: Option<Box<Faults>>,
-    /// Instead: many things, drawn from a seed.
+    /// Random mixture of faults, in place of `faults`.
     #[serde(default)]
     pub mixture: Option<MixtureSpec>,
-    /// It takes so long that it is run only if it is named.
+    /// Whether the case runs only if it is named, because it takes long.
     #[serde(default)]
     pub by_name_only: bool,
     /// Expectations that differ from those of the series.
@@ -68,13 +72,13 @@ pub struct CaseSpec {
 }
 
 impl CaseSpec {
-    /// Whether it befalls the gateway of a platform.
+    /// Reports whether the case affects the gateway of a platform.
     #[must_use]
-    pub fn befalls(&self, gateway: Platform) -> bool {
+    pub fn applies_to(&self, gateway: Platform) -> bool {
         self.platform.is_none_or(|p| p == gateway)
     }
 
-    /// Whether nothing goes wrong in it.
+    /// Reports whether the case has no fault.
     #[must_use]
     pub fn is_undisturbed(&self) -> bool {
         self.faults.is_none() && self.mixture.is_none()
@@ -82,32 +86,26 @@ impl CaseSpec {
 }
 
 impl SeriesSpec {
-    /// Expectations of a case.
+    /// Returns the expectations of a case.
     #[must_use]
     pub fn expected(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.expect.iter().chain(&case.expect);
         of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
-    /// Targets of a case.
+    /// Returns the targets of a case.
     #[must_use]
     pub fn targets(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.targets.iter().chain(&case.targets);
         of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
-    /// Leaves the named cases, and the undisturbed one that begins.
+    /// Keeps only the named cases and the undisturbed first one.
     ///
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) =
-            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
-        {
-            let there =
-                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
-            return Err(format!("no case `{unknown}`; there are {there}"));
-        }
+        case_names(names, self.cases.iter().map(|case| &*case.name))?;
         let all = names.is_empty();
         self.cases.retain(|case| {
             case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only)
@@ -152,7 +150,7 @@ impl SeriesSpec {
             }
             case.mixture.iter().try_for_each(|mixture| mixture.check().map_err(of_case))?;
             let platforms = scenario.population.apps.iter().map(|app| app.platform);
-            for platform in platforms.filter(|p| case.befalls(*p)) {
+            for platform in platforms.filter(|p| case.applies_to(*p)) {
                 case.faults
                     .iter()
                     .try_for_each(|f| f.check(platform))

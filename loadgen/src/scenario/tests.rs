@@ -99,7 +99,7 @@ fn bounds_say_what_they_ask() {
 }
 
 #[test]
-fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
+fn a_scripted_fault_is_checked_against_the_gateways_that_it_applies_to() {
     let fault = |reason: &str| {
         format!(
             "[gateway]\nfault = {{ kind = 'scripted', label = 'x', after_ms = 0, for_ms = 9, faults = {{ errors = [{{ \

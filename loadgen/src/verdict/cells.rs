@@ -1,18 +1,18 @@
 //! The flat cover: the cells of resolution 9 that belong to a region, each tested by itself.
 //!
-//! A cell belongs to it if and only if its circumscribed circle is not wholly outside. The
-//! coordinator gets there top-down through coarser cells; here every cell is tested alone, so that
-//! a whole branch lost by mistake is seen.
+//! A cell belongs to the flat cover if and only if its circumscribed circle is not wholly outside.
+//! The coordinator finds cells top-down through coarser ones; here every cell is tested alone, so
+//! that the verdict detects a whole branch that was lost by mistake.
 
 use h3o::{CellIndex, LatLng, Resolution};
 
 use super::geometry::{Region, distance_meters};
 use crate::place::Place;
 
-/// The cell in which a place is kept.
+/// Returns the cell in which a place is stored.
 ///
 /// # Panics
-/// If the place is not on earth.
+/// If the place is not on the earth.
 #[must_use]
 pub fn cell_of(place: Place) -> CellIndex {
     LatLng::new(place.latitude, place.longitude)
@@ -20,7 +20,7 @@ pub fn cell_of(place: Place) -> CellIndex {
         .to_cell(Resolution::Nine)
 }
 
-/// Whether a cell is in the flat cover of a region.
+/// Reports whether a cell is in the flat cover of a region.
 #[must_use]
 pub fn in_cover(region: &Region, cell: CellIndex) -> bool {
     let center = place_of(LatLng::from(cell));
@@ -43,8 +43,8 @@ mod tests {
     use super::*;
     use crate::scenario::RegionSpec;
 
-    /// All cells near a small circle, each point of which is sampled: whoever holds a point of the
-    /// circle is in the cover, and no cell of the cover lies farther out than its own diameter.
+    /// Checks all cells near a small circle by sampling its points: every cell with a point of the
+    /// circle is in the cover, and no cell of the cover is farther out than its own diameter.
     #[test]
     fn agrees_with_sampling_every_cell() {
         for (lat, lng) in [(22.5, 114.0), (-17.0, 180.0), (89.99, 10.0), (0.0, 0.0)] {
@@ -71,7 +71,7 @@ mod tests {
                     "nothing is far outside"
                 );
             }
-            // 7.07 km² over some 0.1 km² a cell, and the rim.
+            // 7.07 km² at some 0.1 km² per cell, and the rim.
             assert!((60..140).contains(&inside), "{inside} cells");
         }
     }

@@ -2,29 +2,30 @@
 
 use serde::Serialize;
 
-/// Devices and requests of one alert, counted over the whole population.
+/// Counts of devices and requests of one alert over the whole population.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Devices exactly inside that must be alerted (for devices that changed: at the end, wherever
-    /// they were before).
+    /// Devices exactly inside that must be alerted. A device that changed counts by its state at
+    /// the end.
     pub region_devices: u64,
-    /// Outside, but their cell is in the flat cover (devices that never changed).
+    /// Devices outside whose cell is in the flat cover; only devices that never changed.
     pub edge_devices: u64,
-    /// Devices accepted at least once, by the gateway's record.
+    /// Devices accepted at least once in the gateways' record.
     pub accepted: u64,
-    /// Inside, or come in behind the frontier to stay a while: alive, never accepted.
+    /// Devices with a live token that were never accepted although they were inside, or entered
+    /// behind the frontier and stayed.
     pub missed: u64,
-    /// Accepted while not within 500 m of the region.
+    /// Devices accepted while more than 500 m outside the region.
     pub outside: u64,
-    /// Accepted on a token that was not the current one.
+    /// Devices accepted on a token that was not the current one.
     pub stale_tokens: u64,
-    /// Accepted while removed or muted.
+    /// Devices accepted while removed or muted.
     pub unwanted: u64,
-    /// Acceptances after the first without a reason.
+    /// Acceptances after the first that no unanswered or failed request explains.
     pub duplicates: u64,
     /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: u64,
-    /// Devices sent to and never answered.
+    /// Devices with a request but without any answer.
     pub unknown: u64,
     /// Devices whose token a gateway called dead.
     pub dead_tokens: u64,
@@ -34,29 +35,29 @@ pub struct Counts {
     pub unanswered_requests: u64,
 }
 
-/// Devices of one platform; the words are those of [`Counts`].
+/// Counts of the devices of one platform; fields have the meaning of those in [`Counts`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PlatformCount {
-    /// Exactly inside, or at the edge.
+    /// Devices exactly inside or at the edge.
     pub addressed: u64,
     /// Devices accepted at least once.
     pub accepted: u64,
-    /// Never accepted, though inside and alive.
+    /// Devices inside with a live token that were never accepted.
     pub missed: u64,
-    /// Acceptances after the first without a reason.
+    /// Acceptances after the first that no unanswered or failed request explains.
     pub duplicates: u64,
     /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: u64,
-    /// Sent to and never answered.
+    /// Devices with a request but without any answer.
     pub unknown: u64,
     /// Devices whose token a gateway called dead.
     pub dead_tokens: u64,
 }
 
-/// Devices addressed in one spot.
+/// Counts of the devices addressed in one spot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpotCount {
-    /// Devices inside or at the edge, and those that were reached anyway.
+    /// Devices inside or at the edge, and others that were reached.
     pub devices: u64,
     /// Addressed devices exactly inside, with a live token, never accepted.
     pub missed: u64,
@@ -65,7 +66,7 @@ pub struct SpotCount {
 }
 
 impl Counts {
-    /// Adds those of other devices.
+    /// Adds the counts of other devices.
     pub fn add(&mut self, other: Self) {
         self.region_devices += other.region_devices;
         self.edge_devices += other.edge_devices;
@@ -82,7 +83,8 @@ impl Counts {
         self.unanswered_requests += other.unanswered_requests;
     }
 
-    /// All faults: devices missed, alerted outside, on a wrong token, again, or never answered.
+    /// Returns the sum of all faults: devices missed, alerted outside, on a wrong token, again, or
+    /// never answered.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.missed
@@ -97,7 +99,7 @@ impl Counts {
 }
 
 impl PlatformCount {
-    /// Adds those of other devices.
+    /// Adds the counts of other devices.
     pub fn add(&mut self, other: Self) {
         self.addressed += other.addressed;
         self.accepted += other.accepted;
@@ -110,7 +112,7 @@ impl PlatformCount {
 }
 
 impl SpotCount {
-    /// Adds those of other devices.
+    /// Adds the counts of other devices.
     pub fn add(&mut self, other: Self) {
         self.devices += other.devices;
         self.missed += other.missed;

@@ -1,14 +1,13 @@
-//! Entrants: devices that enter behind the frontier must be alerted soon if they stay.
+//! Entrants: devices that enter behind the frontier and must be alerted soon if they stay.
 //!
-//! The verdict does not ask the cluster for the frontier. The frontier has certainly passed a band
-//! when, by the gateways' record, the last device of this band and of the next that never changed
-//! has been alerted; the next band counts because the distance of a cell decides on its band, and a
-//! device may be nearer or farther than its cell by a few hundred metres.
+//! The verdict does not ask the cluster for the frontier. By the gateways' record, the frontier has
+//! certainly passed a band when the last unchanged device of this band and of the next one has been
+//! alerted. The next band counts because the distance of a cell decides on its band, and a device
+//! may be nearer or farther than its cell by a few hundred metres.
 //!
 //! The time from the acknowledgement of the entering change to the acceptance of the push includes
 //! every step that makes the device visible: the log, the feed, the node's turn, the late queue,
-//! the pace. So these times are an upper bound of the time from acknowledged to visible to the
-//! walk, as seen from outside.
+//! the pace. So these times are an upper bound of the time until the change is visible to the walk.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -19,13 +18,13 @@ use super::{Case, Life, geometry, history::Stretch, order};
 /// Time at which the frontier passed each band.
 #[derive(Debug, Default)]
 pub struct Frontier {
-    /// For each platform and band, when its last device was alerted, nanoseconds of
-    /// `CLOCK_MONOTONIC`; 0: the band has no devices.
-    told_ns: BTreeMap<Platform, Vec<u64>>,
+    /// Time at which the last device of each band was alerted, by platform, nanoseconds of
+    /// `CLOCK_MONOTONIC`; 0 for a band without devices.
+    alerted_ns: BTreeMap<Platform, Vec<u64>>,
 }
 
 impl Frontier {
-    /// The frontier over a range of devices.
+    /// Computes the frontier over a range of devices.
     pub(super) fn of(case: &Case<'_>, range: Range<u64>) -> Self {
         let mut frontier = Self::default();
         if case.history.changes() == 0 {
@@ -43,7 +42,7 @@ impl Frontier {
             };
             if case.region.outside_meters(standing.place) == 0.0 {
                 let bands = frontier
-                    .told_ns
+                    .alerted_ns
                     .entry(device.platform)
                     .or_insert_with(|| vec![0; case.edges.len() + 1]);
                 let band = band_of(case, standing.place);
@@ -53,46 +52,47 @@ impl Frontier {
         frontier
     }
 
-    /// The frontier over all ranges.
+    /// Joins the frontiers of all ranges.
     pub(super) fn merge(parts: Vec<Self>) -> Self {
         let mut whole = Self::default();
-        for (platform, bands) in parts.into_iter().flat_map(|part| part.told_ns) {
-            let all = whole.told_ns.entry(platform).or_insert_with(|| vec![0; bands.len()]);
+        for (platform, bands) in parts.into_iter().flat_map(|part| part.alerted_ns) {
+            let all = whole.alerted_ns.entry(platform).or_insert_with(|| vec![0; bands.len()]);
             all.iter_mut().zip(bands).for_each(|(all, at)| *all = at.max(*all));
         }
         whole
     }
 
-    /// From when on the frontier has certainly been past a band; `None`: that is not known.
+    /// Returns the time from which the frontier had certainly passed a band; `None` if it is
+    /// unknown.
     fn passed_ns(&self, platform: Platform, band: usize) -> Option<u64> {
-        let bands = self.told_ns.get(&platform)?;
-        // The outermost has no next one by which it would be known.
+        let bands = self.alerted_ns.get(&platform)?;
+        // The outermost band has no next one that would show it.
         let next = *bands.get(band + 1)?;
         (next > 0).then(|| bands[..=band + 1].iter().copied().max().unwrap_or(next))
     }
 }
 
-/// What came of a device that may have come in behind the frontier.
+/// Result for a device that may have entered behind the frontier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrivals {
     /// The device did not enter, had been alerted before, or left too soon.
     None,
     /// The device entered, stayed for the settling time, and was alerted.
-    Told {
+    Alerted {
         /// Time from the acknowledgement to the acceptance, nanoseconds.
         after_ns: u64,
     },
     /// The device entered, stayed, and was never alerted.
-    Untold,
+    NeverAlerted,
 }
 
-/// The first time that a device came in behind the frontier and stayed.
+/// Returns the result of the first time that a device entered behind the frontier and stayed.
 pub(super) fn arrivals(
     case: &Case<'_>,
     frontier: &Frontier,
     platform: Platform,
     stretches: &[Stretch],
-    told_ns: Option<u64>,
+    alerted_ns: Option<u64>,
 ) -> Arrivals {
     let is_behind = |s: &Stretch| {
         let Some(standing) = s.standing.filter(|_| s.moved && s.sent_ns > case.begun_ns) else {
@@ -103,21 +103,21 @@ pub(super) fn arrivals(
                 .passed_ns(platform, band_of(case, standing.place))
                 .is_some_and(|passed| passed < s.sent_ns)
     };
-    // (acknowledged, until) of the stay that goes on.
+    // (acknowledged, until) of the present stay.
     let mut came: Option<(u64, u64)> = None;
     for stretch in stretches {
         if !is_behind(stretch) {
             came = None;
             continue;
         }
-        if told_ns.is_some_and(|at| at < stretch.sent_ns) && came.is_none() {
+        if alerted_ns.is_some_and(|at| at < stretch.sent_ns) && came.is_none() {
             return Arrivals::None;
         }
         let since = came.map_or(stretch.acknowledged_ns, |(since, _)| since);
         came = Some((since, stretch.lasted_ns()));
         if stretch.lasted_ns().min(case.end_ns) >= since + case.settle_ns {
-            // Told before the acknowledgement was here: at once.
-            return told_ns.map_or(Arrivals::Untold, |at| Arrivals::Told {
+            // The push was accepted before the acknowledgement arrived, so the time is 0.
+            return alerted_ns.map_or(Arrivals::NeverAlerted, |at| Arrivals::Alerted {
                 after_ns: at.saturating_sub(since),
             });
         }

@@ -1,11 +1,10 @@
 //! The devices inside a region, computed independently of the coordinator.
 //!
 //! The coordinator covers regions with H3 cells and Karney's geodesic. A verdict that used the same
-//! code would share its mistakes, so here distances are Vincenty's inverse formula on WGS-84 (exact
-//! to a millimetre for everything but nearly antipodal points) and polygons are tested by
-//! crossings. The meaning is the contract's: a circle is all points within the geodesic distance; a
-//! polygon's edges are straight in longitude and latitude, each taking the shorter way in
-//! longitude.
+//! code would share its mistakes. So distances here are Vincenty's inverse formula on WGS-84 (exact
+//! to a millimetre except for nearly antipodal points), and polygons are tested by crossings. The
+//! meaning is the contract's: a circle is all points within the geodesic distance; a polygon's
+//! edges are straight in longitude and latitude, each the shorter way in longitude.
 
 use geo::{Distance, VincentyDistance};
 
@@ -16,20 +15,20 @@ use crate::{
 
 /// Equatorial radius of WGS-84, metres.
 const EQUATORIAL_RADIUS_M: f64 = 6_378_137.0;
-/// WGS-84: first eccentricity squared, f(2 - f) with f = 1/298.257223563.
+/// First eccentricity of WGS-84 squared: f(2 - f) with f = 1/298.257223563.
 const ECCENTRICITY_SQUARED: f64 = 6.694_379_990_141_317e-3;
 
-/// Geodesic distance on WGS-84, metres.
+/// Returns the geodesic distance on WGS-84, metres.
 #[must_use]
 pub fn distance_meters(a: Place, b: Place) -> f64 {
     let (a, b) =
         (geo::Point::new(a.longitude, a.latitude), geo::Point::new(b.longitude, b.latitude));
-    // It fails to converge for nearly antipodal points, and for one point written in two ways (a
-    // pole, ±180°).
+    // Vincenty's formula does not converge for nearly antipodal points, and for one point written
+    // in two ways (a pole, ±180°).
     a.vincenty_distance(&b).unwrap_or_else(|_| geo::Geodesic.distance(a, b))
 }
 
-/// A region prepared for asking.
+/// A region prepared for queries.
 #[derive(Debug, Clone)]
 pub struct Region(Shape);
 
@@ -39,16 +38,16 @@ enum Shape {
     Polygon { outer: Ring, holes: Vec<Ring> },
 }
 
-/// A closed ring with continuous longitudes: no edge jumps at ±180°, the values may leave that
+/// A closed ring with continuous longitudes: no edge jumps at ±180°, so values may leave that
 /// range.
 #[derive(Debug, Clone)]
 struct Ring {
-    /// Longitude, latitude; the last equals the first.
+    /// Longitude and latitude of each point; the last equals the first.
     points: Vec<(f64, f64)>,
 }
 
 impl Region {
-    /// The region of a scenario.
+    /// Prepares the region of a scenario.
     #[must_use]
     pub fn new(spec: &RegionSpec) -> Self {
         Self(match spec {
@@ -62,10 +61,10 @@ impl Region {
         })
     }
 
-    /// Distance of a place from the region, metres; 0 if it is inside.
+    /// Returns the distance of a place from the region, metres; 0 if it is inside.
     ///
-    /// Exact to a millimetre for circles. For polygons exact within some kilometres of an edge;
-    /// farther out the value only means "far".
+    /// The distance is exact to a millimetre for circles. For polygons it is exact within some
+    /// kilometres of an edge; farther out the value only means "far".
     #[must_use]
     pub fn outside_meters(&self, place: Place) -> f64 {
         match &self.0 {
@@ -85,8 +84,8 @@ impl Region {
         }
     }
 
-    /// Whether a disc around `center` touches the region: the test of a cell's circumscribed
-    /// circle.
+    /// Reports whether a disc around `center` touches the region: the test of a cell's
+    /// circumscribed circle.
     #[must_use]
     pub fn touches(&self, center: Place, radius: f64) -> bool {
         match &self.0 {
@@ -95,7 +94,7 @@ impl Region {
             }
             Shape::Polygon { outer, holes } => {
                 (outer.contains(center) || outer.distance_meters(center) <= radius)
-                    // Wholly in a hole: nothing of the disc reaches the region.
+                    // A disc completely within a hole does not reach the region.
                     && !holes.iter().any(|h| h.contains(center) && h.distance_meters(center) > radius)
             }
         }
@@ -118,8 +117,8 @@ impl Ring {
         Self { points: out }
     }
 
-    /// Crossings of the meridian half-line north of the place, in each copy of the world the ring
-    /// may lie in.
+    /// Counts crossings of the meridian half-line north of the place, in each copy of the world in
+    /// which the ring may be.
     fn contains(&self, place: Place) -> bool {
         [-360.0, 0.0, 360.0].iter().any(|turn| {
             let (x, y) = (place.longitude + turn, place.latitude);
@@ -130,9 +129,9 @@ impl Ring {
         })
     }
 
-    /// To the nearest edge, in the plane that touches the ellipsoid at the place: true to about
-    /// d²/R, so to some decimetres at a kilometre. A line that is straight in longitude and
-    /// latitude is straight in it.
+    /// Returns the distance to the nearest edge in the plane that touches the ellipsoid at the
+    /// place, metres. The error is about d²/R, some decimetres at a kilometre. A line that is
+    /// straight in longitude and latitude is straight in that plane.
     fn distance_meters(&self, place: Place) -> f64 {
         let (sin, cos) = place.latitude.to_radians().sin_cos();
         let w = 1.0 - ECCENTRICITY_SQUARED * sin * sin;
@@ -154,7 +153,7 @@ impl Ring {
     }
 }
 
-/// From the origin to the segment from `a` to `b`.
+/// Returns the distance from the origin to the segment from `a` to `b`.
 fn to_segment(a: (f64, f64), b: (f64, f64)) -> f64 {
     let (dx, dy) = (b.0 - a.0, b.1 - a.1);
     let square = dx * dx + dy * dy;
@@ -169,8 +168,8 @@ mod tests {
     #[test]
     fn known_distances() {
         // Flinders Peak to Buninyong, the worked example of Geoscience Australia; a degree along
-        // the equator is a·π/180; a degree of latitude from it and the quarter of a meridian are in
-        // every table of WGS-84.
+        // the equator is a·π/180; a degree of latitude from the equator and the quarter of a
+        // meridian are in every table of WGS-84.
         let cases = [
             (
                 (-37.951_033_416_666_67, 144.424_867_888_888_9),
@@ -242,7 +241,7 @@ mod tests {
         // or of latitude.
         let out = region.outside_meters(Place::new(0.5, 0.5));
         assert!((out - 11_057.0).abs() < 3.0, "{out}");
-        // A disc in the hole: wholly within, or reaching out of it.
+        // A disc in the hole: completely within, or reaching out of it.
         assert!(!region.touches(Place::new(0.5, 0.5), 11_000.0));
         assert!(region.touches(Place::new(0.5, 0.5), 11_100.0));
         assert!(region.touches(Place::new(-0.001, 0.5), 111.0));

@@ -1,11 +1,11 @@
-//! The reported changes of each device during a run, and its possible states at each time.
+//! The reported changes of each device during a run, and its possible states over time.
 //!
-//! The rules are those of the contract, implemented a second time: each facet of a device (place,
-//! registration, mute) keeps the newest observation, at a tie the one that was recorded later; a
-//! removal is an observation of absence, of all three. The registry knows a change from some moment
-//! between the sending of its batch and the acknowledgement, and a node somewhat later. So a device
-//! is at a place *possibly* from the sending of the change until its next change must have been
-//! seen, and *certainly* from the acknowledgement until the next change is sent.
+//! The rules are those of the contract, implemented a second time. Each facet of a device (place,
+//! registration, mute) keeps the newest observation, and at a tie the one that was recorded later;
+//! a removal is an observation of the absence of all three. The registry knows a change from some
+//! moment between the sending of its batch and the acknowledgement, and a node somewhat later. So a
+//! device is *possibly* at a place from the sending of the change until its next change must have
+//! been seen, and *certainly* from the acknowledgement until the next change is sent.
 
 use clarion_emulator::Platform;
 
@@ -20,7 +20,7 @@ use crate::{
 pub enum Change {
     /// The phone is at this place.
     Place(Place),
-    /// It was installed: token and place. Tokens of a device are counted from 0.
+    /// The app was installed, with this token at this place. Tokens of a device are counted from 0.
     Arrival(u16, Place),
     /// The phone has a new token.
     Registration(u16),
@@ -30,29 +30,30 @@ pub enum Change {
     Mute(bool),
 }
 
-/// A change as it reached the registry.
+/// A change as delivered to the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery {
-    /// Number of the device; numbers from the population's count on were installed during the run.
+    /// Number of the device; numbers from the population's count on are devices installed during
+    /// the run.
     pub device: u32,
-    /// Number of the batch.
+    /// Number of the batch of the delivery.
     pub batch: u32,
-    /// When the phone saw it, microseconds from the beginning of all motion.
+    /// Time of the phone's observation, microseconds from the beginning of all motion.
     pub observed_us: u64,
     /// The reported change.
     pub change: Change,
 }
 
-/// When a batch was on its way, nanoseconds of `CLOCK_MONOTONIC`.
+/// Times of a batch, nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
-    /// Time of sending.
+    /// Time at which the batch was sent.
     pub sent_ns: u64,
-    /// Time of the acknowledgement.
+    /// Time at which the acknowledgement arrived.
     pub acknowledged_ns: u64,
 }
 
-/// All deliveries of a run, by device and in their order.
+/// All deliveries of a run, by device and in order.
 #[derive(Debug, Default)]
 pub struct History {
     deliveries: Vec<Delivery>,
@@ -61,20 +62,21 @@ pub struct History {
 }
 
 impl History {
-    /// Of deliveries in the order in which they were sent; `devices`: those installed included.
+    /// Creates the history from deliveries in the order of sending. `devices` includes those that
+    /// were installed during the run.
     #[must_use]
     pub fn new(mut deliveries: Vec<Delivery>, batches: Vec<Batch>, devices: u64) -> Self {
         deliveries.sort_by_key(|d| d.device); // stable
         Self { deliveries, batches, devices }
     }
 
-    /// Devices there ever were; at least those of a population.
+    /// Returns the number of devices that ever existed; at least those of the population.
     #[must_use]
     pub fn devices(&self, population: &Population) -> u64 {
         self.devices.max(population.count())
     }
 
-    /// Deliveries of a device, in the order in which they were sent.
+    /// Returns the deliveries of a device in the order of sending.
     #[must_use]
     pub fn of(&self, device: u64) -> &[Delivery] {
         let from = self.deliveries.partition_point(|d| u64::from(d.device) < device);
@@ -83,24 +85,24 @@ impl History {
         &self.deliveries[from..from + count]
     }
 
-    /// Batches of deliveries, in the order of sending.
+    /// Returns the batches in the order of sending.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {
         &self.batches
     }
 
-    /// Number of changes that the registry acknowledged.
+    /// Returns the number of changes that the registry acknowledged.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.deliveries.len() as u64
     }
 
-    /// States of a device, one after the other.
+    /// Returns the states of a device in order of time.
     #[must_use]
     pub fn stretches(&self, population: &Population, device: u64, home: Place) -> Vec<Stretch> {
         let registered = device < population.count();
         let mut facets = Facets {
-            // Observed before all motion.
+            // The home was observed before all motion.
             place: (0, registered.then_some(home)),
             registration: (0, registered.then_some(0)),
             mute: (0, false),
@@ -133,7 +135,7 @@ impl History {
     }
 }
 
-/// Each facet with the time from which it is.
+/// Facets of a device, each with the time of its observation.
 struct Facets {
     place: (u64, Option<Place>),
     registration: (u64, Option<u16>),
@@ -142,7 +144,7 @@ struct Facets {
 
 impl Facets {
     fn take(&mut self, Delivery { observed_us, change, .. }: &Delivery) {
-        // The registry keeps milliseconds.
+        // The registry stores milliseconds.
         let at = observed_us / 1_000 + 1;
         fn keep<T>(facet: &mut (u64, T), at: u64, value: T) {
             if facet.0 <= at {
@@ -182,44 +184,46 @@ pub struct Standing {
     pub place: Place,
 }
 
-/// A time in which a device stood the same.
+/// An interval in which the state of a device did not change.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch {
-    /// The state possibly began here.
+    /// Time from which the device may have had the state, nanoseconds.
     pub sent_ns: u64,
-    /// The state certainly began here, for an observer of all changes.
+    /// Time from which the device certainly had the state for an observer of all changes,
+    /// nanoseconds.
     pub acknowledged_ns: u64,
-    /// It began with a change; otherwise the device stood so before all motion.
+    /// Whether the state began with a change; otherwise the device had it before all motion.
     pub moved: bool,
-    /// State; none: the device must not be alerted, wherever it is.
+    /// State of the device; `None` if it must not be alerted, wherever it is.
     pub standing: Option<Standing>,
-    /// Batch that ended the state.
+    /// Batch that ended the state; `None` if the state lasted.
     pub until: Option<Batch>,
 }
 
 impl Stretch {
-    /// Whether a node that is behind by at most `settle_ns` can have seen the device so at some
-    /// time between two.
+    /// Reports whether a node that is behind by at most `settle_ns` may have seen the state between
+    /// two times.
     #[must_use]
     pub fn possible(&self, from_ns: u64, until_ns: u64, settle_ns: u64) -> bool {
         self.sent_ns <= until_ns
             && self.until.is_none_or(|end| end.acknowledged_ns + settle_ns >= from_ns)
     }
 
-    /// Until when it certainly lasted.
+    /// Returns the time until which the state certainly lasted, nanoseconds.
     #[must_use]
     pub fn lasted_ns(&self) -> u64 {
         self.until.map_or(u64::MAX, |end| end.sent_ns)
     }
 
-    /// Distance of the device from the region, metres; infinite if it must not be alerted.
+    /// Returns the distance of the device from the region, metres; infinite if it must not be
+    /// alerted.
     #[must_use]
     pub fn outside_meters(&self, region: &Region) -> f64 {
         self.standing.map_or(f64::INFINITY, |standing| region.outside_meters(standing.place))
     }
 }
 
-/// All tokens of a device, by number; some of them possibly never known to the registry.
+/// Returns all tokens of a device by number, possibly some that the registry never had.
 pub fn tokens<'a>(
     population: &'a Population,
     device: u64,

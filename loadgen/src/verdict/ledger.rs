@@ -1,26 +1,26 @@
 //! The ledger: every request that the gateways recorded, by device.
 
-/// Decision of the gateway about one request.
+/// Decision of a gateway about one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Taken: it reaches the phone.
+    /// The push reaches the phone.
     Accepted,
-    /// The token was called dead.
+    /// The gateway called the token dead.
     Dead,
-    /// Refused or deferred.
+    /// The gateway refused or deferred the push.
     Failed,
-    /// Read and not processed.
+    /// The gateway read the request and did not process it.
     Ignored,
 }
 
-/// What the sender learned of the gateway's decision.
+/// Knowledge of the sender about the gateway's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     /// The response reached the sender.
     Given,
-    /// The sender was told that the request failed, although the push reaches the device.
+    /// The sender got an error, although the push reaches the device.
     Denied,
-    /// The response was sent, but the connection ended right after, or the stream was reset: the
+    /// The response was sent, but the connection ended right after, or the stream was reset, so the
     /// sender may know the decision or not.
     Doubtful,
     /// The gateway sent no response.
@@ -32,31 +32,31 @@ pub enum Answer {
 pub struct Push {
     /// Hash of the token, xxh3-64.
     pub token_hash: u64,
-    /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of
-    /// a machine.
+    /// Time of the decision, nanoseconds of `CLOCK_MONOTONIC`, which all processes of a machine
+    /// share.
     pub at_ns: u64,
-    /// What the gateway decided.
+    /// Decision of the gateway.
     pub fate: Fate,
-    /// What the sender learned of the decision.
+    /// Knowledge of the sender about the decision.
     pub answer: Answer,
 }
 
-/// All requests of a run, in the order of token and time. 24 bytes each: the only thing of a run
-/// that is held whole.
+/// All requests of a run, in the order of token and time, 24 bytes each. Nothing else of a run is
+/// kept completely.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     pushes: Vec<Push>,
 }
 
 impl Ledger {
-    /// A ledger of requests in any order.
+    /// Creates a ledger of requests in any order.
     #[must_use]
     pub fn new(mut pushes: Vec<Push>) -> Self {
         pushes.sort_unstable();
         Self { pushes }
     }
 
-    /// The requests of one token, oldest first.
+    /// Returns the requests of one token, oldest first.
     #[must_use]
     pub fn of(&self, token_hash: u64) -> &[Push] {
         let from = self.pushes.partition_point(|p| p.token_hash < token_hash);
@@ -64,7 +64,7 @@ impl Ledger {
         &self.pushes[from..from + count]
     }
 
-    /// All requests, in order.
+    /// Returns all requests in order.
     #[must_use]
     pub fn pushes(&self) -> &[Push] {
         &self.pushes
@@ -78,11 +78,11 @@ pub struct Tally {
     pub first_accepted_ns: Option<u64>,
     /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: u64,
-    /// Acceptances after the first without an excuse.
+    /// Acceptances after the first that no unanswered or failed request explains.
     pub duplicates: u64,
-    /// The token was called dead.
+    /// Whether a gateway called the token dead.
     pub dead: bool,
-    /// Requests were read, and none answered.
+    /// Whether requests were read and none was answered.
     pub unknown: bool,
     /// Requests that the gateway left unanswered.
     pub unanswered: u64,
@@ -150,10 +150,10 @@ mod tests {
         assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
         let again = tally(&[(Fate::Accepted, Answer::Doubtful), TAKEN]);
         assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
-        // The reason is used up by the acceptance that follows it.
+        // The acceptance that follows a reason uses it up.
         let again = tally(&[TAKEN_SILENTLY, TAKEN, TAKEN]);
         assert_eq!((again.duplicates, again.repeated), (1, 1));
-        // A failure before the first acceptance is the ordinary way of a retry.
+        // A failure before the first acceptance is an ordinary retry.
         let once = tally(&[FAILED, IGNORED, TAKEN]);
         assert_eq!((once.duplicates, once.repeated, once.first_accepted_ns), (0, 0, Some(3)));
     }

@@ -1,30 +1,30 @@
 //! The order of a wave: how well acceptances follow the distance from the place last seen.
 //!
 //! Within a band no order is promised, and a band is kilometres wide, so distances alone would call
-//! a perfect wave disorderly. Three figures tell different things:
-//! - *disorder*: of all pairs of pushes in different bands, the share in which the farther band came
-//!   first. 0 is perfect, 0.5 is no order at all. What it counts are the seams between bands: several
-//!   cores and nodes do not cross them at the same instant, retries come late.
-//! - *behind*: at a push, how much nearer than the farthest phone already alerted it is, less what
-//!   the width of that phone's band explains; the 99th percentile, metres.
+//! a perfect wave disorderly. Three figures measure different things:
+//! - *disorder*: of all pairs of pushes in different bands, the share in which the farther band
+//!   came first. 0 is perfect, 0.5 is no order at all. It counts the transitions between bands:
+//!   several cores and nodes do not make them at the same instant, and retries come late.
+//! - *behind*: for a push, how much nearer it is than the farthest phone already alerted, less the
+//!   width of that phone's band; the 99th percentile, metres.
 //! - *rank correlation* (Spearman) of time and distance: 1 is a perfectly sorted wave.
 
 use serde::Serialize;
 
 use super::sample::Sample;
 
-/// Figures of a wave's order.
+/// Figures of the order of one wave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Order {
     /// Share of pairs of different bands in the wrong order.
     pub disorder: f64,
-    /// 99 % of pushes were no farther behind the frontier than this, metres.
+    /// 99th percentile of the distance by which pushes were behind the frontier, metres.
     pub behind_p99_meters: f64,
     /// Spearman's rank correlation of time and distance.
     pub rank_correlation: f64,
 }
 
-/// The edges of bands that a coordinator uses unless configured otherwise: 1, 2, 5, 10, 20, then
+/// Returns the edges of bands that a coordinator uses by default, metres: 1, 2, 5, 10, 20, then
 /// every 10 km.
 #[must_use]
 pub fn default_edges(upto_meters: f64) -> Vec<f64> {
@@ -37,19 +37,19 @@ pub fn default_edges(upto_meters: f64) -> Vec<f64> {
     edges
 }
 
-/// In which band a distance lies, counted from 0; `edges` are the outer limits of the bands,
+/// Returns the band of a distance, counted from 0; `edges` are the outer limits of the bands,
 /// ascending.
 #[must_use]
 pub fn band_of(edges: &[f64], meters: f32) -> usize {
     edges.partition_point(|edge| *edge <= f64::from(meters))
 }
 
-/// Puts samples into the order of time.
+/// Sorts samples by time.
 pub fn sort(samples: &mut [Sample]) {
     samples.sort_unstable_by(|a, b| a.at_ns.cmp(&b.at_ns).then(a.meters.total_cmp(&b.meters)));
 }
 
-/// Measures a wave in the order of time; `edges` are the outer limits of the bands, ascending.
+/// Measures a wave in order of time; `edges` are the outer limits of the bands, ascending.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // pairs of 100 million pushes are 5e15, exact in an f64
 pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
@@ -65,7 +65,7 @@ pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
         wrong += earlier[band + 1..].iter().sum::<u64>();
         earlier[band] += 1;
         farthest = farthest.max(band);
-        // The inner edge of the farthest band begun: being nearer than that is being behind.
+        // The inner edge of the farthest band that has begun: a nearer push is behind.
         #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
         let frontier = if farthest == 0 { 0.0 } else { edges[farthest - 1] as f32 };
         behind.push((frontier - meters).max(0.0));
@@ -82,8 +82,8 @@ pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
     }
 }
 
-/// Samples come sorted by time, so the position is the rank in time; ties in distance are rare and
-/// left as they fall.
+/// Returns the rank correlation of samples in order of time. The position is the rank in time; ties
+/// in distance are rare and keep their order.
 #[allow(clippy::cast_precision_loss)]
 fn spearman(samples: &[Sample]) -> f64 {
     let mut by_distance: Vec<usize> = (0..samples.len()).collect();

@@ -10,10 +10,10 @@ use clarion_emulator::{
 
 use super::ledger::{Answer, Fate, Ledger, Push};
 
-/// The time that a provider's quota speaks of, microseconds.
+/// Interval of a provider's quota, microseconds.
 const MINUTE_US: u64 = 60_000_000;
 
-/// Why a record proves nothing.
+/// Error for a record that cannot be used as evidence.
 #[derive(Debug, thiserror::Error)]
 #[error("gateway record {path}: {problem}")]
 pub struct RecordError {
@@ -41,22 +41,22 @@ pub struct Requests {
     pub throttled: u64,
     /// Requests answered with 5xx.
     pub failed: u64,
-    /// In the 60 s in which there were the most, wherever these begin.
+    /// Most requests in any 60 s, wherever these begin.
     pub minute_max: u64,
-    /// Bytes that came from clients, TLS and all.
+    /// Bytes received from clients, including TLS.
     pub bytes_received: u64,
     /// Time from the first to the last request, microseconds.
     pub busy_us: u64,
-    /// Connections that stood meanwhile, their mean over that time.
+    /// Mean number of connections between the first and the last request.
     pub connections_mean: f64,
-    /// The most that stood at once meanwhile.
+    /// Highest number of connections between the first and the last request.
     pub connections_max: u64,
 }
 
 /// Loads one exported record.
 ///
 /// # Errors
-/// It cannot be read, or is not whole.
+/// If the file cannot be read or is incomplete.
 pub fn load(path: &Path) -> Result<Record, RecordError> {
     let failed = |problem: String| RecordError { path: path.display().to_string(), problem };
     let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
@@ -72,7 +72,7 @@ impl Recorded {
     /// Reads exported records.
     ///
     /// # Errors
-    /// One is not there, or not whole.
+    /// If a file is missing or incomplete.
     pub fn read<'a>(
         records: impl IntoIterator<Item = (Platform, &'a Path)>,
     ) -> Result<Self, RecordError> {
@@ -88,14 +88,14 @@ impl Recorded {
         Ok(Self { ledger: Ledger::new(pushes), gateways })
     }
 
-    /// Bytes that all gateways received.
+    /// Returns the bytes that all gateways received.
     #[must_use]
     pub fn bytes_received(&self) -> u64 {
         self.gateways.values().map(|g| g.bytes_received).sum()
     }
 }
 
-/// Counts of entries in the order of time.
+/// Counts entries in order of time.
 #[allow(clippy::cast_precision_loss)] // microseconds of a run
 fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
     let begun = entries.first().map_or(0, |e| e.time_us);
@@ -123,8 +123,8 @@ fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
     }
 }
 
-/// Microseconds that connections stood within a time, all added up, and how many did at once at
-/// most.
+/// Returns the sum of the connections' durations within a time, microseconds, and the highest
+/// number of connections at once.
 fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64) {
     let mut changes = Vec::with_capacity(2 * connections.len());
     let mut stood = 0;
@@ -136,7 +136,7 @@ fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64)
             changes.extend([(opened, 1_i64), (closed, -1)]);
         }
     }
-    // One that closes when another opens gives way to it: -1 sorts before 1.
+    // A connection that closes when another opens is counted first: -1 sorts before 1.
     changes.sort_unstable();
     let (mut now, mut most) = (0, 0);
     for (_, change) in changes {
@@ -146,7 +146,7 @@ fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64)
     (stood, most.unsigned_abs())
 }
 
-/// One request in the form of the verdict.
+/// Converts an entry of the record to a request of the verdict.
 #[must_use]
 pub fn push(entry: &Entry) -> Push {
     let fate = match entry.reason() {
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_minute_may_begin_anywhere_and_ends_before_its_sixtieth_second() {
         let second = 1_000_000;
-        // Three in the seconds 50 to 109, though no minute of a clock holds more than two.
+        // Three in the seconds 50 to 109, although no minute of a clock holds more than two.
         let times = [0, 50, 59, 109, 110, 200].map(|s| entry(s * second, 200));
         assert_eq!(requests(&times, &[]).minute_max, 3);
         assert_eq!(requests(&[entry(0, 200), entry(MINUTE_US, 200)], &[]).minute_max, 1);
@@ -194,8 +194,8 @@ mod tests {
             closed_us,
             ..ConnectionRow::default()
         };
-        // From before until the middle; its successor, never closed; one that was gone before, one
-        // that came too late.
+        // One from before until the middle; its successor, which is never closed; one that ended
+        // before, one that began too late.
         let rows =
             [row(1, 0, 150), row(0, 150, 0), row(1, 10, 90), row(0, 200, 0), row(1, 190, 300)];
         let counted = requests(&[entry(100, 200), entry(200, 200)], &rows);

@@ -1,10 +1,10 @@
 //! The devices that an alert over one region must reach, computed once for a series of alerts over
 //! the same devices.
 //!
-//! [`super::judge`] computes every device and its place again: right for one alert, and some two
-//! microseconds a device too slow for the hundredth. Here that is done once, and each alert only
-//! merges two sorted lists: some hundred nanoseconds a request, so that a series is judged alert by
-//! alert while it runs and nothing of an alert is kept.
+//! [`super::judge`] computes every device and its place again. That is right for one alert, and
+//! some two microseconds per device too slow for the hundredth. Here it is done once, and each
+//! alert only merges two sorted lists, some hundred nanoseconds per request. So a series is judged
+//! alert by alert while it runs, and nothing of an alert is kept.
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::population::Population;
 
-/// All devices of a population, by token. 16 bytes each.
+/// All devices of a population by token, 16 bytes each.
 #[derive(Debug)]
 pub struct Roll {
     devices: Vec<Known>,
@@ -30,7 +30,7 @@ struct Known {
     index: u32,
     platform: Platform,
     place: Place,
-    /// The gateway has called its token dead, so that its registration may be gone.
+    /// Whether a gateway has called its token dead, so that its registration may be removed.
     dead: bool,
 }
 
@@ -47,12 +47,12 @@ enum Place {
     Outside,
 }
 
-/// Result of one alert, or of several.
+/// Result of one alert or of several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judged {
     /// Number of requests, whatever their result.
     pub requests: u64,
-    /// Requests that were refused, deferred, reset or ignored.
+    /// Requests that the gateway refused, deferred, reset or ignored.
     pub struck: u64,
     /// Requests that the gateway left unanswered.
     pub unanswered: u64,
@@ -60,30 +60,31 @@ pub struct Judged {
     pub strangers: u64,
     /// Devices accepted at least once.
     pub accepted: u64,
-    /// Devices whose token was called dead.
+    /// Devices whose token a gateway called dead.
     pub dead: u64,
-    /// Inside, never accepted, and not called dead in this alert or before it.
+    /// Devices inside that were never accepted, and whose token was not called dead in this alert
+    /// or before it.
     pub missed: u64,
     /// Missed devices by platform.
     pub missed_of: BTreeMap<Platform, u64>,
-    /// Accepted, and more than 500 m outside.
+    /// Devices accepted while more than 500 m outside the region.
     pub outside: u64,
-    /// Acceptances after the first without a reason.
+    /// Acceptances after the first that no unanswered or failed request explains.
     pub duplicates: u64,
     /// Acceptances after the first that follow an unanswered or failed request.
     pub repeated: u64,
-    /// Devices sent to and never answered.
+    /// Devices with a request but without any answer.
     pub unknown: u64,
-    /// Inside, and nothing was sent to them.
+    /// Devices inside without a request.
     pub unsent: u64,
-    /// Devices without a request whose token no gateway called dead.
+    /// Devices inside without a request whose token no gateway called dead.
     pub unsent_alive: u64,
     /// Numbers of some affected devices, by kind of failure.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
 impl Roll {
-    /// The roll of a population and a region; computed on all cores.
+    /// Computes the roll of a population and a region, on all cores.
     #[must_use]
     pub fn new(population: &Population, region: &Region) -> Self {
         let workers = thread::available_parallelism().map_or(1, NonZero::get) as u64;
@@ -122,16 +123,17 @@ impl Roll {
         Self { devices }
     }
 
-    /// Records that a gateway has called a token dead. Call it before a later alert is judged.
+    /// Records that a gateway has called a token dead. It must be called before a later alert is
+    /// judged.
     pub fn called_dead(&mut self, token_hash: u64) {
         if let Ok(at) = self.devices.binary_search_by_key(&token_hash, |d| d.token_hash) {
             self.devices[at].dead = true;
         }
     }
 
-    /// Records the devices that an undisturbed alert reached: whatever gateways said about their
-    /// tokens before, they are registered and must be alerted by every later alert. Without this, a
-    /// gateway that called every token bad would end all judgement of them.
+    /// Records the devices that an undisturbed alert reached. They are registered, whatever
+    /// gateways answered about their tokens before, and every later alert must reach them. Without
+    /// this, a gateway that called every token dead would end all judgement of them.
     pub fn reached(&mut self, pushes: &[Push]) {
         for push in pushes.iter().filter(|push| push.fate == Fate::Accepted) {
             if let Ok(at) = self.devices.binary_search_by_key(&push.token_hash, |d| d.token_hash) {
@@ -140,7 +142,7 @@ impl Roll {
         }
     }
 
-    /// Records that all devices were registered anew: none of them counts as gone.
+    /// Records that all devices were registered again, so that none counts as removed.
     pub fn registered_anew(&mut self) {
         self.devices.iter_mut().for_each(|d| d.dead = false);
     }
@@ -276,7 +278,7 @@ mod tests {
     fn each_kind_of_failure_is_found() {
         let (roll, inside) = (Roll::new(&population(), &region()), inside());
         let mut pushes = all(&inside[3..]);
-        // The first: nothing. The second: left alone. The third: refused and never tried again.
+        // The first: no request. The second: no answer. The third: refused and never tried again.
         pushes.push(push(&inside[1], 1, Fate::Ignored, Answer::Withheld));
         pushes.push(push(&inside[2], 1, Fate::Failed, Answer::Given));
         let far = population().iter().find(|d| region().outside_meters(d.place) > 2_000.0).unwrap();

@@ -1,17 +1,16 @@
-//! One acceptance as the judgement keeps it: 16 bytes, so that 14 million of them are 224 MB and
-//! not more.
+//! One acceptance as the judgement stores it: 16 bytes, so that 14 million of them are 224 MB.
 //!
-//! A picture needs of each device when, how far, where about and on which platform. Where about is
-//! a cell of one resolution for the whole run, at most [`FINEST`]; of its 64 bits, version and
-//! unused digits are the same for all cells of that resolution, which leaves 7 bits of base cell
-//! and 3 of each digit: 31 bits at resolution 8, and one for the platform.
+//! A picture needs the time, distance, approximate place and platform of each device. The place is
+//! a cell of one resolution for the whole run, at most [`FINEST`]. Version and unused digits are
+//! the same for all cells of that resolution, which leaves 7 bits of base cell and 3 of each digit:
+//! 31 bits at resolution 8, and one for the platform.
 
 use clarion_emulator::Platform;
 use h3o::{CellIndex, LatLng, Resolution};
 
 use crate::place::Place;
 
-/// No spot is smaller than a cell of this resolution, some 0.7 km².
+/// Finest resolution of spots, with cells of some 0.7 km².
 pub const FINEST: Resolution = Resolution::Eight;
 
 /// First acceptance of one device.
@@ -19,7 +18,7 @@ pub const FINEST: Resolution = Resolution::Eight;
 pub struct Sample {
     /// Time of the acceptance, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// How far from the place last seen its first place was.
+    /// Distance of its first place from the place last seen, metres.
     pub meters: f32,
     /// Approximate place and platform.
     pub spot: Spot,
@@ -27,21 +26,21 @@ pub struct Sample {
 
 const _: () = assert!(size_of::<Sample>() == 16);
 
-/// A cell of the run's resolution, and a platform.
+/// A cell of the run's resolution and a platform, in 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Spot(u32);
 
-/// Bits of a cell's digits start below this one; see h3geo.org, "Index bit layout".
+/// Number of the bit below which a cell's digits start; see h3geo.org, "Index bit layout".
 const DIGITS_END: u32 = 45;
 const MODE_CELL: u64 = 1 << 59;
 const RESOLUTION_SHIFT: u32 = 52;
 const FCM: u32 = 1 << 31;
 
 impl Spot {
-    /// Where a place is.
+    /// Returns the spot of a place and platform.
     ///
     /// # Panics
-    /// If the place is not on earth.
+    /// If the place is not on the earth.
     #[must_use]
     pub fn of(place: Place, platform: Platform, resolution: Resolution) -> Self {
         let cell = LatLng::new(place.latitude, place.longitude)
@@ -50,7 +49,7 @@ impl Spot {
         Self::new(cell, platform)
     }
 
-    /// A spot of a cell no finer than [`FINEST`].
+    /// Returns the spot of a cell no finer than [`FINEST`].
     #[must_use]
     pub fn new(cell: CellIndex, platform: Platform) -> Self {
         let digits = 3 * u32::from(u8::from(cell.resolution()));
@@ -62,16 +61,16 @@ impl Spot {
         })
     }
 
-    /// Platform of the device whose token this is.
+    /// Returns the platform of the spot.
     #[must_use]
     pub fn platform(self) -> Platform {
         if self.0 & FCM == 0 { Platform::Apns } else { Platform::Fcm }
     }
 
-    /// The cell; `resolution` is that of the run.
+    /// Returns the cell of the spot; `resolution` is that of the run.
     ///
     /// # Panics
-    /// If the spot was made with another resolution.
+    /// If the spot was created with another resolution.
     #[must_use]
     pub fn cell(self, resolution: Resolution) -> CellIndex {
         let resolution = u8::from(resolution.min(FINEST));

@@ -1,4 +1,4 @@
-//! Made-up records: every kind of failure must be found, and nothing else.
+//! Artificial records: every kind of failure must be found, and nothing else.
 
 use super::{
     history::{Batch, Change, Delivery},
@@ -16,15 +16,14 @@ struct World {
     pushes: Vec<Push>,
 }
 
-/// When the alert of a world was submitted and had ended, and how long a change may take to be
-/// seen.
+/// Times of an alert's submission and end, and the longest time until a change is seen.
 const BEGUN: u64 = 50;
 const END: u64 = 30_000;
 const SETTLE: u64 = 100;
 
 impl World {
-    /// Five hundred devices over 20 km, a circle of 10 km; every device of the cover accepted once,
-    /// in the order of distance.
+    /// Creates five hundred devices over 20 km and a circle of 10 km; every device of the cover is
+    /// accepted once, in order of distance.
     fn perfect() -> Self {
         let spec = toml::from_str(
             "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 },
@@ -61,7 +60,7 @@ impl World {
         })
     }
 
-    /// The first device at this distance from the centre.
+    /// Returns the first device at this distance from the centre.
     fn device(&self, meters: std::ops::Range<f64>) -> Device {
         self.population
             .iter()
@@ -78,7 +77,7 @@ impl World {
         self.pushes.retain(|p| p.token_hash != device.token.hash());
     }
 
-    /// What was told of one device: (sent, acknowledged, observed in milliseconds, what).
+    /// Adds changes of one device: (sent, acknowledged, observed in milliseconds, change).
     fn tell(&mut self, device: &Device, changes: &[(u64, u64, u64, Change)]) {
         let batches =
             changes.iter().map(|c| Batch { sent_ns: c.0, acknowledged_ns: c.1 }).collect();
@@ -91,7 +90,7 @@ impl World {
         self.history = History::new(deliveries.collect(), batches, 0);
     }
 
-    /// The same of places, observed in their order.
+    /// Adds places of one device, observed in their order.
     fn go(&mut self, device: &Device, steps: &[(u64, u64, Place)]) {
         let steps = (1..).zip(steps).map(|(n, (sent, acknowledged, place))| {
             (*sent, *acknowledged, n, Change::Place(*place))
@@ -99,7 +98,7 @@ impl World {
         self.tell(device, &steps.collect::<Vec<_>>());
     }
 
-    /// Its token after so many changes of it is accepted.
+    /// Adds an acceptance of the device's token after this many changes of it.
     fn push_token(&mut self, device: &Device, generation: u16, at_ns: u64) {
         let token_hash = self.population.token(device.index, device.platform, generation).hash();
         self.pushes.push(Push { token_hash, at_ns, fate: TAKEN, answer: Answer::Given });

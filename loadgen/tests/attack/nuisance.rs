@@ -1,8 +1,8 @@
-//! What a hostile peer does to an HTTP/2 port, written as bytes: no client library does any of
-//! this.
+//! Attacks of a hostile peer on an HTTP/2 port, written as bytes, because no client library does
+//! any of this.
 //!
-//! Each way has [`EACH`] of time and a bound on connections and bytes, whichever comes first; all
-//! of it goes over loopback.
+//! Each attack ends after [`EACH`] or at a bound on connections and bytes, whichever comes first.
+//! All of it goes over loopback.
 
 use std::{
     fmt, io,
@@ -23,16 +23,16 @@ use tokio::{
 
 use crate::stage::rss;
 
-/// For one way to be a nuisance.
+/// Time limit of one attack.
 const EACH: Duration = Duration::from_millis(700);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Which methods a port has for an attacker.
+/// Methods of a port for an attacker.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
-    /// One that answers by a stream, or takes one.
+    /// Method that streams requests or responses.
     streaming: &'static str,
-    /// One that answers once.
+    /// Method with one response.
     unary: &'static str,
 }
 
@@ -53,7 +53,8 @@ impl Target {
     };
 }
 
-/// Sockets of both ends of all that is held: more than most shells allow.
+/// Raises the limit of descriptors for the sockets of both ends, which exceed the default of most
+/// shells.
 pub(crate) fn allow_many_sockets() {
     clarion_runtime::descriptors::raise()
         .expect("the limit can be raised to what the system allows");
@@ -76,7 +77,7 @@ fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
     [PREFACE, &frame(4, 0, 0, &payload)].concat()
 }
 
-/// A request's head in HPACK literals.
+/// Returns a request's head in HPACK literals.
 fn head(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     for (name, value) in [
@@ -94,18 +95,18 @@ fn head(path: &str) -> Vec<u8> {
     block
 }
 
-/// An empty message, and the end of the request.
+/// Returns an empty message that ends the request.
 fn asked(stream: u32, path: &str) -> Vec<u8> {
     [frame(1, 4, stream, &head(path)), frame(0, 1, stream, &[0; 5])].concat()
 }
 
-/// The beginning of a message of 4 MiB.
+/// Returns the beginning of a message of 4 MiB.
 fn begun(stream: u32, path: &str) -> Vec<u8> {
     let message = [&[0][..], &(4_u32 << 20).to_be_bytes(), &[7; 16_000]].concat();
     [frame(1, 4, stream, &head(path)), frame(0, 0, stream, &message)].concat()
 }
 
-/// What was done, and what the process had grown by after each way.
+/// Name of each attack, and the growth of the process after it.
 #[derive(Default)]
 pub(crate) struct Done {
     counts: Arc<Counts>,
@@ -133,13 +134,13 @@ impl fmt::Display for Done {
     }
 }
 
-/// All ways to be a nuisance, one after the other, beside connections that are held all the while.
+/// Runs all attacks, one after the other, beside connections that are held all the time.
 pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Done {
     let mut attack = Attack { address, pid, before: rss(pid), done: Done::default() };
     let held = attack.hold_silent(600);
     attack.note("held");
     let Target { streaming, unary } = target;
-    // Whole requests whose answers have no end, and heads whose requests have none: 100,000
+    // Complete requests whose answers have no end, and heads whose requests have none: 100,000
     // streams.
     attack
         .flood("streams", (200, true), &hello(&[]), move |n| {
@@ -154,7 +155,7 @@ pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Don
             (n <= 20_000).then(|| reset(stream_id(n)))
         })
         .await;
-    // Frames that each want an answer, from a peer that takes none.
+    // Frames that each require an answer, from a peer that reads none.
     let settings = || frame(4, 0, 0, &[0, 4, 0, 1, 0, 0]);
     attack.flood("settings", (8, false), &hello(&[]), move |n| (n <= 200_000).then(settings)).await;
     attack
@@ -166,12 +167,12 @@ pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Don
     let beginning = [hello(&[]), frame(1, 0, 1, &head(unary))].concat();
     let more = || frame(9, 0, 1, &[&[0, 1, b'x', 127, 0][..], &[b'y'; 127]].concat());
     attack.flood("continuations", (8, true), &beginning, move |n| (n <= 20_000).then(more)).await;
-    // Answers that nobody reads: no window, and no reading.
+    // Unread answers: without a window, and without reading.
     for (what, window) in [("no window", 0), ("no reader", i32::MAX.cast_unsigned())] {
         let ask = move |n| (n <= 500).then(|| asked(stream_id(n), unary));
         attack.flood(what, (64, false), &hello(&[(4, window)]), ask).await;
     }
-    // Large messages that are begun and never whole.
+    // Large messages that are begun and never completed.
     let large = move |n| {
         (n <= 100).then(|| begun(stream_id(n), if n % 2 == 0 { streaming } else { unary }))
     };
@@ -202,7 +203,7 @@ impl Attack {
         self.done.growth.push((what, growth as f64 / f64::from(1 << 20)));
     }
 
-    /// Connections that say nothing, or half a preface.
+    /// Opens connections that send nothing, or half a preface.
     fn hold_silent(&self, connections: usize) -> JoinSet<()> {
         let mut held = JoinSet::new();
         for n in 0..connections {
@@ -213,15 +214,15 @@ impl Attack {
                 if n % 2 == 0 && stream.write_all(&PREFACE[..10]).await.is_err() {
                     return;
                 }
-                // Until the other side has had enough, or this test.
+                // Until the other side closes the connection, or this test does.
                 let _ = stream.read(&mut [0; 64]).await;
             });
         }
         held
     }
 
-    /// So many connections, each with a beginning and then one thing after another, until all is
-    /// said, the other side has had enough, or time is up.
+    /// Opens connections that each send a beginning and then repeat a piece, until all is sent, the
+    /// other side closes, or the time is up.
     async fn flood(
         &mut self,
         what: &'static str,
@@ -256,8 +257,8 @@ impl Attack {
     }
 }
 
-/// Writes what comes next until there is nothing; then holds the connection until the time is up,
-/// because what is open costs the other side.
+/// Writes all pieces, and then holds the connection until the time is up, because an open
+/// connection costs the other side.
 async fn write_all(
     writer: &mut (impl AsyncWrite + Unpin),
     beginning: Vec<u8>,
@@ -282,8 +283,8 @@ async fn write_all(
     }
 }
 
-/// Connections, each with a request that is never whole; those that are still open after a moment
-/// are held until they are dropped.
+/// Opens connections with an incomplete request each; those that are still open after a moment are
+/// held until they are dropped.
 pub(crate) async fn hold(address: SocketAddr, target: Target, connections: usize) -> Held {
     let mut opening = JoinSet::new();
     for _ in 0..connections {
@@ -306,7 +307,8 @@ impl fmt::Debug for Held {
     }
 }
 
-/// Lines without an end, from many connections, until a deadline; how many bytes went out.
+/// Sends lines without an end from many connections until a deadline, and returns the number of
+/// bytes.
 pub(crate) async fn lines(address: SocketAddr, deadline: Instant) -> u64 {
     let sent = Arc::new(AtomicU64::new(0));
     let mut floods = JoinSet::new();
@@ -324,7 +326,7 @@ pub(crate) async fn lines(address: SocketAddr, deadline: Instant) -> u64 {
     sent.load(Ordering::Relaxed)
 }
 
-/// One order and its answer.
+/// Sends one order and returns its answer.
 pub(crate) async fn order(address: SocketAddr, order: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.write_all(format!("{order}\n").as_bytes()).await.expect("it takes an order");

@@ -1,4 +1,4 @@
-//! A cluster of real processes with an alert under way, and those who are not to notice anything.
+//! A cluster of real processes with a running alert, and clients that the attack must not affect.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-/// Bound of every wait.
+/// Time limit of every wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The cluster and what was loaded into it.
+/// The cluster and its registered devices.
 pub(crate) struct Stage {
     cluster: Cluster,
     channel: Channel,
@@ -44,7 +44,7 @@ pub(crate) struct Stage {
     _dir: TempDir,
 }
 
-/// Everybody within the region has one app of FCM.
+/// Creates a scenario in which every device is inside the region and has one app of FCM.
 fn scenario(nodes: u32, devices: u64, quota: Option<u32>) -> Scenario {
     let quota =
         quota.map_or(String::new(), |quota| format!("[gateway.fcm]\nquota_per_minute = {quota}\n"));
@@ -73,7 +73,7 @@ radius_meters = 25_000
     Scenario::parse("attack", &text).expect("a scenario")
 }
 
-/// This program, or a script that starts nodes under a limit of descriptors.
+/// Returns this program, or a script that starts nodes under a limit of descriptors.
 fn program(dir: &Path, descriptors: Option<u32>) -> PathBuf {
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
     let Some(limit) = descriptors else { return loadgen.into() };
@@ -134,7 +134,7 @@ impl Stage {
         stage
     }
 
-    /// Where a process listens: `listen`, `feed` or `health`.
+    /// Returns an address of a process: `listen`, `feed` or `health`.
     pub(crate) fn address(&self, process: &str, port: &str) -> SocketAddr {
         let announced = self.cluster.announced(process).expect("it runs");
         let address = match port {
@@ -149,7 +149,7 @@ impl Stage {
         self.cluster.watched().iter().find(|watched| watched.name == process).expect("it runs").pid
     }
 
-    /// Submits the alert.
+    /// Submits the alert and returns its name.
     pub(crate) async fn alert(&self) -> String {
         let alert = alert::alert(&self.scenario, &self.population);
         let id = "0192d3a0-0000-7000-8000-000000000007".to_owned();
@@ -160,7 +160,7 @@ impl Stage {
     async fn progress(&self, name: &str) -> wire::AlertProgress {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // A watch of its own each time: attackers may have ended the connection of the last.
+            // A new watch each time, because attackers may have ended the connection of the last.
             let mut client = AlertServiceClient::new(self.channel.clone());
             let request = wire::WatchAlertRequest { name: name.to_owned(), ..Default::default() };
             let first = async {
@@ -174,7 +174,7 @@ impl Stage {
         }
     }
 
-    /// Pushes accepted so far.
+    /// Returns the number of pushes accepted so far.
     pub(crate) async fn accepted(&self, name: &str) -> u64 {
         let progress = self.progress(name).await.progress.unwrap_or_default();
         progress.outcomes.unwrap_or_default().accepted
@@ -202,7 +202,7 @@ impl Stage {
         self.cluster.start_again(node, Started::default()).await.expect("it starts");
     }
 
-    /// Until a node has its partitions.
+    /// Waits until a node has its partitions.
     pub(crate) async fn until_ready(&self, node: &str) {
         let (address, deadline) = (self.address(node, "health"), Instant::now() + PATIENCE);
         while !is_serving(address, "clarion.shard.v1.ShardService").await {
@@ -211,7 +211,7 @@ impl Stage {
         }
     }
 
-    /// Whatever is under way: this is about ports.
+    /// Ends the cluster even if an alert is running, because the test is about ports.
     pub(crate) fn end(self) {
         drop(self.cluster);
     }
@@ -230,7 +230,8 @@ async fn is_serving(address: SocketAddr, service: &str) -> bool {
     timeout(Duration::from_secs(2), ask).await.ok().flatten().unwrap_or(false)
 }
 
-/// The process is alive, as a kubelet would ask; three failures in a row would be its end.
+/// Checks that the process is alive, as a kubelet would; three consecutive failures would restart
+/// it.
 pub(crate) async fn probe(address: SocketAddr) {
     for _ in 0..3 {
         if is_serving(address, "").await {
@@ -240,14 +241,14 @@ pub(crate) async fn probe(address: SocketAddr) {
     panic!("three probes of {address} failed");
 }
 
-/// Resident memory of a process.
+/// Returns the resident memory of a process, bytes.
 pub(crate) fn rss(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident");
     kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
 }
 
-/// How much a process grows, at its most.
+/// Meter of the highest growth of a process.
 pub(crate) struct Growth {
     stop: oneshot::Sender<()>,
     most: JoinHandle<u64>,
@@ -273,8 +274,7 @@ impl Growth {
     }
 }
 
-/// Callers who mind their own business, each time over a new connection and over one that they
-/// keep.
+/// Ordinary callers, each over new connections and over one that they keep.
 pub(crate) struct Others {
     stop: oneshot::Sender<()>,
     seen: JoinHandle<(Vec<Duration>, u32)>,
@@ -321,7 +321,7 @@ impl Others {
     }
 }
 
-/// An emulator with a control port.
+/// Starts an emulator with a control port.
 pub(crate) async fn emulator() -> (Child, SocketAddr) {
     let dir = tempfile::tempdir().expect("a folder");
     let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))

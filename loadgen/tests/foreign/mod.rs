@@ -1,4 +1,4 @@
-//! Programs by strangers, set up by the tests that need them.
+//! Third-party programs, installed by the tests that need them.
 //!
 //! What they need is named with exact versions in `package.json` with its lock and in
 //! `requirements.txt`, and installed into `target/foreign/`, once for each content of these files.
@@ -17,28 +17,28 @@ use std::{
 use serde_json::Value;
 use tokio::{process::Command, sync::Mutex, time::timeout};
 
-/// To install 110 MB of node modules or 80 MB of wheels from a registry near by takes half a
-/// minute.
+/// Time limit of an installation. 110 MB of node modules or 80 MB of wheels from a near registry
+/// take half a minute.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(300);
-/// A foreign program ends within seconds; on a busy machine it may take ten times that.
+/// Time limit of a third-party program. It ends within seconds; on a busy machine it may take ten
+/// times that.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(240);
 
-/// Tests of one binary run side by side: one of them installs.
+/// Lock of the installation, because tests of one binary run in parallel.
 static INSTALLING: Mutex<()> = Mutex::const_new(());
 
-/// The folder of the foreign programs.
+/// Returns the folder of the third-party programs.
 pub(crate) fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign")
 }
 
-/// Says that a test proves nothing here. Written past the capture of the test harness, so that it
-/// is seen.
+/// Prints that a test is skipped, past the capture of the test harness, so that people see it.
 pub(crate) fn skip(what: &str) {
     let line = format!("!!! SKIPPED: {what}\n");
     std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error is there");
 }
 
-/// Ends the test here, loudly, where the tool that it needs cannot be had.
+/// Ends the test with a message if the tool that it needs cannot be installed.
 macro_rules! or_skip {
     ($tool:expr) => {
         match $tool {
@@ -54,8 +54,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Installs the packages if they are missing.
+    ///
     /// # Errors
-    /// Why it cannot be had here.
+    /// The reason why they cannot be installed.
     pub(crate) async fn installed() -> Result<Self, String> {
         let version = version_of("node").await?;
         version_of("npm").await?;
@@ -64,9 +66,9 @@ impl Node {
             for name in ["package.json", "package-lock.json"] {
                 fs::copy(programs().join(name), dir.join(name)).expect("copied");
             }
-            // Not `npm ci`: that refuses a lock without buf's packages for other systems, which not
-            // every registry has. Versions and hashes are the lock's all the same. Scripts of
-            // packages are not run: none is needed.
+            // Not `npm ci`, which refuses a lock without buf's packages for other systems, and not
+            // every registry has these. Versions and hashes are those of the lock all the same.
+            // Scripts of packages are not run: none is needed.
             run(
                 "npm install",
                 Command::new("npm")
@@ -79,19 +81,19 @@ impl Node {
         Ok(Self { modules: modules.join("node_modules") })
     }
 
-    /// A program of this folder.
+    /// Returns a command for a program of this folder.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new("node");
         command.arg(programs().join(name)).env("NODE_PATH", &self.modules);
         command
     }
 
-    /// A program that a package brings.
+    /// Returns a command for a program of a package.
     pub(crate) fn binary(&self, name: &str) -> Command {
         Command::new(self.binary_path(name))
     }
 
-    /// Where that program is.
+    /// Returns the path of a program of a package.
     pub(crate) fn binary_path(&self, name: &str) -> PathBuf {
         self.modules.join(".bin").join(name)
     }
@@ -103,8 +105,10 @@ pub(crate) struct Python {
 }
 
 impl Python {
+    /// Installs the packages if they are missing.
+    ///
     /// # Errors
-    /// Why it cannot be had here.
+    /// The reason why they cannot be installed.
     pub(crate) async fn installed() -> Result<Self, String> {
         let version = version_of("python3").await?;
         let wanted = [read("requirements.txt"), version].concat();
@@ -127,20 +131,20 @@ impl Python {
         Ok(Self { interpreter: dir.join("bin/python") })
     }
 
-    /// A program of this folder.
+    /// Returns a command for a program of this folder.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(&self.interpreter);
         command.arg(programs().join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 
-    /// The interpreter that has them.
+    /// Returns the path of the interpreter with the packages.
     pub(crate) fn path(&self) -> &Path {
         &self.interpreter
     }
 }
 
-/// Runs a foreign program to its end and reads the JSON object that it prints last.
+/// Runs a third-party program to its end and reads the JSON object that it prints last.
 pub(crate) async fn verdict(program: &mut Command) -> Value {
     let output = output(program).await;
     let (out, err) =
@@ -150,13 +154,14 @@ pub(crate) async fn verdict(program: &mut Command) -> Value {
     serde_json::from_str(last).unwrap_or_else(|e| panic!("no verdict ({e}): {out}\n{err}"))
 }
 
-/// Runs a foreign program to its end.
+/// Runs a third-party program to its end.
 pub(crate) async fn output(program: &mut Command) -> Output {
     let child = program.stdin(Stdio::null()).kill_on_drop(true).output();
     timeout(PROGRAM_DEADLINE, child).await.expect("it ends in time").expect("it starts")
 }
 
-/// The folder of what `install` makes of `wanted`; made now, if no earlier run has.
+/// Returns the folder of the result of `install` for `wanted`, and runs `install` if no earlier run
+/// has.
 async fn installed(
     name: &str,
     wanted: &str,
@@ -169,7 +174,7 @@ async fn installed(
     if dir.is_dir() {
         return Ok(dir);
     }
-    // What was half made is left in a folder that nobody takes for whole.
+    // An incomplete installation stays in a folder that is never used.
     fs::create_dir_all(&all).map_err(|e| format!("{}: {e}", all.display()))?;
     let half = tempfile::tempdir_in(&all).map_err(|e| e.to_string())?;
     install(half.path()).await?;

@@ -18,7 +18,8 @@ use crate::{
     outcome::{Answer, Reason, Verdict, classify},
 };
 
-/// A connection that has stood so long without a request was not taken only to be ended again.
+/// Age at which a connection without requests counts as useful, because it was not accepted only to
+/// be closed.
 const IDLED: Duration = Duration::from_mins(1);
 
 impl Core {
@@ -58,13 +59,13 @@ impl Core {
         }
     }
 
-    /// A connection takes no more requests. Leaving in order is no failure, unless it is all that
-    /// connections do.
+    /// Handles a connection that takes no more requests. A graceful close is no failure, unless
+    /// connections do nothing else.
     fn closing(&mut self, link: u32, reason: &CloseReason, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let in_order = match reason {
             CloseReason::Asked | CloseReason::Lost => true,
-            // One that idled for a while was of use too: it was there (FCM ends those after some
+            // A connection that was idle for a while was useful too (FCM ends those after some
             // minutes).
             CloseReason::GoAway { code, .. } => {
                 *code == ErrorCode::NO_ERROR && (l.answers > 0 || now.since(l.opened) >= IDLED)
@@ -75,7 +76,8 @@ impl Core {
         if !in_order {
             log_close(&mut self.lanes[l.lane].end, reason, now);
         }
-        // It stood, and went in order: that attempts before it failed is past.
+        // The connection was established and closed gracefully, so earlier failed attempts no
+        // longer count.
         if in_order && now.since(l.opened) >= IDLED && l.is_open() {
             self.lanes[l.lane].end.pool.answered();
         }
@@ -89,7 +91,7 @@ impl Core {
         self.leave(link);
     }
 
-    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at
+    /// Handles accepted pushes: the hot path. One acceptance means as much for the lane as many at
     /// once.
     pub(super) fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
         let Self { links, lanes, opens, waves, .. } = self;
@@ -126,12 +128,12 @@ impl Core {
         }
     }
 
-    /// Identity of a connection in evidence.
+    /// Returns the identity of a connection in evidence.
     fn witness(&self, link: u32) -> Witness {
         self.links[link as usize].link.as_ref().map_or_else(Witness::default, Link::witness)
     }
 
-    /// A connection has had one more answer.
+    /// Counts one more answer on a connection.
     pub(super) fn count_answer(&mut self, link: u32, ticket: u64, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let before = l.answers;
@@ -157,14 +159,15 @@ impl Core {
         self.lanes[at].end.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
         let open = *self.opens.get(slot);
-        let verdict = self.hear(link, by, open.credential, answer, Some(&open), now);
+        let verdict = self.apply_answer(link, by, open.credential, answer, Some(&open), now);
         let reason = || Why::Answer(answer.status, answer.reason.clone());
         match verdict {
             Verdict::Accepted => self.end(slot, Outcome::Accepted),
             Verdict::Dead { sure } => self.dead(slot, at, !sure, answer),
             Verdict::Refused => self.refuse(slot, &reason()),
             Verdict::Message { token } => self.message_refused(slot, link, by, token, answer, now),
-            // While nobody of the project is reached, it is the project and not this device.
+            // While no device of the project is accepted, the cause is the project and not this
+            // device.
             Verdict::Project if self.lanes[at].end.misses_project() => {
                 self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), &reason());
             }
@@ -189,9 +192,9 @@ impl Core {
         }
     }
 
-    /// Applies an answer to the lane, the connection and the credential. `open`: the push that was
-    /// answered, if this core has it.
-    pub(super) fn hear(
+    /// Applies an answer to the lane, the connection and the credential. `open` is the push that
+    /// was answered, if this core has it.
+    pub(super) fn apply_answer(
         &mut self,
         link: u32,
         by: Witness,
@@ -230,12 +233,12 @@ impl Core {
                 return verdict;
             }
             Verdict::Unsigned { .. } => {
-                self.hear_cut(link, by, answer.status, open, now);
+                self.apply_cut_answer(link, by, answer.status, open, now);
                 return verdict;
             }
             Verdict::TokenChange => {
                 if end.trust.put_off(credential, now, rng) {
-                    end.heard(now);
+                    end.answer_received(now);
                     end.credential_refused(&answer.reason);
                 } else {
                     end.doubted(Doubt::TokenChange, (by, in_row), &answer.reason, now, rng);
@@ -249,7 +252,7 @@ impl Core {
                 return verdict;
             }
             Verdict::ConnectionOnly => {
-                end.heard(now);
+                end.answer_received(now);
                 self.retire(link);
             }
         }
@@ -258,7 +261,7 @@ impl Core {
     }
 
     /// Applies an unsigned or incomplete answer to the lane and the connection.
-    pub(super) fn hear_cut(
+    pub(super) fn apply_cut_answer(
         &mut self,
         link: u32,
         by: Witness,
@@ -274,9 +277,9 @@ impl Core {
         self.in_row(link, true);
     }
 
-    /// Replaces a connection on which a full row of answers has no success: an intermediary behind
-    /// it may be the cause, and a verdict needs a second connection, which a lane with a single
-    /// connection has only in this way.
+    /// Replaces a connection on which a full row of answers has no success. An intermediary on its
+    /// way may be the cause, and a verdict needs a second connection, which a lane with a single
+    /// connection gets only in this way.
     fn in_row(&mut self, link: u32, refused: bool) {
         let Self { links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -287,8 +290,8 @@ impl Core {
         }
     }
 
-    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered
-    /// all the same.
+    /// Handles a request that was sent and got no answer, or only the head of one. The push may
+    /// have been delivered.
     pub(super) fn unanswered(
         &mut self,
         link: u32,
@@ -305,7 +308,7 @@ impl Core {
             (None, _) => self.went_unanswered(link, now),
             (Some(status), Some(slot)) => {
                 let open = *self.opens.get(slot);
-                self.hear_cut(link, by, status, Some(&open), now);
+                self.apply_cut_answer(link, by, status, Some(&open), now);
             }
             (Some(_), None) => {}
         }
@@ -332,7 +335,8 @@ impl Core {
         }
     }
 
-    /// The gateway has not looked at it: it may go again at once, elsewhere.
+    /// Handles a request that the gateway did not process, so that it may be sent again at once
+    /// over another connection.
     pub(super) fn unprocessed(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
@@ -345,7 +349,7 @@ impl Core {
     }
 }
 
-/// Logs that a connection closed by the gateway's fault.
+/// Logs that a connection closed because of the gateway.
 fn log_close(end: &mut LaneEnd, reason: &CloseReason, now: Time) {
     match reason {
         CloseReason::GoAway { code, reason } => {

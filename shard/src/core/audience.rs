@@ -2,8 +2,8 @@
 //! the indices of this core.
 //!
 //! A device row names its app, locale and segments by index. The meaning of an index for a wave is
-//! computed for the first device that has it, and remembered, so that the ten-thousandth device
-//! costs two loads and no comparison of text.
+//! computed for the first device that has it, and stored. So the ten-thousandth device costs two
+//! loads and no comparison of text.
 
 use clarion_proto::ids::{AppName, LaneId};
 
@@ -16,9 +16,9 @@ use crate::{
     wave::{Program, ProgramError, SegmentOp},
 };
 
-/// Value of an index that was not resolved yet.
-const NOT_ASKED: u16 = u16::MAX;
-/// What is remembered of an app that the wave does not address.
+/// Value of an index that has not been resolved yet.
+const UNRESOLVED: u16 = u16::MAX;
+/// Value of an app that the wave does not address.
 const NOT_ADDRESSED: u16 = u16::MAX - 1;
 
 /// The audience of one wave on one core.
@@ -34,9 +34,10 @@ pub(crate) struct Audience {
 #[derive(Debug)]
 pub(crate) struct App {
     spec: AppSpec,
-    /// Which outlet of the wave.
+    /// Index of the outlet of the app's lane.
     pub(crate) outlet: u16,
-    /// Whether a common header of its messages cannot be written: then no push of the app is sent.
+    /// Whether the app's messages have a common header that cannot be written, so that no push of
+    /// the app is sent.
     pub(crate) stopped: bool,
     messages: Vec<Message>,
     /// Position in `messages`, indexed by `LocaleIndex`.
@@ -55,10 +56,10 @@ pub(crate) struct Message {
 }
 
 impl Audience {
-    /// `outlet_of` gives the outlet of each app.
+    /// Creates the audience; `outlet_of` returns the outlet of each app's lane.
     ///
     /// # Errors
-    /// The expression over segments cannot be taken.
+    /// If the expression over segments is invalid.
     pub(crate) fn new(
         apps: &[AppSpec],
         segments: &[SegmentOp],
@@ -70,19 +71,19 @@ impl Audience {
         Ok(Self { program, apps, app_of: Vec::new() })
     }
 
-    /// The app of a device, if it is addressed.
+    /// Returns the app of a device, if the device is addressed.
     pub(crate) fn addressed(&mut self, words: &Vocabulary, device: &Pushable<'_>) -> Option<u16> {
         let app = self.app_of(words, device.app)?;
         self.program.matches(words, device.segments).then_some(app)
     }
 
-    /// The app of an index, if the wave addresses it.
+    /// Returns the app of an index, if the wave addresses it.
     pub(crate) fn app_of(&mut self, words: &Vocabulary, index: AppIndex) -> Option<u16> {
         let at = usize::from(index.0);
         if self.app_of.len() <= at {
-            self.app_of.resize(at + 1, NOT_ASKED);
+            self.app_of.resize(at + 1, UNRESOLVED);
         }
-        if self.app_of[at] == NOT_ASKED {
+        if self.app_of[at] == UNRESOLVED {
             let found = words
                 .app(index)
                 .and_then(|name| self.apps.iter().position(|a| a.spec.app == *name));
@@ -91,18 +92,18 @@ impl Audience {
         Some(self.app_of[at]).filter(|app| *app != NOT_ADDRESSED)
     }
 
-    /// An app by its position.
+    /// Returns an app by its position.
     pub(crate) fn app(&mut self, app: u16) -> &mut App {
         &mut self.apps[usize::from(app)]
     }
 
-    /// Name of an app and the lane of its pushes.
+    /// Returns the name of an app and the lane of its pushes.
     pub(crate) fn name_and_lane(&self, app: u16) -> (AppName, LaneId) {
         let spec = &self.apps[usize::from(app)].spec;
         (spec.app.clone(), spec.lane)
     }
 
-    /// Totals of outcomes for each app.
+    /// Returns the totals of outcomes for each app.
     pub(crate) fn answers(&self) -> impl Iterator<Item = (LaneId, AppName, Answers)> + '_ {
         self.apps.iter().map(|app| {
             let mut sum = Answers::default();
@@ -111,7 +112,7 @@ impl Audience {
         })
     }
 
-    /// Numbers of all templates in use.
+    /// Returns the numbers of all templates in use.
     pub(crate) fn templates(&self) -> impl Iterator<Item = u32> + '_ {
         self.apps.iter().flat_map(|app| app.messages.iter().map(|m| m.template))
     }
@@ -133,34 +134,35 @@ impl App {
         Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
     }
 
-    /// Which app it is.
+    /// Returns the name of the app.
     pub(crate) fn name(&self) -> &AppName {
         &self.spec.app
     }
 
-    /// Position of the message for a locale.
+    /// Returns the position of the message for a locale.
     pub(crate) fn message_for(&mut self, words: &Vocabulary, locale: LocaleIndex) -> u16 {
         if locale == LocaleIndex::UNKNOWN {
             return 0;
         }
         let at = usize::from(locale.0);
         if self.message_of.len() <= at {
-            self.message_of.resize(at + 1, NOT_ASKED);
+            self.message_of.resize(at + 1, UNRESOLVED);
         }
-        if self.message_of[at] == NOT_ASKED {
+        if self.message_of[at] == UNRESOLVED {
             let tags = self.spec.messages.iter().map(|message| message.locale.as_str());
             self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
         }
         self.message_of[at]
     }
 
-    /// A message by its position.
+    /// Returns a message by its position.
     pub(crate) fn message(&mut self, message: u16) -> &mut Message {
         &mut self.messages[usize::from(message)]
     }
 }
 
-/// The position of the longest tag that is a prefix of the locale at a hyphen, else of the first.
+/// Returns the position of the longest tag that is a prefix of the locale up to a hyphen, or of the
+/// first tag.
 fn choose<'a>(tags: impl Iterator<Item = &'a str>, locale: &str) -> usize {
     let fits = |tag: &str| {
         !tag.is_empty()

@@ -9,13 +9,14 @@
 
 use crate::lane::connection::Connection;
 
-/// Of a new one: a flush of [`super::pull::FLUSH_BYTES`] and the run that ends it, of requests as
-/// they usually are.
+/// Size of a new buffer, bytes: a flush of [`super::pull::FLUSH_BYTES`] and the run that ends it,
+/// with requests of ordinary size.
 const BYTES: usize = 40 * 1024;
-/// Larger ones are not kept: bodies were large, or windows opened for many at once.
+/// Largest buffer that is kept, bytes. Larger ones had large bodies, or windows that opened for
+/// many at once.
 const BYTES_MAX: usize = 2 * BYTES;
-/// Number of unused buffers that are kept: those of one turn and some that sockets were slow to
-/// take. 32 of at most 80 KiB are 2.5 MiB.
+/// Most unused buffers that are kept: those of one turn and some that sockets were slow to take. 32
+/// of at most 80 KiB are 2.5 MiB.
 const KEPT: usize = 32;
 
 /// Buffers that no connection uses now.
@@ -25,14 +26,14 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Lends one to a connection that is about to encode a request and has none.
+    /// Lends a buffer to a connection that is about to encode a request and has none.
     pub(crate) fn lend(&mut self, connection: &mut Connection) {
         if connection.needs_buffer() {
             connection.lend(self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BYTES)));
         }
     }
 
-    /// Takes one back, whatever is in it.
+    /// Takes a buffer back and clears it.
     pub(crate) fn take_back(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < KEPT && (BYTES..=BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();

@@ -18,10 +18,9 @@ use crate::{
     lane::{LaneEnd, spec::LaneSpec},
 };
 
-/// Maximum number of waiting counts; beyond it the oldest count is dropped, because its caller has
-/// given up.
+/// Most waiting counts. Beyond it the oldest count is dropped, because its caller no longer waits.
 const COUNTS_MAX: usize = 64;
-/// Maximum number of waves that are kept only because a cancel arrived before the wave.
+/// Most waves that are kept only because a cancel arrived before the wave.
 const UNKNOWN_MAX: usize = 1_024;
 
 impl Core {
@@ -73,7 +72,7 @@ impl Core {
             Command::Count(spec) => self.take_count(spec),
             Command::ReportAll => {
                 self.waves.iter_mut().flatten().for_each(WaveRun::repeat_all);
-                self.lanes.iter_mut().for_each(|lane| lane.end.tell_again());
+                self.lanes.iter_mut().for_each(|lane| lane.end.report_again());
                 self.partitions.repeat();
             }
             Command::Shutdown => self.shut_down(now),
@@ -92,7 +91,7 @@ impl Core {
         (0..self.waves.len()).for_each(|wave| self.give_back_waiting(wave));
     }
 
-    /// Gives up the devices that wait for a retry in partitions that the core has let go of.
+    /// Abandons the devices that wait for a retry in partitions that the core no longer holds.
     fn give_back_waiting(&mut self, wave: usize) {
         let Self { waves, opens, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };
@@ -153,7 +152,7 @@ impl Core {
             Ok(run) => run,
             Err(error) => {
                 // The control plane has checked the audience with the same function, so this is a
-                // defect; it must not stop other waves.
+                // defect, which must not stop other waves.
                 tracing::error!(%error, "wave dropped: invalid audience");
                 return;
             }
@@ -204,8 +203,8 @@ impl Core {
         }
     }
 
-    /// Sets a reset deadline on connections with encoded but unwritten requests of a stopped wave:
-    /// the requests must not be written much later.
+    /// Sets a reset deadline on connections with encoded but unwritten requests of a stopped wave,
+    /// because the requests must not be written much later.
     fn hurry(&mut self, wave: usize, now: Time) {
         // Another core sets the deadlines of its own connections when it gets the cancel.
         let own = self
@@ -234,7 +233,7 @@ impl Core {
         }
     }
 
-    /// Removes a wave's state; all its pushes have ended.
+    /// Removes the state of a wave whose pushes have all ended.
     pub(super) fn forget_wave(&mut self, at: usize) {
         let Some(run) = self.waves[at].take() else { return };
         for template in run.audience.templates() {
@@ -246,7 +245,7 @@ impl Core {
         }
     }
 
-    /// Releases a template with which nothing more is sent.
+    /// Releases a template with which no more requests are sent.
     pub(super) fn forget_template(&mut self, template: u32) {
         for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
             if let Some(connection) = link.connection() {

@@ -1,4 +1,4 @@
-//! The consequence of an answer for its device and message: a final outcome, or another try.
+//! The consequence of an answer for its device and message: a final outcome, or another attempt.
 
 use std::time::Duration;
 
@@ -19,18 +19,19 @@ use crate::{
     outcome::{Answer, Reason},
 };
 
-/// Time of a device's next try.
+/// Time of a device's next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Later {
     AtOnce,
-    /// After so long, or the pause that its tries call for, whichever is longer.
+    /// After this time, or the pause for the number of its attempts, whichever is longer.
     After(Duration),
-    /// The same, over another connection if there is one; the gateway has not asked for a pause.
+    /// As [`Self::After`], over another connection if there is one; the gateway has not asked for a
+    /// pause.
     Elsewhere(Duration),
 }
 
 impl Core {
-    /// The gateway calls the token dead.
+    /// Handles an answer that calls the token dead.
     pub(super) fn dead(&mut self, slot: u32, lane: usize, needs_evidence: bool, answer: &Answer) {
         let open = *self.opens.get(slot);
         let lane = self.lanes[lane].end.spec.id;
@@ -60,7 +61,7 @@ impl Core {
         self.end(slot, Outcome::Refused);
     }
 
-    /// The gateway calls the message invalid, or the token.
+    /// Handles an answer that calls the message, or the token, invalid.
     pub(super) fn message_refused(
         &mut self,
         slot: u32,
@@ -82,8 +83,8 @@ impl Core {
         let blame = message.evidence.refuse(&message.answers, complaint, needed);
         let why = Why::Answer(answer.status, answer.reason.clone());
         match blame {
-            // FCM says so with 400, as APNs says of a token of the other environment: it is no
-            // surer than that.
+            // FCM answers 400 here, as APNs does for a token of the other environment, so the
+            // verdict is just as uncertain.
             Blame::Token => self.dead(slot, at, true, answer),
             Blame::Open => self.elsewhere_or_refuse(slot, link, &why, now),
             Blame::Message => {
@@ -95,7 +96,7 @@ impl Core {
         }
     }
 
-    /// Three more tries over other connections, then the device is refused.
+    /// Tries a device over other connections three more times, then refuses it.
     pub(super) fn elsewhere_or_refuse(&mut self, slot: u32, link: u32, why: &Why, now: Time) {
         let open = self.opens.get(slot);
         if open.doubts >= TRIES_ELSEWHERE {
@@ -106,8 +107,8 @@ impl Core {
         self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), why);
     }
 
-    /// Handles an unsigned answer: the request goes again over another connection. A failing front
-    /// end gets the pause that the provider asks for.
+    /// Handles an unsigned answer: the request is sent again over another connection. A failing
+    /// front end gets the pause that the provider asks for.
     pub(super) fn unsigned(
         &mut self,
         slot: u32,
@@ -122,7 +123,7 @@ impl Core {
         self.try_again(slot, now, later, &Why::Answer(status, Reason::None));
     }
 
-    /// Reports that a message is not sent any more.
+    /// Reports that a message is no longer sent.
     fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
         let words = format!("{} {}", answer.status, answer.reason);
         let run = self.run(open.wave);
@@ -139,8 +140,8 @@ impl Core {
         self.put_off(slot, now, later);
     }
 
-    /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped
-    /// gives up instead.
+    /// Puts a push into the retry line: at once, or after a pause that grows with each attempt. A
+    /// push of a stopped wave ends instead.
     pub(super) fn put_off(&mut self, slot: u32, now: Time, later: Later) {
         let open = self.opens.get(slot);
         let tries = u32::from(open.tries);
@@ -171,8 +172,8 @@ impl Core {
         self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
     }
 
-    /// Handles a header of an app's message that contains invalid bytes: no push of the app can be
-    /// sent.
+    /// Handles a header of an app's message that contains invalid bytes, so that no push of the app
+    /// can be sent.
     pub(super) fn header_refused(&mut self, slot: u32, header: &'static str) {
         let open = *self.opens.get(slot);
         let run = self.run(open.wave);
@@ -191,7 +192,7 @@ impl Core {
         self.run(open.wave).ended(&open, outcome);
     }
 
-    /// Ends all pushes that wait for another try; the wave has stopped.
+    /// Ends all pushes of a stopped wave that wait for another attempt.
     pub(super) fn give_up_waiting(&mut self, wave: usize) {
         let Self { waves, opens, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };
@@ -203,10 +204,10 @@ impl Core {
         }
     }
 
-    /// The wave of an open push.
+    /// Returns the wave of an open push.
     ///
     /// # Panics
-    /// Never: a wave's slot is given up only when none of its pushes is open.
+    /// Never: the slot of a wave is freed only when none of its pushes is open.
     pub(super) fn run(&mut self, wave: u16) -> &mut WaveRun {
         self.waves[usize::from(wave)].as_mut().expect("a wave stays while its pushes are open")
     }

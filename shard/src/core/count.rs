@@ -1,4 +1,4 @@
-//! Counting the devices in a region: a walk that hands no device over.
+//! Counts of the devices in a region, by a walk that hands no device over.
 
 use std::sync::Arc;
 
@@ -17,25 +17,27 @@ use crate::{
 pub(crate) struct CountRun {
     pub(crate) spec: Arc<CountSpec>,
     program: Program,
-    /// The partition being counted, and its walk.
+    /// Partition that is being counted, and its walk.
     at: Option<(PartitionId, Walk)>,
     done: Option<PartitionId>,
-    /// Per app of the question, per band.
+    /// Number of devices for each app of the count, for each band.
     pub(crate) devices: Vec<Vec<u64>>,
-    /// By `AppIndex`; how many of the vocabulary's apps were known when it was made.
+    /// App of the count by `AppIndex`, for the apps that the vocabulary had at the last update.
     app_of: Vec<Option<usize>>,
 }
 
 impl CountRun {
+    /// Creates a count that has not begun.
+    ///
     /// # Errors
-    /// The expression over segments cannot be taken.
+    /// If the expression over segments is invalid.
     pub(crate) fn new(spec: Arc<CountSpec>) -> Result<Self, ProgramError> {
         let devices = vec![vec![0; spec.cover.bands() as usize]; spec.apps.len()];
         let program = Program::compile(&spec.segments)?;
         Ok(Self { spec, program, at: None, done: None, devices, app_of: Vec::new() })
     }
 
-    /// Goes on, within the turn's work. True: counted.
+    /// Continues the count within the turn's work. Returns true if the count is complete.
     pub(crate) fn step(&mut self, partitions: &Partitions, steps: &mut Steps) -> bool {
         for index in self.app_of.len()..usize::from(partitions.words.apps()) {
             let name = partitions.words.app(AppIndex(u16::try_from(index).expect("below a u16")));

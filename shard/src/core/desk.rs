@@ -1,6 +1,7 @@
-//! Takes devices from one wave for one connection: the only place where a device becomes a request.
+//! The desk that takes devices from one wave for one connection: the only place where a device
+//! becomes a request.
 //!
-//! Devices that are due for another try go first, then late devices, then the nearest band.
+//! Devices that are due for another attempt go first, then late devices, then the nearest band.
 
 use std::time::Duration;
 
@@ -21,30 +22,30 @@ use crate::{
     partition::{Pushable, TokenBuffer},
 };
 
-/// How long a device that is to go over another connection is put off when its turn comes on the
+/// Time by which a device that needs another connection is postponed when its turn comes on the
 /// same one.
 const DEFERRED: Duration = Duration::from_millis(1);
-/// How long a device waits for another try while its partition is built anew, before it is looked
-/// up again: a partition takes seconds to load.
+/// Time for which a device waits while its partition is rebuilt, before it is looked up again. A
+/// partition takes seconds to load.
 const REBUILT_AGAIN: Duration = Duration::from_millis(250);
-/// Highest number of pushes deferred in one turn: in a storm of refusals they must not cost more
-/// than the pushes sent.
+/// Most pushes that are postponed in one turn: in a storm of refusals they must not cost more than
+/// the pushes that are sent.
 const DEFERRED_MAX: usize = 64;
-/// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without,
-/// the body (257) off.
+/// Estimated size of a request without its body, bytes: 361 bytes with `authorization` indexed, 605
+/// without, less the body (257).
 pub(super) const HEADER_BYTES: usize = 352;
 
-/// A device that is to be sent to, and its app within the wave.
+/// A device that is to be pushed to, and its app within the wave.
 pub(super) struct Addressed<'s> {
     device: Pushable<'s>,
     app: u16,
 }
 
-/// A device that is not to be sent to through this outlet.
+/// The device gets no push through this outlet.
 pub(super) struct NotHere;
 
 impl WaveRun {
-    /// The next device that the walk of an outlet finds.
+    /// Returns the next device that the walk of an outlet finds.
     pub(super) fn next(
         &mut self,
         outlet: usize,
@@ -55,7 +56,7 @@ impl WaveRun {
         self.outlets[outlet].next(&self.parts, partitions, &self.spec.cover, alone, steps)
     }
 
-    /// Whether a found device is addressed through this outlet and not handed over yet.
+    /// Checks whether a found device is addressed through this outlet and not handed over yet.
     pub(super) fn check<'s>(
         &mut self,
         outlet: u16,
@@ -82,7 +83,7 @@ impl WaveRun {
     }
 }
 
-/// One connection that takes pushes of one wave.
+/// The desk of one connection for one wave.
 pub(super) struct Desk<'a> {
     pub(super) partitions: &'a Partitions,
     pub(super) opens: &'a mut Opens,
@@ -93,10 +94,10 @@ pub(super) struct Desk<'a> {
     pub(super) wave: u16,
     pub(super) outlet: u16,
     pub(super) alone: bool,
-    /// The lane has another connection.
+    /// Whether the lane has another connection.
     pub(super) others: bool,
     pub(super) now: Time,
-    /// Buffer in which a packed token is unpacked.
+    /// Buffer for an unpacked token.
     pub(super) token: &'a mut TokenBuffer,
 }
 
@@ -106,20 +107,20 @@ enum Taken {
     Sent(usize),
     /// The device gets no push through this outlet.
     Passed,
-    /// The connection took no more; the device comes again.
+    /// The connection takes no more requests; the device is found again later.
     Full,
 }
 
 /// A request that was not encoded.
 enum NotSent {
-    /// The connection takes no more now.
+    /// The connection takes no more requests now.
     Full,
-    /// The device, or its message for every device, can never be sent.
+    /// No request can ever be sent to the device, or with its message to any device.
     Never,
 }
 
 impl Desk<'_> {
-    /// Sends to at most `most` devices; returns to how many.
+    /// Sends to at most `most` devices, and returns the number of requests sent.
     pub(super) fn run(
         &mut self,
         most: usize,
@@ -139,7 +140,7 @@ impl Desk<'_> {
                 Some(slot)
                     if self.others && self.opens.get(slot).avoid == Some(self.link.id.slot) =>
                 {
-                    // In another turn, which begins with another connection.
+                    // The device is sent in another turn, which begins with another connection.
                     self.run.outlets[outlet].retry.push(self.now + DEFERRED, slot);
                     *deferred += 1;
                     if *deferred >= DEFERRED_MAX {
@@ -173,7 +174,7 @@ impl Desk<'_> {
         sent
     }
 
-    /// A device that the walk found.
+    /// Sends to a device that the walk found.
     fn first(&mut self, found: Found) -> Taken {
         let Ok(Addressed { device, app }) = self.run.check(self.outlet, found, self.partitions)
         else {
@@ -219,8 +220,8 @@ impl Desk<'_> {
         }
     }
 
-    /// A device that is due for another try: its token is read again, as it may have changed
-    /// meanwhile.
+    /// Sends again to a device that is due for another attempt. Its token is read again, because it
+    /// may have changed.
     fn again(&mut self, slot: u32) -> Taken {
         let open = *self.opens.get(slot);
         let part = &self.run.parts[usize::from(open.part)];
@@ -240,7 +241,7 @@ impl Desk<'_> {
         };
         let right = self.run.audience.app(app).outlet;
         if right != self.outlet {
-            // Its new app is on another lane, which takes it from here.
+            // The device's new app is on another lane, whose outlet continues with the push.
             self.opens.get(slot).outlet = right;
             self.run.outlets[usize::from(right)].retry.push(self.now, slot);
             return Taken::Passed;
@@ -263,7 +264,7 @@ impl Desk<'_> {
         self.run.ended(&open, outcome);
     }
 
-    /// Encodes one request; returns about how many bytes.
+    /// Encodes one request, and returns its approximate size in bytes.
     fn push(&mut self, slot: u32, app: u16, device: &Pushable<'_>) -> Result<usize, NotSent> {
         let app_run = self.run.audience.app(app);
         if app_run.stopped {
@@ -312,8 +313,8 @@ impl Desk<'_> {
                 return Err(NotSent::Never);
             }
             Err(PushError::HeaderListTooLarge) => {
-                // Our header lists are bounded where alerts are admitted: this is the connection's
-                // doing. Another one is tried, with backoff, as after a failure.
+                // Header lists are bounded where alerts are admitted, so the limit of this
+                // connection is the cause. Another one is tried, with backoff, as after a failure.
                 self.link.useless = true;
                 return Err(NotSent::Full);
             }

@@ -11,22 +11,22 @@ use clarion_proto::time::Time;
 use super::{Core, report, run::Phase};
 use crate::{command::Event, lane::news::News};
 
-/// Between two events on what is held.
+/// Shortest time between two events about the held devices.
 const HELD_EVERY: Duration = Duration::from_millis(100);
 
 impl Core {
-    /// The next event for the control plane; `None`: none now. Call it only when the event can be
-    /// taken.
+    /// Returns the next event for the control plane, if there is one. The caller must be able to
+    /// take it.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
-            .or_else(|| self.lane_news(now))
+            .or_else(|| self.next_lane_state(now))
             .or_else(|| self.lane_load(now))
             .or_else(|| self.answer_count())
             .or_else(|| self.report(now))
             .or_else(|| self.held(now))
     }
 
-    /// When a report or a statement of what is held will be due.
+    /// Returns the time at which a report or an event about the held devices is due.
     pub(super) fn report_deadline(&self) -> Option<Time> {
         if self.is_closed() {
             return Some(self.now);
@@ -55,11 +55,11 @@ impl Core {
         })
     }
 
-    fn lane_news(&mut self, now: Time) -> Option<Event> {
+    fn next_lane_state(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
-            // Those of a host count once something was answered through them: how they are is the
-            // host's to say.
+            // Connections of a host count once an answer came through them; the host reports their
+            // health.
             let stands =
                 |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
             let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);

@@ -1,4 +1,4 @@
-//! The guest's side of a remote lane: pushes of this core through connections of another core.
+//! The guest's side of a remote lane: pushes of this core over connections of another core.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
@@ -14,7 +14,7 @@ use super::{
 };
 
 impl Core {
-    /// A letter of another core has come.
+    /// Handles a letter of another core.
     pub fn letter(&mut self, from: usize, letter: Letter, now: Time) {
         match letter {
             Letter::Credit { lane, round, requests } => {
@@ -39,13 +39,13 @@ impl Core {
         }
     }
 
-    /// The next letter to another core, and to which. To be asked when everything else of a turn
-    /// has been done.
+    /// Returns the next letter to another core, with the number of that core. The driver calls it
+    /// after all other work of a turn.
     pub fn poll_letter(&mut self) -> Option<(usize, Letter)> {
         self.letters.pop_front()
     }
 
-    /// A letter found no room on its way: it is the next again.
+    /// Puts a letter back for which there was no room in the queue; it is the next again.
     pub fn put_letter_back(&mut self, to: usize, letter: Letter) {
         self.letters.push_front((to, letter));
     }
@@ -65,7 +65,8 @@ impl Core {
         }
         let host = self.lanes[lane].host;
         for (slot, with, leaving) in &remotes {
-            // With connections of its own it goes on as a guest until one of them stands.
+            // A core that opens connections of its own stays a guest until one of them is
+            // established.
             let stays = if host.is_none() { !own } else { host == Some(*with) };
             if !leaving && !stays {
                 self.leave_host(*slot);
@@ -116,7 +117,7 @@ impl Core {
         }
     }
 
-    /// Voids the requests of a wave at all hosts that hold some.
+    /// Voids the requests of a wave at all hosts that have some.
     pub(super) fn void_wave(&mut self, wave: usize) {
         let Some(run) = &self.waves[wave] else { return };
         let id = run.spec.id;
@@ -130,7 +131,7 @@ impl Core {
         }
     }
 
-    /// No host will meet a template again.
+    /// Makes all hosts forget a template that is not used again.
     pub(super) fn forget_remotely(&mut self, template: u32) {
         for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
             if let State::Remote(remote) = &mut link.state
@@ -155,7 +156,7 @@ impl Core {
         self.drop_left(slot);
     }
 
-    /// What became of requests that were handed over; acceptances together.
+    /// Handles the results of handed-over requests; acceptances are handled together.
     fn fates(&mut self, link: u32, fates: Vec<Fate>, now: Time) {
         if let Some(State::Remote(remote)) =
             self.links[link as usize].link.as_mut().map(|link| &mut link.state)
@@ -200,7 +201,7 @@ impl Core {
         }
     }
 
-    /// A request came back as it went.
+    /// Handles a request that came back unsent.
     fn settle_unwritten(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
@@ -212,7 +213,7 @@ impl Core {
         }
     }
 
-    /// Counts requests of a wave that the host no longer holds.
+    /// Counts requests of a wave that the host no longer has.
     fn left_host(&mut self, link: u32, wave: WaveId, requests: u64, at: Option<Time>, whole: bool) {
         let Some(slot) = self.wave_slot(wave) else { return };
         let (Some(run), Some(link)) =
@@ -235,7 +236,7 @@ impl Core {
         run.reporting.change();
     }
 
-    /// Drops a link that has left, once no request of it is in progress.
+    /// Drops a link that has left, once no request of it is open.
     fn drop_left(&mut self, slot: u32) {
         let Some(link) = self.links[slot as usize].link.as_ref() else { return };
         let State::Remote(remote) = &link.state else { return };

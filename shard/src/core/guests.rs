@@ -1,5 +1,5 @@
-//! The host's records of its guests: credits, waiting requests, results, and the guest to which
-//! each request belongs.
+//! The host's records of its guests: credits, waiting requests, results, and the guest of each
+//! request.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,8 @@ use crate::lane::{
     evidence::Witness,
 };
 
-/// Marks tickets of guests: those of this core's own pushes never have it (see [`super::open`]).
+/// Bit that marks tickets of guests; tickets of this core's own pushes never have it (see
+/// [`super::open`]).
 pub(super) const GUEST: u64 = 1 << 63;
 
 /// One core that borrows connections, on one lane.
@@ -24,7 +25,7 @@ pub(super) struct Guest {
     pub(super) lane: LaneId,
     /// Round of its last [`super::letter::Letter::Want`], if the request for credits is still open.
     pub(super) wants: Option<u32>,
-    /// Credits that it has not used.
+    /// Credits that the guest has not used.
     pub(super) promised: usize,
     /// Requests that wait for a connection.
     pub(super) runs: VecDeque<Waiting>,
@@ -37,7 +38,7 @@ pub(super) struct Guest {
     pub(super) left: bool,
 }
 
-/// A run and how far it has been sent.
+/// A run of requests and the number of them that were sent.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) run: Run,
@@ -61,7 +62,7 @@ pub(crate) struct Guests {
     pub(super) all: Vec<Option<Guest>>,
     pub(super) carried: Vec<(u32, Option<Carried>)>,
     pub(super) free: Vec<u32>,
-    /// The guest whose turn it is for room that cannot be divided.
+    /// Index of the guest whose turn it is for room that cannot be divided.
     pub(super) turn: usize,
 }
 
@@ -70,12 +71,12 @@ impl Guests {
         self.all.is_empty()
     }
 
-    /// Whether a guest of the lane has devices to push to, or waiting requests.
+    /// Reports whether a guest of the lane has devices to push to, or waiting requests.
     pub(crate) fn want(&self, lane: LaneId) -> bool {
         self.of(lane).any(|guest| guest.wants.is_some() || guest.waiting > 0)
     }
 
-    /// When something that waits may not be written any more.
+    /// Returns the earliest time after which a waiting request may no longer be written.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let fronts = self.all.iter().flatten().filter_map(|guest| guest.runs.front());
         fronts
@@ -113,7 +114,7 @@ impl Guests {
     }
 }
 
-/// Ticket of a connection's event, if it belongs to a guest.
+/// Returns the ticket of a connection's event, if the ticket belongs to a guest.
 pub(super) fn ticket_of_guest(event: &ConnectionEvent) -> Option<u64> {
     match event {
         ConnectionEvent::Answer { ticket, .. }
@@ -141,7 +142,8 @@ impl Guest {
         }
     }
 
-    /// The next waiting request, its token and its template; requests whose time is over go back.
+    /// Returns the next waiting request, its token and its template. Requests whose time is over
+    /// are returned to the guest.
     pub(super) fn front(&mut self, now: Time) -> Option<(Entry, &[u8], &(u32, TemplateSpec))> {
         loop {
             let waiting = self.runs.front()?;
@@ -164,7 +166,7 @@ impl Guest {
         Some((entry, token, template))
     }
 
-    /// The request in front has gone somewhere.
+    /// Moves on from the first waiting request, which was sent or returned.
     pub(super) fn pass(&mut self) {
         if let Some(waiting) = self.runs.front_mut() {
             waiting.token_at += usize::from(waiting.run.entries[waiting.next].token_bytes);
@@ -172,13 +174,13 @@ impl Guest {
         }
     }
 
-    /// A request that waits goes back.
+    /// Returns a waiting request to the guest with its result.
     pub(super) fn back(&mut self, entry: &Entry, what: Became) {
         self.waiting -= 1;
         self.fates.push(Fate { ticket: entry.ticket, credential: 0, by: Witness::default(), what });
     }
 
-    /// Those of a wave, or all, go back.
+    /// Returns the waiting requests of a wave, or all, to the guest.
     pub(super) fn void(&mut self, wave: Option<WaveId>) {
         for waiting in &mut self.runs {
             let left = waiting.run.entries.iter().zip(&mut waiting.void).skip(waiting.next);

@@ -4,7 +4,7 @@
 //! Guests come first in a turn, but only with requests for which they have credit, and credits are
 //! an equal share of the available room: with two guests a third each, and a third for the waves of
 //! this core. Promised room stays free, so a run that arrives is sent at once, and waits only if
-//! its connection has closed meanwhile. Small rooms rotate: a connection that takes a single
+//! its connection has closed meanwhile. A small room rotates: a connection that takes a single
 //! request (APNs, before its first answer) gives it to another guest each time.
 
 use std::collections::VecDeque;
@@ -73,7 +73,7 @@ impl Core {
                     guest.void(None);
                 }
             }
-            // Those of a host are taken before.
+            // Letters of a host are handled before.
             Letter::Credit { .. } | Letter::Fates { .. } | Letter::Written { .. } => {}
         }
     }
@@ -98,8 +98,8 @@ impl Core {
         }
     }
 
-    /// Serves the guests of a lane, promises them part of what is left, and keeps what was promised
-    /// free. True: something was sent.
+    /// Serves the guests of a lane, promises them part of the remaining room, and keeps the
+    /// promised room free. Returns true if a request was sent.
     pub(super) fn host(&mut self, lane: usize, now: Time) -> bool {
         if self.guests.is_empty() {
             return false;
@@ -127,7 +127,7 @@ impl Core {
             };
             let mut room = permits.offer(&slot.end, link, now);
             let mut bytes = 0;
-            // One of each guest in turn; whoever has nothing is passed over.
+            // One request of each guest in turn; a guest without requests is skipped.
             let mut idle = 0;
             while room > 0 && bytes < FLUSH_BYTES && idle < guests.all.len() {
                 guests.turn = (guests.turn + 1) % guests.all.len();
@@ -147,7 +147,8 @@ impl Core {
         sent > 0
     }
 
-    /// Takes those of guests out of what a connection has had accepted.
+    /// Removes the tickets of guests from the accepted tickets of a connection, and returns them to
+    /// their guests.
     pub(super) fn hand_back_accepted(&mut self, link: u32, tickets: &mut Vec<u64>, now: Time) {
         let Self { guests, links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -191,15 +192,15 @@ impl Core {
             self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
         let what = match event {
             ConnectionEvent::Answer { answer, .. } => {
-                // What an answer says of the lane, the credential and the connection is for us to
-                // hear; what it says of the device and the message, for the guest.
+                // The part of an answer about the lane, the credential and the connection is
+                // handled here; the part about the device and the message, by the guest.
                 self.count_answer(link, ticket, now);
-                self.hear(link, by, carried.credential, &answer, None, now);
+                self.apply_answer(link, by, carried.credential, &answer, None, now);
                 Became::Answer(answer)
             }
             ConnectionEvent::Unanswered { status, .. } => {
                 match status {
-                    Some(status) => self.hear_cut(link, by, status, None, now),
+                    Some(status) => self.apply_cut_answer(link, by, status, None, now),
                     None => self.went_unanswered(link, now),
                 }
                 Became::Unanswered(status)
@@ -218,8 +219,8 @@ impl Core {
         }
     }
 
-    /// A socket has taken what a link had encoded for guests, or was lost with it.
-    pub(super) fn tell_written(&mut self, slot: u32, whole: bool) {
+    /// Reports to guests that a socket has taken the requests of a link, or was lost with them.
+    pub(super) fn report_written(&mut self, slot: u32, whole: bool) {
         let Self { links, guests, letters, .. } = self;
         let Some(link) = links[slot as usize].link.as_mut() else { return };
         for (guest, wave, requests) in link.unsent_of_guests.drain(..) {
@@ -231,7 +232,7 @@ impl Core {
         }
     }
 
-    /// Sends off what became of guests' requests; forgets guests that have left.
+    /// Sends the results of guests' requests, and removes guests that have left.
     pub(super) fn answer_guests(&mut self) {
         let Self { links, guests, letters, .. } = self;
         let mut ended = Vec::new();
@@ -272,7 +273,7 @@ enum Served {
     Sent(usize),
     /// The guest has no waiting request.
     Nothing,
-    /// The connection takes no more.
+    /// The connection takes no more requests.
     Full,
 }
 
@@ -317,7 +318,7 @@ fn serve(
             None
         }
         Err(PushError::Header(header)) => Some(Became::Refused(header)),
-        // The guest has looked at it before; whatever it is, no connection takes it.
+        // The guest has checked the token before, so no connection can send it.
         Err(PushError::Token) => Some(Became::Refused("token")),
     };
     guests.carried(ticket);
@@ -327,7 +328,7 @@ fn serve(
     Served::Sent(0)
 }
 
-/// Gives credits; returns what is to be kept free.
+/// Grants credits, and returns the number of requests for which room must be kept free.
 fn promise(
     guests: &mut Guests,
     lane: LaneId,
@@ -347,7 +348,7 @@ fn promise(
         let mut n = 0;
         for guest in all.iter_mut().flatten().filter(|guest| guest.lane == lane) {
             let Some(round) = guest.wants else { continue };
-            // One more for as many as there are odd ones, another each time.
+            // The remainder of the division goes to as many guests, other ones each time.
             let mine = (share + usize::from((n + first) % sharers < odd)).min(RUN_MAX);
             n += 1;
             let has = guest.promised + guest.waiting;

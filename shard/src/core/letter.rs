@@ -2,8 +2,8 @@
 //!
 //! A lane has fewer connections than its nodes have cores. A core without a connection is the
 //! **guest** of a core with connections, its **host**. The device stays with the guest: its wave,
-//! outcome, further tries and reports; only the bytes of its token go to the host, and the result
-//! comes back. Host and guest share only two bounded queues, which belong to the driver.
+//! outcome, further attempts and reports. Only the bytes of its token go to the host, and the
+//! result comes back. Host and guest share only two bounded queues, which belong to the driver.
 //!
 //! **Backpressure by credits.** A guest with devices to push to asks for credits
 //! ([`Letter::Want`]); the host grants credits out of the room of its connections, fairly beside
@@ -37,43 +37,43 @@ use crate::{
     outcome::Answer,
 };
 
-/// Requests of one guest on one lane that wait for a connection at its host, and credits that it
-/// has not used, together.
+/// Most requests of one guest on one lane that wait for a connection at its host, together with its
+/// unused credits.
 pub(crate) const RUN_MAX: usize = 256;
 
 /// A message from one core to another core of its node. Letters between two cores keep their order.
 #[derive(Debug)]
 pub enum Letter {
-    /// From a guest: credits are of use from now on.
+    /// From a guest: credits are useful from now on.
     Want {
         /// Lane of the request for credits.
         lane: LaneId,
-        /// Counts them, so that credits for an earlier one are known.
+        /// Number of the request for credits, which identifies the credits that answer it.
         round: u32,
     },
-    /// From a guest: credits are of no use any more; those that it has not used are the host's
-    /// again.
+    /// From a guest: credits are not useful any more; its unused credits return to the host.
     Enough {
         /// Lane whose credits are returned.
         lane: LaneId,
     },
     /// From a guest: requests, in the order of sending.
     Run(Run),
-    /// From a guest: nothing of this wave is to be written any more.
+    /// From a guest: no request of this wave may be written any more.
     Void {
         /// Lane of the wave's requests.
         lane: LaneId,
         /// The guest's wave.
         wave: WaveId,
     },
-    /// From a guest: its template of this number will not be used again, or for another message.
+    /// From a guest: the template of this number will not be used again, or only for another
+    /// message.
     Forget {
         /// Lane of the template.
         lane: LaneId,
         /// Number of the template at the guest.
         template: u32,
     },
-    /// From a guest: it hands over no more, and waits for what is under way.
+    /// From a guest: no more requests follow; it waits for the open ones.
     Leave {
         /// Lane that the guest leaves.
         lane: LaneId,
@@ -113,14 +113,14 @@ pub enum Letter {
 #[derive(Debug)]
 pub struct Run {
     pub(crate) lane: LaneId,
-    /// Templates that the host has not met yet.
+    /// Templates that the host does not have yet.
     pub(crate) templates: Vec<(u32, TemplateSpec)>,
     pub(crate) entries: Vec<Entry>,
-    /// Tokens of all entries, one after the other. Never printed.
+    /// Tokens of all entries, concatenated. They are never printed.
     pub(crate) tokens: Tokens,
 }
 
-/// Bytes that `Debug` does not print.
+/// Bytes of tokens, which `Debug` does not print.
 #[derive(Default)]
 pub(crate) struct Tokens(pub(crate) Vec<u8>);
 
@@ -146,25 +146,26 @@ pub(crate) struct Entry {
 pub struct Fate {
     /// Ticket of the request, as handed over.
     pub(crate) ticket: u64,
-    /// The number of the provider token that it went out with.
+    /// Number of the provider token with which the request was sent.
     pub(crate) credential: u32,
-    /// Connection that gave the result.
+    /// Connection on which the result came.
     pub(crate) by: Witness,
     pub(crate) what: Became,
 }
 
-/// See [`crate::lane::connection::ConnectionEvent`] for the first four.
+/// Result of a handed-over request. The first four are those of
+/// [`crate::lane::connection::ConnectionEvent`].
 #[derive(Debug)]
 pub(crate) enum Became {
     Accepted,
     Answer(Answer),
-    /// No answer; with the status of an answer that broke off.
+    /// There was no complete answer; with the status of an incomplete one.
     Unanswered(Option<u16>),
     Unprocessed,
-    /// It was never written: the host has no connection for it, or it was voided, or its time was
-    /// over.
+    /// The request was never written: the host has no connection for it, or it was voided, or its
+    /// time was over.
     Returned,
-    /// It can never be written: a header holds what no header may hold.
+    /// The request can never be written: a header contains invalid bytes.
     Refused(&'static str),
 }
 

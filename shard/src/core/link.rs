@@ -1,13 +1,13 @@
-//! One connection as the core sees it: whether it may take requests now, and which requests its
-//! socket has not taken yet.
+//! The link to one connection: whether it may take requests now, and which requests its socket has
+//! not taken yet.
 //!
 //! **No queue between walk and wire.** A link takes requests only when its socket has taken all
 //! bytes before, and never more than one flush at a time; so encoded and unsent bytes are at most
 //! one flush per connection.
 //!
-//! **Credits are collected.** A gateway that answers one by one frees room one by one; a write for
-//! each answer would cost more than the push. A busy link waits until its room is worth a write or
-//! [`COLLECT`] has passed; an idle link never waits.
+//! **Credits are collected.** A gateway that answers one by one frees room one by one, and a write
+//! for each answer would cost more than the push. A busy link waits until its room is worth a write
+//! or [`COLLECT`] has passed; an idle link never waits.
 
 use std::time::Duration;
 
@@ -16,18 +16,20 @@ use clarion_proto::{ids::WaveId, time::Time};
 use super::remote::Remote;
 use crate::lane::{connection::Connection, evidence::Witness, load::Probe};
 
-/// The longest that room is collected while requests are out.
+/// Longest time for which room is collected while requests are in flight.
 pub(crate) const COLLECT: Duration = Duration::from_millis(2);
-/// Room worth a write: at 64 requests a write the cost of the write no longer counts.
+/// Number of requests that are worth a write: at 64 requests per write the cost of the write no
+/// longer counts.
 const BATCH: usize = 64;
-/// How long the socket may keep bytes of a cancelled wave waiting before the connection is reset:
-/// with the turn that notices, well inside the 100 ms after which nothing may be written.
+/// Longest time for which the socket may keep bytes of a cancelled wave before the connection is
+/// reset. With the turn that detects it, this is well within the 100 ms after which nothing may be
+/// written.
 pub(crate) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Names a connection between core and driver. A slot is used again, with another generation.
+/// Id of a connection between core and driver. A slot is used again, with another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
-    /// Small; free to be used as an index.
+    /// Slot of the connection: a small number that serves as an index.
     pub slot: u32,
     /// Distinguishes the uses of a slot.
     pub generation: u32,
@@ -36,63 +38,64 @@ pub struct ConnectionId {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
-    /// Position among the core's lanes.
+    /// Index of the connection's lane.
     pub(crate) lane: usize,
     pub(crate) state: State,
-    /// The socket has taken everything so far.
+    /// Whether the socket has taken all bytes so far.
     pub(crate) drained: bool,
-    /// Since when there is room that was not used.
+    /// Time since which there is unused room.
     room_since: Option<Time>,
-    /// Time at which the link is offered again.
+    /// Time at which the link takes requests again.
     pub(crate) held_until: Option<Time>,
-    /// Requests encoded since the socket had last taken everything, by wave slot.
+    /// Requests encoded since the socket last took all bytes, by wave slot.
     pub(crate) unsent: Vec<(u16, u64)>,
-    /// The same of guests: guest, wave, requests.
+    /// Guests' requests encoded since the socket last took all bytes: guest, wave, requests.
     pub(crate) unsent_of_guests: Vec<(u16, WaveId, u64)>,
     /// Time at which the socket last took bytes.
     pub(crate) last_write: Option<Time>,
-    /// A cancelled wave waits for the socket until then.
+    /// Time at which the connection is reset if the socket still has bytes of a cancelled wave.
     pub(crate) reset_at: Option<Time>,
     /// Time at which the connection was established.
     pub(crate) opened: Time,
     /// Idle time after which the connection closes.
     pub(crate) idle_max: Option<Duration>,
-    /// It leaves then, to be replaced by a younger one.
+    /// Age limit of the connection, at which it is replaced by a new one.
     pub(crate) retire_at: Time,
-    /// An order to leave came or was given: no failure if it closes.
+    /// Whether GOAWAY was sent or received, so that a close is no failure.
     pub(crate) leaving: bool,
     /// Whether the socket is being closed.
     pub(crate) closing: bool,
     /// Whether the connection can take no request at all.
     pub(crate) useless: bool,
-    /// Its handshakes have taken so long that another attempt may overtake it.
+    /// Whether the handshake has taken so long that another attempt may be made.
     pub(crate) late: bool,
     pub(crate) late_at: Time,
-    /// Which provider token it uses; of a host's connections the present one.
+    /// Number of the provider token that the connection uses; for a host's connections, the present
+    /// one.
     pub(crate) credential: u32,
     /// Time after which a stuck connection is closed.
     pub(crate) patience: Duration,
-    /// Start of the time in which it takes no request, although it is empty and requests wait.
+    /// Start of the time in which the connection takes no request although it is empty and requests
+    /// wait.
     stuck_since: Option<Time>,
-    /// When a request first ran into its deadline without an answer to any, and how many answers
-    /// there were before.
+    /// Time at which a request first reached its deadline without an answer to any, and the number
+    /// of answers before.
     unanswered: Option<(Time, u32)>,
     /// Number of answers on the connection.
     pub(crate) answers: u32,
-    /// Answers on it without a success between that call something else than their device into
-    /// question.
+    /// Number of consecutive answers, without a success, that concern more than their device.
     pub(crate) refused_in_row: u32,
-    /// Samples of the time to an answer.
+    /// Sampling of the time to an answer.
     pub(crate) probe: Probe,
 }
 
 #[derive(Debug)]
 pub(crate) enum State {
-    /// TCP and TLS under way, until the deadline.
+    /// TCP and TLS are being established, until this deadline.
     Connecting(Time),
     /// The connection is established; requests may be sent.
     Open(Box<Connection>),
-    /// No connection: another core's take what is handed over here.
+    /// A host core, whose connections take the requests that are handed over here.
     Remote(Box<Remote>),
 }
 
@@ -133,7 +136,7 @@ impl Link {
         }
     }
 
-    /// Identity of the connection in evidence.
+    /// Returns the identity of the connection in evidence.
     pub(crate) fn witness(&self) -> Witness {
         Witness(u64::from(self.id.generation) << 32 | u64::from(self.id.slot))
     }
@@ -145,7 +148,7 @@ impl Link {
         }
     }
 
-    /// Requests that wait for their answers here.
+    /// Returns the number of requests that wait for their answers here.
     pub(crate) fn requests_out(&self) -> usize {
         match &self.state {
             State::Open(connection) => connection.open_streams(),
@@ -161,7 +164,7 @@ impl Link {
         matches!(self.state, State::Open(_))
     }
 
-    /// Whether it counts towards the lane's target number of connections.
+    /// Reports whether the link counts towards the lane's target number of connections.
     pub(crate) fn stays(&self) -> bool {
         match self.state {
             State::Connecting(_) => !self.leaving && !self.late,
@@ -170,8 +173,8 @@ impl Link {
         }
     }
 
-    /// When it was offered last it could take nothing, though nothing is out on it, and so it has
-    /// been for as long as it is waited for.
+    /// Reports whether the link has taken no request for its whole patience although no request is
+    /// in flight on it.
     pub(crate) fn is_stuck(&self, now: Time) -> bool {
         !self.leaving && self.stuck_since.is_some_and(|since| now >= since + self.patience)
     }
@@ -181,9 +184,9 @@ impl Link {
         self.stuck_since = None;
     }
 
-    /// A request ran into its deadline. True: others did before, for as long as one may take, and
-    /// not one was answered in between. Something in front of the gateway may still talk HTTP/2;
-    /// the way to it is dead.
+    /// Records a request that reached its deadline. Returns true if others did before, for as long
+    /// as a request may take, and none was answered in between. An intermediary may still speak
+    /// HTTP/2, but the way to the gateway is broken.
     pub(crate) fn is_dead_end(&mut self, now: Time) -> bool {
         match self.unanswered {
             Some((since, answers)) if answers == self.answers => {
@@ -196,7 +199,7 @@ impl Link {
         }
     }
 
-    /// Requests that may be pushed now and are worth a write.
+    /// Returns the number of requests that may be pushed now and are worth a write.
     pub(crate) fn offer(&mut self, probing: bool, now: Time) -> usize {
         self.held_until = None;
         if !self.drained || self.leaving || self.useless {
@@ -230,8 +233,9 @@ impl Link {
         room
     }
 
-    /// Whether it could take requests and has no stream or window for a write's worth. To be asked
-    /// behind [`Link::offer`] in the same turn; `None`: it takes none, whatever it has.
+    /// Reports whether the link could take requests but lacks streams or window for a write; `None`
+    /// if it takes none for another reason. The caller must have called [`Link::offer`] in the same
+    /// turn.
     pub(crate) fn is_spent(&self) -> Option<bool> {
         let connection = match &self.state {
             State::Open(connection) => connection,
@@ -242,7 +246,8 @@ impl Link {
         takes.then(|| self.held_until.is_some() || connection.room() == 0)
     }
 
-    /// Requests were encoded. True: the first of their wave since the socket took everything.
+    /// Records encoded requests. Returns true if they are the first of their wave since the socket
+    /// took all bytes.
     pub(crate) fn encoded(&mut self, wave: u16, requests: usize) -> bool {
         self.room_since = None;
         match self.unsent.iter_mut().find(|(w, _)| *w == wave) {
@@ -257,7 +262,7 @@ impl Link {
         }
     }
 
-    /// As [`Link::encoded`], of a guest's.
+    /// Records an encoded request of a guest, like [`Link::encoded`].
     pub(crate) fn encoded_for_guest(&mut self, guest: u16, wave: WaveId) {
         self.room_since = None;
         match self.unsent_of_guests.iter_mut().find(|(g, w, _)| (*g, *w) == (guest, wave)) {
@@ -266,7 +271,7 @@ impl Link {
         }
     }
 
-    /// Time at which it has been idle for long enough.
+    /// Returns the time at which the connection closes because it is idle.
     pub(crate) fn idle_at(&self) -> Option<Time> {
         match &self.state {
             State::Open(connection) if !self.leaving => {
@@ -276,7 +281,7 @@ impl Link {
         }
     }
 
-    /// Time of its next timer.
+    /// Returns the time of the next timer.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let own = match &self.state {
             State::Connecting(deadline) if self.late => return Some(*deadline),

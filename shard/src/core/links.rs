@@ -19,11 +19,11 @@ use crate::{
     outcome::Platform,
 };
 
-/// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs
+/// Longest idle time of a connection without PINGs: less than the 4 to 6 minutes after which NATs
 /// forget it, when a request on it would wait for its whole deadline.
 const IDLE_MAX: Duration = Duration::from_mins(3);
 
-/// Why there is no connection, where handshakes do not end.
+/// Reported reason for handshakes that do not end.
 const TOO_LONG: &str = "TCP and TLS take too long";
 
 /// A place for a connection.
@@ -33,12 +33,12 @@ pub(crate) struct LinkSlot {
     generation: u32,
 }
 
-/// Why there is no connection any more, as a driver saw it.
+/// Reason for the end of a connection, as a driver saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disconnect {
-    /// The connection was never established: no address, refused, certificate, ALPN.
+    /// The connection was never established: no address, connection refused, certificate or ALPN.
     NotConnected,
-    /// The peer closed the connection in order.
+    /// The peer closed the connection gracefully.
     Closed,
     /// The connection broke: reset, or an error while reading or writing.
     Broken,
@@ -58,11 +58,11 @@ impl Core {
             return;
         };
         let spec = &end.spec;
-        // Silence while requests are out is noticed within one request's deadline; an idle
-        // connection is asked once a minute, well inside the 4 to 6 minutes after which NATs forget
-        // it. But FCM takes PINGs for an attack, whatever their distance (pigeon#81, #92: GOAWAY
-        // `too_many_pings`): there requests have their deadlines, and an idle connection leaves
-        // before anybody forgets it.
+        // Silence while requests are in flight is noticed within one request's deadline. An idle
+        // connection gets a PING once a minute, well within the 4 to 6 minutes after which NATs
+        // forget it. But FCM takes PINGs for an attack at any interval (pigeon#81, #92: GOAWAY
+        // `too_many_pings`): there requests have their deadlines, and an idle connection is closed
+        // before a NAT forgets it.
         let (ping_after, idle_max) = match spec.platform {
             Platform::Apns => (
                 Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))),
@@ -103,7 +103,7 @@ impl Core {
     pub fn disconnected(&mut self, id: ConnectionId, why: Disconnect, now: Time) {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
-        // Whoever was told to leave, or leaves in order, has not failed.
+        // A connection that was told to leave or closes gracefully has not failed.
         if !link.leaving || why == Disconnect::NotConnected {
             self.lanes[lane].end.pool.failed(now, &mut self.rng);
         }
@@ -115,8 +115,7 @@ impl Core {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
         let Some(connection) = link.connection() else { return };
-        // An error needs no handling of its own: it closes the connection, which says so when it is
-        // settled.
+        // The error is handled with the close of the connection, which `settle` reports.
         if let Err(error) = connection.receive(bytes, now) {
             let end = &mut self.lanes[lane].end;
             if let Some(times) = end.times_to_log(&error.to_string(), now) {
@@ -130,7 +129,7 @@ impl Core {
         self.settle(id.slot, now);
     }
 
-    /// Appends the bytes to write. Call it only when the socket has taken all bytes before, and
+    /// Appends the bytes to write. The socket must have taken all bytes before, and the driver must
     /// call [`Core::written`] afterwards.
     pub fn transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>, now: Time) {
         if let Some(connection) = self.link_of(id).and_then(Link::connection) {
@@ -138,14 +137,13 @@ impl Core {
         }
     }
 
-    /// A buffer that [`Core::transmit`] has filled and the socket has emptied, for the connections
-    /// to use again.
+    /// Takes back a buffer that [`Core::transmit`] filled and the socket has emptied.
     pub fn give_back(&mut self, buffer: Vec<u8>) {
         self.buffers.take_back(buffer);
     }
 
-    /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that
-    /// there was.
+    /// Records that the socket has taken `bytes` more (as the driver counts them). `drained` means
+    /// that it has taken all.
     pub fn written(&mut self, id: ConnectionId, bytes: usize, drained: bool, now: Time) {
         let Some(link) = self
             .links
@@ -176,13 +174,13 @@ impl Core {
             link.unsent.clear();
             link.reset_at = None;
             if !link.unsent_of_guests.is_empty() {
-                self.tell_written(id.slot, true);
+                self.report_written(id.slot, true);
             }
         }
     }
 
-    /// What the driver should do; `None`: nothing more. To be asked after [`Core::transmit`], so
-    /// that a connection's last words are written before it is closed.
+    /// Returns the next request to the driver, if there is one. The driver calls it after
+    /// [`Core::transmit`], so that the last output of a connection is written before it is closed.
     pub fn poll_io(&mut self) -> Option<IoRequest> {
         let request = self.io.pop_front()?;
         if let IoRequest::Close { connection, .. } = &request
@@ -193,7 +191,7 @@ impl Core {
         Some(request)
     }
 
-    /// The established connection in a slot.
+    /// Returns the established connection in a slot.
     pub(super) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
         self.links.get_mut(slot as usize)?.link.as_mut()?.connection()
     }
@@ -202,7 +200,7 @@ impl Core {
         self.links.get_mut(id.slot as usize)?.link.as_mut().filter(|link| link.id == id)
     }
 
-    /// Deadlines of connections, and new ones where they are wanted.
+    /// Handles the deadlines of connections, and opens new ones where they are wanted.
     pub(super) fn tend_links(&mut self, now: Time) {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].link.as_mut() else { continue };
@@ -253,9 +251,9 @@ impl Core {
         }
     }
 
-    /// Whether a lane should have more connections than it has: one as soon as it may connect, so
-    /// that the first push of an alert finds it warm; none after its last one idled too long; all
-    /// while a wave uses it.
+    /// Reports whether a lane should have more connections: one as soon as it may connect, so that
+    /// the first push of an alert finds it established; none after its last one was idle for too
+    /// long; all while a wave uses it.
     pub(super) fn wants_links(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         if self.shutdown.is_some() || !slot.end.may_connect(self.now) {
@@ -269,18 +267,18 @@ impl Core {
             true => slot.end.connections(),
             false => usize::from(!slot.end.rests()).min(slot.end.connections()),
         };
-        // Whether an expired token is still refused, one finds out.
+        // One connection is enough to test whether an expired token is still refused.
         staying.count() < if slot.end.trust.probed_at().is_some() { wanted.min(1) } else { wanted }
     }
 
-    /// Whether pushes wait for a lane's connections, on this core or another one.
+    /// Reports whether pushes wait for a lane's connections, on this core or another one.
     pub(super) fn is_busy(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         self.lane_has_work(slot) || self.guests.want(slot.end.spec.id)
     }
 
-    /// Of more connections than the lane should have, the oldest leave: they would be the next to
-    /// leave by themselves.
+    /// Closes the oldest surplus connections of a lane, which would be the next to reach their age
+    /// limit.
     fn retire_surplus(&mut self, lane: usize) {
         let Self { lanes, links, .. } = self;
         let staying = |slot: &u32| {
@@ -303,7 +301,7 @@ impl Core {
         end.pool.attempted(now, rng);
         end.wake();
         let spec = end.spec.clone();
-        // Spread over a quarter of the age, so that connections opened together do not leave
+        // Spread over a quarter of the age, so that connections opened together are not replaced
         // together.
         let spread = Duration::from_micros(
             self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4),
@@ -313,7 +311,7 @@ impl Core {
         self.io.push_back(IoRequest::Connect { connection: id, lane: spec });
     }
 
-    /// A name for a link, and the place where it belongs.
+    /// Returns a free slot for a link, with its new id.
     pub(super) fn free_link(&mut self) -> ConnectionId {
         let slot = self.links.iter().position(|slot| slot.link.is_none()).unwrap_or_else(|| {
             self.links.push(LinkSlot::default());
@@ -333,7 +331,7 @@ impl Core {
         self.lanes[lane].links.push(slot);
     }
 
-    /// No more requests go to a connection; its open ones may still be answered.
+    /// Stops sending requests on a connection; its open ones may still be answered.
     pub(super) fn leave(&mut self, slot: u32) {
         if let Some(link) = self.links[slot as usize].link.as_mut() {
             link.leaving = true;
@@ -362,7 +360,8 @@ impl Core {
         }
     }
 
-    /// Has a socket closed, after what is transmitted last; the link goes with the request.
+    /// Requests that a socket is closed after the last output; the link is removed with the
+    /// request.
     pub(super) fn close_link(&mut self, slot: u32, reset: bool) {
         if let Some(link) = self.links[slot as usize].link.as_mut()
             && !std::mem::replace(&mut link.closing, true)
@@ -371,7 +370,7 @@ impl Core {
         }
     }
 
-    /// Forgets a connection; what was open on it goes on elsewhere.
+    /// Removes a connection; its open requests continue elsewhere.
     fn drop_link(&mut self, slot: u32, now: Time) {
         if let Some(link) = self.links[slot as usize].link.as_mut() {
             link.leaving = true;
@@ -381,7 +380,7 @@ impl Core {
             connection.drop_all();
         }
         self.settle(slot, now);
-        self.tell_written(slot, false);
+        self.report_written(slot, false);
         let Some(link) = self.links[slot as usize].link.take() else { return };
         for (wave, _) in &link.unsent {
             if let Some(run) = self.waves[usize::from(*wave)].as_mut() {
@@ -392,7 +391,7 @@ impl Core {
         self.lanes[link.lane].links.retain(|l| *l != slot);
     }
 
-    /// Connections that turned out to be of no use give way to others.
+    /// Replaces connections that proved to be useless.
     pub(super) fn drop_useless(&mut self, now: Time) {
         for slot in 0..self.links.len() {
             let Some(link) =
@@ -407,7 +406,7 @@ impl Core {
         }
     }
 
-    /// Closes an established connection that takes no request for its whole patience: another
+    /// Closes an established connection that takes no request for its whole patience. Another
     /// connection may serve the waiting pushes, and the trouble must be reported.
     fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now))
@@ -422,8 +421,8 @@ impl Core {
         }
     }
 
-    /// Closes an established connection that serves no requests, with a line in the log; the next
-    /// attempt has its pause.
+    /// Closes and logs an established connection that serves no requests; the next attempt waits
+    /// for its pause.
     pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving)
         else {
@@ -445,7 +444,7 @@ impl Core {
         }
     }
 
-    /// Closes all connections in order.
+    /// Closes all connections gracefully.
     pub(super) fn shut_down(&mut self, now: Time) {
         self.shutdown = Some(now + SHUTDOWN_PATIENCE);
         for slot in 0..self.links.len() {

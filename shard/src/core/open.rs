@@ -1,46 +1,46 @@
-//! Open pushes: handed to a lane, without an outcome yet.
+//! Open pushes: handed to a lane, and without an outcome yet.
 //!
 //! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted
-//! where its device was counted as handed, and the device may have moved, changed its token or left
-//! since. Slots are reused; each use has its own number in the upper half of the ticket, so an
-//! answer to an abandoned push is recognised and ignored.
+//! where its device was counted as handed, and the device may have moved, changed its token or been
+//! removed since. Slots are reused. Each use has its own number in the upper half of the ticket, so
+//! an answer to an abandoned push is recognized and ignored.
 //!
 //! Bound: a walk hands out devices only while its lane's retry lines are below their share, so the
 //! number of slots never exceeds those shares plus all streams of this core's connections.
 
 use clarion_proto::ids::{DeviceId, Ordinal};
 
-/// One open push.
+/// A push that was handed over and has no outcome yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Open {
-    /// Slot of its wave.
+    /// Slot of the push's wave.
     pub(crate) wave: u16,
-    /// Its lane within the wave.
+    /// Index of the outlet within the wave.
     pub(crate) outlet: u16,
-    /// Its partition within the wave.
+    /// Index of the partition's part within the wave.
     pub(crate) part: u16,
-    /// Its app within the wave.
+    /// Index of the app within the wave.
     pub(crate) app: u16,
-    /// The message last sent, within its app.
+    /// Index within the app of the message sent last.
     pub(crate) message: u16,
     pub(crate) ordinal: Ordinal,
     /// Band in which the device was counted as handed.
     pub(crate) band: u32,
-    /// Slot of the res-6 cell where it was counted as handed.
+    /// Slot of the res-6 cell in which the device was counted as handed.
     pub(crate) cell: u32,
-    /// Of the token last sent: what a dead-token answer is about.
+    /// Hash of the token sent last, to which a dead-token answer refers.
     pub(crate) token_hash: u64,
     pub(crate) device: DeviceId,
-    /// Which provider token it was last sent with.
+    /// Number of the provider token of the last request.
     pub(crate) credential: u32,
-    /// Requests so far that did not end it.
+    /// Number of requests so far that did not end the push.
     pub(crate) tries: u8,
-    /// Answers that called its message or project into question, or gave a reason that is not
-    /// known.
+    /// Number of answers that called its message or project into question, or gave an unknown
+    /// reason.
     pub(crate) doubts: u8,
-    /// Whether one of the tries was never answered: the push may have been delivered.
+    /// Whether one of the requests was never answered, so that the push may have been delivered.
     pub(crate) unanswered: bool,
-    /// The connection that the last try went over, by slot, if the next one is to go over another.
+    /// Slot of the last request's connection, if the next request must use another one.
     pub(crate) avoid: Option<u32>,
 }
 
@@ -55,7 +55,7 @@ const END: u32 = u32::MAX;
 /// All open pushes of a core.
 #[derive(Debug)]
 pub(crate) struct Opens {
-    /// Slots, each with its number of uses.
+    /// Slots, each with the number of its uses.
     slots: Vec<(u32, Slot)>,
     free: u32,
 }
@@ -67,7 +67,7 @@ impl Default for Opens {
 }
 
 impl Opens {
-    /// Takes a push in; returns its slot.
+    /// Adds a push and returns its slot.
     #[allow(clippy::cast_possible_truncation)] // bounded far below 2^32, see the module
     pub(crate) fn insert(&mut self, open: Open) -> u32 {
         if self.free == END {
@@ -84,12 +84,12 @@ impl Opens {
         slot
     }
 
-    /// The name under which a connection knows it.
+    /// Returns the ticket under which a connection knows the push.
     pub(crate) fn ticket(&self, slot: u32) -> u64 {
         u64::from(self.slots[slot as usize].0) << 32 | u64::from(slot)
     }
 
-    /// The slot of a ticket, if it still means the same push.
+    /// Returns the slot of a ticket, if the ticket still names the same push.
     #[allow(clippy::cast_possible_truncation)] // the two halves
     pub(crate) fn find(&self, ticket: u64) -> Option<u32> {
         let (slot, uses) = (ticket as u32, (ticket >> 32) as u32);
@@ -99,15 +99,15 @@ impl Opens {
         }
     }
 
-    /// Ends the push of a ticket, if it still means the same.
+    /// Ends the push of a ticket, if the ticket still names the same push.
     pub(crate) fn take(&mut self, ticket: u64) -> Option<Open> {
         self.find(ticket).map(|slot| self.remove(slot))
     }
 
-    /// An open push.
+    /// Returns the open push in a slot.
     ///
     /// # Panics
-    /// If the slot is free: only [`Opens::find`] and retry lines hand out slots, and those end with
+    /// If the slot is free. Only [`Opens::find`] and retry lines return slots, and both end with
     /// the push.
     pub(crate) fn get(&mut self, slot: u32) -> &mut Open {
         match &mut self.slots[slot as usize].1 {
@@ -116,10 +116,10 @@ impl Opens {
         }
     }
 
-    /// Ends a push.
+    /// Ends the push in a slot.
     ///
     /// # Panics
-    /// As [`Opens::get`].
+    /// Those of [`Opens::get`].
     pub(crate) fn remove(&mut self, slot: u32) -> Open {
         let open = *self.get(slot);
         self.slots[slot as usize].1 = Slot::Free { next: self.free };
@@ -127,7 +127,7 @@ impl Opens {
         open
     }
 
-    /// All, in the order of their slots.
+    /// Returns all open pushes in the order of their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
         self.slots.iter().filter_map(|(_, slot)| match slot {
             Slot::Used(open) => Some(open),
@@ -135,7 +135,7 @@ impl Opens {
         })
     }
 
-    /// Slots ever needed at once: what memory this takes.
+    /// Returns the highest number of slots that were in use at once, which determines the memory.
     #[cfg(test)]
     pub(crate) fn capacity_used(&self) -> usize {
         self.slots.len()

@@ -1,10 +1,8 @@
-//! The part of a wave that goes through one lane: a walk for each partition, and the line of
-//! retries.
+//! The part of a wave that goes through one lane: a walk for each partition, and the retry line.
 //!
 //! A wave with apps on two lanes walks twice, once for each lane. A single walk would stop at the
 //! first device of a lane that takes no requests, and a gateway that is down would delay the phones
-//! of the other platform. Each walk passes over the devices of the other lane by the tag in their
-//! keys.
+//! of the other platform. Each walk skips the devices of the other lane by the tag in their keys.
 
 use std::collections::VecDeque;
 
@@ -26,7 +24,8 @@ use crate::{
 pub(crate) struct Outlet {
     pub(crate) lane: LaneId,
     pub(crate) retry: RetryLine,
-    /// Requests so far, as far as they decide whether it has begun: see [`crate::lane::slice`].
+    /// Number of requests so far, which decides whether the wave still counts as new: see
+    /// [`crate::lane::slice`].
     pub(crate) begun: usize,
     /// Walks over the node's partitions, indexed by part.
     walks: Vec<Walk>,
@@ -35,9 +34,9 @@ pub(crate) struct Outlet {
     ready: VecDeque<u16>,
     /// Whether a part is in `ready`, indexed by part.
     is_ready: Vec<bool>,
-    /// Parts of `ready` in which a late device was seen; each once.
+    /// Parts of `ready` in which a late device was found; each once.
     late: VecDeque<u16>,
-    /// Bands below this may be walked.
+    /// Number of open bands, which may be walked.
     bands_open: u32,
     bands: u32,
 }
@@ -51,15 +50,15 @@ pub(crate) struct Found {
     pub(crate) band: u32,
 }
 
-/// Work that one turn may still do, in steps of walks.
+/// Remaining work of one turn, in steps of walks.
 #[derive(Debug)]
 pub(crate) struct Steps(pub(crate) usize);
 
-/// Cost of a `Step::More` in steps: a walk that found no device has looked through about this many.
+/// Cost of a `Step::More` in steps: a walk that found no device has searched about this many.
 const MORE_COSTS: usize = 16;
 
 impl Outlet {
-    /// `tags`: of the apps that are on the lane.
+    /// Creates an outlet; `tags` are those of the apps on the lane.
     pub(crate) fn new(lane: LaneId, tags: Tags, bands: u32) -> Self {
         Self {
             lane,
@@ -81,13 +80,14 @@ impl Outlet {
         self.is_ready.push(false);
     }
 
-    /// The part was built anew, or comes back: it is walked from its beginning once it is ready.
+    /// Restarts a part that was rebuilt or has come back: it is walked from its beginning once it
+    /// is ready.
     pub(crate) fn restart(&mut self, part: usize) {
         self.walks[part].restart();
         self.rest(u16::try_from(part).expect("at most PARTITIONS_MAX"));
     }
 
-    /// Marks a device as handed over, never to come again.
+    /// Marks a device as handed over, so that it is not returned again.
     pub(crate) fn hand(&mut self, part: u16, ordinal: Ordinal) -> bool {
         self.walks[usize::from(part)].hand(ordinal)
     }
@@ -104,7 +104,7 @@ impl Outlet {
         self.walks[part].entered(cover, ordinal, cell);
     }
 
-    /// A device that was found could not be handed over after all: it comes again.
+    /// Returns a found device that could not be handed over, so that it is found again.
     pub(crate) fn put_back(&mut self, found: Found) {
         let part = usize::from(found.part);
         self.walks[part].comes_again(found.ordinal, found.cell, found.band);
@@ -118,8 +118,8 @@ impl Outlet {
         }
     }
 
-    /// Records that a part has a late device, which goes before devices in order: also before those
-    /// of other parts, whose walk of a band may take seconds in a paced wave.
+    /// Records that a part has a late device. Late devices go before devices in order, also before
+    /// those of other parts, whose walk of a band may take seconds in a paced wave.
     pub(crate) fn make_ready_first(&mut self, part: usize) {
         let number = u16::try_from(part).expect("at most PARTITIONS_MAX");
         if self.walks[part].late() > 0 && !self.late.contains(&number) {
@@ -130,7 +130,8 @@ impl Outlet {
         }
     }
 
-    /// The part whose turn it is: one with a late device, else one that may have devices.
+    /// Returns the part whose turn it is: one with a late device, otherwise one that may have
+    /// devices.
     fn first(&mut self) -> Option<u16> {
         while let Some(&part) = self.late.front() {
             if self.walks[usize::from(part)].late() > 0 {
@@ -148,7 +149,7 @@ impl Outlet {
         self.is_ready[usize::from(part)] = false;
     }
 
-    /// Bands below this may be walked.
+    /// Opens the bands below a number.
     pub(crate) fn open_bands(&mut self, bands: u32, parts: &[Part]) {
         if bands > self.bands_open {
             self.bands_open = bands.min(self.bands.max(1));
@@ -164,8 +165,8 @@ impl Outlet {
         }
     }
 
-    /// The next device of the nearest open band. With `own_bands`, this core is the only one and
-    /// opens its bands itself: the next band when all its partitions have walked the one before.
+    /// Returns the next device of the nearest open band. With `own_bands`, this core is the only
+    /// one and opens the next band itself when all its partitions have walked the one before.
     pub(crate) fn next(
         &mut self,
         parts: &[Part],
@@ -207,7 +208,7 @@ impl Outlet {
         }
     }
 
-    /// Bands walked in all parts.
+    /// Returns the number of bands walked in all parts.
     pub(crate) fn bands_walked(&self, parts: &[Part]) -> u32 {
         let owned = parts.iter().zip(&self.walks).filter(|(part, _)| part.slot.is_some());
         owned
@@ -216,12 +217,12 @@ impl Outlet {
             .unwrap_or(self.bands)
     }
 
-    /// Whether no device is known to be left in the open bands.
+    /// Reports whether no device is known to be left in the open bands.
     pub(crate) fn is_idle(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// Whether devices may be left, or pushes wait for another try.
+    /// Reports whether devices may be left, or pushes wait for another attempt.
     pub(crate) fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.retry.is_empty()
     }

@@ -1,4 +1,4 @@
-//! One partition of a wave on one core.
+//! The part of a wave in one partition on one core.
 //!
 //! ```text
 //!            plan or addition               log applied far enough
@@ -14,17 +14,17 @@
 
 use clarion_proto::ids::{LogId, PartitionId, Position};
 
-/// One partition of a wave.
+/// The part of a wave in one partition.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) partition: PartitionId,
     pub(super) log: LogId,
     pub(super) start: Position,
-    /// Slot among the core's partitions; `None`: the core has let go of the partition.
+    /// Slot among the core's partitions; `None` if the core no longer holds the partition.
     pub(crate) slot: Option<u16>,
     pub(crate) started: bool,
     /// Whether the newest plan names the partition: the wave is complete only with the partition.
     pub(super) planned: bool,
-    /// Whether the core has let go of the partition and must still report its handed devices.
+    /// Whether the core no longer holds the partition and must still report its handed devices.
     pub(super) farewell: bool,
 }

@@ -1,8 +1,8 @@
 //! The partitions of this core and the applied positions of their logs.
 //!
 //! Records are applied between turns, a bounded number at a time: a feed that catches up must not
-//! stop a wave, and a wave must not stop the feed. Only one batch is held; the next batch waits in
-//! the driver's bounded queue.
+//! stop a wave, and a wave must not stop the feed. The core holds only one batch; the next batch
+//! waits in the driver's bounded queue.
 
 use std::{collections::BTreeMap, vec};
 
@@ -57,8 +57,8 @@ impl Partitions {
                 self.slots[usize::from(*slot)] = Some(Partition::new(*id));
             }
         }
-        // The rest of a held batch of such a log must not be applied to empty partitions: the feed
-        // sends the batch again in its turn.
+        // The rest of a held batch of such a log must not be applied to empty partitions; the feed
+        // sends the batch again.
         self.positions.retain(|log, _| !owns.restarted.contains(log));
         self.batch.take_if(|batch| owns.restarted.contains(&batch.log));
         if wanted.is_empty() {
@@ -84,17 +84,17 @@ impl Partitions {
     }
 
     /// # Panics
-    /// If the slot is not owned: waves drop their parts when [`Partitions::own`] removes a slot.
+    /// If the slot is not owned. Waves drop their parts when [`Partitions::own`] removes a slot.
     pub(crate) fn partition(&self, slot: u16) -> &Partition {
         self.slots[usize::from(slot)].as_ref().expect("an owned slot")
     }
 
-    /// All partitions, by number.
+    /// Returns all partitions by number.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Partition> {
         self.slot_of.values().map(|slot| self.partition(*slot))
     }
 
-    /// The partition with the lowest number above this one.
+    /// Returns the partition with the lowest number above this one.
     pub(crate) fn next_partition(&self, after: Option<PartitionId>) -> Option<&Partition> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.slot_of
@@ -103,12 +103,12 @@ impl Partitions {
             .map(|(_, slot)| self.partition(*slot))
     }
 
-    /// Applied position of a log.
+    /// Returns the applied position of a log.
     pub(crate) fn position(&self, log: LogId) -> Position {
         self.positions.get(&log).copied().unwrap_or_default()
     }
 
-    /// Whether [`Partitions::take`] may be called.
+    /// Reports whether [`Partitions::take`] may be called.
     pub(crate) fn is_free(&self) -> bool {
         self.batch.is_none()
     }
@@ -129,7 +129,8 @@ impl Partitions {
     }
 
     /// Applies at most the given number of records. `placed` is called for each device that
-    /// appeared or moved. True: the batch is applied, and its log's position has advanced.
+    /// appeared or moved. Returns true if the batch is complete and its log's position has
+    /// advanced.
     pub(crate) fn apply(
         &mut self,
         records: usize,
@@ -171,7 +172,7 @@ impl Partitions {
         self.changed = true;
     }
 
-    /// Totals and positions of the partitions; marks them as reported.
+    /// Returns totals and positions of the partitions, and marks them as reported.
     pub(crate) fn held(&mut self) -> HeldStats {
         self.changed = false;
         let mut stats = HeldStats {

@@ -1,7 +1,7 @@
 //! Scheduling of one turn: which connection takes requests from which wave, and how many.
 //!
 //! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane
-//! by runs however much each has to send.
+//! by runs, however many devices each has.
 
 use clarion_proto::{outcome::Outcome, time::Time};
 
@@ -22,19 +22,18 @@ use crate::{
     partition::TokenBuffer,
 };
 
-/// Devices of one wave before the next wave of the lane has its turn.
+/// Most devices of one wave before the next wave of the lane has its turn.
 pub(super) const RUN: usize = 16;
 /// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
 pub(super) const FLUSH_BYTES: usize = 32 * 1024;
-/// Highest number of requests of one lane in one turn. A lane with many connections (FCM's have 100
-/// streams each, so it needs dozens) could fill all of them before the few of another lane are
-/// written, and so take ten times its part of the core: both lanes are at their nearest phones at
-/// the same time. This is half a millisecond of work, beside which a turn's own cost does not
-/// count.
+/// Most requests of one lane in one turn. A lane with many connections (FCM's have 100 streams
+/// each, so it needs dozens) could fill all of them before the few of another lane are written, and
+/// so take ten times its part of the core, while both lanes are at their nearest phones at the same
+/// time. The limit is half a millisecond of work, so a turn's own cost does not count.
 const LANE_REQUESTS_PER_TURN: usize = 512;
 
 impl Core {
-    /// Everything that may be sent on one lane now. True: something was.
+    /// Sends all requests that may be sent on one lane now. Returns true if a request was sent.
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
         let Self { lanes, links, waves, partitions, opens, buffers, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
@@ -56,9 +55,9 @@ impl Core {
         let waiting = retries_waiting(waves, outlets);
         let mut permits = Permits::new(end, of_lane, links);
         let mut turn = LaneTurn {
-            // No wave may have all of it: there is always room for one more to begin.
+            // No wave may use the whole line: there is always room for one more wave to begin.
             retries_max: if waiting < share { share / (outlets.len() + 1) } else { 0 },
-            // Whoever is to go over another connection waits for one only where there is one.
+            // A device that needs another connection waits for one only if there is one.
             others: waiting > 0 && has_two_connections(of_lane, links),
             reserve: end.reserve(),
             alone: config.single,
@@ -91,12 +90,12 @@ impl Core {
         }
         let LaneTurn { sent, deferred, encoded, .. } = turn;
         if sent > 0 || deferred > 0 {
-            // Not by turns: those that find nothing to send would make a paced wave meet the same
-            // connection each time.
+            // Only after a turn that sent: if idle turns advanced it too, a paced wave could meet
+            // the same connection each time.
             *next_link = (*next_link + 1) % of_lane.len();
         }
         end.meter.sent(sent, encoded - sent * HEADER_BYTES);
-        // A pace that has given all it has says by itself when to go on.
+        // A pace without tokens has its own deadline.
         sent > 0
             && outlets.iter().any(|(wave, _)| {
                 waves[usize::from(*wave)].as_mut().is_some_and(|run| run.pace.room(now) > 0)
@@ -119,7 +118,7 @@ impl Core {
     }
 }
 
-/// Devices of a lane's waves that wait for another try.
+/// Returns the number of devices of a lane's waves that wait for another attempt.
 fn retries_waiting(waves: &[Option<WaveRun>], outlets: &[(u16, u16)]) -> usize {
     let waiting = |(wave, outlet): &(u16, u16)| {
         Some(waves[usize::from(*wave)].as_ref()?.outlets[usize::from(*outlet)].retry.len())
@@ -127,7 +126,7 @@ fn retries_waiting(waves: &[Option<WaveRun>], outlets: &[(u16, u16)]) -> usize {
     outlets.iter().filter_map(waiting).sum()
 }
 
-/// Whether a lane has at least two established connections.
+/// Reports whether a lane has at least two established connections.
 fn has_two_connections(of_lane: &[u32], links: &[LinkSlot]) -> bool {
     let stands = |l: &&u32| {
         links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
@@ -135,21 +134,21 @@ fn has_two_connections(of_lane: &[u32], links: &[LinkSlot]) -> bool {
     of_lane.iter().filter(stands).nth(1).is_some()
 }
 
-/// One turn of one lane: what it may still send, what it has sent, and what it needs of the core
-/// for that.
+/// One turn of one lane: the requests that it may still send, those that it has sent, and the state
+/// of the core that it needs.
 struct LaneTurn<'a> {
-    /// Retries of one wave and lane beyond which its walk waits.
+    /// Number of retries of one wave and lane beyond which its walk waits.
     retries_max: usize,
-    /// The lane has another connection.
+    /// Whether the lane has another connection.
     others: bool,
-    /// Requests of the slice that are kept free for waves that begin.
+    /// Requests of the slice that are reserved for new waves.
     reserve: usize,
-    /// This core opens bands by itself.
+    /// Whether this core opens bands by itself.
     alone: bool,
     now: Time,
     /// Requests that the slice of the quota still allows.
     slice_room: usize,
-    /// Requests that may still go in this turn.
+    /// Requests that may still be sent in this turn.
     lane_room: usize,
     sent: usize,
     deferred: usize,
@@ -167,15 +166,15 @@ struct LaneTurn<'a> {
 }
 
 impl LaneTurn<'_> {
-    /// Takes runs of the lane's waves in turn until a connection has no room left or no wave has
-    /// anybody for it.
+    /// Takes runs of the lane's waves in turn until the connection has no room left or no wave has
+    /// a device for it.
     #[inline]
     fn fill(&mut self, link: &mut Link, offer: usize, steps: &mut Steps) {
         let outlets = self.outlets;
         let mut room = offer.min(self.lane_room);
         let mut bytes = 0;
-        // Asked in vain since somebody sent; and of those whose turn it is, passed over without
-        // losing it.
+        // Numbers of waves without a request since the last one, and of waves that were skipped
+        // without losing their turn.
         let (mut idle, mut passed) = (0, 0);
         while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
             let (wave, outlet) = outlets[(*self.next_outlet + passed) % outlets.len()];
@@ -218,7 +217,7 @@ impl LaneTurn<'_> {
         self.encoded += bytes;
     }
 
-    /// Counts requests that went out.
+    /// Counts requests that were sent.
     #[inline]
     fn took(&mut self, requests: usize) {
         self.lane_room -= requests;
@@ -226,7 +225,7 @@ impl LaneTurn<'_> {
         self.sent += requests;
     }
 
-    /// Ends the turn of a wave that has sent `took` requests: the next wave's turn comes when the
+    /// Ends the turn of a wave that has sent `took` requests. The next wave's turn comes when the
     /// run is complete, or the wave had fewer requests than it might have sent.
     ///
     /// A wave that is cut short continues its run first next time: a quota that gives 20 at a time

@@ -1,5 +1,5 @@
-//! Reasons why devices were not accepted at once: counted by app, consequence, status and reason,
-//! so that no failure is silent.
+//! Counts of the reasons why devices were not accepted at once, by app, consequence, status and
+//! reason, so that no failure is silent.
 //!
 //! A wave keeps at most [`KINDS_MAX`] kinds; if a gateway invents reasons, they fill these kinds
 //! and later ones are counted as `other`. Accepted pushes never touch these counts.
@@ -10,24 +10,25 @@ use crate::{
     outcome::Reason,
 };
 
-/// Kinds that one report may name, as the contract has it.
+/// Most kinds of reasons in one report, as in the contract.
 pub(crate) const REPORTED_MAX: usize = 64;
-/// Kinds that are counted one by one; three more are `other`, by consequence.
+/// Most kinds that are counted one by one; three more are `other`, by consequence.
 pub(crate) const KINDS_MAX: usize = REPORTED_MAX - 3;
-/// The reason of what is not counted one by one.
+/// Reason under which all further kinds are counted.
 pub(crate) const OTHER: &str = "other";
 
-/// Why no request can be written: a header holds what no header may hold.
+/// Reason for a request that cannot be written because a header has invalid bytes.
 pub(crate) const HEADER: &str = "header cannot be written";
-/// Why no request can be written: a token that no path or message may hold.
+/// Reason for a request that cannot be written because neither path nor message may contain the
+/// token.
 pub(crate) const TOKEN: &str = "token cannot be written";
 
 /// Source of a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// An answer. `Reason::None`: the provider did not sign it.
+    /// Status and reason of an answer. `Reason::None` means that the provider did not sign it.
     Answer(u16, Reason),
-    /// No request can be written for the device.
+    /// The request for the device cannot be written.
     Unwritable(&'static str),
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Reasons {
 }
 
 impl Reasons {
-    /// Counts one device, or one more try of a device.
+    /// Counts one device, or one more attempt of a device.
     pub(crate) fn count(&mut self, then: Consequence, app: u16, why: &Why) {
         self.changed = true;
         let known = self.kinds.iter().position(|(t, a, w, _)| (*t, *a) == (then, app) && w == why);
@@ -52,12 +53,12 @@ impl Reasons {
         }
     }
 
-    /// Makes all counts unreported.
+    /// Marks all counts as unreported.
     pub(crate) fn repeat_all(&mut self) {
         self.changed = true;
     }
 
-    /// All counts, if any changed since the last call.
+    /// Returns all counts, if any has changed since the last call.
     pub(crate) fn take(&mut self, audience: &Audience) -> Vec<ReasonCount> {
         if !std::mem::take(&mut self.changed) {
             return Vec::new();
@@ -84,7 +85,7 @@ impl Reasons {
     }
 }
 
-/// At most as many bytes as the contract allows.
+/// Cuts a reason to as many bytes as the contract allows.
 fn cut(mut reason: String) -> String {
     reason.truncate(reason.floor_char_boundary(crate::outcome::UNKNOWN_CHARS_MAX));
     reason

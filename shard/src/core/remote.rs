@@ -20,11 +20,12 @@ use crate::{
 pub(crate) struct Remote {
     pub(crate) host: usize,
     platform: Platform,
-    /// Round of the last [`super::letter::Letter::Want`]; `wants`: that letter was the last one.
+    /// Round of the last [`super::letter::Letter::Want`].
     pub(super) round: u32,
+    /// Whether that letter was the last one to the host about credits.
     pub(super) wants: bool,
     pub(super) credits: usize,
-    /// Handed over, no fate yet.
+    /// Number of requests that were handed over and have no result yet.
     pub(super) out: usize,
     /// Requests to hand over in this turn.
     pub(super) run: Run,
@@ -33,7 +34,7 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// A link to a host that has received no letter yet.
+    /// Creates a link to a host that has received no letter yet.
     pub(super) fn new(host: usize, platform: Platform, lane: LaneId) -> Self {
         Self {
             host,
@@ -47,7 +48,7 @@ impl Remote {
         }
     }
 
-    /// Requests that may be handed over now.
+    /// Returns the number of requests that may be handed over now.
     pub(crate) fn room(&self, probing: bool) -> usize {
         match (probing, self.out) {
             (false, _) => self.credits,
@@ -56,12 +57,12 @@ impl Remote {
         }
     }
 
-    /// Whether it has no credits left.
+    /// Reports whether the link has no credits left.
     pub(crate) fn is_spent(&self) -> bool {
         self.wants && self.credits == 0
     }
 
-    /// Puts a request into the run. What no connection would take is refused here.
+    /// Adds a request to the run, and refuses a request that no connection would take.
     pub(crate) fn push(
         &mut self,
         ticket: u64,

@@ -12,15 +12,15 @@ use roaring::RoaringBitmap;
 use super::{open::Open, reporting::Reporting, run::WaveRun};
 use crate::command::CoreReport;
 
-/// Between two reports of one wave.
+/// Time between two reports of one wave.
 const EVERY: Duration = Duration::from_millis(20);
-/// Between two reports with cells.
+/// Time between two reports with cells.
 const CELLS_EVERY: Duration = Duration::from_millis(200);
-/// Dead tokens in one report; the others follow in the next ones.
+/// Most dead tokens in one report; the others follow in the next ones.
 const DEAD_MAX: usize = 1_000;
 
 impl WaveRun {
-    /// Makes everything unreported: a new session knows nothing.
+    /// Marks everything as unreported, because a new session has no earlier report.
     pub(crate) fn repeat_all(&mut self) {
         self.tally.repeat_all();
         self.reasons.repeat_all();
@@ -28,24 +28,25 @@ impl WaveRun {
     }
 }
 
-/// When the next report of a wave is due; `None`: nothing has changed.
+/// Returns the time at which the next report of a wave is due; `None` if nothing has changed.
 pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     let r = &run.reporting;
     let ended = run.is_ended() && !r.ended;
-    // A band can be walked, and a wave be complete, without anybody handed over or answered just
-    // then: the last of a band is known to be the last only when the walk finds nobody after it.
+    // A band can become walked, or a wave complete, without a device handed over or answered at
+    // that time: the last device of a band is known to be the last only when the walk finds none
+    // after it.
     let walked = !run.lanes_walked().map(|(_, bands)| bands).eq(r.bands_walked.iter().copied());
     if r.changed || ended || walked || run.is_complete() != r.complete || !run.dead.is_empty() {
         let Some(last) = r.at else { return Some(Time(0)) };
-        // Other cores wait for the news that a band is walked.
+        // Other cores wait for the report that a band is walked.
         let urgent = ended || (!single && walked);
         return Some(if urgent { last } else { last + EVERY });
     }
     run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
 }
 
-/// Builds the due report from the open pushes of the wave. `last`: the core has closed, and no push
-/// waits any more.
+/// Builds the due report from the open pushes of the wave. `last` means that the core has closed
+/// and no push waits any more.
 pub(crate) fn build<'a>(
     run: &mut WaveRun,
     open: impl Iterator<Item = &'a Open>,
@@ -61,7 +62,8 @@ pub(crate) fn build<'a>(
         wave: run.spec.id,
         epoch: run.epoch,
         plan: run.plan,
-        // The first of the wave, or the first since everything was asked for again.
+        // Complete for the first report of the wave, and for the first after a request for
+        // everything.
         all: run.reporting.at.is_none(),
         bands_walked: run.lanes_walked().collect(),
         complete: run.is_complete(),
@@ -89,7 +91,7 @@ pub(crate) fn build<'a>(
     report
 }
 
-/// Those handed over since the last report, or all.
+/// Returns the devices handed over since the last report, or all.
 fn handed(run: &mut WaveRun, all: bool) -> Vec<(PartitionId, RoaringBitmap)> {
     let mut sets = Vec::new();
     for (n, part) in run.parts.iter().enumerate() {
@@ -106,7 +108,8 @@ fn handed(run: &mut WaveRun, all: bool) -> Vec<(PartitionId, RoaringBitmap)> {
     sets
 }
 
-/// The ordinals open now, in each partition that has any or had any last time.
+/// Returns the ordinals that are open now, for each partition that has any or had any in the last
+/// report.
 fn open_sets<'a>(
     run: &mut WaveRun,
     open: impl Iterator<Item = &'a Open>,
@@ -128,8 +131,8 @@ fn open_sets<'a>(
     sets
 }
 
-/// The farewells of partitions that the core has let go of: all that were handed there. One with
-/// something open is not named yet, since a push that is given up there is taken back.
+/// Returns the last sets of handed devices of partitions that the core no longer holds. A partition
+/// with an open push is left out, because an abandoned push is removed from the set.
 fn let_go(run: &mut WaveRun) -> Vec<(PartitionId, RoaringBitmap)> {
     let mut sets = Vec::new();
     for n in 0..run.parts.len() {

@@ -1,8 +1,8 @@
-//! How far a wave has been reported: the state behind its next report.
+//! Progress of the reports of a wave: the state for its next report.
 
 use clarion_proto::time::Time;
 
-/// What was reported of a wave last, and whether anything has changed since.
+/// Last reported values of a wave, and whether any has changed since.
 #[derive(Debug, Default)]
 pub(crate) struct Reporting {
     pub(super) at: Option<Time>,

@@ -27,10 +27,10 @@ use crate::{
     wave::ProgramError,
 };
 
-/// Maximum number of dead tokens that wait for a report. More are dropped: the next push to such a
-/// token finds it dead again.
+/// Most dead tokens that wait for a report. More are dropped: the next push to such a token finds
+/// it dead again.
 const DEAD_MAX: usize = 65_536;
-/// Maximum number of different refused messages kept; more would add no information.
+/// Most refused messages that are kept; more would add no information.
 const REFUSED_MAX: usize = 16;
 
 /// State of a wave on this core.
@@ -45,7 +45,7 @@ pub(crate) struct WaveRun {
     pub(crate) parts: Vec<Part>,
     /// Part of each slot of the core's partitions; `NO_PART`: none.
     part_of: Vec<u16>,
-    /// Outlets: one for each lane that the wave's apps name.
+    /// Outlets of the wave, one for each lane that its apps name.
     pub(crate) outlets: Vec<Outlet>,
     pub(crate) tally: Tally,
     pub(crate) grant_until: Time,
@@ -72,12 +72,12 @@ pub(crate) struct WaveRun {
 pub(crate) enum Phase {
     /// The wave sends while it has a grant.
     Running,
-    /// Nothing more is sent; the rest of the walk is counted as expired.
+    /// No more requests are sent; the rest of the walk is counted as expired.
     Expired,
-    /// Cancelled or ended by the coordinator: nothing more is sent or walked; requests in flight
-    /// may still get responses.
+    /// The wave was cancelled or ended by the coordinator. Nothing more is sent or walked; requests
+    /// in flight may still get answers.
     Stopped,
-    /// As `Stopped`; the state is removed with the last report.
+    /// The wave is stopped, and its state is removed with the last report.
     Ending,
 }
 
@@ -91,8 +91,10 @@ pub(crate) struct Cancel {
 const NO_PART: u16 = u16::MAX;
 
 impl WaveRun {
+    /// Creates the state of a wave that has not begun.
+    ///
     /// # Errors
-    /// The audience's expression is invalid.
+    /// If the audience's expression is invalid.
     pub(crate) fn new(
         spec: Arc<WaveSpec>,
         ids: &mut TemplateIds,
@@ -136,7 +138,7 @@ impl WaveRun {
         Ok(run)
     }
 
-    /// Switches to a newer plan: lets go of partitions that the plan does not name.
+    /// Switches to a newer plan, and drops partitions that the plan does not name.
     pub(crate) fn replan(&mut self, spec: &WaveSpec, partitions: &Partitions) {
         (self.epoch, self.plan) = (spec.epoch, spec.plan);
         for n in 0..self.parts.len() {
@@ -196,7 +198,7 @@ impl WaveRun {
         }
     }
 
-    /// Lets go of a partition that another node or core owns now.
+    /// Drops a partition that another node or core owns now.
     pub(crate) fn drop_slot(&mut self, slot: u16) {
         if let Some(part) = self.part_at(slot) {
             self.let_go(part);
@@ -228,13 +230,13 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Whether the core holds the partition of an open push. If the core has let go of the
-    /// partition, this core does not retry the device.
+    /// Reports whether the core holds the partition of an open push. If not, this core does not
+    /// retry the device.
     pub(crate) fn holds(&self, open: &Open) -> bool {
         self.parts[usize::from(open.part)].slot.is_some()
     }
 
-    /// Gives up a device of a partition that the core has let go of: the core that walks the
+    /// Abandons a device of a partition that the core no longer holds. The core that walks the
     /// partition next hands the device again and counts it there.
     pub(crate) fn give_back(&mut self, open: &Open) {
         let part = usize::from(open.part);
@@ -277,40 +279,40 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Whether requests may be written now.
+    /// Reports whether requests may be written now.
     pub(crate) fn may_send(&self, now: Time) -> bool {
         self.phase == Phase::Running && now < self.grant_until && now < self.spec.expires
     }
 
-    /// Whether a push is left to be sent now or at a known time.
+    /// Reports whether a push is left to be sent now or at a known time.
     pub(crate) fn has_work(&self) -> bool {
         self.phase == Phase::Running && self.outlets.iter().any(Outlet::has_work)
     }
 
-    /// Number of bands handed completely in all partitions, for each lane.
+    /// Returns the number of bands handed completely in all partitions, for each lane.
     pub(crate) fn lanes_walked(&self) -> impl Iterator<Item = (LaneId, u32)> {
         self.outlets.iter().map(|outlet| (outlet.lane, outlet.bands_walked(&self.parts)))
     }
 
-    /// Whether every partition of the plan is walked and no late device waits. A partition that the
-    /// core does not hold counts as not walked.
+    /// Reports whether every partition of the plan is walked and no late device waits. A partition
+    /// that the core does not hold counts as not walked.
     fn walked(&self) -> bool {
         self.parts.iter().all(|p| p.slot.is_some() || !p.planned) && self.walked_here()
     }
 
-    /// Whether every partition that the core holds is walked and no late device waits.
+    /// Reports whether every partition that the core holds is walked and no late device waits.
     fn walked_here(&self) -> bool {
         self.parts.iter().all(|p| p.started || p.slot.is_none())
             && self.outlets.iter().all(|outlet| outlet.is_idle())
             && self.lanes_walked().all(|(_, bands)| bands == self.spec.cover.bands())
     }
 
-    /// Whether every partition of the plan is walked, no push is open and no device waits.
+    /// Reports whether every partition of the plan is walked, no push is open and no device waits.
     pub(crate) fn is_complete(&self) -> bool {
         self.open == 0 && self.walked()
     }
 
-    /// Whether the wave's counts are final on this core.
+    /// Reports whether the wave's counts are final on this core.
     pub(crate) fn is_ended(&self) -> bool {
         self.open == 0
             && match self.phase {
@@ -328,7 +330,7 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// The message that was last sent for an open push.
+    /// Returns the message that was last sent for an open push.
     pub(crate) fn message(&mut self, open: &Open) -> &mut Message {
         self.audience.app(open.app).message(open.message)
     }
@@ -356,7 +358,7 @@ impl WaveRun {
         }
     }
 
-    /// Remembers a dead token for the next report.
+    /// Stores a dead token for the next report.
     pub(crate) fn note_dead(&mut self, dead: DeadToken) {
         if self.dead.len() < DEAD_MAX {
             self.dead.push_back(dead);
@@ -364,10 +366,10 @@ impl WaveRun {
     }
 }
 
-/// Outcome of a handed device that gets no further request: its wave has stopped, or at its retry
-/// the device is removed, muted or no longer addressed. A request without a response may have been
-/// delivered: the outcome is unknown, and a correction must go to this device too. Otherwise the
-/// gateway had deferred the device: expired.
+/// Returns the outcome of a handed device that gets no further request: its wave has stopped, or at
+/// its retry the device is removed, muted or no longer addressed. A request without an answer may
+/// have been delivered, so its outcome is unknown, and a correction must go to this device too.
+/// Otherwise the gateway had deferred the device, and the outcome is expired.
 pub(crate) fn given_up(open: &Open) -> Outcome {
     if open.unanswered { Outcome::Unknown } else { Outcome::Expired }
 }

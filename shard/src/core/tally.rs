@@ -1,5 +1,5 @@
-//! Counts of one wave on one core: by band and by res-6 cell, and which of them changed since the
-//! last report.
+//! Counts of one wave on one core, by band and by res-6 cell, with the changes since the last
+//! report.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use clarion_proto::{device::Cell, outcome::Outcome};
 
 use crate::command::Counts;
 
-/// Cells counted one by one; more are counted by band only. 120 km have some 1,300, 500 km some
-/// 22,000.
+/// Most cells that are counted one by one; more are counted by band only. A radius of 120 km has
+/// some 1,300 cells, one of 500 km some 22,000.
 pub(crate) const CELLS_MAX: usize = 20_000;
-/// The slot of a cell beyond [`CELLS_MAX`].
+/// Slot of a cell beyond [`CELLS_MAX`].
 const NO_CELL: u32 = u32::MAX;
 
 /// Totals of one wave on one core, which only grow.
@@ -18,16 +18,16 @@ const NO_CELL: u32 = u32::MAX;
 pub(crate) struct Tally {
     bands: Changing,
     cells: Changing,
-    /// Index of each slot of `cells`.
+    /// Cell of each slot of `cells`.
     cell_of: Vec<u64>,
     slot_of: BTreeMap<u64, u32>,
-    /// Cell of the last device: a walk goes by place, so the next device is mostly in the same
-    /// cell.
+    /// Cell of the last device and its slot: a walk goes by place, so the next device is mostly in
+    /// the same cell.
     last: (u64, u32),
 }
 
 impl Tally {
-    /// A tally for a cover with this many bands.
+    /// Creates the counts for a cover with this many bands.
     pub(crate) fn new(bands: usize) -> Self {
         Self {
             bands: Changing::with_len(bands),
@@ -38,7 +38,7 @@ impl Tally {
         }
     }
 
-    /// Counts a device that was handed over; returns the slot of its cell.
+    /// Counts a device that was handed over, and returns the slot of its cell.
     pub(crate) fn handed(&mut self, band: u32, cell: Cell) -> u32 {
         self.bands.at(band).handed += 1;
         let slot = self.slot(parent6(cell));
@@ -56,12 +56,12 @@ impl Tally {
         }
     }
 
-    /// Bands that changed since the last call.
+    /// Returns the bands that changed since the last call.
     pub(crate) fn take_bands(&mut self) -> Vec<(u32, Counts)> {
         self.bands.take()
     }
 
-    /// Cells that changed since the last call.
+    /// Returns the cells that changed since the last call.
     pub(crate) fn take_cells(&mut self) -> Vec<(u64, Counts)> {
         let cell_of = &self.cell_of;
         self.cells
@@ -75,7 +75,7 @@ impl Tally {
         !self.cells.changed.is_empty()
     }
 
-    /// Everything that was ever counted changes once more: the next report is complete.
+    /// Marks all counts as changed, so that the next report is complete.
     pub(crate) fn repeat_all(&mut self) {
         self.bands.repeat_all();
         self.cells.repeat_all();
@@ -102,7 +102,7 @@ impl Tally {
     }
 }
 
-/// Counts, and the indices that changed.
+/// Counts with the set of indices that changed.
 #[derive(Debug, Default)]
 struct Changing {
     counts: Vec<(Counts, bool)>,
@@ -147,9 +147,9 @@ impl Changing {
     }
 }
 
-/// The res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55 and one
-/// digit of three bits for each finer resolution, the finest lowest; unused digits are 7. So the
-/// parent is the index with another resolution and the last nine digits (7 to 15) set.
+/// Returns the res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55
+/// and one digit of three bits for each finer resolution, the finest lowest; unused digits are 7.
+/// So the parent is the index with another resolution and the last nine digits (7 to 15) set.
 fn parent6(cell: Cell) -> u64 {
     cell.index() & !(0xf << 52) | 6 << 52 | ((1 << 27) - 1)
 }

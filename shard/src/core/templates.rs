@@ -1,7 +1,7 @@
-//! Numbers for templates: one for each message of each app of each wave, small and reused, so that
-//! a connection can keep its encoded templates in a plain vector.
+//! Numbers of templates: one for each message of each app of each wave, small and reused, so that a
+//! connection can keep its encoded templates in a plain vector.
 
-/// Gives out the lowest numbers that are free.
+/// Allocator of template numbers, which returns the lowest free one.
 #[derive(Debug, Default)]
 pub(crate) struct TemplateIds {
     free: std::collections::BTreeSet<u32>,
@@ -16,7 +16,7 @@ impl TemplateIds {
         })
     }
 
-    /// Every connection has forgotten this template.
+    /// Frees the number of a template that every connection has forgotten.
     pub(crate) fn release(&mut self, id: u32) {
         self.free.insert(id);
     }

@@ -1,5 +1,5 @@
-//! A core against a scripted gateway in memory: time is a number, nobody sleeps, and both sides are
-//! counted.
+//! Tests of a core against a scripted gateway in memory: time is a number, no test sleeps, and both
+//! sides are counted.
 
 mod gateway;
 mod world;

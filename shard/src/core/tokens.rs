@@ -1,5 +1,5 @@
-//! Provider tokens of connections: applies the decisions of `lane/trust`, and tells it how the
-//! gateway answers.
+//! Provider tokens of connections: applies the decisions of `lane/trust`, and reports the gateway's
+//! answers to it.
 
 use std::fmt::Display;
 
@@ -20,10 +20,10 @@ use crate::{
     outcome::Platform,
 };
 
-/// What a turn may send on the connections of one lane, as far as their tokens go.
+/// Requests that one turn may send on the connections of a lane, as far as their tokens allow.
 pub(super) struct Permits {
     settled: bool,
-    /// The one request that tries a token is out.
+    /// Whether the one request that tries a token is in flight.
     tried: bool,
 }
 
@@ -37,7 +37,7 @@ impl Permits {
         Self { settled, tried: !settled && of_lane.any(tries) }
     }
 
-    /// Requests that may go out on a connection now.
+    /// Returns the number of requests that may be sent on a connection now.
     pub(super) fn offer(&mut self, end: &LaneEnd, link: &mut Link, now: Time) -> usize {
         let probing = end.is_probing();
         if self.settled {
@@ -75,7 +75,7 @@ impl Core {
         }
     }
 
-    /// One connection tries what is new, and none keeps what is too old.
+    /// Lets one connection try a new token, and closes those whose token is too old.
     pub(super) fn tend_tokens(&mut self, lane: usize, now: Time) {
         let trust = &mut self.lanes[lane].end.trust;
         if trust.is_settled() {
@@ -95,14 +95,14 @@ impl Core {
                 .iter()
                 .filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
             let own = own.filter(|(_, link)| !link.leaving && !link.is_remote());
-            // Who connects has the newest token when it stands; where all take it, nobody waits for
-            // that.
+            // A new connection gets the newest token when it is established; if all connections
+            // take the token, none waits for that.
             let tries = |link: &Link| match link.is_open() {
                 true => link.credential == trust.number(),
                 false => other_key,
             };
             let soon = other_key && self.wants_links(lane);
-            // The one with the fewest requests out has them answered first.
+            // The connection with the fewest requests in flight has them answered first.
             let chosen = match soon || own.clone().any(|(_, link)| tries(link)) {
                 true => None,
                 false => own
@@ -114,8 +114,8 @@ impl Core {
         }
     }
 
-    /// Some connections of a lane have the present token from now on. Those that do not take it
-    /// leave, and what replaces them has it; what is out on them may still be answered.
+    /// Gives the present token to the selected connections of a lane. Those that cannot take it
+    /// leave, and their replacements have it; their open requests may still be answered.
     fn take_token(&mut self, lane: usize, which: impl Fn(u32) -> bool) {
         let Some((authorization, number)) = self.lanes[lane].end.trust.present() else { return };
         let authorization = authorization.clone();
@@ -145,7 +145,7 @@ impl Core {
         }
     }
 
-    /// A request's token was refused.
+    /// Handles a refusal of a request's token.
     pub(super) fn token_refused(
         &mut self,
         link: u32,
@@ -157,14 +157,14 @@ impl Core {
         let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         let Self { lanes, rng, .. } = self;
         let end = &mut lanes[at].end;
-        end.heard(now);
+        end.answer_received(now);
         let counts = !self.batch.has_success;
         let refusal = end.trust.refused(number, (by, counts), end.spec.evidence, now, rng);
         if refusal != Refusal::Old {
             end.credential_refused(words);
         }
         match end.spec.platform {
-            // Connections remember: another try has to go over other ones.
+            // APNs's connections remember a refusal: another attempt needs other ones.
             Platform::Apns => {
                 if refusal == Refusal::OfToken {
                     for slot in self.lanes[at].links.clone() {
@@ -179,8 +179,8 @@ impl Core {
                 }
                 self.retire(link);
             }
-            // Each request stands for itself: whoever tried it goes on with the former, if that is
-            // still good.
+            // Each request of FCM is independent: a connection that tried the token returns to the
+            // former one, if that is still valid.
             Platform::Fcm => {
                 let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else {
                     return;

@@ -10,15 +10,14 @@
 //! pieces, resets, GOAWAY in one and two steps.
 //!
 //! Guarantees:
-//! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the
-//!   socket does;
-//! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;
-//! - what is kept is bounded: open streams and events by `streams_max`, blocks and bodies by
-//!   constants, what the peer can make us write between two calls of [`Connection::transmit`] by a
-//!   count;
-//! - what leads nowhere (PING, SETTINGS, frames of streams long gone) is put up with in bounded
-//!   amount (`patience`);
-//! - whatever the peer sends, the worst that happens is that this connection ends.
+//! - each ticket that [`Connection::push`] accepted gets exactly one event, whatever the peer or
+//!   the socket does;
+//! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did not process it;
+//! - memory is bounded: open streams and events by `streams_max`, blocks and bodies by constants,
+//!   output that the peer can cause between two calls of [`Connection::transmit`] by a count;
+//! - frames without progress (PING, SETTINGS, frames of streams that ended long ago) are accepted
+//!   in bounded number (`patience`);
+//! - whatever the peer sends, at worst this connection ends.
 //!
 //! ```text
 //! push ──template──▶ out ──transmit──▶ socket ──receive──▶ frames ──answers──▶ poll
@@ -59,13 +58,14 @@ use crate::{
     outcome::{Answer, Platform},
 };
 
-/// What fits smaller buffers is a few words, such as acknowledgements.
+/// Smallest buffer that is worth lending, bytes. Smaller ones hold only a few frames, such as
+/// acknowledgements.
 const BUFFER_BYTES_MIN: usize = 16 * 1024;
-/// Capacity for events that is kept once all are fetched: after a storm of errors there were two
-/// for each stream.
+/// Capacity for events that is kept once all are fetched. After a storm of errors there were two
+/// events for each stream.
 const EVENTS_KEPT: usize = 64;
 
-/// A client's side of one HTTP/2 connection.
+/// The client's side of one HTTP/2 connection.
 pub struct Connection {
     config: ConnectionConfig,
     authorization: Authorization,
@@ -76,10 +76,10 @@ pub struct Connection {
     streams: Streams,
     windows: SendWindows,
     peer: Peer,
-    /// Opened since the last [`Self::transmit`].
+    /// Number of streams opened since the last [`Self::transmit`].
     openings: usize,
-    /// Whether the stream limit in SETTINGS may be used: with APNs after a request was answered
-    /// (Apple, "Sending notification requests to APNs"), with FCM from the beginning.
+    /// Whether the stream limit in SETTINGS applies: with APNs after an answered request (Apple,
+    /// "Sending notification requests to APNs"), with FCM from the beginning.
     proven: bool,
 
     // Answers.
@@ -93,21 +93,21 @@ pub struct Connection {
 
     // Life.
     phase: Phase,
-    /// The newest time that was handed in.
+    /// Newest time that a caller passed.
     now: Time,
     last_received: Time,
-    /// When the PING was written that nothing has followed yet.
+    /// Time of a PING after which the peer has sent nothing.
     pinged: Option<Time>,
-    /// Whether GOAWAY is written.
-    goodbye_said: bool,
+    /// Whether GOAWAY was written.
+    goaway_sent: bool,
 
     // Output.
     out: Vec<u8>,
-    /// Acknowledgements in `out`, which the peer asked for.
+    /// Number of acknowledgements in `out`, which the peer caused.
     acknowledgements: usize,
 }
 
-/// Limits in the peer's SETTINGS, apart from windows.
+/// Limits in the peer's SETTINGS, except for windows.
 #[derive(Debug)]
 struct Peer {
     streams_max: usize,
@@ -116,8 +116,8 @@ struct Peer {
 }
 
 impl Connection {
-    /// A connection on a socket that has just been opened. The preface and SETTINGS are its first
-    /// output.
+    /// Creates a connection on a socket that has just been opened. Its first output is the preface
+    /// and SETTINGS.
     #[must_use]
     pub fn new(mut config: ConnectionConfig, authorization: Authorization, now: Time) -> Self {
         config.streams_max = config.streams_max.clamp(1, ConnectionConfig::STREAMS_MAX);
@@ -131,7 +131,7 @@ impl Connection {
             templates: Templates::default(),
             streams: Streams::new(config.streams_max, config.stream_id_last),
             windows: SendWindows::new(),
-            // One stream until SETTINGS say more.
+            // One stream until SETTINGS allow more.
             peer: Peer {
                 streams_max: 1,
                 header_table_bytes: hpack::TABLE_SIZE_DEFAULT,
@@ -148,14 +148,14 @@ impl Connection {
             now,
             last_received: now,
             pinged: None,
-            goodbye_said: false,
+            goaway_sent: false,
             out,
             acknowledgements: 0,
             config,
         }
     }
 
-    /// Another credential for the requests from now on. The same one again changes nothing.
+    /// Sets the credential for further requests. The same credential changes nothing.
     pub fn set_authorization(&mut self, authorization: Authorization) {
         use secrecy::ExposeSecret as _;
         if self.authorization.0.expose_secret() == authorization.0.expose_secret() {
@@ -169,11 +169,11 @@ impl Connection {
         }
     }
 
-    /// Takes bytes from the socket, in pieces of any size.
+    /// Processes bytes from the socket, in pieces of any size.
     ///
     /// # Errors
-    /// The peer violated the protocol. The connection is closed, its last output tells the peer
-    /// why, and [`Self::poll`] yields the result of each open ticket.
+    /// If the peer violated the protocol. The connection is closed, its last output tells the peer
+    /// the reason, and [`Self::poll`] returns the result of each open ticket.
     pub fn receive(&mut self, bytes: &[u8], now: Time) -> Result<(), ConnectionError> {
         self.now = now;
         if self.is_closed() || bytes.is_empty() {
@@ -185,9 +185,9 @@ impl Connection {
             .inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
     }
 
-    /// Appends what is to be written: all but bodies that were cut, of which a burst at a time is
-    /// encoded. To be called when what it gave before has left, until it gives nothing; before, the
-    /// peer gets no further acknowledgements, and is cut off if it wants too many.
+    /// Appends the output, except for cut bodies, of which one burst at a time is encoded. The
+    /// caller repeats it when the socket has taken the bytes, until nothing is appended. Until then
+    /// the peer gets no further acknowledgements, and is disconnected if it causes too many.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Time) {
         self.now = now;
         if !self.is_closed() {
@@ -203,27 +203,27 @@ impl Connection {
         self.acknowledgements = 0;
     }
 
-    /// Whether it has no buffer to encode requests into.
+    /// Reports whether the connection has no buffer into which it could encode requests.
     #[must_use]
     pub fn needs_buffer(&self) -> bool {
         self.out.capacity() < BUFFER_BYTES_MIN
     }
 
-    /// Lends it one, empty, which leaves it with the next [`Self::transmit`]. Without one it makes
-    /// its own.
+    /// Lends the connection an empty buffer, which leaves it with the next [`Self::transmit`].
+    /// Without one it allocates its own.
     pub fn lend(&mut self, mut buffer: Vec<u8>) {
         buffer.extend_from_slice(&self.out);
         self.out = buffer;
     }
 
-    /// Whether [`Self::transmit`] would append anything.
+    /// Reports whether [`Self::transmit`] would append anything.
     #[must_use]
     pub fn has_output(&self) -> bool {
         !self.out.is_empty()
             || !self.is_closed() && (self.credit.is_due() || self.windows.has_more())
     }
 
-    /// Time of the next call to [`Self::expire`] that has work.
+    /// Returns the time at which [`Self::expire`] next has work.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let drain = match self.phase {
@@ -239,7 +239,7 @@ impl Connection {
         [drain, request, ping].into_iter().flatten().min()
     }
 
-    /// Does what is due: resets requests, asks whether the peer is there, ends what drains.
+    /// Handles expired deadlines: resets requests, sends PINGs, and ends a drained connection.
     pub fn expire(&mut self, now: Time) {
         self.now = now;
         self.expire_connection();
@@ -247,12 +247,14 @@ impl Connection {
     }
 
     /// Appends the tickets of accepted pushes (status 200) to `into`, in the order of their
-    /// answers. Call it before [`Self::poll`], which yields the remaining ones one by one.
+    /// answers. The caller calls it before [`Self::poll`], which returns the remaining ones one by
+    /// one.
     pub fn take_accepted(&mut self, into: &mut Vec<u64>) {
         into.extend(self.accepted.drain(..));
     }
 
-    /// The next event: acceptances first, then all others in the order in which they happened.
+    /// Returns the next event: acceptances first, then all others in the order in which they
+    /// happened.
     pub fn poll(&mut self) -> Option<ConnectionEvent> {
         let accepted = |ticket| ConnectionEvent::Answer { ticket, answer: Answer::accepted() };
         let event = self.accepted.pop_front().map(accepted).or_else(|| self.events.pop_front());
@@ -262,22 +264,23 @@ impl Connection {
         event
     }
 
-    /// Requests without an event yet.
+    /// Returns the number of requests without an event.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.streams.open()
     }
 
-    /// Number of streams that the gateway allows, and the largest window of the connection; `None`:
-    /// unknown yet, or the connection takes no more requests.
+    /// Returns the number of streams that the gateway allows, and the largest window of the
+    /// connection; `None` if they are unknown, or the connection takes no more requests.
     #[must_use]
     pub fn capacity(&self) -> Option<(usize, u64)> {
         let open = self.proven && self.phase == Phase::Open;
         open.then(|| (self.peer.streams_max.min(self.config.streams_max), self.windows.widest()))
     }
 
-    /// The reason why no request can be written, as far as the peer has said it. Ask when
-    /// [`Self::room`] is 0 and no request is open, or after [`PushError::HeaderListTooLarge`].
+    /// Returns the reason why no request can be written, as far as the peer has given one. It is
+    /// meaningful when [`Self::room`] is 0 and no request is open, or after
+    /// [`PushError::HeaderListTooLarge`].
     #[must_use]
     pub fn obstacle(&self) -> Obstacle {
         match self.peer.streams_max {
@@ -287,26 +290,27 @@ impl Connection {
         }
     }
 
-    /// Since when nothing came and nothing is waited for; `None`: something is.
+    /// Returns the time since which nothing arrived; `None` while something is awaited.
     #[must_use]
     pub fn idle_since(&self) -> Option<Time> {
         (self.streams.open() == 0).then_some(self.last_received)
     }
 
-    /// Nothing more will happen here; the last output and events may still be fetched.
+    /// Reports whether the connection has ended. Its last output and events may still be fetched.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
     }
 
-    /// Ends in order: GOAWAY, then open requests may still be answered until the drain deadline.
+    /// Closes the connection gracefully: GOAWAY, then open requests may still be answered until the
+    /// drain deadline.
     pub fn close(&mut self) {
         self.begin_closing(CloseReason::Asked);
-        self.say_goodbye(ErrorCode::NO_ERROR);
+        self.send_goaway(ErrorCode::NO_ERROR);
         self.settle();
     }
 
-    /// The socket is gone: every open ticket becomes unanswered.
+    /// Handles the loss of the socket: every open ticket becomes unanswered.
     pub fn drop_all(&mut self) {
         self.abandon(CloseReason::Lost, None);
         self.out.clear();
@@ -314,8 +318,7 @@ impl Connection {
 }
 
 impl std::fmt::Debug for Connection {
-    // What is in it is secret (credential, tokens in the output), so this says how it is, not what
-    // it holds.
+    // The content is secret (credential, tokens in the output), so only the state is printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("phase", &self.phase)

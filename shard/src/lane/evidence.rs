@@ -1,7 +1,8 @@
-//! How many answers of one kind decide about more than one device, and from how many connections.
+//! The number of answers of one kind, and of their connections, that decide about more than one
+//! device.
 //!
 //! One odd answer among thousands of good ones must not decide about anything but its own device.
-//! So each answer counts for the narrowest thing that it can be about, and answers about more than
+//! So each answer counts for the narrowest subject that it can concern, and answers about more than
 //! a device are counted in rows:
 //!
 //! | answer | its own device | counted in the row of | when the row is full |
@@ -15,31 +16,31 @@
 //! | not signed by the provider | again, elsewhere, for ever | the lane | the lane pauses with probes |
 //!
 //! A row is **full** with [`crate::lane::spec::LaneSpec::evidence`] answers (32 by default) from at
-//! least two connections and no success between. Where all of them came over one connection, that
-//! one is replaced (see [`Row::is_from_one`]), and the first answer of the same kind on another
-//! completes the row. What a full row of a credential or a lane means is taken back by the first
-//! success of a probe; nothing is ended by it.
+//! least two connections and no success between. If all of them came over one connection, that
+//! connection is replaced (see [`Row::is_from_one`]), and the first answer of the same kind on
+//! another connection completes the row. The first success of a probe revokes the conclusion of a
+//! full row of a credential or a lane; such a row ends nothing.
 //!
-//! In the row of a message each device counts once, by its first such answer: what three devices
-//! say four times is no more than what three devices say. In the row of unsigned answers a device
-//! counts with its first three tries: one that an intermediary never lets through must not stop a
-//! lane by itself when the others are done. Pure.
+//! In the row of a message each device counts once, with its first such answer: four answers each
+//! for three devices prove no more than one answer each. In the row of unsigned answers a device
+//! counts with its first three attempts: one device whose requests an intermediary always blocks
+//! must not stop a lane by itself when the other devices are done. No code here does I/O.
 
 use clarion_proto::outcome::Outcome;
 
 use crate::outcome::{Answer, Answers};
 
-/// Tries on other connections of a device whose message, project or refusal is in question, before
-/// it is refused.
+/// Number of attempts on other connections before a device is refused whose message, project or
+/// refusal is in question.
 pub const TRIES_ELSEWHERE: u8 = 3;
-/// Tries with which a device counts in the row of unsigned answers.
+/// Number of attempts with which a device counts in the row of unsigned answers.
 pub const UNSIGNED_TRIES: u8 = 3;
 
-/// Source of an answer: one connection of this node.
+/// Source of an answer: one connection of this node, by its number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Witness(pub u64);
 
-/// Answers of one kind without a success between.
+/// Answers of one kind without a success between them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Row {
     answers: u32,
@@ -48,7 +49,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Adds an answer. True: the row is full.
+    /// Adds an answer. Returns true if the row is full.
     pub fn add(&mut self, by: Witness, needed: u32) -> bool {
         if self.answers == 0 {
             (self.first, self.others) = (by, false);
@@ -58,47 +59,49 @@ impl Row {
         self.is_full(needed)
     }
 
-    /// A device that counts already was answered the same again, perhaps on another connection.
+    /// Records the source of a repeated answer for a device that already counts, perhaps another
+    /// connection.
     pub fn see(&mut self, by: Witness) {
         self.others |= self.answers > 0 && by != self.first;
     }
 
-    /// Whether the row decides.
+    /// Reports whether the row has enough answers and connections to decide.
     #[must_use]
     pub fn is_full(&self, needed: u32) -> bool {
         self.answers >= needed && self.others
     }
 
-    /// Whether the row would decide if another connection had given one of its answers.
+    /// Reports whether the row lacks only an answer from a second connection.
     #[must_use]
     pub fn is_from_one(&self, needed: u32) -> bool {
         self.answers >= needed && !self.others
     }
 
-    /// A success ends the row.
+    /// Clears the row after a success.
     pub fn clear(&mut self) {
         self.answers = 0;
     }
 
-    /// Whether no answer was counted since the last success.
+    /// Reports whether no answer was counted since the last success.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.answers == 0
     }
 }
 
-/// Subject to blame for an answer that calls the message wrong.
+/// Cause of an answer that calls the message wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The token: the message was accepted by others, and the gateway names nothing else.
+    /// The token is wrong: other devices accepted the message, and the gateway names no other
+    /// cause.
     Token,
-    /// Undecided: the device is tried again on another connection.
+    /// The cause is undecided: the device is tried again on another connection.
     Open,
-    /// The message: it is not sent to other devices.
+    /// The message is wrong and is not sent to other devices.
     Message,
 }
 
-/// An answer that calls a message wrong.
+/// An answer that calls a message wrong, with its circumstances.
 #[derive(Debug, Clone, Copy)]
 pub struct Complaint<'a> {
     /// Connection that gave the answer.
@@ -107,34 +110,34 @@ pub struct Complaint<'a> {
     pub first: bool,
     /// Whether the device's token may be wrong instead.
     pub token: bool,
-    /// Number of the batch that it came with.
+    /// Number of the batch in which the answer arrived.
     pub batch: u64,
-    /// The answer itself.
+    /// The answer of the gateway.
     pub answer: &'a Answer,
 }
 
-/// Evidence about one message. Successes are looked up, not reported to it: the code that counts
-/// them anyway pays nothing more.
+/// Evidence about one message. Successes are read from counts that exist anyway, so they cost
+/// nothing more.
 #[derive(Debug, Default)]
 pub struct MessageEvidence {
     row: Row,
-    /// Accepted pushes of the message when its row began.
+    /// Number of accepted pushes of the message when its row began.
     accepted: u64,
-    /// The batch in which that was noticed: the row may grow by later ones only, as the order
-    /// within one is not known.
+    /// Batch in which the row began. Only answers of later batches extend it, because the order
+    /// within a batch is unknown.
     begun_in: u64,
-    /// Answer that filled the row.
+    /// Answer that filled the row, if it is full.
     refused: Option<Box<Answer>>,
 }
 
 impl MessageEvidence {
-    /// A device was answered that the message is wrong.
+    /// Records an answer that calls the message wrong, and returns its cause.
     pub fn refuse(&mut self, so_far: &Answers, complaint: Complaint<'_>, needed: u32) -> Blame {
         let Complaint { by, first, token, batch, answer } = complaint;
         let accepted = so_far.of(Outcome::Accepted);
-        // All get the same bytes but for the token. FCM says INVALID_ARGUMENT of a token that is
-        // none and of a message that it does not take, often in the same words: whoever takes one
-        // for the other either throws a good registration away or sends a wrong message to
+        // All devices get the same bytes except for the token. FCM answers INVALID_ARGUMENT for a
+        // malformed token and for a message that it does not accept, often with the same text. To
+        // mistake one for the other either discards a good registration or sends a wrong message to
         // millions.
         if token && accepted > 0 {
             return Blame::Token;
@@ -154,8 +157,8 @@ impl MessageEvidence {
         if self.refused.is_some() { Blame::Message } else { Blame::Open }
     }
 
-    /// By which answer the message is ended. An acceptance that comes later (it was out by then)
-    /// takes that back.
+    /// Returns the answer that ended the message. A later acceptance (of a request that was in
+    /// flight) revokes it.
     #[must_use]
     pub fn refused(&self, so_far: &Answers) -> Option<&Answer> {
         self.refused.as_deref().filter(|_| so_far.of(Outcome::Accepted) == self.accepted)
@@ -191,7 +194,8 @@ mod tests {
         assert!(row.add(Witness(1), K));
     }
 
-    /// The answer of device n, over connections 0 and 1 by turns, each in a batch of its own.
+    /// Returns the answer of device n, over connections 0 and 1 by turns, each in a batch of its
+    /// own.
     fn complain(
         message: &mut MessageEvidence,
         so_far: &Answers,

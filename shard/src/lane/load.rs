@@ -1,31 +1,33 @@
-//! Load of a lane's connections on one core: the measurement behind the cluster-wide connection
+//! Load of a lane's connections on one core: the measurement for the cluster-wide connection
 //! budget.
 //!
 //! Connections are the bottleneck exactly while a core waits although it has devices to push to and
 //! no connection has a free stream or window. A core that is never idle cannot use more
 //! connections; a lane that waits for its quota, the rate of its alert or the end of a pause has
 //! room on its connections. So this module measures that waiting time, from the end of a turn to
-//! the beginning of the next. The time does not count while the gateway answers nothing: a silent
-//! gateway would be silent on more connections too.
+//! the beginning of the next. The time does not count while the gateway answers nothing: more
+//! connections to a silent gateway would be silent too.
 //!
 //! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection:
-//! the median of some hundred a second is as good as that of all, and a request that is not sampled
-//! costs one decrement.
+//! the median of some hundred samples per second is as good as that of all requests, and a request
+//! that is not sampled costs one decrement.
 
 use std::time::Duration;
 
 use clarion_proto::{latency::Latencies, time::Time};
 
-/// One request in this many is sampled.
+/// Number of requests of which one is sampled.
 const SAMPLED: u8 = 64;
-/// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
+/// Time after which a sampled request without an answer is forgotten; longer than any useful
+/// deadline.
 const LOST: Duration = Duration::from_mins(1);
-/// Least time between two statements.
+/// Shortest time between two reports of the load.
 pub const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Length of a generation of samples: latencies of the present one and of the one before count.
-/// Older answers say nothing about a gateway that has become slow since.
+/// Older answers mean nothing for a gateway that has become slow since.
 const GENERATION: Duration = Duration::from_secs(2);
-/// Bodies in the mean before the sums are halved: the bodies of a new alert soon dominate.
+/// Most bodies in the mean before the sums are halved, so that the bodies of a new alert soon
+/// dominate.
 const BODIES_MAX: u64 = 4_096;
 
 /// Load of one core's connections of a lane.
@@ -33,34 +35,34 @@ const BODIES_MAX: u64 = 4_096;
 pub struct LaneLoad {
     /// Whether devices wait to be pushed to.
     pub busy: bool,
-    /// Share of the time in which more connections would have been of use.
+    /// Share of the time in which more connections would have been useful, 0 to 1.
     pub starved: f64,
-    /// Established connections that take as many requests as the gateway allows.
+    /// Number of established connections that accept as many requests as the gateway allows.
     pub connections: u64,
-    /// Sum of their streams, as the gateway announced them.
+    /// Sum of the connections' stream limits, as the gateway announced them.
     pub streams: u64,
-    /// Sum of their windows, bytes, as the gateway opens them.
+    /// Sum of the connections' windows as opened by the gateway, bytes.
     pub window_bytes: u64,
-    /// Most requests that were out at once.
+    /// Highest number of requests in flight at once.
     pub requests_out_max: u64,
     /// Number of recent requests whose bodies were measured.
     pub bodies: u64,
     /// Sum of the sizes of those bodies, bytes.
     pub body_bytes: u64,
-    /// Samples of the last seconds.
+    /// Latencies sampled in the last seconds.
     pub latencies: Latencies,
 }
 
-/// Measures one core's end of a lane.
+/// Meter of one core's end of a lane.
 #[derive(Debug, Default)]
 pub struct Meter {
-    told_at: Option<Time>,
-    told_busy: bool,
+    reported_at: Option<Time>,
+    reported_busy: bool,
     busy: bool,
     starved_since: Option<Time>,
     starved: Duration,
     out_max: usize,
-    heard: bool,
+    answered_since: bool,
     bodies: u64,
     body_bytes: u64,
     latencies: Latencies,
@@ -69,21 +71,22 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A turn begins: the wait is over.
+    /// Records that a turn begins, which ends the wait.
     pub fn woke(&mut self, now: Time) {
         if let Some(since) = self.starved_since.take() {
             self.starved += now.since(since);
         }
     }
 
-    /// A turn has ended. `starved`: what follows is time lost for want of streams and windows.
+    /// Records that a turn has ended. With `starved`, the following time is lost for lack of
+    /// streams and windows.
     pub fn rests(&mut self, busy: bool, starved: bool, out: usize, now: Time) {
         self.busy |= busy;
         self.out_max = self.out_max.max(out);
         self.starved_since = starved.then_some(now);
     }
 
-    /// Counts requests that went out and the bytes of their bodies.
+    /// Counts requests that were sent and the bytes of their bodies.
     pub fn sent(&mut self, requests: usize, body_bytes: usize) {
         (self.bodies, self.body_bytes) =
             (self.bodies + requests as u64, self.body_bytes + body_bytes as u64);
@@ -93,29 +96,29 @@ impl Meter {
     }
 
     /// Records an answer of the gateway.
-    pub fn heard(&mut self) {
-        self.heard = true;
+    pub fn answer_received(&mut self) {
+        self.answered_since = true;
     }
 
-    /// A sampled request was answered.
+    /// Records the latency of a sampled request.
     pub fn answered(&mut self, took: Duration, now: Time) {
         self.turn(now);
         self.latencies.count(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Time of the next report; `None`: nothing has changed.
+    /// Returns the time of the next report; `None` if nothing has changed.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
-        let Some(told) = self.told_at else { return Some(Time(0)) };
-        (self.busy || self.told_busy).then_some(told + TELL_EVERY)
+        let Some(reported) = self.reported_at else { return Some(Time(0)) };
+        (self.busy || self.reported_busy).then_some(reported + TELL_EVERY)
     }
 
-    /// Makes the load unreported, so that it is reported again.
-    pub fn tell_again(&mut self) {
-        self.told_at = None;
+    /// Marks the load as unreported, so that it is reported again.
+    pub fn report_again(&mut self) {
+        self.reported_at = None;
     }
 
-    /// The load to report, without the connections.
+    /// Returns the load to report, without the connections.
     pub fn take(&mut self, now: Time) -> LaneLoad {
         self.turn(now);
         if self.starved_since.is_some() {
@@ -123,10 +126,10 @@ impl Meter {
             self.starved_since = Some(now);
         }
         let since =
-            self.told_at.map_or(TELL_EVERY, |told| now.since(told)).max(Duration::from_micros(1));
+            self.reported_at.map_or(TELL_EVERY, |at| now.since(at)).max(Duration::from_micros(1));
         let mut latencies = self.latencies;
         latencies.add(&self.former);
-        let starved = if self.heard { self.starved } else { Duration::ZERO };
+        let starved = if self.answered_since { self.starved } else { Duration::ZERO };
         let load = LaneLoad {
             busy: self.busy,
             starved: (starved.as_secs_f64() / since.as_secs_f64()).min(1.0),
@@ -136,8 +139,9 @@ impl Meter {
             latencies,
             ..LaneLoad::default()
         };
-        (self.told_at, self.told_busy) = (Some(now), self.busy);
-        (self.busy, self.heard, self.starved, self.out_max) = (false, false, Duration::ZERO, 0);
+        (self.reported_at, self.reported_busy) = (Some(now), self.busy);
+        (self.busy, self.answered_since, self.starved, self.out_max) =
+            (false, false, Duration::ZERO, 0);
         load
     }
 
@@ -151,7 +155,7 @@ impl Meter {
     }
 }
 
-/// The sampled request of one connection.
+/// Sampling of the requests of one connection.
 #[derive(Debug, Default)]
 pub struct Probe {
     skip: u8,
@@ -159,7 +163,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Records that a request goes out.
+    /// Records that a request is sent, and samples it if its turn has come.
     pub fn sent(&mut self, ticket: u64, now: Time) {
         if self.skip > 0 {
             self.skip -= 1;
@@ -171,13 +175,13 @@ impl Probe {
         }
     }
 
-    /// Requests were answered: how long the sampled one took, if it is among them.
+    /// Returns the latency of the sampled request if it is among the answered ones.
     pub fn among(&mut self, tickets: &[u64], now: Time) -> Option<Duration> {
         let (_, sent) = self.under_way.take_if(|(sampled, _)| tickets.contains(sampled))?;
         Some(now.since(sent))
     }
 
-    /// A request was answered: how long it took, if it is the sampled one.
+    /// Returns the latency if the answered request is the sampled one.
     pub fn answered(&mut self, ticket: u64, now: Time) -> Option<Duration> {
         let (_, sent) = self.under_way.take_if(|(sampled, _)| *sampled == ticket)?;
         Some(now.since(sent))
@@ -233,7 +237,7 @@ mod tests {
             meter.rests(true, true, 7, now);
             now = now + 4 * MS; // waited
             meter.woke(now);
-            meter.heard();
+            meter.answer_received();
             meter.rests(true, false, 3, now);
             now = now + 6 * MS; // at work
         }

@@ -1,7 +1,7 @@
 //! The health of a lane end as text for people: the trouble, its start, and the next probe.
 //!
-//! Of several troubles, only the one that hides the others is reported: a refused credential, then
-//! no connection or no answers, then the content of answers. Pure.
+//! Of several troubles, only the one that hides the others is reported: first a refused credential,
+//! then no connection or no answers, then the content of answers. No code here does I/O.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::lane::health::LaneHealth;
 
 /// Shortest time between two reports of the same trouble that differ only in the time of the next
 /// probe.
-const PROBES_TOLD_EVERY: Duration = Duration::from_secs(1);
+const PROBES_REPORTED_EVERY: Duration = Duration::from_secs(1);
 
-/// Health of a lane end, as it is reported to people.
+/// Health of a lane end with the texts and times that people need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
     /// Health as one value.
     pub health: LaneHealth,
-    /// The gateway's words, or ours; never a token.
+    /// Text from the gateway or from this program; never a token.
     pub detail: String,
     /// Start of the trouble; `None`: no trouble.
     pub since: Option<Time>,
-    /// When the gateway is asked again, if that is known.
+    /// Time of the next request to the gateway, if it is known.
     pub next_probe: Option<Time>,
 }
 
-/// The part of the last report that is compared.
+/// Part of the last report that is compared with the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Reported {
     health: LaneHealth,
     mute: Option<Mute>,
     words: u32,
@@ -38,12 +38,12 @@ pub(super) struct Told {
 }
 
 impl LaneEnd {
-    /// Health to report to the control plane, if it has changed. `connected`: number of established
-    /// connections.
+    /// Returns the health to report to the control plane, if it has changed. `connected` is the
+    /// number of established connections.
     pub fn take_news(&mut self, connected: usize, now: Time) -> Option<News> {
         if let Some(detail) = self.campaign.take() {
-            // The next state is told again behind it.
-            self.told = None;
+            // The next state is reported again after it.
+            self.reported = None;
             return Some(News {
                 health: LaneHealth::Campaign,
                 detail,
@@ -58,15 +58,16 @@ impl LaneEnd {
         let next_probe = self.next_probe(health).filter(|at| *at > now);
         let mute = self.mute.filter(|_| health == LaneHealth::Unreachable);
         let words = if health == LaneHealth::Ready || mute.is_some() { 0 } else { self.words };
-        let news = Told { health, mute, words, next_probe, at: now };
-        if let Some(told) = self.told {
-            let same = Told { next_probe: told.next_probe, at: told.at, ..news } == told;
-            let same_probe = next_probe.is_none() || next_probe == told.next_probe;
-            if same && (same_probe || now < told.at + PROBES_TOLD_EVERY) {
+        let news = Reported { health, mute, words, next_probe, at: now };
+        if let Some(reported) = self.reported {
+            let same =
+                Reported { next_probe: reported.next_probe, at: reported.at, ..news } == reported;
+            let same_probe = next_probe.is_none() || next_probe == reported.next_probe;
+            if same && (same_probe || now < reported.at + PROBES_REPORTED_EVERY) {
                 return None;
             }
         }
-        self.told = Some(news);
+        self.reported = Some(news);
         let since = self.since.filter(|(of, _)| *of != LaneHealth::Ready).map(|(_, at)| at);
         Some(News { health, detail: self.detail(health, mute), since, next_probe })
     }

@@ -1,10 +1,10 @@
-//! Token bucket, refilled by time: for the rate of an alert and, with more rules (`slice`), for the
-//! quota of a lane.
+//! A token bucket that is refilled by time: for the rate of an alert and, with more rules
+//! (`slice`), for the quota of a lane.
 //!
-//! A bucket that gives out every token the moment it exists makes one write of one request each: 9
-//! µs of CPU instead of 0.6, and a core that finds its caches cold at each wake-up. So an empty
-//! bucket collects for [`QUANTUM`] before it gives again; the average stays the same, and each
-//! write carries many requests.
+//! A bucket that gives out every token at once makes one write of one request each: 9 µs of CPU
+//! instead of 0.6, and a core whose caches are cold at each wake-up. So an empty bucket collects
+//! for [`QUANTUM`] before it gives again; the average stays the same, and each write carries many
+//! requests.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use clarion_proto::time::Time;
 
 use crate::lane::rate::Rate;
 
-/// Longest time for which an empty bucket collects. At 10,000 a second over two nodes a write then
-/// carries a hundred requests; at 500 over fifty cores one wake-up in five has work. A push that is
-/// 20 ms late goes unnoticed, and a report comes as often.
+/// Longest time for which an empty bucket collects. At 10,000 per second over two nodes a write
+/// then carries a hundred requests; at 500 over fifty cores one wake-up in five has work. Nobody
+/// notices a push that is 20 ms late, and reports are sent as often.
 ///
-/// CPU of two nodes per push at 10,000 a second, by this time: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20
-/// ms 6.5 to 8.0.
+/// Measured CPU of two nodes per push at 10,000 per second, by this time: 2 ms 15.4 µs, 10 ms 7.3
+/// to 9.3, 20 ms 6.5 to 8.0.
 pub const QUANTUM: Duration = Duration::from_millis(20);
 
-/// A rate limit, or none.
+/// A rate limit for pushes, or no limit.
 #[derive(Debug, Clone, Default)]
 pub struct Pace {
     bucket: Option<Bucket>,
 }
 
 impl Pace {
-    /// A new rate. A change of an existing one keeps what has been collected, so that renewing a
+    /// Sets the rate. A change of an existing rate keeps the collected tokens, so that renewing a
     /// lease several times a second never adds a burst.
     pub fn set(&mut self, rate: Option<Rate>, now: Time) {
         self.bucket = rate.map(|rate| match self.bucket.take() {
@@ -40,7 +40,7 @@ impl Pace {
         });
     }
 
-    /// Number of pushes that may go now; `usize::MAX` without a rate.
+    /// Returns the number of pushes that may be sent now; `usize::MAX` without a rate.
     pub fn room(&mut self, now: Time) -> usize {
         match &mut self.bucket {
             None => usize::MAX,
@@ -51,21 +51,21 @@ impl Pace {
         }
     }
 
-    /// Spends tokens. Call it only after [`Pace::room`] allowed them at the same time.
+    /// Takes tokens. The caller must have got this many from [`Pace::room`] at the same time.
     pub fn take(&mut self, pushes: usize, now: Time) {
         if let Some(bucket) = &mut self.bucket {
             bucket.take(pushes, now);
         }
     }
 
-    /// When [`Pace::room`] will be above zero; `None`: never at this rate.
+    /// Returns the time at which [`Pace::room`] will be above zero; `None` if it never will.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
         self.bucket.as_ref().map_or(Some(now), |bucket| bucket.ready_at(now))
     }
 }
 
-/// Tokens, refilled by time.
+/// Token bucket that is refilled by time.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     pub(super) rate: Rate,
@@ -77,8 +77,8 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// With what it gives each time, so that the first do not wait and none come before their
-    /// place.
+    /// Creates a bucket with the tokens of one collection, so that the first pushes do not wait and
+    /// none is sent too early.
     fn begun(rate: Rate, now: Time) -> Self {
         let quantum = rate.per_second * QUANTUM.as_secs_f64();
         Self { tokens: quantum.min(rate.burst).max(0.0), ..Self::empty(rate, now) }
@@ -88,25 +88,26 @@ impl Bucket {
         Self { rate, tokens: 0.0, at: now, collect_until: Time(0) }
     }
 
-    /// Changes the rate and keeps the collected tokens. `held`: as with [`Self::refill`].
+    /// Changes the rate and keeps the collected tokens. `held` is as in [`Self::refill`].
     pub(super) fn set(&mut self, rate: Rate, held: f64) {
         self.rate = rate;
         self.tokens = self.tokens.min(self.capacity() - held);
     }
 
-    /// What has been collected meanwhile; `held` tokens are out and leave no room for others.
+    /// Adds the tokens collected since the last call. `held` tokens are out and leave no room for
+    /// others.
     pub(super) fn refill(&mut self, now: Time, held: f64) {
         let gained = now.since(self.at).as_secs_f64() * self.rate.per_second;
         self.tokens = (self.tokens + gained).min(self.capacity() - held);
         self.at = self.at.max(now);
     }
 
-    /// Lets a time pass without collecting.
+    /// Skips a time in which nothing is collected.
     pub(super) fn skip(&mut self, now: Time) {
         self.at = self.at.max(now);
     }
 
-    /// Number of requests that may go now.
+    /// Returns the number of requests that may be sent now.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 0 and the burst
     pub(super) fn room(&self, now: Time) -> usize {
         if now < self.collect_until { 0 } else { self.tokens.max(0.0) as usize }
@@ -116,7 +117,7 @@ impl Bucket {
         self.take_down_to(tokens, 0, now);
     }
 
-    /// Takes tokens; the bucket counts as empty when it holds no more than `reserve`.
+    /// Takes tokens. The bucket counts as empty when it holds at most `reserve` tokens.
     #[allow(clippy::cast_precision_loss)] // at most the burst
     pub(super) fn take_down_to(&mut self, tokens: usize, reserve: usize, now: Time) {
         self.tokens -= tokens as f64;
@@ -125,20 +126,20 @@ impl Bucket {
         }
     }
 
-    /// For so long an emptied bucket collects: never more than half of what it holds, or time would
-    /// pass for nothing.
+    /// Returns the time for which an empty bucket collects: never more than fills half of it,
+    /// because a full bucket collects nothing.
     fn quantum(&self) -> Duration {
         let fills = Duration::try_from_secs_f64(self.capacity() / 2.0 / self.rate.per_second)
             .unwrap_or(QUANTUM);
         QUANTUM.min(fills)
     }
 
-    /// When [`Self::room`] will be above zero; `None`: never at this rate.
+    /// Returns the time at which [`Self::room`] will be above zero; `None` if it never will.
     pub(super) fn ready_at(&self, now: Time) -> Option<Time> {
         self.holds_at(1.0, now)
     }
 
-    /// Time at which it will hold `least` tokens; `None`: never at this rate.
+    /// Returns the time at which the bucket will hold `least` tokens; `None` if it never will.
     pub(super) fn holds_at(&self, least: f64, now: Time) -> Option<Time> {
         let missing = least - self.tokens;
         if missing <= 0.0 {
@@ -148,14 +149,14 @@ impl Bucket {
             return None;
         }
         // A microsecond more than computed: rounding must not wake the core just before the token
-        // is whole.
+        // is complete.
         let wait = Duration::from_secs_f64((missing / self.rate.per_second).min(3600.0))
             + Duration::from_micros(1);
         Some((self.at + wait).max(self.collect_until))
     }
 
-    /// At least one: a share below one request (a small rate over many cores) must still collect a
-    /// whole one.
+    /// Returns the capacity, at least one token: a share below one request (a small rate over many
+    /// cores) must still collect a whole one.
     pub(super) fn capacity(&self) -> f64 {
         self.rate.burst.max(1.0)
     }
@@ -183,7 +184,7 @@ mod tests {
             pace.set(rate, now); // renewed all the time
             spent += spend_all(&mut pace, now);
         }
-        // All but what the last collects.
+        // All tokens except those of the last collection.
         assert!((1020..=1050).contains(&spent), "{spent}");
     }
 

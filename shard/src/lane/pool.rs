@@ -2,27 +2,27 @@
 //! the maximum rate of attempts.
 //!
 //! Gateways treat rapid opening and closing as an attack, and a core that loses its gateway must
-//! not reconnect in a tight loop. But a core whose gateway is back must be connected within
+//! not reconnect in a tight loop. But a core whose gateway has recovered must be connected within
 //! seconds. So there are three rules:
 //!
-//! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection
-//!   that the lane end should have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In
+//! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each target
+//!   connection of the lane end may be made at once; one more is added every [`ATTEMPT_EVERY`]. In
 //!   any minute these are at most `6 + connections + 60 s / 2.5 s` = [`ATTEMPTS_PER_MINUTE`] `+
-//!   connections`, and never does it take longer than [`ATTEMPT_EVERY`] to have one: a minute's
-//!   worth that a storm has spent at once would leave nothing for the rest of it.
-//! - **What is of use pays.** A connection that has had a hundred answers gives back its own
-//!   attempt and one more: nginx closes each after 1,000 requests, in order and by default, and a
-//!   wave through it needs a new one every few milliseconds; and after a storm the number of
-//!   connections doubles with each that is of use. So attempts *for nothing* are in any minute at
-//!   most as many as above and as many as were of use.
-//! - **A failure waits**, for a pause that grows, with jitter. While nobody has answered on a new
-//!   connection since, attempts go out one by one, a pause apart: a gateway that is down is asked
-//!   by one, not by all that are wanted. While somebody waits to be pushed to, no pause is longer
-//!   than [`BUSY_PAUSE_MAX`]; otherwise it grows as far as is configured.
+//!   connections`, and the wait for one is never longer than [`ATTEMPT_EVERY`]. A budget per minute
+//!   that a storm has used up at once would leave nothing for the rest of the minute.
+//! - **A useful connection returns its attempt.** A connection that has received a hundred answers
+//!   returns its own attempt and one more. nginx closes each connection gracefully after 1,000
+//!   requests by default, and a wave through it needs a new one every few milliseconds; and after a
+//!   storm the number of connections doubles with each useful one. So *useless* attempts are in any
+//!   minute at most as many as above and as many as were useful.
+//! - **A failure is followed by a pause** that grows, with jitter. Until the gateway answers on a
+//!   new connection, attempts are made one by one, a pause apart: one connection tests a gateway
+//!   that is down, not all that are wanted. While a device waits to be pushed to, no pause is
+//!   longer than [`BUSY_PAUSE_MAX`]; otherwise it grows to the configured limit.
 //!
-//! So from when a gateway is well again, a lane end with somebody to push to begins its next
-//! attempt within `1.1 · BUSY_PAUSE_MAX` ([`LATE_AFTER`] more behind a handshake that hangs), and
-//! has what it had as soon as that one has answered.
+//! So a lane end with devices to push to begins its next attempt within `1.1 · BUSY_PAUSE_MAX`
+//! after its gateway has recovered ([`LATE_AFTER`] later if a handshake hangs), and has its former
+//! connections as soon as the gateway has answered on that one.
 
 use std::time::Duration;
 
@@ -31,27 +31,27 @@ use rand::Rng;
 
 use super::retry::Backoff;
 
-/// Attempts to connect that may be made at once, by one core for one lane, beyond one for each
-/// connection that it should have.
+/// Number of attempts to connect that one core may make at once for one lane, in addition to one
+/// for each target connection.
 const ATTEMPTS_AT_ONCE: usize = 6;
 /// Time in which one attempt is refilled.
 pub const ATTEMPT_EVERY: Duration = Duration::from_micros(EVERY);
-/// Highest number of attempts to connect in any minute, by one core for one lane, in addition to
-/// one for each target connection: while no attempt is useful.
+/// Most useless attempts to connect in any minute, by one core for one lane, in addition to one for
+/// each target connection.
 pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
-/// Answers after which a connection has been worth its attempt and another. A handshake costs both
-/// sides about a millisecond, as much as some hundred pushes: opened that often, connections cost
-/// at most twice what they carry.
+/// Number of answers after which a connection returns its attempt and one more. A handshake costs
+/// both sides about a millisecond, as much as some hundred pushes: opened that often, connections
+/// cost at most as much again as the pushes on them.
 pub const ANSWERS_FOR_AN_ATTEMPT: u32 = 100;
-/// The first pause behind a failure at most, whatever longer one is configured for requests.
+/// Longest first pause after a failure, even if a longer one is configured for requests.
 pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest pause while devices wait to be pushed to; half of the first pause is added to it.
 pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A handshake that has taken so long counts as failed for the time being: another attempt may
-/// overtake it. Five times what one takes around the world (three round trips of 130 ms).
+/// Time after which a handshake counts as failed for the time being, so that another attempt may be
+/// made. It is five times the duration of one around the world (three round trips of 130 ms).
 pub const LATE_AFTER: Duration = Duration::from_secs(2);
-/// A connection of this age is replaced, so that addresses, certificates and balance follow the
-/// gateway's.
+/// Age at which a connection is replaced, so that it follows the gateway's addresses, certificates
+/// and load balancing.
 pub const AGE_MAX: Duration = Duration::from_hours(6);
 
 /// Decides when a lane end may open a connection.
@@ -59,24 +59,25 @@ pub const AGE_MAX: Duration = Duration::from_hours(6);
 pub struct Pool {
     busy_backoff: Backoff,
     idle_backoff: Backoff,
-    /// When all attempts have come back: each moves it on by [`ATTEMPT_EVERY`].
+    /// Time at which all attempts will be refilled; each attempt moves it by [`ATTEMPT_EVERY`].
     spent_until: Time,
     at_once: u64,
-    /// Failures in a row.
+    /// Number of consecutive failures.
     failures: u32,
-    /// End of the pause after the last failure: while devices wait, and otherwise.
+    /// Ends of the pause after the last failure: while devices wait, and otherwise.
     pause: (Time, Time),
-    /// Behind the last attempt while all fail.
+    /// End of the pause after the last attempt, while all attempts fail.
     spaced_until: Time,
 }
 
 impl Pool {
-    /// A pool for a lane end with this target number of connections. Pauses are between these two,
-    /// or shorter.
+    /// Creates a pool for a lane end with this target number of connections. `pauses` are the
+    /// shortest and the longest configured pause.
     #[must_use]
     pub fn new(pauses: (Duration, Duration), connections: usize) -> Self {
         let min = pauses.0.min(PAUSE_MIN);
-        // Some of a pause in any case: who was thrown out does not come back in the same instant.
+        // Part of each pause is fixed, so that a client that was disconnected does not return at
+        // once.
         let backoff = |max| Backoff { min, max, floor: min / 2 };
         Self {
             busy_backoff: backoff(pauses.1.min(BUSY_PAUSE_MAX)),
@@ -97,7 +98,8 @@ impl Pool {
         self.spent_until.0 = self.spent_until.0.min(now.0 + self.at_once * EVERY);
     }
 
-    /// Time at which the next attempt may be made. `busy`: devices wait to be pushed to.
+    /// Returns the time at which the next attempt may be made. `busy` means that devices wait to be
+    /// pushed to.
     #[must_use]
     pub fn ready_at(&self, busy: bool) -> Time {
         let pause = if busy {
@@ -108,7 +110,7 @@ impl Pool {
         pause.max(Time(self.spent_until.0.saturating_sub((self.at_once - 1) * EVERY)))
     }
 
-    /// An attempt is made now.
+    /// Records an attempt to connect.
     pub fn attempted(&mut self, now: Time, rng: &mut impl Rng) {
         self.spent_until = Time(self.spent_until.0.max(now.0) + EVERY);
         if self.failures > 0 {
@@ -116,13 +118,13 @@ impl Pool {
         }
     }
 
-    /// A connection has been worth its attempt ([`ANSWERS_FOR_AN_ATTEMPT`]).
+    /// Returns the attempt of a useful connection, and one more ([`ANSWERS_FOR_AN_ATTEMPT`]).
     pub fn earned(&mut self) {
         self.spent_until.0 = self.spent_until.0.saturating_sub(2 * EVERY);
     }
 
-    /// An attempt failed, is late, or a connection broke without an order to leave. Several within
-    /// one pause are the same trouble.
+    /// Records an attempt that failed or is late, or a connection that broke without GOAWAY.
+    /// Several within one pause count as one failure.
     pub fn failed(&mut self, now: Time, rng: &mut impl Rng) {
         if self.failures > 0 && now < self.pause.0 {
             return;
@@ -133,15 +135,15 @@ impl Pool {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// The gateway answered for the first time on a connection: it is well, and all that are wanted
-    /// may come.
+    /// Records the first answer of the gateway on a connection. The gateway works, so all target
+    /// connections may be opened.
     pub fn answered(&mut self) {
         if self.failures > 0 {
             (self.failures, self.pause, self.spaced_until) = (0, (Time(0), Time(0)), Time(0));
         }
     }
 
-    /// Failures since the last first answer.
+    /// Returns the number of failures since the last first answer.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
@@ -197,7 +199,7 @@ mod tests {
         while pool.ready_at(true) <= now {
             pool.attempted(now, &mut rng);
         }
-        // One comes back by time; it is of use, and so are those that it makes room for.
+        // One is refilled by time; it is useful, and so are those for which it makes room.
         let now = now + ATTEMPT_EVERY;
         let (mut standing, mut rounds) = (0, 0);
         while standing < 8 {
@@ -242,8 +244,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever fails, is of use or waits, in any minute no more go out for nothing than are
-        /// stated.
+        /// Checks under random events that useless attempts never exceed the documented number in
+        /// any minute.
         #[test]
         fn never_more_attempts_than_stated(
             connections in 1usize..40,
@@ -253,7 +255,7 @@ mod tests {
         ) {
             let (mut pool, mut rng) = (pool(min_ms, connections), Pcg64Mcg::seed_from_u64(seed));
             let mut now = Time(0);
-            // Time, and what came of it.
+            // Time and result of each attempt.
             let mut made: Vec<(Time, u8)> = Vec::new();
             for (ms, busy, what) in steps {
                 now = (now + Duration::from_millis(ms)).max(if what == 0 { pool.ready_at(busy) } else { now });
@@ -266,7 +268,7 @@ mod tests {
                     1 => pool.answered(),
                     _ => (0..2).for_each(|_| { pool.answered(); pool.earned() }),
                 }
-                // `earned` twice: a hundred answers may have come for one of long ago.
+                // `earned` twice: a hundred answers may have come for an attempt of long ago.
                 made.push((now, what));
             }
             for (n, (from, _)) in made.iter().enumerate() {
@@ -276,7 +278,7 @@ mod tests {
             }
         }
 
-        /// Behind any storm there is one soon.
+        /// After any storm an attempt is possible soon.
         #[test]
         fn the_next_attempt_is_never_far(
             connections in 1usize..40, min_ms in 0u64..20_000, seed in any::<u64>(),

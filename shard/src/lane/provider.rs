@@ -1,5 +1,5 @@
-//! The format of requests to a provider and of its answers, one file for each provider. Pure, and
-//! independent of HTTP/2.
+//! The format of requests to a provider and of its answers, one file per provider, independent of
+//! HTTP/2. No code here does I/O.
 
 pub mod answer;
 pub mod apns;

@@ -1,10 +1,10 @@
-//! A rate limit: a rate and a burst.
+//! A rate limit with a burst, in requests.
 
-/// A rate: `per_second` on average, `burst` at once.
+/// A rate limit: `per_second` on average, `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Requests a second on average.
+    /// Requests per second on average.
     pub per_second: f64,
-    /// Requests that may go at once.
+    /// Requests that may be sent at once.
     pub burst: f64,
 }

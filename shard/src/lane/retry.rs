@@ -1,9 +1,10 @@
-//! The retry line of a lane: pushes that wait for another try, by time; and how long they wait.
+//! The retry line of a lane: pushes that wait for another attempt, in order of time, and their
+//! pauses.
 //!
-//! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are
-//! read again when the time comes. The line itself has no bound, but its entrants do: a walk hands
-//! out new devices only while the lines of its lane hold fewer than the lane's share of
-//! [`ORDINALS_MAX`], so a line never holds more than that share and the requests in flight at that
+//! A line holds the slots of open pushes (four bytes each), never tokens or bodies, which are read
+//! again when the time comes. The line itself has no bound, but its entries do: a walk hands out
+//! new devices only while the lines of its lane hold fewer than the lane's share of
+//! [`ORDINALS_MAX`]. So a line never holds more than that share and the requests in flight at that
 //! moment. A full line makes the walk wait; no push is ever dropped for lack of room.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
@@ -11,22 +12,22 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 use clarion_proto::time::Time;
 use rand::Rng;
 
-/// Waiting ordinals of one node, over all cores and lanes.
+/// Most waiting pushes of one node, over all cores and lanes.
 pub const ORDINALS_MAX: usize = 65_536;
 
-/// Waiting pushes of one wave on one lane.
+/// Pushes of one wave on one lane that wait for another attempt.
 #[derive(Debug, Default)]
 pub struct RetryLine {
     heap: BinaryHeap<Reverse<(Time, u32)>>,
 }
 
 impl RetryLine {
-    /// Puts a push in line, due at a time.
+    /// Adds a push with the time of its next attempt.
     pub fn push(&mut self, due: Time, slot: u32) {
         self.heap.push(Reverse((due, slot)));
     }
 
-    /// Takes the one that has been due longest.
+    /// Removes and returns the push that has been due for the longest time.
     pub fn pop_due(&mut self, now: Time) -> Option<u32> {
         let Reverse((due, _)) = self.heap.peek()?;
         if *due > now {
@@ -35,18 +36,18 @@ impl RetryLine {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
-    /// Time at which the next push is due.
+    /// Returns the time at which the next push is due.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Takes any; for a wave that has stopped.
+    /// Removes any push, for a wave that has stopped.
     pub fn pop(&mut self) -> Option<u32> {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
-    /// Takes out those that fit, by slot; the others wait on as they did.
+    /// Removes and returns the pushes whose slots satisfy `fits`; the others keep their times.
     pub fn take_out(&mut self, mut fits: impl FnMut(u32) -> bool) -> Vec<u32> {
         let mut out = Vec::new();
         self.heap.retain(|Reverse((_, slot))| {
@@ -58,34 +59,34 @@ impl RetryLine {
         out
     }
 
-    /// Number of waiting pushes.
+    /// Returns the number of waiting pushes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// Whether no push waits.
+    /// Reports whether no push waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
 }
 
-/// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`.
-/// Full jitter spreads requests that failed together over the whole pause instead of letting them
-/// return together. A pause that the provider demands is added before it.
+/// Growing pauses with full jitter: uniform between 0 and `min · 2^tries`, at most `max`. Full
+/// jitter spreads requests that failed together over the whole pause, so that they do not return
+/// together. A pause that the provider requires is added before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// The first pause at most.
+    /// Longest first pause, without `floor`.
     pub min: Duration,
-    /// Any pause at most, `floor` apart.
+    /// Longest pause of all, without `floor`.
     pub max: Duration,
-    /// Shortest pause, whatever the jitter.
+    /// Fixed part of every pause.
     pub floor: Duration,
 }
 
 impl Backoff {
-    /// The pause after this many earlier failures.
+    /// Returns the pause after this many earlier failures.
     pub fn pause(&self, tries: u32, rng: &mut impl Rng) -> Duration {
         let min = u64::try_from(self.min.as_micros()).unwrap_or(u64::MAX).max(1);
         let max = u64::try_from(self.max.as_micros()).unwrap_or(u64::MAX).max(min);

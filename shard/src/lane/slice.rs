@@ -1,4 +1,5 @@
-//! A core's slice of a lane's quota: never more requests than the provider allows, in any minute.
+//! A core's slice of a lane's quota, which never lets more requests arrive in any minute than the
+//! provider allows.
 //!
 //! A provider counts the requests that *arrive*, in windows whose start is unknown. A token bucket
 //! lets through `burst + rate · 60 s` in any 60 s, and the coordinator divides bursts and rates so
@@ -6,59 +7,60 @@
 //! and there are five ways in which more than that arrives:
 //!
 //! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read:
-//!    what was encoded over a second arrives at once, together with what the bucket has refilled
-//!    since. So a request that is out (encoded, not yet answered) leaves no room for another token:
-//!    `tokens + out <= burst` always. Between two times a and b at most `tokens(a) + rate · (b -
-//!    a)` are encoded, what arrives was encoded then or was out at a, and both together are at most
-//!    `burst + rate · (b - a)`, however long each was on its way. The price: a burst below rate ×
-//!    latency binds the rate. One second's worth, which the coordinator gives, is a latency of one
-//!    second.
-//! 2. **A lease that ran out.** While a node has none, others may have its share. It collects
-//!    nothing in that time.
-//! 3. **A beginning.** A process that follows another one does not know what that has spent. So a
-//!    slice begins empty. A node holds its slices from when it knows its lanes, so after `burst /
-//!    rate` (a second) nothing is left of that; and it never costs a burst twice.
-//! 4. **Another rate.** What was collected stays, as far as the new burst goes; a slice that was
+//!    requests that were encoded over a second arrive at once, together with those that the bucket
+//!    has allowed since. So a request in flight (encoded, not yet answered) leaves no room for
+//!    another token: `tokens + out <= burst` always. Between two times a and b at most `tokens(a) +
+//!    rate · (b - a)` requests are encoded. A request that arrives was encoded then or was in
+//!    flight at a, and both together are at most `burst + rate · (b - a)`, however long each was on
+//!    its way. The price: a burst below rate × latency limits the rate. The coordinator gives one
+//!    second's worth, which allows a latency of one second.
+//! 2. **A lease that has ended.** While a node has no lease, other nodes may have its share. The
+//!    bucket collects nothing in that time.
+//! 3. **A new process.** A process does not know what its predecessor has spent, so a slice begins
+//!    empty. A node holds its slices from the time at which it knows its lanes. After `burst /
+//!    rate` (a second) the start has no effect any more, and it never costs a burst twice.
+//! 4. **A change of the rate.** Collected tokens stay, up to the new burst; a slice that was
 //!    without limit begins empty.
-//! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
+//! 5. **Several cores.** Each has a bucket, and no bucket can hold less than one request; see
+//!    [`share`].
 //!
-//! A request that goes out over another core's connection counts here, with the core that decided
-//! on it, from its hand-over: it counts as out, however long it is on its way. So slices do not
-//! move when connections do.
+//! A request that is sent over another core's connection counts here, with the core that decided on
+//! it, from its hand-over on. So slices do not move when connections do.
 //!
 //! **A reserve.** Waves that have a lane to themselves leave the last sixteenth of the burst in the
-//! bucket ([`Slice::reserve`]): what the next alert begins with, at once, beside its equal share
-//! from then on. With a burst of one second that is what a lane sends in 60 ms, over all nodes. It
-//! costs the running alert nothing, as a bucket that is never below its reserve refills as fast as
-//! one that is never below nothing; only where rate × latency comes near the burst does it bind, by
-//! a sixteenth.
+//! bucket ([`Slice::reserve`]). The next alert begins with it at once, and has its equal share from
+//! then on. With a burst of one second the reserve is what a lane sends in 60 ms, over all nodes.
+//! It costs the running alert nothing, because a bucket that is never below its reserve refills as
+//! fast as one that is never below zero; it binds, by a sixteenth, only where rate × latency comes
+//! near the burst.
 //!
-//! Retries spend tokens like first tries. Not counted: a request whose answer is no longer awaited
-//! (deadline, broken connection) and that still reaches the gateway from a buffer on the way.
+//! Retries spend tokens like first attempts. Not counted: a request whose answer is no longer
+//! awaited (deadline, broken connection) and that still reaches the gateway from a buffer on the
+//! way.
 
 use clarion_proto::time::Time;
 
 use super::pace::Bucket;
 use crate::lane::rate::Rate;
 
-/// The minute that providers count in.
+/// Length of the window in which providers count, seconds.
 const WINDOW_SECONDS: f64 = 60.0;
 
-/// Divisor of the burst: this part of it is kept for the next alert.
+/// Divisor of the burst that gives the reserve for the next alert.
 const RESERVE: f64 = 16.0;
 
 /// One core's slice of a lane's quota.
 #[derive(Debug, Default)]
 pub struct Slice {
-    /// `None`: no limit, while leased.
+    /// Bucket of the slice; `None` means no limit during the lease.
     bucket: Option<Bucket>,
     until: Time,
-    /// Requests encoded and neither answered nor given up.
+    /// Number of requests that were encoded and neither answered nor abandoned.
     out: usize,
 }
 
 impl Slice {
-    /// Takes a slice until a time; `None`: without limit.
+    /// Sets the slice until a time; a rate of `None` means no limit.
     pub fn set(&mut self, until: Time, rate: Option<Rate>, now: Time) {
         self.refill(now);
         let held = self.held();
@@ -70,7 +72,7 @@ impl Slice {
         self.until = until;
     }
 
-    /// Number of requests that may go now; `usize::MAX` without a limit.
+    /// Returns the number of requests that may be sent now; `usize::MAX` without a limit.
     pub fn room(&mut self, now: Time) -> usize {
         self.refill(now);
         match &self.bucket {
@@ -80,14 +82,14 @@ impl Slice {
         }
     }
 
-    /// Of the room, what only a wave that begins may use.
+    /// Returns the part of the room that only a new wave may use.
     #[must_use]
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a part of the burst
     pub fn reserve(&self) -> usize {
         self.bucket.as_ref().map_or(0, |bucket| (bucket.rate.burst / RESERVE).max(0.0) as usize)
     }
 
-    /// Spends tokens. Call it only after [`Slice::room`] allowed them at the same time.
+    /// Takes tokens. The caller must have got this many from [`Slice::room`] at the same time.
     pub fn take(&mut self, requests: usize, now: Time) {
         self.out += requests;
         let reserve = self.reserve();
@@ -96,28 +98,28 @@ impl Slice {
         }
     }
 
-    /// Counts requests that were answered or given up.
+    /// Counts requests that were answered or abandoned.
     pub fn settled(&mut self, requests: usize, now: Time) {
-        // What was collected before counts with the room that there was.
+        // The tokens collected before count with the room that there was then.
         self.refill(now);
         debug_assert!(self.out >= requests, "settled more than taken");
         self.out = self.out.saturating_sub(requests);
     }
 
-    /// Requests encoded and neither answered nor given up.
+    /// Returns the number of requests that were encoded and neither answered nor abandoned.
     #[must_use]
     pub fn out(&self) -> usize {
         self.out
     }
 
-    /// End of the slice's lease.
+    /// Returns the end of the slice's lease.
     #[must_use]
     pub fn until(&self) -> Time {
         self.until
     }
 
-    /// When [`Slice::room`] will be above `kept` by time alone; `None`: something else has to
-    /// happen before.
+    /// Returns the time at which [`Slice::room`] will be above `kept` without an event; `None` if
+    /// an event is needed.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // a part of the burst
     pub fn ready_at(&self, now: Time, kept: usize) -> Option<Time> {
@@ -144,12 +146,13 @@ impl Slice {
     }
 }
 
-/// One core's part of a node's slice, divided by the number of cores.
+/// Returns one core's part of a node's slice, divided by the number of cores.
 ///
-/// A bucket that holds less than one request never gives one, so each part's burst is at least one.
-/// Where that makes the sum of bursts larger than the node's, the rates are reduced: `burst + rate
-/// · 60` of all parts is never more than the node's. A node that may send less than one request a
-/// minute for each of its cores may not send at all: its parts have no rate, and begin empty.
+/// A bucket that holds less than one request never gives one, so the burst of each part is at least
+/// one. If that makes the sum of bursts larger than the node's, the rates are reduced: `burst +
+/// rate · 60` of all parts is never more than the node's. A node that may send less than one
+/// request per minute for each of its cores may not send at all: its parts have no rate, and begin
+/// empty.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {

@@ -7,12 +7,12 @@ use clarion_proto::ids::LaneId;
 
 use crate::outcome::Platform;
 
-/// One lane, as a core's end of it needs it. The limits are already this core's part.
+/// Specification of one lane for one core. The limits are already the core's part.
 #[derive(Debug)]
 pub struct LaneSpec {
     /// Number of the lane in the cluster.
     pub id: LaneId,
-    /// Provider of the gateway; it never changes.
+    /// Provider of the gateway, which never changes.
     pub platform: Platform,
     /// Name of the lane for log lines: `gateway/credential`.
     pub name: String,
@@ -22,23 +22,25 @@ pub struct LaneSpec {
     pub server_name: String,
     /// Trust anchors for the gateway's certificate.
     pub roots: Arc<rustls::RootCertStore>,
-    /// Whether real people are behind it.
+    /// Whether the lane's devices belong to real people.
     pub live: bool,
-    /// To begin with; the control plane sends other numbers later.
+    /// Initial target number of connections; the control plane changes it later.
     pub connections: usize,
-    /// Requests that may be out on one connection; at least 1.
+    /// Most requests in flight on one connection; at least 1.
     pub streams_per_connection: usize,
-    /// Then a request counts as unanswered and is sent again.
+    /// Time after which a request counts as unanswered and is sent again.
     pub request_deadline: Duration,
     /// Time limit for connecting: TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause before another try, of a device or of a connection (there a second at most).
+    /// First pause before another attempt, of a device or of a connection (there at most one
+    /// second).
     pub backoff_min: Duration,
-    /// Longest such pause; for connections, while no device waits to be pushed to (`lane/pool`).
+    /// Longest pause before another attempt; for connections, while no device waits to be pushed to
+    /// (`lane/pool`).
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that decide about a message,
-    /// credential or lane.
+    /// Number of consecutive answers of one kind, without a success between, that decide about a
+    /// message, credential or lane.
     pub evidence: u32,
 }

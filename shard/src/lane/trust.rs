@@ -14,9 +14,9 @@
 //!
 //! **A refusal on one connection counts for that connection only.** A refusal sticks to a
 //! connection (jchambers/pushy#783), the clock of one host may be wrong, and a sporadic
-//! InvalidProviderToken heals itself (ostinelli/apnotic#109). So that connection closes, and the
-//! others continue. Only a full row of refusals ([`super::evidence`]), with no acceptance in
-//! between, condemns the token: the lane raises an alarm, and the lane's owner creates another
+//! InvalidProviderToken disappears by itself (ostinelli/apnotic#109). So that connection closes,
+//! and the others continue. Only a full row of refusals ([`super::evidence`]), with no acceptance
+//! in between, condemns the token: the lane raises an alarm, and the lane's owner creates another
 //! token when its spacing of 24 minutes allows. Meanwhile the same token is tried again, by one
 //! request over one new connection each time, after pauses that double up to 5 s, or up to a minute
 //! while a former token is in use: 20 minutes are long during a search for a child.
@@ -32,8 +32,8 @@
 //! ```
 //!
 //! **The first answer to an untried token counts at once.** One request at a time tries the token
-//! anyway, so nothing is lost: a condemned token only means that the next try has a pause, and that
-//! the trouble is reported. Pure.
+//! anyway, so nothing is lost: a condemned token only means that the next attempt has a pause, and
+//! that the trouble is reported. No code here does I/O.
 
 use std::time::Duration;
 
@@ -47,37 +47,38 @@ use super::{
 };
 use crate::{lane::provider::authorization::Authorization, outcome::Platform};
 
-/// Between tries of a condemned one, while there is no other.
+/// Pauses between attempts of a condemned token while there is no other token.
 const AGAIN: Backoff = Backoff {
     min: Duration::from_secs(1),
     max: Duration::from_millis(4_500),
     floor: Duration::from_millis(500),
 };
-/// The same while a former one goes on.
+/// Pauses between attempts of a condemned token while the former token is in use.
 const AGAIN_BESIDE_FORMER: Backoff = Backoff {
     min: Duration::from_secs(2),
     max: Duration::from_mins(1),
     floor: Duration::from_secs(1),
 };
-/// Refusals of an accepted token that last this long, without a success between, are reported
-/// whether they condemn it or not: on few connections a row takes a while to fill, and nothing else
+/// Time after which refusals of an accepted token, without a success between, are reported whether
+/// they condemn the token or not: on few connections a row takes a while to fill, and nothing else
 /// is sent meanwhile.
-const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// Time for which the former token of APNs stays valid beside the new one: it is replaced at 24
-/// minutes and expires at 60.
+const DOUBT_REPORTED_AFTER: Duration = Duration::from_secs(1);
+/// Time for which the former token of APNs stays valid beside the new one: a token is replaced
+/// after 24 minutes and expires after 60.
 const FORMER_APNS: Duration = Duration::from_mins(10);
-/// The same of FCM: replaced 5 minutes before its end.
+/// Time for which the former token of FCM stays valid: a token is replaced 5 minutes before its
+/// end.
 const FORMER_FCM: Duration = Duration::from_mins(3);
-/// When the gateway minds that the token has changed (`TooManyProviderTokenUpdates`), the new one
-/// is tried again after so long: a try is one request with the same token, which is no further
-/// change.
+/// Pauses before a new token is tried again after the gateway has answered that the token changes
+/// too often (`TooManyProviderTokenUpdates`). An attempt is one request with the same token, which
+/// is no further change.
 const PUT_OFF: Backoff = Backoff {
     min: Duration::from_secs(1),
     max: Duration::from_secs(2),
     floor: Duration::from_millis(500),
 };
 
-/// What may be sent with a token.
+/// Number of requests that may be sent with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// As many requests as there is room for.
@@ -88,14 +89,15 @@ pub enum Use {
     Never,
 }
 
-/// Effect of another token on the connections.
+/// Effect of a new token on the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// No effect: the token is the same as before.
+    /// No effect, because the token is the same as before.
     None,
     /// One connection tries the token.
     Try,
-    /// No connection has one that is of use: all take it, or make room for one that does.
+    /// No connection has a usable token: all take the new one, or are closed for connections that
+    /// can.
     TakeAll,
 }
 
@@ -108,17 +110,17 @@ enum State {
     Condemned(u32),
 }
 
-/// Meaning of a refusal of a token.
+/// Effect of a refusal of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing that is not known: a token that is not used any more, or an answer from before the
-    /// token was condemned.
+    /// No effect: the token is no longer used, or the answer is from before the token was
+    /// condemned.
     Old,
-    /// Only the connection that gave the refusal is doubted.
+    /// Only the connection that returned the refusal is in doubt.
     OfConnection,
     /// The token is condemned from now on.
     OfToken,
-    /// The token was condemned before and stays so.
+    /// The token was condemned before and stays condemned.
     Still,
 }
 
@@ -134,24 +136,24 @@ pub struct Trust {
     platform: Platform,
     present: Option<Token>,
     signer: u64,
-    /// Number of the first token by that signer.
+    /// Number of the first token of this signer.
     signer_since: u32,
     state: State,
-    /// Refusals since it was last accepted.
+    /// Row of refusals since the token was last accepted.
     refusals: Row,
     /// Start of the present row of refusals.
     doubted_since: Option<Time>,
-    /// Times the gateway minded that the token has changed, since it came.
+    /// Number of answers since the token arrived that it changes too often.
     put_offs: u32,
     former: Option<(Token, Time)>,
-    /// Refusals of the former token.
+    /// Row of refusals of the former token.
     former_refusals: Row,
-    /// The present one is not tried before.
+    /// Time before which the present token is not tried.
     not_before: Time,
 }
 
 impl Trust {
-    /// A lane end without a token.
+    /// Creates the state of a lane end without a token.
     #[must_use]
     pub fn new(platform: Platform) -> Self {
         Self {
@@ -169,13 +171,13 @@ impl Trust {
         }
     }
 
-    /// Takes a new token.
+    /// Takes a new token and returns its effect on the connections.
     pub fn take(&mut self, authorization: Authorization, signer: u64, now: Time) -> Change {
         let known =
             |t: &Token| t.authorization.0.expose_secret() == authorization.0.expose_secret();
         if self.present.as_ref().is_some_and(known) && self.signer == signer {
-            // Said again by a new session. If it was refused, somebody may have mended that: it has
-            // another try at once.
+            // A new session repeats the token. If it was refused, somebody may have fixed the
+            // cause, so it is tried again at once.
             if matches!(self.state, State::Untried | State::Good) {
                 return Change::None;
             }
@@ -192,7 +194,7 @@ impl Trust {
             Platform::Apns => FORMER_APNS,
             Platform::Fcm => FORMER_FCM,
         };
-        // Two that come one behind the other: the last good one goes on.
+        // Of two new tokens in quick succession, the last accepted one stays in use.
         if good {
             self.former = present.map(|token| (token, now + life));
             self.former_refusals = self.refusals;
@@ -213,27 +215,27 @@ impl Trust {
         self.refusals.clear();
     }
 
-    /// Whether a connection that has the token of this number takes the present one: with APNs, if
-    /// the same key made both.
+    /// Reports whether a connection that has the token of this number may take the present one:
+    /// with APNs, if the same key made both.
     #[must_use]
     pub fn takes(&self, number: u32) -> bool {
         let by_this_signer = self.number().wrapping_sub(self.signer_since);
         self.platform != Platform::Apns || number.wrapping_sub(self.signer_since) <= by_this_signer
     }
 
-    /// The number of the present token.
+    /// Returns the number of the present token.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.present.as_ref().map_or(0, |token| token.number)
     }
 
-    /// The present token and its number.
+    /// Returns the present token and its number.
     #[must_use]
     pub fn present(&self) -> Option<(&Authorization, u32)> {
         self.present.as_ref().map(|token| (&token.authorization, token.number))
     }
 
-    /// What new connections are to use, and its number; `None`: there is nothing to connect for.
+    /// Returns the token for new connections, and its number; `None` if there is no token.
     #[must_use]
     pub fn best(&self, now: Time) -> Option<(&Authorization, u32)> {
         let former = self.former.as_ref().filter(|(_, until)| now < *until).map(|(token, _)| token);
@@ -244,64 +246,65 @@ impl Trust {
         token.map(|token| (&token.authorization, token.number))
     }
 
-    /// Whether the present token is accepted and no other exists.
+    /// Reports whether the present token is accepted and there is no other.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.state == State::Good && self.refusals.is_empty() && self.former.is_none()
     }
 
-    /// An acceptance would be news.
+    /// Reports whether an acceptance of the present token would change the state.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.state != State::Good || !self.refusals.is_empty()
     }
 
-    /// Whether a new token is being tried while the former is in use.
+    /// Reports whether a new token is being tried while the former one is in use.
     #[must_use]
     pub fn is_trying(&self, now: Time) -> bool {
         self.state != State::Good && now >= self.not_before && self.former.is_some()
     }
 
-    /// Whether connections with the former token do not take the new one.
+    /// Reports whether connections with the former token cannot take the new one.
     #[must_use]
     pub fn is_trying_other_key(&self, now: Time) -> bool {
         self.is_trying(now)
             && self.former.as_ref().is_some_and(|(former, _)| !self.takes(former.number))
     }
 
-    /// Whether the token is tried by single requests only.
+    /// Reports whether only single requests try the token.
     #[must_use]
     pub fn is_condemned(&self) -> bool {
         matches!(self.state, State::Condemned(_))
     }
 
-    /// Whether the refusal must be reported: the token is condemned, or was refused for a while
-    /// without an acceptance.
+    /// Reports whether the refusal must be reported: the token is condemned, or was refused for a
+    /// while without an acceptance.
     #[must_use]
     pub fn is_refused(&self, now: Time) -> bool {
-        self.is_condemned() || self.told_at().is_some_and(|at| now >= at)
+        self.is_condemned() || self.reported_at().is_some_and(|at| now >= at)
     }
 
-    /// Time at which [`Trust::is_refused`] may change without an event.
+    /// Returns the time at which [`Trust::is_refused`] may change without an event.
     #[must_use]
-    pub fn told_at(&self) -> Option<Time> {
-        self.doubted_since.map(|since| since + DOUBT_TOLD_AFTER)
+    pub fn reported_at(&self) -> Option<Time> {
+        self.doubted_since.map(|since| since + DOUBT_REPORTED_AFTER)
     }
 
-    /// The gateway minds that the token has changed, and has not taken it yet.
+    /// Reports whether the gateway has answered that the token changes too often, and has not
+    /// accepted it yet.
     #[must_use]
     pub fn is_put_off(&self) -> bool {
         self.state == State::Untried && self.put_offs > 0
     }
 
-    /// It is tried by one connection at a time, which is opened for that, then; `None`: it is not
-    /// condemned, or there is a former one.
+    /// Returns the time of the next attempt of a condemned token over a new connection; `None` if
+    /// it is not condemned or there is a former token.
     #[must_use]
     pub fn probed_at(&self) -> Option<Time> {
         (self.is_condemned() && self.former.is_none()).then_some(self.not_before)
     }
 
-    /// What may be sent on a connection that has the token of this number.
+    /// Returns how many requests a connection may send that has the token of this number.
     #[must_use]
     pub fn allows(&self, number: u32, now: Time) -> Use {
         if number == self.number() {
@@ -318,7 +321,7 @@ impl Trust {
     }
 
     /// Records that the provider answered a request with this token without refusing the token.
-    /// True: all connections must take it.
+    /// Returns true if all connections must take it.
     pub fn accepted(&mut self, number: u32) -> bool {
         if self.is_former(number) {
             self.former_refusals.clear();
@@ -332,12 +335,13 @@ impl Trust {
         self.former.take().is_some() || news
     }
 
-    /// Drops the former token if its time is over. True: it was dropped now.
+    /// Drops the former token if its time is over. Returns true if it was dropped now.
     pub fn expire_former(&mut self, now: Time) -> bool {
         self.former.take_if(|(_, until)| *until <= now).is_some()
     }
 
-    /// A connection refused the token of this number. `counts`: in the row of refusals.
+    /// Records that a connection refused the token of this number. `counts` says whether the
+    /// refusal counts in the row.
     pub fn refused(
         &mut self,
         number: u32,
@@ -372,8 +376,8 @@ impl Trust {
         if times == 0 { Refusal::OfToken } else { Refusal::Still }
     }
 
-    /// The gateway minds that the token has changed. False: it has taken this one before, so that
-    /// is no word on it.
+    /// Records an answer that the token changes too often. Returns false if the gateway has
+    /// accepted this token before, so that the answer does not concern the token.
     pub fn put_off(&mut self, number: u32, now: Time, rng: &mut impl Rng) -> bool {
         let tried = number == self.number() && self.state != State::Good;
         if tried && now >= self.not_before {
@@ -384,13 +388,13 @@ impl Trust {
         tried
     }
 
-    /// When the present one has its next try; a time that is past: at once.
+    /// Returns the time of the next attempt of the present token; a past time means at once.
     #[must_use]
     pub fn not_before(&self) -> Time {
         self.not_before
     }
 
-    /// Time at which [`Trust::allows`] may change without an event.
+    /// Returns the time at which [`Trust::allows`] may change without an event.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
         Some(self.not_before).filter(|at| *at > now)

@@ -1,13 +1,13 @@
-//! Totals of outcomes by the answers of gateways.
+//! Counts of outcomes by the answers of gateways.
 
 use clarion_proto::outcome::Outcome;
 
-/// A gateway's last words on devices; totals that only grow.
+/// Final answers of gateways about devices, as totals that only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Answers {
-    /// Devices by [`Outcome`], in the order of [`Outcome::ALL`].
+    /// Number of devices by [`Outcome`], in the order of [`Outcome::ALL`].
     pub outcomes: [u64; 5],
-    /// Dead tokens whose answer may also mean the wrong environment.
+    /// Number of dead tokens whose answer may also mean the wrong environment.
     pub bad_device_tokens: u64,
 }
 
@@ -17,13 +17,13 @@ impl Answers {
         self.outcomes[outcome as usize] += 1;
     }
 
-    /// Number of devices with this outcome.
+    /// Returns the number of devices with this outcome.
     #[must_use]
     pub fn of(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize]
     }
 
-    /// Those with a gateway's word behind them.
+    /// Returns the number of devices whose outcome a gateway decided.
     #[must_use]
     pub fn all(&self) -> u64 {
         self.of(Outcome::Accepted) + self.of(Outcome::Dead) + self.of(Outcome::Refused)

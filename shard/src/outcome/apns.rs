@@ -1,9 +1,9 @@
-//! The meaning of APNs' answers. Pure.
+//! The meaning of APNs' answers. No code here does I/O.
 //!
 //! Every reason that APNs documents is named, without a wildcard, so that a new one requires a
 //! decision. A reason counts only together with its own status: the pair is the provider's
 //! signature. An answer without this signature (a proxy's page, a redirect, a reason with another
-//! status) says nothing about a device, message or credential, whatever its status.
+//! status) means nothing for a device, message or credential, whatever its status.
 
 use std::{fmt, time::Duration};
 
@@ -23,7 +23,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All documented reasons.
+            /// All reasons that APNs documents.
             pub const DOCUMENTED: &[Self] = &[$($(Self::$name,)+)+];
 
             /// Parses the reason in an answer.
@@ -31,13 +31,13 @@ macro_rules! reasons {
             pub fn parse(word: &str) -> Self {
                 match word {
                     $($(stringify!($name) => Self::$name,)+)+
-                    // A spelling seen in the wild (kylebrowning/APNSwift#229).
+                    // A spelling observed in use (kylebrowning/APNSwift#229).
                     "BadEnvironmentKeyInToken" => Self::BadEnvironmentKeyIdInToken,
                     _ => Self::Unknown(unknown_word(word)),
                 }
             }
 
-            /// The status that it is documented with.
+            /// Returns the status that APNs documents for the reason; `None` for an unknown one.
             #[must_use]
             pub fn status(&self) -> Option<u16> {
                 match self {
@@ -46,7 +46,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The reason's text in answers.
+            /// Returns the text of the reason in answers.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -79,13 +79,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Judges an answer other than 200. `wait`: its `retry-after`.
+/// Classifies an answer other than 200. `wait` is its `retry-after`.
 pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match reason {
         Reason::Unknown(word) => unfamiliar(status, word, wait),
         reason if reason.status() != Some(status) => Verdict::Unsigned { wait },
 
-        // Said of the message's headers or body, which all devices share.
+        // The fault is in the message's headers or body, which all devices share.
         Reason::BadCollapseId
         | Reason::BadExpirationDate
         | Reason::BadMessageId
@@ -98,7 +98,8 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
         | Reason::PayloadTooLarge
         | Reason::TopicDisallowed => Verdict::Message { token: false },
 
-        // Our own making: the path is the same for all but the token's digits.
+        // A defect of this program: the path is the same for all devices except for the digits of
+        // the token.
         Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => {
             Verdict::Message { token: false }
         }
@@ -108,10 +109,11 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
         Reason::Unregistered | Reason::ExpiredToken => Verdict::Dead { sure: true },
         Reason::BadDeviceToken => Verdict::Dead { sure: false },
 
-        // Alive, but of another app: a wrong topic must not cost the registry its devices.
+        // The token is alive but belongs to another app: a wrong topic must not remove devices from
+        // the registry.
         Reason::DeviceTokenNotForTopic => Verdict::Refused,
 
-        // The provider token's age, the key, the team, the environment, the certificate.
+        // The age of the provider token, the key, the team, the environment or the certificate.
         Reason::ExpiredProviderToken
         | Reason::BadCertificate
         | Reason::BadCertificateEnvironment
@@ -124,15 +126,16 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
         // "Too many requests were made consecutively to the same device token".
         Reason::TooManyRequests => Verdict::DeviceLater { wait },
 
-        // The lane's provider token changed more often than every 20 minutes: keep it and wait.
+        // The lane's provider token changed more often than every 20 minutes: the lane keeps it and
+        // waits.
         Reason::TooManyProviderTokenUpdates => Verdict::TokenChange,
 
-        // The gateway's own trouble, for everybody.
+        // A failure of the gateway itself, which concerns all devices.
         Reason::InternalServerError | Reason::ServiceUnavailable | Reason::Shutdown => {
             Verdict::LaneLater { wait }
         }
 
-        // Said of a connection that idled; the request was merely the next one on it.
+        // The connection was idle for too long; the request was only the next one on it.
         Reason::IdleTimeout => Verdict::ConnectionOnly,
     }
 }
@@ -241,7 +244,7 @@ mod tests {
                 assert_eq!(judge_body(status, body, None), UNSIGNED, "{status} {body}");
             }
         }
-        // A proxy that says 502 with a body found somewhere must not get a token pruned.
+        // A proxy's 502 with a reason in its body must not remove a token.
         assert_eq!(judge(502, "Unregistered"), UNSIGNED);
         assert_eq!(judge(400, "ExpiredProviderToken"), UNSIGNED);
         assert_eq!(judge(404, "InvalidProviderToken"), UNSIGNED);

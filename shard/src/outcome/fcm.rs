@@ -1,17 +1,18 @@
-//! The meaning of FCM's answers. Pure.
+//! The meaning of FCM's answers. No code here does I/O.
 //!
 //! FCM gives the reason in two places, the more exact one first (Firebase, "FCM error codes"): the
 //! `errorCode` of an `FcmError` among the details, and the canonical `status` of the error. Either
 //! counts only with an HTTP status that belongs to it: the pair is the provider's signature. The
-//! HTTP status alone may come from any intermediary, as the bodies of front ends and proxies are
-//! HTML, and says nothing about a device, message, credential or project. Codes are named without a
-//! wildcard: a new one requires a decision. For an unknown code, the canonical `status` decides.
+//! HTTP status alone may come from any intermediary, because the bodies of front ends and proxies
+//! are HTML, and means nothing for a device, message, credential or project. Codes are named
+//! without a wildcard, so that a new one requires a decision. For an unknown code, the canonical
+//! `status` decides.
 
 use std::{fmt, time::Duration};
 
 use super::{Verdict, unfamiliar, unknown_word};
 
-/// After a quota was exceeded and no `retry-after` came (Firebase, "Best practices when sending FCM
+/// Pause after an exceeded quota without `retry-after` (Firebase, "Best practices when sending FCM
 /// messages at scale").
 pub const QUOTA_PAUSE: Duration = Duration::from_mins(1);
 
@@ -28,7 +29,7 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All documented values.
+            /// All documented values of the enum.
             pub const DOCUMENTED: &[Self] = &[$(Self::$name,)+];
 
             /// Parses the value in an answer.
@@ -40,7 +41,7 @@ macro_rules! words {
                 }
             }
 
-            /// The value's text in answers.
+            /// Returns the text of the value in answers.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -100,10 +101,10 @@ pub struct Reason {
     pub code: Option<ErrorCode>,
     /// Canonical status of the error.
     pub status: Option<Status>,
-    /// A `google.rpc.BadRequest` names this field: at most 64 printable characters.
+    /// Name of the field in a `google.rpc.BadRequest`, at most 64 printable characters.
     pub field: Option<Box<str>>,
-    /// The device's quota is meant, not the project's: by a `google.rpc.QuotaFailure`, else by the
-    /// error's words, else by its message.
+    /// Whether the quota of the device is exceeded and not the project's: by a
+    /// `google.rpc.QuotaFailure`, otherwise by the error's reason, otherwise by its message.
     pub device_quota: bool,
 }
 
@@ -113,7 +114,7 @@ impl Reason {
         self.field = Some(unknown_word(field));
     }
 
-    /// The most exact reason in the answer; empty: none.
+    /// Returns the most exact reason in the answer; empty without one.
     #[must_use]
     pub fn word(&self) -> &str {
         match (&self.code, &self.status) {
@@ -123,7 +124,7 @@ impl Reason {
         }
     }
 
-    /// Whether the answer allows that only the token is invalid.
+    /// Reports whether the token alone may be invalid according to the answer.
     fn may_be_token(&self) -> bool {
         self.field.as_deref().is_none_or(|field| field == "message.token")
     }
@@ -139,33 +140,35 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Judges an answer other than 200. `wait`: its `retry-after`.
+/// Classifies an answer other than 200. `wait` is its `retry-after`.
 pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match (&reason.code, http) {
         (None | Some(ErrorCode::Unknown(_) | ErrorCode::Unspecified), _) => {
             by_status(http, reason, wait)
         }
 
-        // The app is gone from the device, or its token has expired. A front end that fails is no
-        // witness of that, whatever it found to say.
+        // The app was removed from the device, or its token has expired. The answer of a failing
+        // front end is no evidence for that, whatever its body contains.
         (Some(ErrorCode::Unregistered), 400 | 404 | 410) => Verdict::Dead { sure: true },
 
-        // A token that is none, or a message that FCM does not take: the other devices tell.
+        // The token is malformed, or FCM does not accept the message: the answers for other devices
+        // decide.
         (Some(ErrorCode::InvalidArgument), 400) => {
             Verdict::Message { token: reason.may_be_token() }
         }
 
-        // Alive, but of another project: a wrong credential must not cost the registry its devices.
+        // The token is alive but belongs to another project: a wrong credential must not remove
+        // devices from the registry.
         (Some(ErrorCode::SenderIdMismatch), 400 | 403) => Verdict::Refused,
 
-        // The project's key for APNs or web push is bad. That says nothing of the lane's
-        // credential, though it comes with 401, nor of Android tokens, and nothing that is sent
-        // again mends it: these devices are refused, the token is not dead, the lane goes on.
+        // The project's key for APNs or web push is invalid. The answer says nothing about the
+        // lane's credential, although it has status 401, or about Android tokens. Sending again
+        // does not help: these devices are refused, the token is not dead, and the lane continues.
         (Some(ErrorCode::ThirdPartyAuthError), 400 | 401 | 403) => Verdict::Refused,
 
         (Some(ErrorCode::QuotaExceeded), 429) => quota(reason, wait),
 
-        // The gateway's own trouble, for everybody.
+        // A failure of the gateway itself, which concerns all devices.
         (Some(ErrorCode::Unavailable | ErrorCode::Internal), 500..=599) => {
             Verdict::LaneLater { wait }
         }
@@ -185,19 +188,19 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
     }
 }
 
-/// Verdict by the canonical status, for errors without a known `FcmError`.
+/// Returns the verdict by the canonical status, for errors without a known `FcmError`.
 fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match (&reason.status, http) {
         (None | Some(Status::Unknown(_)), _) => unfamiliar(http, reason.word(), wait),
-        // A message over 4,096 bytes is refused so.
+        // FCM refuses a message over 4,096 bytes in this way.
         (Some(Status::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
-        // The access token is missing, wrong or has expired; the service account may not send, or
-        // the project's API is off.
+        // The access token is missing, wrong or expired; or the service account may not send, or
+        // the project's API is disabled.
         (Some(Status::Unauthenticated), 401) | (Some(Status::PermissionDenied), 403) => {
             Verdict::Credential
         }
-        // One such answer is about a token that is not there (firebase-admin reads it so); all of
-        // them, about the project.
+        // A single such answer is about a token that does not exist (firebase-admin reads it so);
+        // if all answers are such, the project does not exist.
         (Some(Status::NotFound), 404) => Verdict::Project,
         (Some(Status::ResourceExhausted), 429) => quota(reason, wait),
         (Some(Status::Internal | Status::Unavailable), 500..=599) => Verdict::LaneLater { wait },
@@ -216,9 +219,10 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     }
 }
 
-/// Verdict of an exceeded quota: of the project (600,000 a minute unless raised), or of one device
-/// (240 a minute, 5,000 an hour). An answer that does not say which counts for the device, and for
-/// the lane when it recurs: as with the project's quota, a lane waits when enough answers say so.
+/// Returns the verdict of an exceeded quota: of the project (600,000 per minute by default), or of
+/// one device (240 per minute, 5,000 per hour). An answer that does not name the quota counts for
+/// the device. It counts for the lane if it recurs: as with the project's quota, a lane waits when
+/// enough answers agree.
 fn quota(reason: &Reason, wait: Option<Duration>) -> Verdict {
     let wait = wait.or(Some(QUOTA_PAUSE));
     if reason.device_quota { Verdict::DeviceLater { wait } } else { Verdict::LaneLater { wait } }

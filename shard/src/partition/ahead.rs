@@ -1,17 +1,17 @@
 //! Applies records in a pipeline that loads the memory of later records into the cache.
 //!
-//! A record on its own waits for memory some eight times, one after the other: the head of the
-//! index's bucket, the entry in it, the row, the fences of two pages, the pages themselves, its
-//! token. The devices of successive records are spread over all memory, so on a node that holds
-//! millions none of this is in a cache, and each wait takes a few hundred nanoseconds. So records
-//! go through a pipeline: while one record is applied, the next three have their pages fetched, the
-//! three behind them look for these pages, and so on up to the hash of the record that comes
-//! [`STAGES`] times [`STEP`] later. Each stage reads the memory that the stage before it requested,
-//! and requests more; no stage waits.
+//! A single record waits for memory some eight times, one after the other: the head of the index's
+//! bucket, the entry in it, the row, the fences of two pages, the pages themselves, its token. The
+//! devices of successive records are spread over all memory, so on a node that holds millions none
+//! of this is in a cache, and each wait takes a few hundred nanoseconds. So records go through a
+//! pipeline: while one record is applied, the pages of the next three are fetched, the three after
+//! them search for their pages, and so on up to the hash of the record that comes [`STAGES`] times
+//! [`STEP`] later. Each stage reads the memory that the stage before it requested, and requests
+//! more; no stage waits.
 //!
-//! The pipeline changes nothing ahead of a record's turn and trusts nothing that it found: earlier
-//! records may change it. So an ordinal counts only if its row names the device, and a page only if
-//! the key is between its fences. A wrong guess costs only time.
+//! The pipeline changes nothing before a record's turn and does not trust its own results, because
+//! earlier records may invalidate them. So an ordinal counts only if its row names the device, and
+//! a page only if the key is between its fences. A wrong guess only costs time.
 
 use clarion_proto::{
     device::{Change, Record},
@@ -26,21 +26,21 @@ use super::{
     token::TokenRef,
 };
 
-/// Records between two stages: what is asked for has this long to come. Fewer do not give it the
-/// time; with more, lines wait in the first cache until others drive them out (9 took a tenth
-/// longer).
+/// Number of records between two stages, which is the time for requested memory to arrive. Fewer
+/// are too short a time; with more, other lines evict the requested ones from the first cache (9
+/// took a tenth longer).
 const STEP: usize = 3;
-/// Looks ahead at each record.
+/// Number of stages in which a record is looked up before its turn.
 const STAGES: usize = 6;
-/// Records under way, as a power of two.
+/// Size of the ring for records in the pipeline, a power of two.
 const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 
-/// What was found of a record before its turn. May be wrong.
+/// Results for a record before its turn, which may be wrong.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Found {
     pub(super) hash: IdHash,
     pub(super) ordinal: Option<Ordinal>,
-    /// Keys that the record will remove and add, as far as known, and their groups of pages.
+    /// Keys that the record will remove and add, as far as known, with their groups of pages.
     goes: Option<(Key, u32)>,
     comes: Option<(Key, u32)>,
     token: Option<TokenRef>,
@@ -49,7 +49,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The first stage of a record: its hash only.
+    /// Runs the first stage for a record, which computes its hash.
     pub(super) fn of(record: &Record) -> Self {
         Self { hash: IdHash::of(record.device), ..Self::default() }
     }
@@ -105,32 +105,32 @@ impl Partition {
     #[inline]
     fn look_for_bucket(&self, record: &Record) -> Found {
         let found = Found::of(record);
-        self.index.seek_bucket(found.hash);
+        self.index.prefetch_bucket(found.hash);
         found
     }
 
     #[inline]
     fn look_for_entry(&self, _: &Record, found: &mut Found) {
-        self.index.seek_entry(found.hash);
+        self.index.prefetch_entry(found.hash);
     }
 
-    /// Also the fences of the page to which the device will come: what they are does not depend on
-    /// its row.
+    /// Requests the row, and the fences of the page to which the device will move, which do not
+    /// depend on the row.
     #[inline]
     fn look_for_row(&self, record: &Record, found: &mut Found) {
         found.ordinal = self.index.likely(found.hash);
         match found.ordinal {
-            Some(ordinal) => self.rows.seek(ordinal),
-            None => self.index.seek_rest(found.hash),
+            Some(ordinal) => self.rows.prefetch(ordinal),
+            None => self.index.prefetch_rest(found.hash),
         }
         if let Change::Place(cell) | Change::Arrival(_, cell) = &record.change {
             let first = Key::first_at(Place::from(*cell));
-            found.comes = Some((first, self.pages.seek_group(first)));
+            found.comes = Some((first, self.pages.prefetch_group(first)));
         }
     }
 
-    /// The row is here: from which page the device will go, to which it will come, and where its
-    /// token is.
+    /// Reads the row, and requests the fences of the page that the device leaves, those of its new
+    /// page, and its token.
     #[inline]
     fn look_for_fences(&self, record: &Record, found: &mut Found) {
         let Some((ordinal, row)) =
@@ -141,7 +141,7 @@ impl Partition {
         let stands = self.standing_of(row, ordinal).key;
         let at = |place: Place| Key::new(place, stands.map_or(Tag::NONE, Key::tag), ordinal);
         let (goes, comes) = match &record.change {
-            // The key's group is nearly always that of the first at its place.
+            // The key's group is nearly always that of the first key at its place.
             Change::Place(_) | Change::Arrival(..) => {
                 let comes = found.comes.map(|(key, group)| (at(key.place()), group));
                 let is_reached = stands.is_some() || matches!(record.change, Change::Arrival(..));
@@ -149,40 +149,40 @@ impl Partition {
             }
             Change::Registration(_) | Change::Mute(false) => {
                 let comes = row.place().filter(|_| stands.is_none()).map(at);
-                (None, comes.map(|key| (key, self.pages.seek_group(key))))
+                (None, comes.map(|key| (key, self.pages.prefetch_group(key))))
             }
             Change::Removal | Change::Mute(true) | Change::Feedback { .. } => (stands, None),
         };
         let stays =
             comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));
-        found.goes = goes.filter(|_| !stays).map(|key| (key, self.pages.seek_group(key)));
+        found.goes = goes.filter(|_| !stays).map(|key| (key, self.pages.prefetch_group(key)));
         found.comes = comes;
         if !matches!(record.change, Change::Place(_) | Change::Mute(_)) {
             found.token = row.registration().map(|r| r.token);
-            found.token.iter().for_each(|token| self.tokens.seek_chunk(*token));
+            found.token.iter().for_each(|token| self.tokens.prefetch_chunk(*token));
         }
     }
 
     #[inline]
     fn look_for_pages(&self, _: &Record, found: &mut Found) {
         if let Some((key, group)) = found.goes {
-            found.page_from = self.pages.seek(key, group);
+            found.page_from = self.pages.prefetch(key, group);
         }
         if let Some((key, group)) = found.comes {
-            found.page_to = self.pages.seek(key, group);
+            found.page_to = self.pages.prefetch(key, group);
         }
         if let Some(token) = found.token {
-            self.tokens.seek(token);
+            self.tokens.prefetch(token);
         }
     }
 
     #[inline]
     fn look_for_keys(&self, _: &Record, found: &mut Found) {
         if found.goes.is_some() {
-            self.pages.seek_keys(found.page_from);
+            self.pages.prefetch_keys(found.page_from);
         }
         if found.comes.is_some() {
-            self.pages.seek_keys(found.page_to);
+            self.pages.prefetch_keys(found.page_to);
         }
     }
 }

@@ -3,8 +3,8 @@
 use clarion_proto::ids::Ordinal;
 use roaring::RoaringBitmap;
 
-/// A plain bitmap by ordinal, grown as needed: walks ask it for every device they meet, so a test
-/// is one load.
+/// A bitmap by ordinal that grows as needed. Walks test the bit of every device that they reach, so
+/// a test is one load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bits {
     words: Vec<u64>,
@@ -12,7 +12,7 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// Whether the bit is set.
+    /// Reports whether the bit of an ordinal is set.
     #[must_use]
     #[inline]
     pub fn contains(&self, ordinal: Ordinal) -> bool {
@@ -20,7 +20,7 @@ impl Bits {
         self.words.get(word).is_some_and(|w| w & bit != 0)
     }
 
-    /// Sets it; true if it was not set.
+    /// Sets the bit of an ordinal. Returns true if the bit was clear.
     #[inline]
     pub fn insert(&mut self, ordinal: Ordinal) -> bool {
         let (word, bit) = place(ordinal);
@@ -33,7 +33,7 @@ impl Bits {
         new
     }
 
-    /// Clears it; true if it was set.
+    /// Clears the bit of an ordinal. Returns true if the bit was set.
     pub fn remove(&mut self, ordinal: Ordinal) -> bool {
         let (word, bit) = place(ordinal);
         let was = self.contains(ordinal);
@@ -44,19 +44,19 @@ impl Bits {
         was
     }
 
-    /// Number of bits that are set.
+    /// Returns the number of set bits.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ones
     }
 
-    /// Whether none is.
+    /// Reports whether no bit is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ones == 0
     }
 
-    /// Ordinals whose bit is set, ascending.
+    /// Returns the ordinals whose bit is set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Ordinal> + '_ {
         (0u32..).zip(&self.words).flat_map(|(n, &word)| {
             let mut left = word;
@@ -68,7 +68,7 @@ impl Bits {
         })
     }
 
-    /// The set as a roaring bitmap, as in reports.
+    /// Returns the set as a roaring bitmap, the form of reports.
     #[must_use]
     pub fn to_roaring(&self) -> RoaringBitmap {
         self.iter().map(|o| o.0).collect()
@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Bits are a set of ordinals.
+        /// Compares the bits with a set of ordinals under random changes.
         #[test]
         fn bits_are_a_set(changes in prop::collection::vec((0u32..200, any::<bool>()), 0..200)) {
             let (mut bits, mut model) = (Bits::default(), RoaringBitmap::new());

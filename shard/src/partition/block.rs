@@ -1,15 +1,16 @@
-//! Memory for rows, keys and tokens: blocks of one size, on huge pages.
+//! Memory for rows, keys and tokens: blocks of equal size, on huge pages.
 //!
-//! A record reads a line of a row here, some of a page there, out of a gigabyte. With pages of 4
-//! KiB each of these reads also waits for the page's translation, which no processor holds for that
-//! much memory: half of what a move cost. So blocks are cut from regions for which the kernel was
-//! asked to take huge pages (transparent ones, 2 MiB: nothing to configure; where they are switched
-//! off, all works as before, slower). All partitions of a process share the regions, so that a
-//! partition with a hundred devices takes three blocks and not three huge pages.
+//! A record reads a cache line of a row and some of a page, out of a gigabyte. With pages of 4 KiB
+//! each of these reads also waits for the address translation of its page, which no processor
+//! caches for that much memory; this took half the time of a move. So blocks are cut from regions
+//! for which the kernel was asked to use huge pages (transparent ones of 2 MiB, which need no
+//! configuration; where they are switched off, everything works more slowly). All partitions of a
+//! process share the regions, so a partition with a hundred devices takes three blocks and not
+//! three huge pages.
 //!
-//! A block that is returned is wiped, because it held tokens, and waits for the next use: the
-//! process keeps the memory that it once needed. Regions are only address space until they are
-//! touched, 2 MiB at a time, in order.
+//! A returned block is cleared, because it held tokens, and kept for the next use: the process
+//! keeps the memory that it once needed. Regions are only address space until they are touched, 2
+//! MiB at a time, in order.
 
 use std::{
     mem,
@@ -22,18 +23,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Size of a block, bytes.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
-/// Blocks are cut from so much at a time.
+/// Size of the regions from which blocks are cut, bytes.
 const REGION_BYTES: usize = 64 << 20;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Bytes of any block. Content of a block is an array of this size, with no larger alignment.
+/// The bytes of a block. The content of a block is an array of this size, with no larger alignment.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub(super) struct Bytes {
     pub(super) all: [u8; BLOCK_BYTES],
 }
 
-/// A block, as a `T`. All zeros when it is taken.
+/// A block with content of type `T`, all zeros at first.
 pub(super) struct Block<T: Content>(Option<&'static mut T>);
 
 /// A type that a block can contain.
@@ -41,10 +42,10 @@ pub(super) trait Content: FromBytes + IntoBytes + Immutable + KnownLayout + 'sta
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + 'static> Content for T {}
 
-/// Blocks that no page uses.
+/// Blocks that no structure uses.
 struct Pool {
     given_back: Vec<&'static mut Bytes>,
-    /// Blocks that were never in use.
+    /// Blocks of the last region that were never used.
     fresh: &'static mut [Bytes],
 }
 
@@ -66,9 +67,9 @@ impl Pool {
 }
 
 /// # Panics
-/// If there is no memory, as any allocation does.
+/// If the system has no memory, like any allocation.
 fn region() -> &'static mut [Bytes] {
-    // One huge page more, so that blocks begin where one does.
+    // One huge page more, so that the first block can begin at the boundary of a huge page.
     let map = MmapOptions::new().len(REGION_BYTES + HUGE_PAGE_BYTES).map_anon().expect("memory");
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage); // refused by a kernel without them
@@ -78,7 +79,7 @@ fn region() -> &'static mut [Bytes] {
 }
 
 impl<T: Content> Block<T> {
-    /// A block of zeros.
+    /// Takes a block of zeros from the pool.
     pub(super) fn new() -> Self {
         const { assert!(size_of::<T>() == BLOCK_BYTES && align_of::<T>() <= align_of::<Bytes>()) };
         let bytes = POOL.lock().take();
@@ -115,7 +116,7 @@ impl<T: Content> DerefMut for Block<T> {
     }
 }
 
-/// Prints nothing: the content is secret.
+/// Prints no content, because the content is secret.
 impl<T: Content> std::fmt::Debug for Block<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Block").finish_non_exhaustive()
@@ -126,7 +127,7 @@ impl<T: Content> std::fmt::Debug for Block<T> {
 mod tests {
     use super::*;
 
-    /// Each block is somebody's alone, and clean whoever had it before, through more than a region.
+    /// Checks that each block has one owner and is clean, over more than one region.
     #[test]
     fn blocks_are_clean_and_ones_own() {
         let count = u8::MAX as usize + REGION_BYTES / BLOCK_BYTES;

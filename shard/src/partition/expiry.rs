@@ -1,13 +1,13 @@
-//! The queue of rows without registration that are to be dropped: tombstones, and places of devices
+//! The queue of rows without registration that will be dropped: tombstones, and places of devices
 //! that never registered.
 //!
 //! Append time is the only clock here, so two nodes drop the same rows at the same records. The
-//! queue names a row at most once, whatever happens to it meanwhile: a row that registered, or
+//! queue contains a row at most once, even if the row changes: a row that was registered again, or
 //! whose time was postponed, is checked when its entry is due. So the number of rows bounds the
-//! queue, and a device that flaps costs nothing.
+//! queue, and a device that registers and unregisters often costs nothing more.
 //!
-//! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that
-//! bytes compare as times do.
+//! An entry is ten bytes: due time before ordinal, both with the highest byte first, so that bytes
+//! compare as times do.
 
 use std::{
     cmp::Reverse,
@@ -16,23 +16,24 @@ use std::{
 
 use clarion_proto::ids::{Ordinal, UnixMillis};
 
-/// Time for which a row without registration is kept, in append time: 24 h, the age at which
-/// coordinators refuse an observation. So an observation that a tombstone would refuse never comes
-/// after the tombstone is dropped.
+/// Time for which a row without registration is kept, in append time, milliseconds: 24 h, the age
+/// at which coordinators refuse an observation. So no observation that a tombstone would refuse
+/// arrives after the tombstone is dropped.
 pub(super) const UNREGISTERED_KEPT_MS: u64 = 24 * 3_600_000;
-/// How far ahead of append time an observation can be: coordinators refuse more.
+/// Longest time by which an observation may be ahead of its append time, milliseconds; coordinators
+/// refuse more.
 pub(super) const OBSERVED_AHEAD_MAX_MS: u64 = 60_000;
-/// Capacity grows by a sixteenth: doubling would leave half of it empty.
+/// Share by which the capacity grows. Doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
 
-/// Rows by the time at which they are to be looked at.
+/// Rows by the time at which they must be checked.
 #[derive(Default)]
 pub(super) struct Expiry {
     queue: BinaryHeap<Reverse<[u8; 10]>>,
 }
 
 impl Expiry {
-    /// Names a row that is not named yet.
+    /// Adds a row that is not in the queue.
     pub(super) fn push(&mut self, due: UnixMillis, ordinal: Ordinal) {
         if self.queue.len() == self.queue.capacity() {
             self.queue.reserve_exact(self.queue.len() / ROOM_SHARE + 16);
@@ -40,7 +41,7 @@ impl Expiry {
         self.queue.push(Reverse(pack(due, ordinal)));
     }
 
-    /// Removes the next due row; equal times in the order of ordinals.
+    /// Removes and returns the next due row; rows with equal times come in the order of ordinals.
     pub(super) fn pop_due(&mut self, now: UnixMillis) -> Option<Ordinal> {
         let first = self.queue.peek_mut()?;
         let (due, ordinal) = unpack(first.0);
@@ -54,15 +55,15 @@ impl Expiry {
         found
     }
 
-    /// All entries, in no order.
+    /// Returns all entries in unspecified order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (UnixMillis, Ordinal)> {
         self.queue.iter().map(|entry| unpack(entry.0))
     }
 }
 
-/// Time at which a row without registration is dropped, from the append time and the observation
-/// time of the facet that it is kept for. An observation ahead of its append time prolongs this by
-/// the same time, because older observations can come that much later.
+/// Returns the time at which a row without registration is dropped, from the append time and the
+/// observation time of the facet for which it is kept. An observation ahead of its append time
+/// prolongs the time by the difference, because older observations can arrive that much later.
 pub(super) fn due(appended: UnixMillis, observed: UnixMillis) -> UnixMillis {
     let ahead = observed.0.saturating_sub(appended.0).min(OBSERVED_AHEAD_MAX_MS);
     UnixMillis(

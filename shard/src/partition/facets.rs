@@ -15,7 +15,7 @@ use super::{
 };
 
 impl Partition {
-    /// A registration: app, words and token.
+    /// Stores a registration: app, locale, segments and token.
     #[inline]
     pub(super) fn register(
         &mut self,
@@ -31,7 +31,7 @@ impl Partition {
         row.registration_version = observed;
         let old = row.registration();
         let said = old.map(|old| (old.profile, self.profiles.get(ordinal, old.profile)));
-        let said = said.filter(|(_, p)| words.says((p.app, p.locale, p.segments), new));
+        let said = said.filter(|(_, p)| words.matches((p.app, p.locale, p.segments), new));
         let profile = said.map(|(profile, _)| profile).unwrap_or_else(|| {
             let profile = Profile {
                 app: words.intern_app(&new.app),
@@ -48,7 +48,7 @@ impl Partition {
         row.register(Registered { token, profile });
     }
 
-    /// Writes a device's place and the time of its observation.
+    /// Stores a device's place and the time of its observation.
     #[inline]
     pub(super) fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
         let row = self.rows.at_mut(ordinal);
@@ -61,7 +61,7 @@ impl Partition {
         }
     }
 
-    /// Writes a device's mute choice and the time of its observation.
+    /// Stores a device's mute choice and the time of its observation.
     pub(super) fn mute(&mut self, ordinal: Ordinal, observed: Millis40, muted: bool) {
         if self.mute_version(ordinal).yields_to(observed) {
             self.set_mute_version(ordinal, observed);
@@ -69,7 +69,7 @@ impl Partition {
         }
     }
 
-    /// The version of the mute choice, wherever it is kept.
+    /// Returns the version of the mute choice, wherever it is stored.
     pub(super) fn mute_version(&self, ordinal: Ordinal) -> Millis40 {
         let row = self.rows.at(ordinal);
         if row.is_mute_as_place() {
@@ -78,7 +78,7 @@ impl Partition {
         self.mutes.get(&ordinal).copied().unwrap_or(Millis40::NEVER)
     }
 
-    /// Sets it, and keeps it where it costs least.
+    /// Sets the version of the mute choice, and stores it where it costs least memory.
     pub(super) fn set_mute_version(&mut self, ordinal: Ordinal, version: Millis40) {
         let row = self.rows.at_mut(ordinal);
         let as_place =
@@ -93,7 +93,7 @@ impl Partition {
         }
     }
 
-    /// A removal: an observation of absence, of all facets.
+    /// Applies a removal: an observation of the absence of all facets.
     pub(super) fn remove(&mut self, ordinal: Ordinal, observed: UnixMillis) {
         let version = Millis40::from(observed);
         let mute_version = self.mute_version(ordinal);
@@ -114,13 +114,13 @@ impl Partition {
             row.registration_version = version;
             self.unregister(ordinal, due);
         } else if let Some(earlier) = row.due() {
-            // The registration is gone by a newer observation, but the other facets are kept out
-            // from now on.
+            // A newer observation has removed the registration already, but the other facets become
+            // absent now.
             row.unregister(due.max(earlier));
         }
     }
 
-    /// A gateway's word that a token is dead.
+    /// Applies the feedback of a gateway that a token is dead.
     pub(super) fn feed_back(
         &mut self,
         ordinal: Ordinal,
@@ -134,7 +134,7 @@ impl Partition {
         {
             return;
         }
-        // One millisecond more: at a tie the later record wins, and a late copy of this
+        // One millisecond later, because at a tie the later record wins, and a late copy of this
         // registration must not.
         row.registration_version = row.registration_version.next();
         self.unregister(ordinal, expiry::due(self.now, self.now));

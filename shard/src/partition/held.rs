@@ -14,18 +14,17 @@ pub struct Held {
     pub placed: u64,
     /// Registered devices that are muted.
     pub muted: u64,
-    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are
-    /// none.
+    /// Devices with a registration, by `AppIndex.0`. Apps after the end of the list have none.
     pub apps: Vec<u64>,
 }
 
-/// What of a row concerns counts and waves: compared before and after a record.
+/// Counted and walked properties of a row, compared before and after a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) registered: Option<(AppIndex, SegmentsIndex)>,
     pub(super) placed: bool,
     pub(super) muted: bool,
-    /// Key of the device in the walk; `None`: not pushable.
+    /// Key of the device in the walk; `None` if it is not pushable.
     pub(super) key: Option<Key>,
 }
 

@@ -1,18 +1,18 @@
-//! Device id to ordinal, in four bytes a device.
+//! The index from device id to ordinal, in four bytes per device.
 //!
-//! The ids stand in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`]. What
-//! an ordinal leaves free of its 32 bits holds bits of the id's hash, so that nearly all wrong
-//! entries are passed over without a look at their rows: 16 bits of hash beside 16 of ordinal in a
-//! small partition, 11 beside 21 in one of two million. A bucket is sorted by those bits, and since
-//! a hash spreads evenly they also say where in it to look: a look-up reads the head of a bucket,
-//! one or two lines of it, and a row. Buckets are split one after the other as the partition grows
-//! (linear hashing), a few hundred bytes at a time: no moment doubles the index, and no half of it
-//! is empty. Per device: 4 bytes, 0.06 of spare room in the bucket, 0.16 of the bucket's head and
-//! allocation.
+//! The ids are in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`]
+//! entries. The bits of an entry that the ordinal does not need hold bits of the id's hash, so that
+//! nearly all other entries are skipped without reading their rows: 16 bits of hash beside 16 of
+//! ordinal in a small partition, 11 beside 21 in one of two million. A bucket is sorted by those
+//! bits, and since a hash spreads evenly they also give the expected position of an entry: a
+//! look-up reads the head of a bucket, one or two lines of it, and a row. Buckets are split one
+//! after the other as the partition grows (linear hashing), a few hundred bytes at a time, so the
+//! index never doubles and no half of it is empty. Per device: 4 bytes, 0.06 of spare room in the
+//! bucket, 0.16 of the bucket's head and allocation.
 //!
-//! Callers choose ids, so the hash has a seed that they do not know, or chosen ids could be made to
-//! collide. The seed is drawn once for a process and can differ between two nodes with the same
-//! log: nothing but the time of a look-up depends on it, because the index is never iterated.
+//! Callers choose ids, so the hash has a seed that callers do not know; otherwise they could choose
+//! ids that collide. The seed is drawn once per process and can differ between two nodes with the
+//! same log. Only the time of a look-up depends on it, because the index is never iterated.
 
 use std::sync::LazyLock;
 
@@ -23,27 +23,27 @@ use super::{prefetch, rows::Rows};
 
 static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
-/// Entries of a bucket on average, when the next is split: a kilobyte, half of which an insertion
-/// moves.
+/// Average number of entries of a bucket when the next bucket is split: a kilobyte, half of which
+/// an insertion moves.
 const BUCKET_ENTRIES: usize = 256;
-/// Capacity of a bucket grows by this many entries.
+/// Number of entries by which the capacity of a bucket grows.
 const ROOM_ENTRIES: usize = 8;
-/// Entries around the expected place of one that are looked at together: two lines.
+/// Number of entries around the expected position that a look-up compares together: two lines.
 const LOOK: usize = 32;
-/// Bits of an ordinal at first.
+/// Number of bits of an ordinal in a new index.
 const ORDINAL_BITS_MIN: u32 = 16;
 
 /// The ordinals of a partition's devices.
 pub(super) struct Index {
-    /// Buckets by the lower bits of the hash: as many bits as count the buckets, one fewer for
-    /// buckets that are not split yet. Each is sorted by the hash bits of its entries.
+    /// Buckets by the lower bits of the hash: as many bits as count the buckets, and one fewer for
+    /// buckets that are not split yet. Each bucket is sorted by the hash bits of its entries.
     buckets: Vec<Vec<u32>>,
     entries: usize,
-    /// Of an entry, for the ordinal; the others are the highest of the hash.
+    /// Number of bits of an entry for the ordinal; the others are the highest bits of the hash.
     ordinal_bits: u32,
 }
 
-/// The hash of a device id: what a look-up begins with.
+/// The hash of a device id, from which every look-up starts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct IdHash(u64);
 
@@ -60,7 +60,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An index of all these devices, whose rows exist; `None`: a device occurs twice.
+    /// Builds an index of devices whose rows exist; `None` if a device occurs twice.
     pub(super) fn of(devices: &[(IdHash, Ordinal)], rows: &Rows) -> Option<Self> {
         let buckets = devices.len().div_ceil(BUCKET_ENTRIES).max(1);
         let most = devices.iter().map(|(_, ordinal)| ordinal.0).max().unwrap_or(0);
@@ -69,7 +69,8 @@ impl Index {
             entries: devices.len(),
             ordinal_bits: (u32::BITS - most.leading_zeros()).max(ORDINAL_BITS_MIN),
         };
-        // Bucket by bucket: counted, then dealt, so that a bucket's devices stand together.
+        // The entries of each bucket are counted first and then distributed, so that the entries of
+        // a bucket are adjacent.
         let mut ends = vec![0usize; buckets + 1];
         devices.iter().for_each(|(hash, _)| ends[bucket_of(*hash, buckets) + 1] += 1);
         (0..buckets).for_each(|n| ends[n + 1] += ends[n]);
@@ -99,14 +100,14 @@ impl Index {
         Some(new)
     }
 
-    /// The ordinal of a device.
+    /// Returns the ordinal of a device; `None` if the device is not in the index.
     pub(super) fn find(&self, hash: IdHash, device: DeviceId, rows: &Rows) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let mut same = self.same(bucket, hash).iter().map(|entry| self.ordinal(*entry));
         same.find(|ordinal| rows.at(*ordinal).device() == device)
     }
 
-    /// Adds a device that is not there.
+    /// Adds a device that is not in the index.
     pub(super) fn insert(&mut self, hash: IdHash, ordinal: Ordinal, rows: &Rows) {
         while ordinal.0 >> self.ordinal_bits != 0 {
             self.widen();
@@ -123,7 +124,7 @@ impl Index {
         }
     }
 
-    /// Removes a device.
+    /// Removes a device from the index.
     pub(super) fn remove(&mut self, hash: IdHash, ordinal: Ordinal) {
         let entry = self.entry(hash, ordinal);
         let at = bucket_of(hash, self.buckets.len());
@@ -140,34 +141,35 @@ impl Index {
         }
     }
 
-    /// The first ordinal that the hash may be of, without a look at its row: in nearly all cases
-    /// the right one, if there is any.
+    /// Returns the first ordinal that matches the hash bits, without reading its row. In nearly all
+    /// cases it is the right one if the device is in the index.
     pub(super) fn likely(&self, hash: IdHash) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         self.same(bucket, hash).first().map(|entry| self.ordinal(*entry))
     }
 
-    /// Asks for the head of the bucket of a hash: the first of three waits for memory of a look-up.
-    pub(super) fn seek_bucket(&self, hash: IdHash) {
+    /// Prefetches the head of the bucket of a hash, the first of the three memory waits of a
+    /// look-up.
+    pub(super) fn prefetch_bucket(&self, hash: IdHash) {
         prefetch::one(&self.buckets[bucket_of(hash, self.buckets.len())]);
     }
 
-    /// Prefetches the part of a bucket that a look-up will read; the bucket's head is in the cache
-    /// already.
-    pub(super) fn seek_entry(&self, hash: IdHash) {
+    /// Prefetches the part of a bucket that a look-up will read. The bucket's head must be in the
+    /// cache already.
+    pub(super) fn prefetch_entry(&self, hash: IdHash) {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let from = self.look_from(bucket.len(), self.hash_bits(hash));
         prefetch::lines(&bucket[from..bucket.len().min(from + LOOK)]);
     }
 
-    /// Asks for all of a bucket that an insertion will move.
-    pub(super) fn seek_rest(&self, hash: IdHash) {
+    /// Prefetches the part of a bucket that an insertion will move.
+    pub(super) fn prefetch_rest(&self, hash: IdHash) {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let from = self.look_from(bucket.len(), self.hash_bits(hash));
         prefetch::lines(&bucket[from..]);
     }
 
-    /// Entries of a bucket that may be those of a hash.
+    /// Returns the entries of a bucket that match the bits of a hash.
     fn same<'b>(&self, bucket: &'b [u32], hash: IdHash) -> &'b [u32] {
         let wanted = self.hash_bits(hash);
         let tail = &bucket[self.begin(bucket, wanted)..];
@@ -175,9 +177,9 @@ impl Index {
         &tail[..same]
     }
 
-    /// Where in a bucket the entries with these hash bits begin, or would: those before them are
-    /// counted around where they should be, without a branch that could be taken wrongly; step by
-    /// step only if they are not there.
+    /// Returns the position at which entries with these hash bits begin or would begin. The entries
+    /// before them are counted around the expected position, without a branch that can be
+    /// mispredicted; only if they are not there, a search goes step by step.
     fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
         // No entry below this one has the wanted bits, and none from it on has lower ones.
         let least = wanted << self.ordinal_bits;
@@ -195,14 +197,15 @@ impl Index {
         at
     }
 
-    /// Start of a search in a bucket. Hash bits are spread evenly, so the wanted entry has this
-    /// position, give or take half the root of the number of entries, eight.
+    /// Returns the start of a search in a bucket. Hash bits are spread evenly, so the wanted entry
+    /// is at its expected position, give or take half the square root of the number of entries,
+    /// eight.
     fn look_from(&self, entries: usize, wanted: u32) -> usize {
         let expected = (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits);
         expected.saturating_sub(LOOK / 2).min(entries.saturating_sub(LOOK))
     }
 
-    /// Adds a bucket: the next one in turn is split by one more bit of the hash.
+    /// Adds a bucket by splitting the next one in turn by one more bit of the hash.
     fn split(&mut self, rows: &Rows) {
         let buckets = self.buckets.len() + 1;
         if self.buckets.len() == self.buckets.capacity() {
@@ -210,7 +213,7 @@ impl Index {
         }
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
-        // Rows stand anywhere: in a pass that does nothing else the waits for them overlap.
+        // Rows are spread over memory; in a pass that does nothing else the waits for them overlap.
         let hashes: Vec<_> = entries
             .iter()
             .map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device()))
@@ -227,7 +230,7 @@ impl Index {
         self.buckets.push(go);
     }
 
-    /// Removes a bucket.
+    /// Removes the last bucket by joining it with the one from which it was split.
     fn join(&mut self) {
         let Some(last) = self.buckets.pop() else { return };
         let buckets = self.buckets.len();
@@ -238,7 +241,8 @@ impl Index {
         bucket.sort_unstable();
     }
 
-    /// One bit more for ordinals, one fewer for hashes, which stay sorted without their lowest bit.
+    /// Gives the ordinals one more bit and the hashes one fewer. Entries stay sorted without the
+    /// lowest bit of the hash.
     fn widen(&mut self) {
         let (bits, low) = (self.ordinal_bits, (1u32 << self.ordinal_bits) - 1);
         for entry in self.buckets.iter_mut().flatten() {
@@ -267,7 +271,7 @@ fn make_room(bucket: &mut Vec<u32>) {
     }
 }
 
-/// Number of the bucket of a hash, among `buckets`.
+/// Returns the number of the bucket of a hash among `buckets`.
 #[allow(clippy::cast_possible_truncation)] // lower bits are what is asked for
 fn bucket_of(hash: IdHash, buckets: usize) -> usize {
     let all = buckets.next_power_of_two();
@@ -275,7 +279,7 @@ fn bucket_of(hash: IdHash, buckets: usize) -> usize {
     if at < buckets { at } else { at - all / 2 }
 }
 
-/// The highest power of two that is not above `n`, which is not 0.
+/// Returns the highest power of two that is at most `n`, for an `n` of at least 1.
 fn previous_power(n: usize) -> usize {
     1 << n.ilog2()
 }
@@ -300,7 +304,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
-        /// Everybody is found who is there and nobody else, through splits and joins.
+        /// Checks through splits and joins that exactly the added devices are found.
         #[test]
         fn finds_who_is_there(phases in prop::collection::vec((any::<bool>(), 0u32..3_000, 1u32..1_500), 1..8)) {
             let (mut rows, mut index, mut model) = (Rows::default(), Index::default(), BTreeMap::new());
@@ -328,7 +332,7 @@ mod tests {
         }
     }
 
-    /// More ordinals than there were bits for: entries keep both halves.
+    /// More ordinals than the bits can hold: entries keep both halves.
     #[test]
     fn widens() {
         let (mut rows, mut index) = (Rows::default(), Index::default());
@@ -343,7 +347,7 @@ mod tests {
         assert!(held * 100 < 70_000 * 108, "{held} entries are held for 70,000");
     }
 
-    /// A device with two ordinals is none.
+    /// A device with two ordinals is refused.
     #[test]
     fn each_device_comes_once() {
         let mut rows = Rows::default();

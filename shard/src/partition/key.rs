@@ -2,9 +2,10 @@
 //! one 64-bit number.
 //!
 //! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of
-//! three (bits 18 to 51); the mode and the resolution above and the unused digits below are always
-//! the same. What is left of 64 bits holds four of tag ([`super::tag`]) and 26 of ordinal, so that
-//! a page is an array of plain numbers, and a frontier or the end of a range is one number too.
+//! three (bits 18 to 51). The mode and the resolution above them and the unused digits below are
+//! always the same. The other 30 of 64 bits hold four of tag ([`super::tag`]) and 26 of ordinal, so
+//! that a page is an array of plain numbers, and a frontier or the end of a range is one number
+//! too.
 
 use clarion_proto::{device::Cell, ids::Ordinal};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -13,40 +14,40 @@ use super::tag::{TAG_BITS, Tag};
 
 /// Bits of an H3 index below the digit of resolution 9: six unused digits, all ones.
 const UNUSED_BITS: u32 = 18;
-/// Base cell and nine digits.
+/// Number of bits of a place: base cell and nine digits.
 const PLACE_BITS: u32 = 7 + 9 * 3;
-/// Bits left for the ordinal.
+/// Number of bits of an ordinal in a key.
 pub(crate) const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS - TAG_BITS;
-/// Bits of tag and ordinal.
+/// Number of bits of tag and ordinal together.
 const AT_PLACE_BITS: u32 = TAG_BITS + ORDINAL_BITS;
-/// Mode 1 (cell), resolution 9, unused digits 7: the same in every index of resolution 9.
+/// Bits that are the same in every index of resolution 9: mode 1 (cell), resolution 9, unused
+/// digits 7.
 const FIXED: u64 = 1 << 59 | 9 << 52 | ((1 << UNUSED_BITS) - 1);
 
-/// Ordinals of one partition: 67 million, where a partition is meant for a million devices.
+/// Most ordinals of one partition: 67 million, where a partition is designed for a million devices.
 pub(crate) const ORDINALS_MAX: u32 = 1 << ORDINAL_BITS;
 
-/// A cell without the bits that are the same in all cells; in the same order.
+/// A cell without the bits that all cells share; places order as cells do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(u64);
 
 impl Place {
-    /// The varying bits of an H3 index, whatever its resolution; finer digits that are unused stay
-    /// as ones.
+    /// Returns the varying bits of an H3 index of any resolution; unused finer digits stay ones.
     pub(crate) fn of_index(index: u64) -> Self {
         Self(index >> UNUSED_BITS & ((1 << PLACE_BITS) - 1))
     }
 
-    /// The place with the bits that [`Place::bits`] returned.
+    /// Returns the place with the bits that [`Place::bits`] returned.
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits & ((1 << PLACE_BITS) - 1))
     }
 
-    /// The 34 bits of the place.
+    /// Returns the 34 bits of the place.
     pub(crate) fn bits(self) -> u64 {
         self.0
     }
 
-    /// The cell of the place.
+    /// Returns the cell of the place.
     pub(crate) fn cell(self) -> Cell {
         Cell::again(self.0 << UNUSED_BITS | FIXED)
     }
@@ -58,7 +59,7 @@ impl From<Cell> for Place {
     }
 }
 
-/// A device's place in the walk.
+/// The position of a device in the walk: place, tag and ordinal.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -69,7 +70,7 @@ impl Key {
     /// The lowest key.
     pub(crate) const MIN: Self = Self(0);
 
-    /// The key of a device. The ordinal is below [`ORDINALS_MAX`].
+    /// Creates the key of a device. The ordinal must be below [`ORDINALS_MAX`].
     pub(crate) fn new(place: Place, tag: Tag, ordinal: Ordinal) -> Self {
         Self(
             place.0 << AT_PLACE_BITS
@@ -78,40 +79,40 @@ impl Key {
         )
     }
 
-    /// Not after any device at this place.
+    /// Returns the lowest key that a device at this place can have.
     pub(crate) fn first_at(place: Place) -> Self {
         Self(place.0 << AT_PLACE_BITS)
     }
 
-    /// Not before any device at this place.
+    /// Returns the highest key that a device at this place can have.
     pub(crate) fn last_at(place: Place) -> Self {
         Self(place.0 << AT_PLACE_BITS | ((1 << AT_PLACE_BITS) - 1))
     }
 
-    /// The device, by its ordinal.
+    /// Returns the ordinal of the device.
     pub(crate) fn ordinal(self) -> Ordinal {
         #[allow(clippy::cast_possible_truncation)] // 26 bits
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
     }
 
-    /// Place of the device.
+    /// Returns the place of the device.
     pub(crate) fn place(self) -> Place {
         Place(self.0 >> AT_PLACE_BITS)
     }
 
-    /// Tag of the device's app.
+    /// Returns the tag of the device's app.
     pub(crate) fn tag(self) -> Tag {
         Tag::from_bits(self.0 >> ORDINAL_BITS)
     }
 
-    /// The key right behind this one. The last of all keys would be a base cell of number 127,
-    /// which does not exist.
+    /// Returns the next higher key. The highest of all keys would need base cell 127, which does
+    /// not exist.
     pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 }
 
-/// Prints no position: a device's place is personal data.
+/// Prints no position, because a device's place is personal data.
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Place(..)")
@@ -132,7 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// A key gives back what it was made of, and stands in the order of (index, tag, ordinal).
+        /// Checks that a key returns its parts, and that keys order by (index, tag, ordinal).
         #[test]
         fn round_trip_and_order(
             a in (-90.0..90.0, -180.0..180.0, 0..16u64, 0..ORDINALS_MAX),

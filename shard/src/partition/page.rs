@@ -1,30 +1,30 @@
 //! The order of the walk: pages of keys under a directory.
 //!
 //! A wave asks for the devices in a range of cells, some thousand ranges for a city; between two
-//! questions devices come, go and move. So keys stand sorted in pages of up to [`PAGE_KEYS_MAX`]: a
-//! change moves at most one page's keys, a question is one search in the directory and one in a
-//! page, and what follows is read in sequence. Only devices that can be pushed to are here, so a
-//! walk meets nobody in vain, and a page is nothing but numbers: the rows are not touched until a
-//! device is due.
+//! queries devices come, go and move. So keys are sorted in pages of up to [`PAGE_KEYS_MAX`]: a
+//! change moves at most one page's keys, a query is one search in the directory and one in a page,
+//! and the following keys are read in sequence. The pages contain only devices that can be pushed
+//! to, so a walk reads no key in vain. A page is only numbers: the rows are not read until a device
+//! is due.
 //!
-//! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it
-//! comes in some ten nanoseconds. 64 keys are 8 lines, of which a change moves half. Larger pages
-//! cost a change in proportion; smaller ones lengthen the directory, which is searched once for
-//! each change and each page of a walk, and weigh more.
+//! **Size.** The cost of a change is memory, not work: the page is in no cache, and a line of it
+//! arrives in some ten nanoseconds. 64 keys are 8 lines, of which a change moves half. With larger
+//! pages a change costs proportionally more; smaller ones lengthen the directory, which is searched
+//! once for each change and each page of a walk, and need more memory.
 //!
-//! **Fill.** A page takes its room full or not. One that is full does not split in two halves,
-//! which would leave pages at some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly
-//! over them, and only where all are nearly full over one page more. So 16 pages at 97 % become 17
-//! at 91 %. In the same way a window that fell below what one page fewer would hold at 94 % gives
-//! one back. Spreading copies 8 KiB, for the fifty changes and more that it takes to fill a page
-//! anew.
+//! **Fill.** A page takes its full room whether it is full or not. A full page does not split in
+//! two halves, which would leave pages at some 70 %: the keys of up to [`WINDOW`] neighbours are
+//! spread evenly over them, and only where all are nearly full over one page more. So 16 pages at
+//! 97 % become 17 at 91 %. In the same way a window returns a page when its keys would fill one
+//! page fewer to less than 94 %. Spreading copies 8 KiB, once for the fifty or more changes that
+//! fill a page again.
 //!
-//! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back
-//! to a list: no page is an allocation. A page costs 14 bytes beside its keys: fence, place in the
-//! slabs, length.
+//! **Room.** Pages of a partition are parts of slabs, which are blocks ([`super::block`]), and
+//! return to a list: no page is an allocation. A page costs 14 bytes beside its keys: fence, place
+//! in the slabs, length.
 //!
-//! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and
-//! merges.
+//! No other code keeps a position in the pages. A frontier is a key, and its page is searched again
+//! after splits and merges.
 
 use super::{
     block::{BLOCK_BYTES, Block},
@@ -32,36 +32,35 @@ use super::{
     prefetch,
 };
 
-/// Keys of a page at most.
+/// Most keys of a page.
 pub(super) const PAGE_KEYS_MAX: usize = 64;
-/// Neighbours among which room is found.
+/// Number of neighbouring pages among which room is found.
 const WINDOW: usize = 16;
-/// Keys of a slab, which is a block.
+/// Number of keys of a slab, which is a block.
 const SLAB_KEYS: usize = BLOCK_BYTES / size_of::<Key>();
-/// Fences of a group: four lines, of which a search within it reads two or three.
+/// Number of fences of a group: four lines, of which a search reads two or three.
 const GROUP: usize = 32;
-/// Directories grow by this share: doubling would leave half of them empty.
+/// Share by which directories grow. Doubling would leave half of them empty.
 const ROOM_SHARE: usize = 16;
 
-/// All keys of a partition, sorted.
+/// All keys of a partition in sorted pages.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The
-    /// first is [`Key::MIN`], so that every key has a page.
+    /// Directory of the pages: no key of page n is below `fences[n]`, and every key of page n - 1
+    /// is. The first fence is [`Key::MIN`], so that every key has a page.
     fences: Vec<Key>,
-    /// The first fence of each group of [`GROUP`]: so few that they stay in a cache, where a search
-    /// over all fences would read another line with each step.
+    /// First fence of each group of [`GROUP`] fences. The list is short enough to stay in a cache;
+    /// a search over all fences would read another line with each step.
     groups: Vec<Key>,
-    /// Of each page, where its keys are. None is empty, except where it is the only one.
+    /// Place and length of each page's keys. No page is empty, except a single one.
     pages: Vec<Page>,
     slabs: Vec<Block<[Key; SLAB_KEYS]>>,
-    /// Places in the slabs, counted in keys, that are no page's; the last that was given back is
-    /// taken first.
+    /// Free places in the slabs, counted in keys; the last that was returned is taken first.
     free: Vec<u32>,
     page_keys_max: usize,
 }
 
-/// A page: its part of the slabs, and the number of keys in it.
+/// A page: its place in the slabs and the number of its keys.
 #[derive(Debug, Clone, Copy)]
 struct Page {
     at: [u8; 4],
@@ -83,7 +82,7 @@ impl Page {
 }
 
 impl Pages {
-    /// Without keys. Tests choose small pages, to see many splits and merges.
+    /// Creates pages without keys. Tests choose small pages, for many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
         assert!(
             page_keys_max >= 4,
@@ -103,7 +102,7 @@ impl Pages {
         new
     }
 
-    /// Pages of sorted, unique keys.
+    /// Creates pages of sorted, unique keys.
     pub(super) fn of_sorted(page_keys_max: usize, keys: &[Key]) -> Self {
         let mut new = Self::new(page_keys_max);
         let pages = keys.len().div_ceil(new.after_split()).max(1);
@@ -113,12 +112,12 @@ impl Pages {
         new
     }
 
-    /// Keys of a page at most.
+    /// Returns the most keys of a page.
     pub(super) fn page_keys_max(&self) -> usize {
         self.page_keys_max
     }
 
-    /// The keys from `from` on to the end of their page; empty if there are none behind it at all.
+    /// Returns the keys from `from` to the end of their page; empty if no key follows at all.
     pub(super) fn from(&self, from: Key) -> &[Key] {
         let page = self.page_of(from);
         let keys = self.keys(page);
@@ -126,12 +125,12 @@ impl Pages {
         if tail.is_empty() && page + 1 < self.pages.len() { self.keys(page + 1) } else { tail }
     }
 
-    /// Adds a key that is not there: to this page, if it is that page's.
+    /// Adds a key that is not present. `page` is a guess of its page.
     pub(super) fn insert(&mut self, key: Key, page: u32) {
         self.insert_at(self.still(page, key), key);
     }
 
-    /// Takes out a key that is there: of this page, if it is that page's.
+    /// Removes a key that is present. `page` is a guess of its page.
     pub(super) fn remove(&mut self, key: Key, page: u32) {
         self.remove_at(self.still(page, key), key);
     }
@@ -188,8 +187,8 @@ impl Pages {
         if left == 0 && self.pages.len() > 1 {
             self.give_page(page);
             self.pages.remove(page);
-            // Its keys would now belong to the page below; without one, the first page reaches down
-            // to all.
+            // Keys of the removed page's range now belong to the page before it. Without one, the
+            // first page starts at the lowest key.
             self.fences.remove(page);
             self.fences[0] = Key::MIN;
             self.regroup(page);
@@ -198,15 +197,17 @@ impl Pages {
         }
     }
 
-    /// The first of three prefetches for a change of this key: the fences of its group.
-    pub(super) fn seek_group(&self, key: Key) -> u32 {
+    /// Prefetches the fences of the group of a key, the first of three prefetches for a change of
+    /// that key.
+    pub(super) fn prefetch_group(&self, key: Key) -> u32 {
         let (from, to) = self.group_of(key);
         prefetch::lines(&self.fences[from..to]);
         number(from / GROUP)
     }
 
-    /// The second: which page of that group the key belongs to, if it does to any.
-    pub(super) fn seek(&self, key: Key, group: u32) -> u32 {
+    /// Prefetches the entry of the page of a key, the second of three prefetches. `group` is a
+    /// guess.
+    pub(super) fn prefetch(&self, key: Key, group: u32) -> u32 {
         let from = (group as usize * GROUP).min(self.fences.len());
         let group = &self.fences[from..self.fences.len().min(from + GROUP)];
         let page = (from + group.partition_point(|fence| *fence <= key)).saturating_sub(1);
@@ -216,14 +217,14 @@ impl Pages {
         number(page)
     }
 
-    /// The third: the page's keys are asked for.
-    pub(super) fn seek_keys(&self, page: u32) {
+    /// Prefetches the keys of a page, the third of three prefetches.
+    pub(super) fn prefetch_keys(&self, page: u32) {
         if (page as usize) < self.pages.len() {
             prefetch::lines(self.keys(page as usize));
         }
     }
 
-    /// Sees to it that no page around a full one is full.
+    /// Spreads the keys around a full page so that no page there is full.
     fn make_room(&mut self, page: usize) {
         let (from, to) = self.window(page);
         let keys = self.concat(from, to);
@@ -231,7 +232,7 @@ impl Pages {
         self.spread(from, to, pages, &keys);
     }
 
-    /// Lets a page go where its neighbours can take its keys and have room left.
+    /// Removes a page if its neighbours can take its keys and keep room.
     fn give_back(&mut self, page: usize) {
         let (from, to) = self.window(page);
         let pages = to - from;
@@ -248,9 +249,9 @@ impl Pages {
         all
     }
 
-    /// Spreads sorted keys evenly over a number of pages that replace those from `from` to `to`.
-    /// The first page keeps its fence: with a higher one, lower keys would belong to a page outside
-    /// that may be full.
+    /// Spreads sorted keys evenly over a number of pages that replace the pages `from` to `to`. The
+    /// first page keeps its fence: with a higher one, lower keys would belong to a page outside the
+    /// range, which may be full.
     fn spread(&mut self, from: usize, to: usize, pages: usize, keys: &[Key]) {
         let kept = from + pages.min(to - from);
         (kept..to).for_each(|page| self.give_page(page));
@@ -274,25 +275,26 @@ impl Pages {
         self.regroup(from);
     }
 
-    /// Brings the groups up to date with fences that changed from a page on.
+    /// Updates the groups for fences that changed from a page on.
     fn regroup(&mut self, page: usize) {
         self.groups.truncate(page / GROUP);
         self.groups.extend(self.fences.iter().step_by(GROUP).skip(page / GROUP));
     }
 
-    /// Neighbours of a page, itself among them.
+    /// Returns the range of a page and its neighbours.
     fn window(&self, page: usize) -> (usize, usize) {
         let from = page.saturating_sub(WINDOW / 2).min(self.pages.len().saturating_sub(WINDOW));
         (from, (from + WINDOW).min(self.pages.len()))
     }
 
-    /// Up to here, keys are spread over the pages that there are. Below a full page, so that
-    /// spreading makes room.
+    /// Returns the number of keys per page up to which keys are spread over the present pages. It
+    /// is below a full page, so that spreading makes room.
     fn nearly_full(&self) -> usize {
         self.page_keys_max - self.page_keys_max / 32 - 1
     }
 
-    /// Up to here pages are filled by what gives one back, and by a snapshot.
+    /// Returns the number of keys per page to which removing a page or reading a snapshot fills
+    /// pages.
     fn after_split(&self) -> usize {
         self.page_keys_max - self.page_keys_max / 16 - 1
     }
@@ -302,13 +304,13 @@ impl Pages {
         from + self.fences[from..to].partition_point(|fence| *fence <= key) - 1
     }
 
-    /// The pages of the group with the key's page.
+    /// Returns the range of the pages in the group of a key.
     fn group_of(&self, key: Key) -> (usize, usize) {
         let from = (self.groups.partition_point(|fence| *fence <= key) - 1) * GROUP;
         (from, self.fences.len().min(from + GROUP))
     }
 
-    /// The page of a key, which may be this one.
+    /// Returns the page of a key. `page` is a guess, which is tried first.
     fn still(&self, page: u32, key: Key) -> usize {
         let page = page as usize;
         if self.is_of(page, key) { page } else { self.page_of(key) }
@@ -325,13 +327,13 @@ impl Pages {
         &self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..page.len()]
     }
 
-    /// The whole part of the slabs that belongs to a page.
+    /// Returns the whole part of the slabs that belongs to a page.
     fn room(&mut self, page: usize) -> &mut [Key] {
         let from = self.pages[page].at();
         &mut self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..self.page_keys_max]
     }
 
-    /// An empty page that is in no directory yet.
+    /// Takes an empty page, which is not in the directory yet.
     fn take_page(&mut self) -> Page {
         if self.free.is_empty() {
             let from = self.slabs.len() * SLAB_KEYS;
@@ -355,7 +357,7 @@ fn number(at: usize) -> u32 {
 
 #[cfg(test)]
 impl Pages {
-    /// All keys, and a check of what the directory promises.
+    /// Returns all keys, and checks the invariants of the directory.
     pub(super) fn check(&self) -> Vec<Key> {
         assert_eq!((self.fences.len(), self.fences[0]), (self.pages.len(), Key::MIN));
         assert!(self.fences.iter().step_by(GROUP).eq(&self.groups));
@@ -397,7 +399,7 @@ mod tests {
     }
 
     proptest! {
-        /// Pages are a sorted set, however they were split and merged.
+        /// Compares the pages with a sorted set through splits and merges.
         #[test]
         fn pages_are_a_sorted_set(
             changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55), 0u32..400), 0..600),
@@ -408,8 +410,8 @@ mod tests {
             for (n, add, to) in changes {
                 match (add, model.contains(&key(n))) {
                     (_, true) if to < 200 && !model.contains(&key(to)) => {
-                        let group = pages.seek_group(key(to));
-                        let page = pages.seek(key(to), group);
+                        let group = pages.prefetch_group(key(to));
+                        let page = pages.prefetch(key(to), group);
                         prop_assert!(pages.is_of(page as usize, key(to)));
                         pages.replace((key(n), n % 7), (key(to), if n % 2 == 0 { page } else { n % 5 }));
                         model.remove(&key(n));
@@ -427,7 +429,8 @@ mod tests {
         }
     }
 
-    /// Pages stay nine tenths full: filled at random, and after everybody has moved.
+    /// Checks that pages stay nine tenths full: when filled at random, and after every device has
+    /// moved.
     #[test]
     fn pages_stay_full() {
         let mut pages = Pages::new(64);
@@ -451,7 +454,7 @@ mod tests {
         assert!(fill(&pages) >= 80, "{}", fill(&pages));
     }
 
-    /// Emptied pages go, and their room is used again.
+    /// Emptied pages are removed, and their room is used again.
     #[test]
     fn merges_down_to_one_page() {
         let mut pages = Pages::new(8);

@@ -1,9 +1,9 @@
 //! Prefetch of memory lines that will be read soon, without waiting for them.
 //!
-//! An ordinary read would load them too, but a processor continues for only some five hundred
-//! instructions behind a read that misses, and then stalls; a prefetch completes at once, and the
+//! An ordinary read would load them too, but a processor executes only some five hundred
+//! instructions after a read that misses, and then stalls. A prefetch completes at once, and the
 //! line arrives while other records are processed. Results never depend on prefetching: on a
-//! processor without such an instruction here, the function does nothing.
+//! processor without such an instruction here, the functions do nothing.
 
 /// Prefetches the first cache line of an item.
 #[inline]
@@ -21,12 +21,12 @@ pub(super) fn one<T>(item: &T) {
     let _ = item;
 }
 
-/// Each line of a slice of numbers or bytes.
+/// Prefetches each cache line of a slice of numbers or bytes.
 #[inline]
 pub(super) fn lines<T: Copy>(items: &[T]) {
     const LINE_BYTES: usize = 64;
     items.iter().step_by(LINE_BYTES / size_of::<T>()).for_each(one);
-    // A slice that begins within a line may reach into one more.
+    // A slice that begins within a line may extend into one more.
     if let Some(last) = items.last() {
         one(last);
     }

@@ -1,10 +1,10 @@
 //! App, locale and segments of a device as one number of two bytes.
 //!
-//! A row that named the three separately would spend six bytes; a million devices have some
+//! A row that named the three separately would need six bytes, but a million devices have only some
 //! thousand combinations. Each partition numbers the combinations that it has met, and never
 //! forgets one. A combination that arrives when all numbers are in use is stored for its device
-//! alone, in a map: six bytes become forty, and nothing else changes. The numbers are valid in this
-//! process only: a snapshot contains the words.
+//! alone, in a map: six bytes become forty, and nothing else changes. The numbers are valid only in
+//! this process; a snapshot contains the words.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ use super::{
     vocabulary::{AppIndex, LocaleIndex, SegmentsIndex},
 };
 
-/// The number of a combination in one partition.
+/// Number of a combination in one partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProfileIndex(pub(super) u16);
 
-/// Combinations that have a number; the last number means "in the map".
+/// Most combinations that have a number; the last number means "in the map".
 const PROFILES_MAX: usize = u16::MAX as usize;
 
 /// App, locale and segments of a device.
@@ -30,11 +30,11 @@ pub(super) struct Profile {
     pub(super) app: AppIndex,
     pub(super) locale: LocaleIndex,
     pub(super) segments: SegmentsIndex,
-    /// Of the app: part of what a device's key is made of.
+    /// Tag of the app, a part of the device's key.
     pub(super) tag: Tag,
 }
 
-/// All combinations of a partition.
+/// All combinations of one partition.
 pub(super) struct Profiles {
     known: Vec<Profile>,
     table: HashTable<u16>,
@@ -43,7 +43,7 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    /// An empty table of profiles.
+    /// Creates an empty table of profiles.
     pub(super) fn new() -> Self {
         Self {
             known: Vec::new(),
@@ -53,13 +53,14 @@ impl Profiles {
         }
     }
 
-    /// With room for fewer numbers; tests choose few, to see the map used.
+    /// Creates an empty table with fewer numbers. Tests choose few, so that the map is used.
     #[cfg(test)]
     pub(super) fn with_max(max: usize) -> Self {
         Self { max, ..Self::new() }
     }
 
-    /// The number for a device with this combination. What was kept for it before is forgotten.
+    /// Returns the number for a device with this combination, and replaces the combination stored
+    /// for the device before.
     pub(super) fn insert(&mut self, ordinal: Ordinal, profile: Profile) -> ProfileIndex {
         self.remove(ordinal);
         if let Some(&known) =
@@ -78,7 +79,7 @@ impl Profiles {
         ProfileIndex(index)
     }
 
-    /// The combination of a registered device.
+    /// Returns the combination of a registered device.
     pub(super) fn get(&self, ordinal: Ordinal, index: ProfileIndex) -> Profile {
         match self.known.get(usize::from(index.0)) {
             Some(profile) => *profile,
@@ -86,7 +87,7 @@ impl Profiles {
         }
     }
 
-    /// A device that is no longer registered.
+    /// Removes the combination of a device that is no longer registered.
     pub(super) fn remove(&mut self, ordinal: Ordinal) {
         if !self.others.is_empty() {
             self.others.remove(&ordinal);
@@ -95,7 +96,7 @@ impl Profiles {
 }
 
 impl Profile {
-    /// The profile without an app: never pushed to.
+    /// Combination with the unknown app, which is never pushed to.
     const UNKNOWN: Self = Self {
         app: AppIndex::UNKNOWN,
         locale: LocaleIndex::UNKNOWN,
@@ -113,8 +114,8 @@ fn hash(p: &Profile) -> u64 {
 mod tests {
     use super::*;
 
-    /// A combination has one number; one that found none left is its device's alone, until that has
-    /// another.
+    /// Each combination has one number. A combination that found no number free belongs to its
+    /// device until the device gets another one.
     #[test]
     fn numbers_run_out() {
         let of = |n: u16| Profile {

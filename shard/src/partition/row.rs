@@ -9,29 +9,29 @@
 //! | 5 | version of the place, ms since 2020 in 40 bits |
 //! | 5 | version of the registration, the same |
 //!
-//! Beside it a device costs its token, 8 bytes of key in a page, 4 in the index, and what those
-//! leave empty; [`super`] has the sum.
+//! In addition a device needs its token, 8 bytes of key in a page, 4 in the index, and their unused
+//! room; [`super`] has the sum.
 //!
-//! **Why rows by ordinal, and not columns in the page of its place.** Columns of a page make
-//! neighbours stand together, and cost ten bytes more than they save: a page must then name the
-//! ordinal of each (4), the partition the page of each ordinal (4), and the order within the page
-//! is a permutation (2), where rows need one key of 8 bytes that is place, ordinal and order in
-//! one. Every move would carry a row and a token from page to page, with what that leaves behind to
-//! be compacted. What columns give, that a push finds its device in a cache, the walk gets
-//! otherwise: it touches the rows and tokens of those whom it will return next in one go
+//! **Why rows by ordinal, and not columns in the page of its place.** Columns of a page put
+//! neighbours together, but cost ten bytes more than they save: a page must then name the ordinal
+//! of each device (4), the partition the page of each ordinal (4), and the order within the page is
+//! a permutation (2), where rows need one key of 8 bytes that is place, ordinal and order in one.
+//! Every move would carry a row and a token from page to page, and leave gaps to be compacted. The
+//! advantage of columns is that a push finds its device in a cache. The walk achieves this
+//! otherwise: it touches the rows and tokens of the devices that it will return next in one go
 //! ([`super::Partition::warm`]), so that the misses overlap.
 //!
-//! A row has three facets, each with a version of its own, the time when the phone observed it:
+//! A row has three facets, each with a version of its own, the time of the phone's observation:
 //!
 //! - *place*: a cell;
 //! - *registration*: app, token, locale, segments;
-//! - *mute*: a person's choice. A facet of its own, because a new registration must keep it, and
-//!   because a late mute must find its way past a newer registration. Few choose, so the version
-//!   stands beside the rows (`super::Partition::mutes`); a row whose mute went with its place, as
-//!   in every tombstone, says so in a bit of the place that it does not have.
+//! - *mute*: a person's choice. It is a facet of its own, because a new registration must keep it,
+//!   and because a late mute must take effect despite a newer registration. Few people choose, so
+//!   the version is stored beside the rows (`super::Partition::mutes`). A row whose mute was
+//!   removed with its place, as in every tombstone, has a bit for this in its absent place.
 //!
-//! An absent facet has a version too: what was removed at 12:00 is not brought back by an
-//! observation of 11:59. That is all a tombstone is: a row whose facets are absent.
+//! An absent facet has a version too: a facet that was removed at 12:00 is not restored by an
+//! observation of 11:59. So a tombstone is a row whose facets are absent.
 
 use clarion_proto::ids::{DeviceId, UnixMillis};
 
@@ -39,11 +39,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{key::Place, profile::ProfileIndex, token::TokenRef};
 
-/// 2020-01-01 UTC: before Clarion existed, so before all observations.
+/// 2020-01-01 UTC in milliseconds since 1970: before Clarion existed, so before all observations.
 const EPOCH_MS: u64 = 1_577_836_800_000;
 
-/// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to
-/// that.
+/// Milliseconds since 2020 in five bytes, enough until November 2054. Times outside are cut to this
+/// range.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Millis40([u8; 5]);
@@ -61,25 +61,26 @@ impl From<Millis40> for UnixMillis {
 }
 
 impl Millis40 {
-    /// The version of a facet without an observation.
+    /// Version of a facet without an observation.
     pub(super) const NEVER: Self = Self([0; 5]);
 
-    /// Whether an observation of that time replaces one of this: at a tie the later record wins.
+    /// Reports whether an observation of time `observed` replaces one of this time: at a tie the
+    /// later record wins.
     pub(super) fn yields_to(self, observed: Self) -> bool {
         of_five(self.0) <= of_five(observed.0)
     }
 
-    /// The version one millisecond later.
+    /// Returns the version one millisecond later.
     pub(super) fn next(self) -> Self {
         Self(to_five((of_five(self.0) + 1).min((1 << 40) - 1)))
     }
 
-    /// As a number, for a snapshot.
+    /// Returns the version as a number, for a snapshot.
     pub(super) fn bits(self) -> u64 {
         of_five(self.0)
     }
 
-    /// The version with the bits of [`Millis40::bits`]; `None`: more than 40 bits.
+    /// Returns the version with the bits of [`Millis40::bits`]; `None` for more than 40 bits.
     pub(super) fn from_bits(bits: u64) -> Option<Self> {
         (bits < 1 << 40).then(|| Self(to_five(bits)))
     }
@@ -101,7 +102,7 @@ const MUTED: u64 = 1 << 36;
 const LIVE: u64 = 1 << 37;
 const SCHEDULED: u64 = 1 << 38;
 const GUEST: u64 = 1 << 39;
-/// Flag in the bits of an absent place: the row's mute has the version of its place.
+/// Flag in the bits of an absent place: the mute has the version of the place.
 const MUTE_AS_PLACE: u64 = 1;
 
 /// The row of one device. It consists of bytes, because it is stored in a [`super::block`].
@@ -109,7 +110,7 @@ const MUTE_AS_PLACE: u64 = 1;
 #[repr(C)]
 pub(super) struct Row {
     device: [u8; 16],
-    /// 34 bits of place, then flags.
+    /// Place in 34 bits, then flags.
     place: [u8; 5],
     token: [u8; 4],
     profile: [u8; 2],
@@ -119,7 +120,7 @@ pub(super) struct Row {
 
 const _: () = assert!(size_of::<Row>() == 37);
 
-/// A registration as a row keeps it.
+/// Registration as stored in a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Registered {
     pub(super) token: TokenRef,
@@ -137,17 +138,17 @@ impl Row {
         registration_version: Millis40::NEVER,
     };
 
-    /// A row of a device without any facet or version.
+    /// Creates the row of a device without any facet or version.
     pub(super) fn new(device: DeviceId) -> Self {
         Self { device: device.0, place: to_five(LIVE), ..Self::VACANT }
     }
 
-    /// The device that the row belongs to.
+    /// Returns the id of the row's device.
     pub(super) fn device(&self) -> DeviceId {
         DeviceId(self.device)
     }
 
-    /// Clears everything but the device, its entry in the expiry queue, and its slot.
+    /// Clears everything except the device, its entry in the expiry queue, and its slot.
     pub(super) fn reset(&mut self) {
         *self = Self {
             place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)),
@@ -155,13 +156,13 @@ impl Row {
         };
     }
 
-    /// Reads the first and the last byte, to load the whole row into the cache; the result has no
-    /// meaning.
+    /// Reads the first and the last byte, which loads the whole row into the cache. The result has
+    /// no meaning.
     pub(super) fn ends(&self) -> u8 {
         self.device[0] ^ self.registration_version.0[4]
     }
 
-    /// Whether the row is stored in the slot of another, resting ordinal ([`super::rows`]).
+    /// Reports whether the row is stored in the slot of another, resting ordinal ([`super::rows`]).
     pub(super) fn is_guest(&self) -> bool {
         self.has(GUEST)
     }
@@ -170,7 +171,7 @@ impl Row {
         self.set(GUEST, guest);
     }
 
-    /// A vacant row, with its neighbours in the list of vacant slots.
+    /// Creates a vacant row with its neighbours in the list of vacant slots.
     pub(super) fn link(before: u32, behind: u32) -> Self {
         let [a, b, c, d] = before.to_le_bytes();
         Self {
@@ -180,13 +181,13 @@ impl Row {
         }
     }
 
-    /// The neighbours that [`Row::link`] stored.
+    /// Returns the neighbours that [`Row::link`] stored.
     pub(super) fn links(&self) -> (u32, u32) {
         let [a, b, c, d, _] = self.place_version.0;
         (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(self.token))
     }
 
-    /// Whether the row belongs to a device.
+    /// Reports whether the row belongs to a device.
     pub(super) fn is_live(&self) -> bool {
         self.has(LIVE)
     }
@@ -209,18 +210,18 @@ impl Row {
         self.set(MUTED, muted);
     }
 
-    /// Without a place: whether the mute has the version of the place.
+    /// Reports whether the mute of a row without a place has the version of the place.
     pub(super) fn is_mute_as_place(&self) -> bool {
         self.word() & (PLACED | MUTE_AS_PLACE) == MUTE_AS_PLACE
     }
 
-    /// Only for a row without a place.
+    /// Sets whether the mute has the version of the place. The row must have no place.
     pub(super) fn set_mute_as_place(&mut self, on: bool) {
         debug_assert!(!self.has(PLACED));
         self.set(MUTE_AS_PLACE, on);
     }
 
-    /// Whether an entry of the expiry queue names this row.
+    /// Reports whether the expiry queue contains this row.
     pub(super) fn is_scheduled(&self) -> bool {
         self.has(SCHEDULED)
     }
@@ -245,14 +246,15 @@ impl Row {
         (self.token, self.profile) = (r.token.0.to_le_bytes(), r.profile.0.to_le_bytes());
     }
 
-    /// When a row without registration is dropped; `None` for one with it.
+    /// Returns the time at which a row without registration is dropped; `None` for a registered
+    /// row.
     pub(super) fn due(&self) -> Option<UnixMillis> {
         let (low, high) = (u32::from_le_bytes(self.token), u16::from_le_bytes(self.profile));
         (!self.is_registered()).then(|| UnixMillis(u64::from(high) << 32 | u64::from(low)))
     }
 
-    /// Removes the registration, if any, and sets the time at which the row is dropped. The token's
-    /// slot must be free.
+    /// Removes the registration, if any, and sets the time at which the row is dropped. The caller
+    /// must have freed the slot of the token.
     pub(super) fn unregister(&mut self, due: UnixMillis) {
         self.set(REGISTERED, false);
         let due = due.0.min((1 << 48) - 1).to_le_bytes();

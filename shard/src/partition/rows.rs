@@ -1,13 +1,13 @@
 //! Rows by ordinal, and the assignment of ordinals to devices.
 //!
-//! Ordinals are dense from 0, so a row is found by arithmetic. Rows stand in chunks that never
-//! move: growing a partition copies nothing and leaves no half-empty doubling behind.
+//! Ordinals are dense from 0, so a row is found by arithmetic. Rows are in chunks that never move:
+//! growth of a partition copies nothing and leaves no half-empty allocation.
 //!
 //! **When an ordinal is reused.** Waves, reports of handed-over devices and the ledger name devices
 //! by ordinal. If an ordinal went to another device meanwhile, that device would count as alerted.
-//! Only one node knows whether a wave is running, so this must not matter here: two nodes that
-//! applied the same log must have the same ordinals, since one continues from the other's reports.
-//! So the rule uses the only clock that both share, the append time: an ordinal rests for
+//! Only one node knows whether a wave is running, so the rule must not depend on waves: two nodes
+//! that applied the same log must have the same ordinals, because one continues from the other's
+//! reports. So the rule uses the only clock that both share, the append time: an ordinal rests for
 //! [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be
 //! pushed to. Together that is a day longer than the longest alert and the 72 h for which it may
 //! stay sticky afterwards.
@@ -16,9 +16,9 @@
 //! vacant row for each would cost four bytes for every device. So the slot of a resting ordinal
 //! goes to a *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals
 //! has no slots of its own, but four bytes for each ordinal that name the slot of its row. An
-//! ordinal that is reused gets its slot back, and the guest moves on; where no slot is vacant, the
-//! guest's chunk gets slots of its own. Only this file knows the slot of a row, and the slot
-//! depends on nothing but the order of records.
+//! ordinal that is reused gets its slot back, and the guest moves to another vacant slot; where no
+//! slot is vacant, the guest's chunk gets slots of its own. Only this file knows the slot of a row,
+//! and the slot depends only on the order of records.
 
 use std::collections::VecDeque;
 
@@ -35,50 +35,50 @@ use super::{
     row::Row,
 };
 
-/// Time for which an ordinal rests, in append time: the longest active time of an alert and 72 h,
-/// 33 days.
+/// Time for which an ordinal rests, in append time, milliseconds: the longest active time of an
+/// alert and 72 h, 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
-/// Rows of a chunk: a block full, of which half is empty on average in the last one.
+/// Number of rows of a chunk: one block, of which half is empty on average in the last chunk.
 const CHUNK_ROWS: usize = BLOCK_BYTES / size_of::<Row>();
-/// Of the list of vacant slots: none, and of an ordinal: it has no row.
+/// End of the list of vacant slots; for an ordinal: it has no row.
 const NONE: u32 = u32::MAX;
-/// Capacity grows by a sixteenth: doubling would leave half of it empty.
+/// Share by which the capacity grows. Doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
-/// Unit of resting times, some 70 minutes, rounded up so that no ordinal rests too short: of a
-/// month's ordinals each then costs four bytes, and each unit sixteen.
+/// Unit of resting times, milliseconds: some 70 minutes, rounded up so that no ordinal rests too
+/// briefly. Each ordinal of a month then costs four bytes, and each unit sixteen.
 const REST_UNIT_MS: u64 = 1_024 << SAVED_SHIFT;
-/// Snapshots store the time in units of 1,024 ms.
+/// Binary logarithm of [`REST_UNIT_MS`] in units of a snapshot, 1,024 ms.
 const SAVED_SHIFT: u32 = 12;
 /// The last time that a snapshot can store.
 const SINCE_MAX: u64 = (1 << (u64::BITS - SAVED_ORDINAL_BITS - SAVED_SHIFT)) - 1;
-/// Bits of a snapshot's entry for the ordinal.
+/// Number of bits for the ordinal in a snapshot's entry.
 const SAVED_ORDINAL_BITS: u32 = 30;
 
 /// All rows of a partition.
 pub(super) struct Rows {
     chunks: Vec<Chunk>,
-    /// Ordinals from here on were never given.
+    /// Number of ordinals assigned so far; all higher ones were never assigned.
     unused: u32,
-    /// The first of the vacant slots of ordinals below; each names the one before and the one
-    /// behind it.
+    /// First vacant slot of assigned ordinals. Each vacant slot names the one before and the one
+    /// after it.
     vacant: u32,
     vacants: usize,
-    /// Those that rest, oldest first.
+    /// Resting ordinals, oldest first.
     resting: VecDeque<Ordinal>,
-    /// Since when, oldest first: units of [`REST_UNIT_MS`] since 1970, and how many of `resting`,
-    /// never none.
+    /// Start of the rest of `resting`, oldest first: time in units of [`REST_UNIT_MS`] since 1970,
+    /// and the number of ordinals, at least 1.
     since: VecDeque<(u64, u32)>,
 }
 
-/// Rows of neighbouring ordinals.
+/// Rows of adjacent ordinals.
 enum Chunk {
-    /// In slots of its own, which a guest may use while an ordinal rests.
+    /// The rows are in slots of their own. A guest may use a slot while its ordinal rests.
     Own(Block<Slots>),
-    /// As guests, in the slots of these ordinals.
+    /// The rows are guests in the slots of these ordinals.
     Guests(Box<[u32; CHUNK_ROWS]>),
 }
 
-/// The slots of a chunk, and what a block has beyond them.
+/// Slots of a chunk, and the rest of their block.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Slots {
@@ -100,7 +100,7 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// The row of an ordinal in use.
+    /// Returns the row of an ordinal in use.
     #[inline]
     pub(super) fn get(&self, ordinal: Ordinal) -> Option<&Row> {
         let at = ordinal.0 as usize % CHUNK_ROWS;
@@ -112,14 +112,15 @@ impl Rows {
         }
     }
 
-    /// Reads both ends of a row, which may be in two cache lines.
+    /// Reads both ends of a row, which may be in two cache lines, to load them. The result has no
+    /// meaning.
     pub(super) fn touch(&self, ordinal: Ordinal) -> u8 {
         self.get(ordinal).map_or(0, Row::ends)
     }
 
     /// Prefetches both ends of a row, which may be in two cache lines.
     #[inline]
-    pub(super) fn seek(&self, ordinal: Ordinal) {
+    pub(super) fn prefetch(&self, ordinal: Ordinal) {
         let slot = match self.chunks.get(ordinal.0 as usize / CHUNK_ROWS) {
             Some(Chunk::Guests(slots)) => slots[ordinal.0 as usize % CHUNK_ROWS],
             _ => ordinal.0,
@@ -131,29 +132,29 @@ impl Rows {
         }
     }
 
-    /// The row of an ordinal that was given.
+    /// Returns the row of an assigned ordinal.
     #[inline]
     pub(super) fn at(&self, ordinal: Ordinal) -> &Row {
         self.slot(self.slot_of(ordinal))
     }
 
-    /// The row of an ordinal that was given.
+    /// Returns the row of an assigned ordinal for changes.
     #[inline]
     pub(super) fn at_mut(&mut self, ordinal: Ordinal) -> &mut Row {
         self.slot_mut(self.slot_of(ordinal))
     }
 
-    /// Assigns an ordinal: the one that rested longest, if it rested enough, else a new one.
-    /// `None`: all are in use. `who` returns the ordinal of a device that is present.
+    /// Assigns an ordinal: the one that rested longest, if it rested long enough, else a new one.
+    /// Returns `None` if all are in use. `ordinal_of` returns the ordinal of a device that is present.
     pub(super) fn insert(
         &mut self,
         row: Row,
         now: UnixMillis,
-        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+        ordinal_of: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
     ) -> Option<Ordinal> {
         let ordinal = match self.pop_rested(now) {
             Some(ordinal) => {
-                self.free_own_slot(ordinal, who);
+                self.free_own_slot(ordinal, ordinal_of);
                 ordinal
             }
             None if self.unused == ORDINALS_MAX => return None,
@@ -163,7 +164,7 @@ impl Rows {
         Some(ordinal)
     }
 
-    /// Takes a row away. `now` never goes back.
+    /// Removes a row. `now` must never go back.
     pub(super) fn remove(&mut self, ordinal: Ordinal, now: UnixMillis) {
         let slot = self.slot_of(ordinal);
         if let Chunk::Guests(slots) = &mut self.chunks[ordinal.0 as usize / CHUNK_ROWS] {
@@ -173,7 +174,7 @@ impl Rows {
         self.push_resting(now.0.div_ceil(REST_UNIT_MS).min(SINCE_MAX), ordinal);
     }
 
-    /// Assigns an ordinal for the first time.
+    /// Assigns the next ordinal that was never assigned.
     fn give_new(&mut self) -> Ordinal {
         if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
             if self.chunks.len() == self.chunks.capacity() {
@@ -189,7 +190,7 @@ impl Rows {
         Ordinal(self.unused - 1)
     }
 
-    /// Puts the row of an ordinal that has none into its own slot, which is free, or into a vacant
+    /// Stores the row of an ordinal without one in its own slot, if that is free, or in a vacant
     /// one.
     fn put(&mut self, ordinal: Ordinal, mut row: Row) {
         let (chunk, at) = (ordinal.0 as usize / CHUNK_ROWS, ordinal.0 as usize % CHUNK_ROWS);
@@ -206,12 +207,12 @@ impl Rows {
         *self.slot_mut(slot) = row;
     }
 
-    /// Frees the slot of a rested ordinal, if it has one: afterwards the slot is in no list and
+    /// Frees the slot of a rested ordinal, if it has one. Afterwards the slot is in no list and
     /// without a row.
     fn free_own_slot(
         &mut self,
         ordinal: Ordinal,
-        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+        ordinal_of: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
     ) {
         if matches!(self.chunks[ordinal.0 as usize / CHUNK_ROWS], Chunk::Guests(_)) {
             return;
@@ -220,10 +221,12 @@ impl Rows {
         if !row.is_guest() {
             return self.unlink(ordinal.0);
         }
-        let guest = who(self, row.device()).expect("each row is somebody's whom the index knows");
+        let guest =
+            ordinal_of(self, row.device()).expect("the device of every row is in the index");
         let chunk = guest.0 as usize / CHUNK_ROWS;
         if self.vacants == 0 {
-            // All its rows go home, this one too, and leave slots behind: this one in the list.
+            // All rows of the chunk move to their own slots, this one included, and their old slots
+            // become vacant.
             self.have_own(chunk);
             return self.unlink(ordinal.0);
         }
@@ -280,7 +283,7 @@ impl Rows {
         self.vacants -= 1;
     }
 
-    /// Slot of the row of an assigned ordinal.
+    /// Returns the slot of the row of an assigned ordinal.
     #[inline]
     fn slot_of(&self, ordinal: Ordinal) -> u32 {
         match &self.chunks[ordinal.0 as usize / CHUNK_ROWS] {
@@ -328,18 +331,18 @@ impl Rows {
         self.resting.pop_front()
     }
 
-    /// Ordinals from here on were never given.
+    /// Returns the first ordinal that was never assigned.
     pub(super) fn unused(&self) -> u32 {
         self.unused
     }
 
-    /// Those that rest, longest first.
+    /// Returns the resting ordinals, longest rest first.
     pub(super) fn resting(&self) -> impl ExactSizeIterator<Item = Ordinal> {
         self.resting.iter().copied()
     }
 
-    /// Those that rest, longest first, each as a snapshot names it: 34 bits of time in units of
-    /// 1,024 ms since 1970, which last until the year 2527, above 30 of ordinal.
+    /// Returns the resting ordinals in the form of snapshots, longest rest first: 34 bits of time
+    /// in units of 1,024 ms since 1970, which last until the year 2527, above 30 bits of ordinal.
     pub(super) fn saved_resting(&self) -> impl Iterator<Item = u64> {
         let since =
             self.since.iter().flat_map(|(since, n)| std::iter::repeat_n(*since, *n as usize));
@@ -348,8 +351,8 @@ impl Rows {
         })
     }
 
-    /// Rows of a snapshot before its rows are read: vacant, with the resting ordinals. `None`: the
-    /// numbers are impossible.
+    /// Creates the rows of a snapshot before its rows are read: vacant, with the resting ordinals.
+    /// `None` if the numbers are impossible.
     pub(super) fn vacant(unused: u32, saved_resting: &[u64]) -> Option<Self> {
         let mut new = Self::default();
         for entry in saved_resting {
@@ -364,14 +367,15 @@ impl Rows {
         (unused <= ORDINALS_MAX).then_some(new)
     }
 
-    /// Puts the row of a snapshot at its ordinal; only ever in ascending order.
+    /// Stores the row of a snapshot under its ordinal. Calls must be in ascending order of
+    /// ordinals.
     pub(super) fn restore(&mut self, ordinal: Ordinal, row: Row) {
         self.reserve(ordinal.0);
         self.give_new();
         self.put(ordinal, row);
     }
 
-    /// Ordinals below `unused` that were not restored rest.
+    /// Marks the ordinals below `unused` that were not restored as resting.
     pub(super) fn reserve(&mut self, unused: u32) {
         while self.unused < unused {
             let ordinal = self.give_new();
@@ -384,12 +388,12 @@ impl Rows {
 
 #[cfg(test)]
 impl Rows {
-    /// All rows in use, by ordinal.
+    /// Returns all rows in use, in the order of ordinals.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ordinal, &Row)> {
         (0..self.unused).filter_map(|n| self.get(Ordinal(n)).map(|row| (Ordinal(n), row)))
     }
 
-    /// A check of what slots and their list promise each other; the slots that there are.
+    /// Checks the invariants of slots and their list, and returns the number of slots.
     fn check(&self) -> usize {
         let mut taken: Vec<u32> = self.iter().map(|(ordinal, _)| self.slot_of(ordinal)).collect();
         assert!(
@@ -419,7 +423,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// Dense from 0; a dropped ordinal rests its time, then the longest rested is given first.
+    /// Ordinals are dense from 0. A dropped ordinal rests its time; then the longest rested one is
+    /// assigned first.
     #[test]
     fn ordinals_rest() {
         let mut rows = Rows::default();
@@ -446,9 +451,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 64 + 4))]
 
-        /// Whoever comes, goes, and comes back to ordinals that rested: each row is found by its
-        /// ordinal and nobody by one that rests, also by who restores the same; and what rests
-        /// takes no slots as long as others come.
+        /// Compares the rows with a map under random changes: each row is found by its ordinal,
+        /// resting ordinals have no row, restored rows are equal, and resting ordinals take no
+        /// slots while others can use them.
         #[test]
         fn rows_are_found_wherever_they_stand(
             phases in prop::collection::vec((0u8..3, 1u32..1_500, 0u64..40, any::<u32>()), 1..12),
@@ -463,10 +468,10 @@ mod tests {
                         model.remove(&ordinal);
                         rows.remove(Ordinal(ordinal), UnixMillis(now));
                     } else {
-                        let who = |_: &Rows, device: DeviceId| {
+                        let ordinal_of = |_: &Rows, device: DeviceId| {
                             model.iter().find(|(_, d)| **d == device).map(|(ordinal, _)| Ordinal(*ordinal))
                         };
-                        let ordinal = rows.insert(Row::new(device(next)), UnixMillis(now), who).unwrap().0;
+                        let ordinal = rows.insert(Row::new(device(next)), UnixMillis(now), ordinal_of).unwrap().0;
                         prop_assert!(model.insert(ordinal, device(next)).is_none());
                         next += 1;
                     }

@@ -1,17 +1,17 @@
 //! Snapshots: a partition as bytes, immutable, checked, and readable for years.
 //!
-//! A node that takes over a partition loads a snapshot and follows the log from there. Whether two
-//! nodes then have the same ordinals decides who is alerted twice, so a snapshot is the state
-//! *exactly* at one position of the log, with all that later records depend on: tombstones,
-//! ordinals that rest, and the queue of rows to be dropped.
+//! A node that takes over a partition loads a snapshot and follows the log from there. Equal
+//! ordinals on both nodes decide whether a device is alerted twice. So a snapshot is the state
+//! *exactly* at one position of the log, with all that later records depend on: tombstones, resting
+//! ordinals, and the queue of rows to be dropped.
 //!
-//! **Written while changes flow.** [`super::Partition::begin_snapshot`] remembers where the log is.
-//! From then on a record that is about to change a row that was not written yet keeps a copy of the
-//! row first, and [`SnapshotWriter::next`] writes [`ROWS_PER_SECTION`] rows at a time, the copy
-//! where there is one. So no record waits, and memory is one section (some 160 KiB for APNs, 340
+//! **Written while records arrive.** [`super::Partition::begin_snapshot`] records the position of
+//! the log. From then on, a record that is about to change an unwritten row first keeps a copy of
+//! the row, and [`SnapshotWriter::next`] writes [`ROWS_PER_SECTION`] rows at a time, and the copy
+//! where there is one. So no record waits. The memory is one section (some 160 KiB for APNs, 340
 //! KiB for FCM, at most [`SECTION_BYTES_MAX`]) and the copies. These are bounded by [`COPIES_MAX`]:
-//! 20,000 changes a second over 64 partitions are 312 a second in each, so a partition has most of
-//! a minute to be written in. Whoever writes so slowly that the bound is met has to begin again.
+//! 20,000 changes a second over 64 partitions are 312 a second in each, so a snapshot may take most
+//! of a minute. A writer that is so slow that it meets the bound must begin again.
 //!
 //! # The format, version 1
 //!
@@ -34,12 +34,12 @@
 //! | | the content, as one frame of zstd |
 //! | u32 | CRC-32C of all of the section before |
 //!
-//! Kinds come in the order of their numbers; state and end once, the others as often as needed.
+//! Kinds come in the order of their numbers; *state* and *end* once, the others as often as needed.
 //!
-//! - *state*: position in the log u64, append time u64 (ms since 1970), ordinals given so far u32,
-//!   resting ordinals u32, entries of the expiry queue u32, rows u32.
-//! - *resting*: u64 each, longest first: since when (units of 1,024 ms since 1970) in the upper 34
-//!   bits, ordinal in the lower 30.
+//! - *state*: position in the log u64, append time u64 (ms since 1970), number of ordinals assigned
+//!   so far u32, resting ordinals u32, entries of the expiry queue u32, rows u32.
+//! - *resting*: u64 each, longest first: start of the rest (units of 1,024 ms since 1970) in the
+//!   upper 34 bits, ordinal in the lower 30.
 //! - *expiry*: 10 bytes each, ascending: due time (ms since 1970) in 6 bytes, ordinal in 4, both
 //!   with the highest byte first.
 //! - *rows*: first ordinal u32, rows u16, of which registered u16, profiles u16; then one column
@@ -64,8 +64,8 @@
 //!   12. token and person, one behind the other.
 //! - *end*: rows u64, xxh3-64 of all bytes before this section u64.
 //!
-//! A reader refuses a version that it does not know. What changes the meaning of a byte makes a new
-//! version; each version that was ever written has a file in `shard/tests/snapshots`, which every
+//! A reader refuses a version that it does not know. A change of the meaning of a byte needs a new
+//! version. Each version that was ever written has a file in `shard/tests/snapshots`, which every
 //! later reader must read.
 
 mod columns;
@@ -85,26 +85,26 @@ pub use {
 
 use clarion_proto::ids::PartitionId;
 
-/// The version that is written.
+/// Version of the format that is written.
 pub const VERSION: u16 = 1;
-/// Ordinals of a section of rows.
+/// Number of ordinals of a section of rows.
 const ROWS_PER_SECTION: u32 = 2_048;
-/// Content of a section at most: 2,048 rows with the longest tokens, persons and words.
+/// Longest content of a section, bytes: 2,048 rows with the longest tokens, persons and words.
 const SECTION_BYTES_MAX: usize = 8 << 20;
-/// Rows that are kept for a snapshot because they changed: some 200 bytes each, 3 MiB.
+/// Most copies of changed rows that are kept for a snapshot: some 200 bytes each, 3 MiB.
 const COPIES_MAX: usize = 16_384;
 
-/// A snapshot that cannot be read. Trying again with the same bytes does not help.
+/// Error for a snapshot that cannot be read. Another attempt with the same bytes does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot of {}: section {section} at byte {offset}: {problem}", Named(*.partition))]
 pub struct SnapshotError {
-    /// Partition of the snapshot; `None`: it cannot be read.
+    /// Partition of the snapshot; `None` if it cannot be read.
     pub partition: Option<PartitionId>,
-    /// Counted from 0; the head of the file comes before section 0.
+    /// Number of the section, from 0; the head of the file comes before section 0.
     pub section: u32,
     /// Offset of the section, bytes.
     pub offset: u64,
-    /// What is wrong with the section.
+    /// Defect of the section.
     pub problem: Problem,
 }
 
@@ -114,19 +114,19 @@ pub enum Problem {
     /// The bytes do not start with the mark of a snapshot.
     #[error("not a snapshot of a partition")]
     Magic,
-    /// Written by a later release.
+    /// A later release wrote the snapshot.
     #[error("version: must be {VERSION}; got {0}")]
     Version(u16),
-    /// The bytes were changed.
+    /// The checksum does not match the bytes.
     #[error("checksum mismatch; the file is damaged")]
     Checksum,
     /// Bytes are missing.
     #[error("the file is truncated")]
     Truncated,
-    /// Bytes are left over.
+    /// Bytes follow the end of the snapshot or of a section.
     #[error("data follows the end of the snapshot")]
     Surplus,
-    /// The section is whole and makes no sense.
+    /// The section has a valid checksum but impossible content.
     #[error("{0}")]
     Content(&'static str),
 }

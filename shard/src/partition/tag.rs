@@ -1,16 +1,16 @@
-//! A few bits of the app in a device's key, so that a walk passes over those of other apps without
-//! a look at their rows.
+//! A few bits of the app in a device's key, so that a walk skips devices of other apps without
+//! reading their rows.
 //!
 //! A wave over two platforms walks once for each lane. If only the row named the app, each walk
-//! would wait for the memory of the other platform's devices to find that they are not its own. The
-//! tag is a hash of the app's name: it needs no table, is the same on every node and after every
-//! restart, and two apps with the same tag (one pair in sixteen) cost only a look at the row: the
-//! code that takes a device checks its app anyway.
+//! would wait for the memory of the other platform's devices only to skip them. The tag is a hash
+//! of the app's name: it needs no table and is the same on every node and after every restart. Two
+//! apps with the same tag (one pair in sixteen) only cost a read of the row, because the code that
+//! takes a device checks its app anyway.
 
 use clarion_proto::ids::AppName;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bits of a [`Tag`].
+/// Number of bits of a [`Tag`].
 pub(super) const TAG_BITS: u32 = 4;
 
 /// Hash of an app's name, four bits.
@@ -18,14 +18,14 @@ pub(super) const TAG_BITS: u32 = 4;
 pub(crate) struct Tag(u8);
 
 impl Tag {
-    /// Of no app: of the first key at a place.
+    /// Tag of no app, in the first key at a place.
     pub(crate) const NONE: Self = Self(0);
 
     pub(crate) fn of(app: &AppName) -> Self {
         Self::from_bits(xxh3_64(app.id().as_bytes()))
     }
 
-    /// The tag in the lowest bits.
+    /// Returns the tag in the lowest four bits.
     #[allow(clippy::cast_possible_truncation)] // four bits
     pub(super) fn from_bits(bits: u64) -> Self {
         Self((bits & ((1 << TAG_BITS) - 1)) as u8)
@@ -36,15 +36,15 @@ impl Tag {
     }
 }
 
-/// A set of tags: a walk passes over all other devices.
+/// Set of tags whose devices a walk returns; it skips all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags(u16);
 
 impl Tags {
-    /// The tags of all apps.
+    /// Set of the tags of all apps.
     pub const ALL: Self = Self(u16::MAX);
 
-    /// The tags of these apps.
+    /// Returns the set of the tags of these apps.
     pub fn of<'a>(apps: impl IntoIterator<Item = &'a AppName>) -> Self {
         Self(apps.into_iter().fold(0, |set, app| set | 1 << Tag::of(app).0))
     }

@@ -1,4 +1,4 @@
-//! The partition against a model: a map of facets with versions, dropped in time, and nothing else.
+//! Comparison of the partition with a model: a map of facets with versions, dropped in time.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 
 pub(crate) const HOUR_MS: u64 = 3_600_000;
-/// Where tests begin: some time in 2026.
+/// Time at which tests begin: some time in 2026.
 pub(crate) const START_MS: u64 = 1_780_000_000_000;
 
 pub(crate) fn cell(n: u8) -> Cell {
@@ -38,7 +38,7 @@ pub(crate) fn record(device_n: u8, observed: u64, change: Change) -> Record {
     Record { device: device(device_n), observed: UnixMillis(observed), change }
 }
 
-/// All that is known of one device. Of rows without any facet the contents say nothing.
+/// All that is known of one device. The contents leave out rows without any facet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     place: Option<u64>,
@@ -48,7 +48,7 @@ pub(crate) struct Known {
 
 pub(crate) type Contents = BTreeMap<DeviceId, (Ordinal, Known)>;
 
-/// All that later records depend on and the contents do not say.
+/// State that later records depend on and that the contents do not have.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rest {
     now: UnixMillis,
@@ -75,7 +75,7 @@ pub(crate) fn rest(partition: &Partition) -> Rest {
     }
 }
 
-/// What a partition holds, and a check of all that its structures promise each other.
+/// Returns the contents of a partition, and checks the invariants of its structures.
 pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     let mut contents = Contents::new();
     let (mut keys, mut held) = (Vec::new(), Held::default());
@@ -120,7 +120,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     contents
 }
 
-/// The rules again, as plainly as they can be said.
+/// The rules of the partition, written as plainly as possible.
 #[derive(Default)]
 struct Model {
     now: u64,
@@ -222,9 +222,8 @@ pub(crate) fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
 }
 
 proptest! {
-    /// After each record a partition holds what the model holds, its structures agree, and a second
-    /// one that is fed the same equals it, ordinals included, whatever words its core had met
-    /// before.
+    /// After each record a partition equals the model, its structures agree, and a second partition
+    /// with the same records equals it, ordinals included, whatever words its core had met before.
     #[test]
     fn equals_the_model_and_its_twin(history in history()) {
         let (mut one, mut two) = (Partition::with_pages(PartitionId(1), 4), Partition::new(PartitionId(1)));
@@ -254,9 +253,8 @@ proptest! {
         }
     }
 
-    /// Through the pipeline records come to the same as one by one, in the same order, whatever
-    /// those before them did to what was found ahead; records of partitions that are not here are
-    /// passed over.
+    /// The pipeline gives the same as single records in the same order, even if earlier records
+    /// invalidate the results of looking ahead. Records of other partitions are skipped.
     #[test]
     fn the_pipeline_changes_nothing(history in history(), batch in 1usize..80, page_keys in 2u32..5) {
         let new = |id| Partition::with_pages(PartitionId(id), 1 << page_keys);
@@ -290,8 +288,8 @@ proptest! {
         }
     }
 
-    /// Within a day, records with distinct times come to the same whatever their order, and however
-    /// often each comes.
+    /// Within a day, records with distinct times give the same in any order and with any
+    /// repetition.
     #[test]
     fn order_and_repeats_do_not_matter(
         (history, order) in prop::collection::vec((0u8..5, change()), 0..60).prop_flat_map(|h| {
@@ -373,7 +371,7 @@ fn a_tombstone_keeps_older_observations_out() {
     assert!(!told.pushable());
 }
 
-/// After its day a tombstone is gone, and its ordinal rests before another device gets it.
+/// After its day a tombstone is dropped, and its ordinal rests before another device gets it.
 #[test]
 fn a_dropped_ordinal_rests() {
     let mut told = Told::new();
@@ -431,7 +429,7 @@ fn a_new_registration_keeps_the_mute() {
     assert!(told.at(0, 50, Change::Mute(false)).placed.is_some());
 }
 
-/// Waves hear of what may change who is addressed, and of nothing else.
+/// The result of `apply` names every device whose change may affect waves, and no other.
 #[test]
 fn waves_hear_of_moves_and_of_other_segments() {
     let mut told = Told::new();

@@ -1,22 +1,22 @@
-//! Storage of tokens, without an allocation for each, in as few bytes as possible.
+//! Storage of tokens in few bytes, without an allocation for each.
 //!
 //! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and
-//! every churned device takes one and leaves one. One arena would need compaction; so each *shape*
-//! has slots of exactly its size, in chunks that never move, and freed slots hold the list of freed
-//! slots. A shape is the form, the length and the length of the person behind it, so a token needs
-//! no byte to say what it is: four bytes in the row name chunk and slot, and the chunk knows its
-//! shape.
+//! every replaced device takes one and leaves one. One arena would need compaction, so each *shape*
+//! has slots of exactly its size, in chunks that never move, and freed slots form a list. A shape
+//! is the form, the length and the length of the person after the token. So a token needs no byte
+//! that describes it: four bytes in the row name chunk and slot, and the chunk knows its shape.
 //!
-//! **Forms.** *Raw*: the bytes. *Packed*: what was seen of FCM in years is base64url and one colon,
-//! so 162 of 163 characters take six bits each; where the colon stands is part of the shape. 163
-//! characters become 122 bytes. All else is kept raw; no token is refused or changed.
+//! **Forms.** *Raw*: the bytes. *Packed*: every FCM token observed in years is base64url and one
+//! colon, so 162 of 163 characters take six bits each; the position of the colon is part of the
+//! shape. 163 characters become 122 bytes. All other tokens are kept raw; no token is refused or
+//! changed.
 //!
 //! A registration may carry a `person`. It is reserved and clients hardly ever send it, so it has
-//! no field of its own: it is stored behind the token in the same slot.
+//! no field of its own: it is stored after the token in the same slot.
 //!
-//! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`]
-//! slots and what a block has beyond them (0.1 to 0.5), and for each shape on average half a chunk
-//! of slots that nobody has used yet.
+//! Memory per token of a big partition: its bytes, 32 bytes of each chunk for up to
+//! [`CHUNK_SLOTS_MAX`] slots, the unused rest of a block (0.1 to 0.5 together), and for each shape
+//! on average half a chunk of slots that were never used.
 
 mod pack;
 
@@ -29,23 +29,23 @@ use super::{
     prefetch,
 };
 
-/// Place of a token: chunk in the upper bits, slot in the lower.
+/// Place of a token: chunk in the upper bits, slot in the lower bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenRef(pub(super) u32);
 
-/// Bits of a [`TokenRef`] for the slot.
+/// Number of bits of a [`TokenRef`] for the slot.
 const SLOT_BITS: u32 = 9;
-/// Slots of a chunk at most.
+/// Most slots of a chunk.
 const CHUNK_SLOTS_MAX: usize = 1 << SLOT_BITS;
-/// A shape's next chunk has a share of the slots that it has already: a length used once costs
-/// eight slots.
+/// Share of a shape's slots that its next chunk has. A length that is used once costs eight slots.
 const GROWTH_SHARE: usize = 8;
 const CHUNK_SLOTS_MIN: usize = 8;
-/// A freed slot holds the next freed one.
+/// Smallest slot, bytes: a freed slot holds the number of the next freed one.
 const SLOT_BYTES_MIN: usize = 4;
-/// No slot: a chunk of that number would be the last of 2^23.
+/// No slot; a chunk of this number would be the last of 2^23.
 const NONE: u32 = u32::MAX;
-/// What a `person` may have (registry.proto). A longer one is a sender's defect and is not kept.
+/// Longest `person`, bytes (registry.proto). A longer one is a defect of the sender and is not
+/// kept.
 pub(super) const PERSON_BYTES_MAX: usize = 128;
 
 /// Form and lengths of a slot's content.
@@ -53,13 +53,13 @@ pub(super) const PERSON_BYTES_MAX: usize = 128;
 pub(super) struct Shape {
     /// Length of the token as returned, bytes.
     token_bytes: u16,
-    /// `None`: raw. Some: packed, with the colon there.
+    /// Position of the colon in a packed token; `None` for a raw one.
     colon: Option<u8>,
     person_bytes: u8,
 }
 
 impl Shape {
-    /// The shape with these lengths; `None`: impossible lengths.
+    /// Creates the shape with these lengths; `None` if they are impossible.
     pub(super) fn new(token_bytes: usize, colon: Option<u8>, person_bytes: usize) -> Option<Self> {
         let fits = (1..=TOKEN_BYTES_MAX).contains(&token_bytes)
             && person_bytes <= PERSON_BYTES_MAX
@@ -87,7 +87,7 @@ impl Shape {
         self.person_bytes.into()
     }
 
-    /// Length of the token as stored, bytes.
+    /// Returns the stored length of the token, bytes.
     pub(super) fn stored_bytes(self) -> usize {
         match self.colon {
             None => self.token_bytes(),
@@ -95,7 +95,7 @@ impl Shape {
         }
     }
 
-    /// Length of token and person together, bytes.
+    /// Returns the stored length of token and person together, bytes.
     pub(super) fn content_bytes(self) -> usize {
         self.stored_bytes() + self.person_bytes()
     }
@@ -105,7 +105,7 @@ impl Shape {
     }
 }
 
-/// A provider's token as a partition keeps it. Secret: it has no `Debug`.
+/// A provider's token as a partition stores it. Secret: it has no `Debug`.
 #[derive(Clone, Copy)]
 pub struct StoredToken<'a> {
     shape: Shape,
@@ -113,11 +113,11 @@ pub struct StoredToken<'a> {
     content: &'a [u8],
 }
 
-/// Room for one token that is given out.
+/// Buffer for one unpacked token.
 pub struct TokenBuffer([u8; TOKEN_BYTES_MAX]);
 
 impl std::fmt::Debug for TokenBuffer {
-    // What was last in it is secret.
+    // The last token in the buffer is secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenBuffer").finish_non_exhaustive()
     }
@@ -130,7 +130,7 @@ impl Default for TokenBuffer {
 }
 
 impl<'a> StoredToken<'a> {
-    /// The token itself: in place, or unpacked into the buffer.
+    /// Returns the token: in place, or unpacked into the buffer.
     #[must_use]
     pub fn read<'b>(&self, buffer: &'b mut TokenBuffer) -> &'b [u8]
     where
@@ -151,7 +151,7 @@ impl<'a> StoredToken<'a> {
         token_hash(self.read(&mut TokenBuffer::default()))
     }
 
-    /// Not empty, if there is one.
+    /// Returns the person after the token; empty without one.
     pub(super) fn person(&self) -> &'a [u8] {
         &self.content[self.shape.stored_bytes()..]
     }
@@ -160,7 +160,7 @@ impl<'a> StoredToken<'a> {
         self.shape
     }
 
-    /// As it is kept: token, then person.
+    /// Returns the stored bytes: token, then person.
     pub(super) fn content(&self) -> &'a [u8] {
         self.content
     }
@@ -172,7 +172,7 @@ pub(super) struct Tokens {
     chunks: Vec<Chunk>,
     shapes: Vec<Slots>,
     shape_of: BTreeMap<Shape, u32>,
-    /// The shape that was asked for last.
+    /// Number of the shape that was used last.
     last: u32,
 }
 
@@ -181,7 +181,7 @@ struct Chunk {
     bytes: Slab,
 }
 
-/// The slots of a chunk: as many as fit into a block, or fewer, of shapes of which there are few.
+/// Slots of a chunk: as many as fit into a block, or fewer for a rare shape.
 enum Slab {
     Few(Box<[u8]>),
     Block(Block<Bytes>),
@@ -214,11 +214,11 @@ struct Slots {
 }
 
 impl Tokens {
-    /// Stores a token and, unless empty, a person.
+    /// Stores a token and, unless it is empty, a person.
     ///
     /// # Panics
-    /// If 2^23 chunks are there: with the smallest of chunks 67 million tokens of different lengths
-    /// in one partition.
+    /// If there are 2^23 chunks already: with the smallest chunks, 67 million tokens of different
+    /// lengths in one partition.
     pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let (at, to) = self.take(shape);
@@ -233,7 +233,7 @@ impl Tokens {
         at
     }
 
-    /// The token at this place.
+    /// Returns the token at this place.
     pub(super) fn get(&self, at: TokenRef) -> StoredToken<'_> {
         let chunk = &self.chunks[(at.0 >> SLOT_BITS) as usize];
         let shape = self.shapes[chunk.shape as usize].shape;
@@ -248,18 +248,18 @@ impl Tokens {
     }
 
     /// Prefetches the entry that locates a token's bytes.
-    pub(super) fn seek_chunk(&self, at: TokenRef) {
+    pub(super) fn prefetch_chunk(&self, at: TokenRef) {
         if let Some(chunk) = self.chunks.get((at.0 >> SLOT_BITS) as usize) {
             prefetch::one(chunk);
         }
     }
 
-    /// Asks for the bytes of a token.
-    pub(super) fn seek(&self, at: TokenRef) {
+    /// Prefetches the bytes of a token.
+    pub(super) fn prefetch(&self, at: TokenRef) {
         prefetch::lines(self.get(at).content);
     }
 
-    /// Stores a token in place of another.
+    /// Stores a token in place of another one.
     pub(super) fn replace(&mut self, old: TokenRef, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let chunk = &mut self.chunks[(old.0 >> SLOT_BITS) as usize];
@@ -271,7 +271,7 @@ impl Tokens {
         old
     }
 
-    /// Frees a slot; its bytes are wiped at once, as they are a person's.
+    /// Frees a slot and clears its bytes at once, because they are personal data.
     pub(super) fn remove(&mut self, at: TokenRef) {
         let chunk = &mut self.chunks[(at.0 >> SLOT_BITS) as usize];
         let slots = &mut self.shapes[chunk.shape as usize];
@@ -281,7 +281,8 @@ impl Tokens {
         slots.free = at.0;
     }
 
-    /// The number of a shape. Mostly that of the last one: all tokens of APNs have the same.
+    /// Returns the number of a shape, which is mostly that of the last one: all tokens of APNs have
+    /// the same shape.
     fn number_of(&mut self, shape: Shape) -> u32 {
         if self.shapes.get(self.last as usize).is_none_or(|slots| slots.shape != shape) {
             self.last = *self.shape_of.entry(shape).or_insert_with(|| {
@@ -293,7 +294,7 @@ impl Tokens {
         self.last
     }
 
-    /// A slot of this shape, all zeros.
+    /// Takes a slot of this shape, all zeros.
     fn take(&mut self, shape: Shape) -> (TokenRef, &mut [u8]) {
         let number = self.number_of(shape);
         let slots = &mut self.shapes[number as usize];
@@ -356,8 +357,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every token is found as it was stored, whatever was freed between, and freed slots are
-        /// used again.
+        /// Checks under random changes that every token is found as it was stored, and that freed
+        /// slots are used again.
         #[test]
         fn tokens_stay_as_stored(changes in prop::collection::vec(
             (0u8..40, prop::option::of((token(), "[a-z]{0,3}"))), 1..400,

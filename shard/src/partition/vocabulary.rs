@@ -3,23 +3,23 @@
 //!
 //! A million devices use a few apps, some hundred locales and some thousand combinations of
 //! segments. A row that named them by `String` would cost more than its token, so rows hold indices
-//! into one vocabulary, shared by all partitions of a core. Words are never forgotten: they are
-//! few, and an index keeps its meaning for ever, so code that remembers one (a row, a wave's memo)
-//! needs no notice of changes.
+//! into one vocabulary, shared by all partitions of a core. The vocabulary never removes words:
+//! they are few, and an index keeps its meaning, so code that stores an index (a row, a wave's
+//! memo) needs no notice of changes.
 //!
 //! Indices depend on the order in which a core met the words, so they never leave it: reports and
-//! snapshots spell them.
+//! snapshots contain the words.
 //!
-//! **At the limit** (65,535 words of a kind) a new word becomes *unknown*, which is chosen so that
-//! nobody gets what was not meant for them: an unknown app is never pushed to, an unknown locale
-//! gets the fallback message, an unknown set of segments matches only alerts for everybody.
-//! [`Vocabulary::refused`] counts such words, for an alarm.
+//! **At the limit** (65,535 words of a kind) a new word becomes *unknown*, which never sends a
+//! device a message that was not meant for it: an unknown app is never pushed to, an unknown locale
+//! gets the fallback message, an unknown set of segments matches only alerts without an expression
+//! over segments. [`Vocabulary::refused`] counts such words, for an alarm.
 
 use clarion_proto::{device::Registration, ids::AppName};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Words of a kind: what two bytes can name, without the one value that means *unknown*.
+/// Most words of a kind: all values of two bytes except the one that means *unknown*.
 const WORDS_MAX: usize = u16::MAX as usize;
 
 macro_rules! index {
@@ -29,7 +29,7 @@ macro_rules! index {
         pub struct $name(pub u16);
 
         impl $name {
-            /// A word that came when the vocabulary was full.
+            /// Index of a word that came when the vocabulary was full.
             pub const UNKNOWN: Self = Self(u16::MAX);
         }
     };
@@ -40,21 +40,21 @@ index! {
     AppIndex
 }
 index! {
-    /// A locale, lower case; 0 is the empty one.
+    /// Index of a locale in lower case; 0 is the empty locale.
     LocaleIndex
 }
 index! {
-    /// A set of segments; 0 is the empty one.
+    /// Index of a set of segments; 0 is the empty set.
     SegmentsIndex
 }
 
 impl LocaleIndex {
-    /// No locale was given.
+    /// Index of the empty locale.
     pub const NONE: Self = Self(0);
 }
 
 impl SegmentsIndex {
-    /// The device has no segments.
+    /// Index of the empty set of segments.
     pub const EMPTY: Self = Self(0);
 }
 
@@ -76,7 +76,7 @@ impl Default for Vocabulary {
 }
 
 impl Vocabulary {
-    /// Only the empty locale and the empty set of segments.
+    /// Creates a vocabulary with only the empty locale and the empty set of segments.
     #[must_use]
     pub fn new() -> Self {
         let mut new = Self {
@@ -91,44 +91,44 @@ impl Vocabulary {
         new
     }
 
-    /// The app of an index; `None` for [`AppIndex::UNKNOWN`].
+    /// Returns the app of an index; `None` for [`AppIndex::UNKNOWN`].
     #[must_use]
     pub fn app(&self, index: AppIndex) -> Option<&AppName> {
         self.apps.get(index.0)
     }
 
-    /// The index of an app, if any device ever named it.
+    /// Returns the index of an app, if the vocabulary contains it.
     #[must_use]
     pub fn find_app(&self, app: &AppName) -> Option<AppIndex> {
         self.apps.find(xxh3_64(app.id().as_bytes()), |a| a == app).map(AppIndex)
     }
 
-    /// The index of an app, made where needed.
+    /// Returns the index of an app, and adds the app if it is new.
     pub fn intern_app(&mut self, app: &AppName) -> AppIndex {
         let hash = |a: &AppName| xxh3_64(a.id().as_bytes());
         let index = self.apps.intern(hash(app), |a| a == app, || app.clone(), hash);
         AppIndex(self.or_unknown(index))
     }
 
-    /// Apps met so far: their indices are those below.
+    /// Returns the number of apps so far; every lower index is an app.
     #[must_use]
     pub fn apps(&self) -> u16 {
         self.apps.len()
     }
 
-    /// The locale of an index; empty for [`LocaleIndex::UNKNOWN`].
+    /// Returns the locale of an index; empty for [`LocaleIndex::UNKNOWN`].
     #[must_use]
     pub fn locale(&self, index: LocaleIndex) -> &str {
         self.locales.get(index.0).map_or("", |l| l)
     }
 
-    /// Locales met so far: their indices are those below.
+    /// Returns the number of locales so far; every lower index is a locale.
     #[must_use]
     pub fn locales(&self) -> u16 {
         self.locales.len()
     }
 
-    /// The index of a locale, made where needed.
+    /// Returns the index of a locale, and adds the locale if it is new.
     pub fn intern_locale(&mut self, locale: &str) -> LocaleIndex {
         let hash = xxh3_64(locale.as_bytes());
         let index = self.locales.intern(
@@ -140,14 +140,14 @@ impl Vocabulary {
         LocaleIndex(self.or_unknown(index))
     }
 
-    /// The names in a set of segments, in no particular order; `None` for
+    /// Returns the names in a set of segments, in unspecified order; `None` for
     /// [`SegmentsIndex::UNKNOWN`].
     pub fn segments(&self, index: SegmentsIndex) -> Option<impl Iterator<Item = &str>> {
         let set = self.sets.get(index.0)?;
         Some(set.iter().map(|&name| self.segments.get(name).map_or("", |s| s)))
     }
 
-    /// The index of a set of segments, made where needed.
+    /// Returns the index of a set of segments, and adds the set if it is new.
     pub fn intern_segments(&mut self, names: &[String]) -> SegmentsIndex {
         let mut set = Vec::with_capacity(names.len());
         for name in names {
@@ -171,9 +171,9 @@ impl Vocabulary {
         SegmentsIndex(self.or_unknown(index))
     }
 
-    /// Whether these indices mean exactly these words: a device mostly repeats its words, which
-    /// then costs no look-up.
-    pub(super) fn says(
+    /// Reports whether these indices have exactly these words. A device mostly repeats its words,
+    /// and then needs no look-up.
+    pub(super) fn matches(
         &self,
         (app, locale, segments): (AppIndex, LocaleIndex, SegmentsIndex),
         of: &Registration,
@@ -187,7 +187,7 @@ impl Vocabulary {
             })
     }
 
-    /// Words that came when there was no room for them.
+    /// Returns the number of words that came when there was no room for them.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
@@ -201,8 +201,8 @@ impl Vocabulary {
     }
 }
 
-/// Words of one kind with their index. The hash need not be secret: a word costs its sender a
-/// record in the log, and a kind is bounded.
+/// Words of one kind with their indices. The hash need not be secret: a word costs its sender a
+/// record in the log, and the number of words is bounded.
 #[derive(Debug)]
 struct Words<T> {
     words: Vec<T>,
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// A word has one index, whoever asks, and the index gives the word back.
+    /// Each word has one index, and the index returns the word.
     #[test]
     fn words_are_kept_once() {
         let mut words = Vocabulary::new();
@@ -303,27 +303,27 @@ mod tests {
         let many =
             names(&["a"; 3]).into_iter().chain((0..40).map(|n| n.to_string())).collect::<Vec<_>>();
         assert_eq!(words.intern_segments(&many), words.intern_segments(&many));
-        let says = |segments: &[&str], locale: &str| {
+        let means = |segments: &[&str], locale: &str| {
             let of = Registration {
                 segments: names(segments),
                 locale: locale.to_owned(),
                 ..registration()
             };
-            words.says((one, zh, set), &of)
+            words.matches((one, zh, set), &of)
         };
-        assert!(says(&["a", "b"], "zh-hans"));
+        assert!(means(&["a", "b"], "zh-hans"));
         assert!(
-            ![says(&["a"], "zh-hans"), says(&["a", "c"], "zh-hans"), says(&["a", "b"], "")]
+            ![means(&["a"], "zh-hans"), means(&["a", "c"], "zh-hans"), means(&["a", "b"], "")]
                 .contains(&true)
         );
-        assert!(!words.says(
+        assert!(!words.matches(
             (two, zh, set),
             &Registration { segments: names(&["a", "b"]), ..registration() }
         ));
         assert_eq!(words.refused(), 0);
     }
 
-    /// At the limit new words become unknown, the old ones stay, and somebody can notice.
+    /// A full vocabulary maps new words to unknown, keeps the old ones, and counts the refusals.
     #[test]
     fn a_full_vocabulary_refuses() {
         let mut words = Vocabulary::new();

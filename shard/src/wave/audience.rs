@@ -1,17 +1,17 @@
 //! The audience of a wave: an expression over segments, evaluated once for each set of segments.
 //!
-//! Devices share sets of segments: a million devices have some thousand. The answer for a set never
-//! changes (sets are never changed, see [`Vocabulary`]), so each is computed at the first device
-//! that has it and remembered in a byte.
+//! Devices share sets of segments: a million devices have some thousand sets. The result for a set
+//! never changes (sets are never changed, see [`Vocabulary`]), so each is computed at the first
+//! device that has the set, and stored in a byte.
 
 use crate::partition::{SegmentsIndex, Vocabulary};
 
-/// Highest number of operations in an expression.
+/// Most operations in an expression.
 pub const OPS_MAX: usize = 256;
-/// Operands open at once while it is worked out; bounds the stack of the evaluation.
+/// Most operands that are pending during an evaluation; bounds the stack.
 pub const DEPTH_MAX: usize = 32;
 
-/// One step of an audience expression in prefix form.
+/// One operation of an audience expression in prefix form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SegmentOp {
     /// Both of the next two operands must match.
@@ -24,11 +24,11 @@ pub enum SegmentOp {
     Has(String),
 }
 
-/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of
-/// a core.
+/// A checked expression with its results so far. Each wave has one per core, because each core has
+/// its own vocabulary.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// In postfix order, so that a stack of booleans suffices.
+    /// Operations in postfix order, so that a stack of booleans is enough.
     ops: Vec<SegmentOp>,
     /// Result for each set of segments, by its index.
     memo: Vec<Answer>,
@@ -41,7 +41,7 @@ enum Answer {
     No,
 }
 
-/// An expression that cannot be taken: a defect of the sender; another try cannot help.
+/// Error for an invalid expression: a defect of the sender, so a retry cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
     /// The expression has too many operations.
@@ -53,31 +53,31 @@ pub enum ProgramError {
     /// The expression is nested too deeply.
     #[error("audience: must be nested at most {DEPTH_MAX} deep")]
     TooDeep,
-    /// An operator without its operands.
-    #[error("audience: operation {at} has too few operands")]
+    /// An operator lacks operands.
+    #[error("audience: operation {at} must have all its operands")]
     OperandMissing {
         /// Position of the operation in prefix order, from 0.
         at: usize,
     },
-    /// Something after the end of the expression.
-    #[error("audience: {surplus} operations more than one expression needs")]
+    /// More data follows the end of the expression.
+    #[error("audience: must be one expression; got {surplus} more")]
     Surplus {
-        /// Number of expressions in excess.
+        /// Number of operands that no operator uses.
         surplus: usize,
     },
 }
 
 impl Program {
-    /// Checks an expression in prefix form; an empty one addresses every device.
+    /// Checks an expression in prefix form. An empty expression addresses every device.
     ///
     /// # Errors
-    /// See [`ProgramError`].
+    /// The defect of the expression.
     pub fn compile(prefix: &[SegmentOp]) -> Result<Self, ProgramError> {
         if prefix.len() > OPS_MAX {
             return Err(ProgramError::TooLong { ops: prefix.len() });
         }
-        // Prefix form read backwards is postfix form with the operands of each operator swapped,
-        // and both operators that have two do not mind.
+        // Prefix form read backwards is postfix form with the operands of each operator swapped.
+        // The result of both operators that have two operands does not depend on their order.
         let ops: Vec<_> = prefix.iter().rev().cloned().collect();
         let mut depth = 0usize;
         for (n, op) in ops.iter().enumerate() {
@@ -100,8 +100,8 @@ impl Program {
         Ok(Self { ops, memo: Vec::new() })
     }
 
-    /// Whether devices with this set of segments are addressed. An unknown set is addressed only by
-    /// an empty expression.
+    /// Reports whether devices with this set of segments are addressed. An unknown set is addressed
+    /// only by an empty expression.
     pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
         if self.ops.is_empty() {
             return true;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// The program answers as the expression does, asked for the first time or again.
+        /// Compares the program with the expression, for a first evaluation and for repeated ones.
         #[test]
         fn answers_as_the_expression(
             tree in tree(), sets in prop::collection::vec(prop::collection::vec(0u8..5, 0..5), 1..12),
@@ -216,7 +216,7 @@ mod tests {
             }
         }
 
-        /// Whatever is no whole expression is refused, and whatever is accepted can be worked out.
+        /// Checks that malformed expressions are refused, and that accepted ones can be evaluated.
         #[test]
         fn malformed_expressions_are_refused(
             ops in prop::collection::vec(prop_oneof![Just(And), Just(Or), Just(Not), Just(has("a"))], 0..70),
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(error(&deep), ProgramError::TooDeep);
     }
 
-    /// A set for which there was no room is addressed with everybody, and by no expression, not
+    /// A set that the full vocabulary refused matches only the empty expression, and no other, not
     /// even a negated one.
     #[test]
     fn an_unknown_set_gets_what_everybody_gets() {

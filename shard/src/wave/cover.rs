@@ -1,10 +1,10 @@
 //! The bands of a wave, as sorted ranges of keys.
 //!
-//! A cover comes as cells of mixed resolutions: a large cell stands for the thousands of small ones
-//! in it. In the order of H3 indices all descendants of a cell stand together, so each cell becomes
-//! one range, from its lowest to its highest descendant of resolution 9, and neighbours in that
-//! order become one. A walk then asks pages for ranges, and a device's band is one binary search;
-//! nobody expands a cell.
+//! A cover arrives as cells of mixed resolutions: a large cell stands for the thousands of small
+//! ones in it. In the order of H3 indices all descendants of a cell are adjacent, so each cell
+//! becomes one range, from its lowest to its highest descendant of resolution 9, and adjacent
+//! ranges are joined. A walk then queries pages by range, and a device's band is one binary search;
+//! no cell is expanded.
 
 use clarion_proto::device::Cell;
 use h3o::{CellIndex, Resolution};
@@ -12,16 +12,16 @@ use h3o::{CellIndex, Resolution};
 use super::room;
 use crate::partition::key::{Key, Place};
 
-/// Bands of disjoint cells; one for all cores.
+/// Bands of disjoint cells; all cores share one cover.
 pub struct Cover {
     bands: Vec<Band>,
     /// All ranges in order, each with its band.
     ranges: Vec<(Range, u32)>,
-    /// What it, and all else that is kept for its wave, takes of the node's room.
+    /// Reservation of the memory for the cover and all other data of its wave.
     place: Option<room::Place>,
 }
 
-/// Builds a cover from cells that arrive in pieces of any size and in any order.
+/// Builder of a cover from cells that arrive in pieces of any size and in any order.
 pub struct CoverBuilder {
     bands: Vec<Band>,
     ranges: usize,
@@ -30,31 +30,31 @@ pub struct CoverBuilder {
 struct Band {
     from_m: f64,
     to_m: f64,
-    /// Ranges in order, disjoint, as few as possible.
+    /// Ranges in order, disjoint and joined where adjacent.
     ranges: Vec<Range>,
 }
 
 /// Memory of one range, bytes: it is stored in its band and in the list of all ranges.
 const RANGE_BYTES: usize = size_of::<Range>() + size_of::<(Range, u32)>();
 
-/// Keys of neighbouring cells, both ends included.
+/// A range of keys at adjacent cells, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Range {
     pub(super) first: Key,
     pub(super) last: Key,
 }
 
-/// A cover that cannot be taken: a defect of the sender; another try cannot help. Never names a
-/// cell.
+/// Error for an invalid cover: a defect of the sender, so a retry cannot help. The text never names
+/// a cell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
-    /// More bands than a number of 32 bits counts.
-    #[error("must be fewer than 2^32 bands; got {bands}")]
+    /// The number of bands exceeds 32 bits.
+    #[error("bands: must be fewer than 2^32; got {bands}")]
     TooManyBands {
         /// Number of bands announced.
         bands: usize,
     },
-    /// Cells of a band that was not announced.
+    /// The band of the cells was not announced.
     #[error("band {band}: must be below the number of bands; got {bands} bands")]
     NoBand {
         /// Number of the band.
@@ -62,13 +62,13 @@ pub enum CoverError {
         /// Number of bands announced.
         bands: usize,
     },
-    /// Not from near to far.
+    /// The limits of the bands do not ascend.
     #[error("band {band}: distances must be numbers and ascend from near to far")]
     Limits {
         /// Number of the band.
         band: u32,
     },
-    /// Not an H3 cell index.
+    /// The number is not an H3 cell index.
     #[error("band {band}: cell {at}: must be an H3 cell index")]
     NotACell {
         /// Number of the band.
@@ -76,7 +76,7 @@ pub enum CoverError {
         /// Position of the cell in its band, counted from 0.
         at: usize,
     },
-    /// A place is never finer than resolution 9.
+    /// The cell is finer than resolution 9, the resolution of places.
     #[error("band {band}: cell {at}: must not be finer than resolution 9")]
     TooFine {
         /// Number of the band.
@@ -84,22 +84,22 @@ pub enum CoverError {
         /// Position of the cell in its band, counted from 0.
         at: usize,
     },
-    /// A device could be met twice, and its band would be undefined.
+    /// Two cells overlap, so a device could be returned twice and its band would be undefined.
     #[error("bands {one} and {other}: must not overlap")]
     Overlap {
         /// The lower band number.
         one: u32,
-        /// The higher band number, or the same.
+        /// The higher band number; equal if both cells are in one band.
         other: u32,
     },
 }
 
 impl Cover {
-    /// From bands, nearest first: (from metres, to metres, compacted cells of resolution 0 to 9 in
-    /// any order).
+    /// Builds a cover from bands, nearest first: (from metres, to metres, compacted cells of
+    /// resolution 0 to 9 in any order).
     ///
     /// # Errors
-    /// See [`CoverError`].
+    /// The defect of the cover.
     pub fn new(bands: &[(f64, f64, Vec<u64>)]) -> Result<Self, CoverError> {
         let mut builder =
             CoverBuilder::new(bands.iter().map(|(from_m, to_m, _)| (*from_m, *to_m)))?;
@@ -109,30 +109,30 @@ impl Cover {
         builder.finish()
     }
 
-    /// Memory of the ranges, bytes.
+    /// Returns the memory of the ranges, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.ranges.len() * RANGE_BYTES
     }
 
-    /// The place is given back when the last core has dropped the cover.
+    /// Stores the memory reservation, which is released when the last core drops the cover.
     pub fn keep_place(&mut self, place: room::Place) {
         self.place = Some(place);
     }
 
-    /// Number of bands.
+    /// Returns the number of bands.
     #[must_use]
     pub fn bands(&self) -> u32 {
         u32::try_from(self.bands.len()).expect("checked when it was made")
     }
 
-    /// Limits of a band, metres from the place last seen.
+    /// Returns the limits of a band, metres from the place last seen.
     #[must_use]
     pub fn limits(&self, band: u32) -> Option<(f64, f64)> {
         self.bands.get(band as usize).map(|b| (b.from_m, b.to_m))
     }
 
-    /// The band of a cell; `None`: outside.
+    /// Returns the band of a cell; `None` outside the cover.
     #[must_use]
     pub fn band_of(&self, cell: Cell) -> Option<u32> {
         let key = Key::first_at(cell.into());
@@ -141,17 +141,17 @@ impl Cover {
         (key <= range.last).then_some(*band)
     }
 
-    /// The ranges of a band in order; `None`: there is no such band.
+    /// Returns the ranges of a band in order; `None` if the cover has no such band.
     pub(super) fn ranges(&self, band: u32) -> Option<&[Range]> {
         self.bands.get(band as usize).map(|b| b.ranges.as_slice())
     }
 }
 
 impl CoverBuilder {
-    /// For bands from the nearest, without their cells: (from metres, to metres).
+    /// Creates a builder for bands without their cells, nearest first: (from metres, to metres).
     ///
     /// # Errors
-    /// See [`CoverError`].
+    /// The defect of the limits.
     pub fn new(limits: impl IntoIterator<Item = (f64, f64)>) -> Result<Self, CoverError> {
         let mut bands: Vec<Band> = Vec::new();
         for (from_m, to_m) in limits {
@@ -167,11 +167,11 @@ impl CoverBuilder {
         Ok(Self { bands, ranges: 0 })
     }
 
-    /// Takes more cells of a band.
+    /// Adds cells of a band.
     ///
     /// # Errors
-    /// See [`CoverError`]; cells are counted from the first of this call. The cover is of no use
-    /// afterwards.
+    /// The defect of the cells; positions are counted from the first cell of this call. The builder
+    /// cannot be used afterwards.
     pub fn add(&mut self, band: u32, cells: &[u64]) -> Result<(), CoverError> {
         let bands = self.bands.len();
         let Some(into) = self.bands.get_mut(band as usize) else {
@@ -193,16 +193,16 @@ impl CoverBuilder {
         Ok(())
     }
 
-    /// Memory of the cover of all cells so far, bytes; an upper bound.
+    /// Returns an upper bound for the memory of a cover of all cells so far, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.ranges * RANGE_BYTES
     }
 
-    /// The cover of all cells that were added.
+    /// Builds the cover of all cells that were added.
     ///
     /// # Errors
-    /// [`CoverError::Overlap`].
+    /// [`CoverError::Overlap`] if two cells overlap.
     pub fn finish(self) -> Result<Cover, CoverError> {
         let mut cover =
             Cover { bands: self.bands, ranges: Vec::with_capacity(self.ranges), place: None };
@@ -236,7 +236,7 @@ fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
     Ok(())
 }
 
-/// Prints no place.
+/// Prints counts, but no place.
 impl std::fmt::Debug for CoverBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CoverBuilder")
@@ -246,7 +246,7 @@ impl std::fmt::Debug for CoverBuilder {
     }
 }
 
-/// Prints no place.
+/// Prints counts, but no place.
 impl std::fmt::Debug for Cover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cover")
@@ -256,12 +256,12 @@ impl std::fmt::Debug for Cover {
     }
 }
 
-/// All keys at places in a cell.
+/// Returns the range of all keys at places in a cell.
 ///
 /// A digit of an H3 index is 0 to 6, and 7 where it is unused. The lowest descendant has zeros in
-/// place of the sevens. The highest has sixes, but the sevens serve as well, as no descendant lies
-/// between; and then the ranges of a parent's first child and of its next touch, so that they
-/// become one.
+/// place of the sevens. The highest has sixes, but the sevens serve as well, because no descendant
+/// lies between them. With sevens the ranges of one child and the next touch, so that they are
+/// joined.
 fn range_of(index: u64, band: u32, at: usize) -> Result<Range, CoverError> {
     let cell = CellIndex::try_from(index).map_err(|_| CoverError::NotACell { band, at })?;
     if cell.resolution() > Resolution::Nine {
@@ -286,7 +286,7 @@ mod tests {
         (from, to, cells.iter().map(|c| u64::from(*c)).collect())
     }
 
-    /// Every descendant is in the band of its ancestor and nobody else is, pentagons included.
+    /// Checks that exactly the descendants of a cell are in its band, pentagons included.
     #[test]
     fn a_cell_covers_its_descendants() {
         let pentagon = CellIndex::base_cells().find(|c| c.is_pentagon()).expect("there are twelve");
@@ -307,7 +307,7 @@ mod tests {
         }
     }
 
-    /// All of the world at resolution 0 takes every cell.
+    /// A cover of the whole world at resolution 0 contains every cell.
     #[test]
     fn the_whole_world() {
         let cover =

@@ -1,8 +1,8 @@
 //! Memory limit for the plans of all waves and counts on a node.
 //!
-//! A wide cover takes tens of megabytes, and several may exist at once. So all data from a
-//! coordinator that the node keeps reserves its part of one [`Room`] first: the [`Place`] is stored
-//! with the cover as long as any core holds the cover, and returns its bytes when it is dropped. A
+//! A wide cover takes tens of megabytes, and several may exist at once. So all data of a
+//! coordinator that the node keeps first reserves its part of one [`Room`]. The [`Place`] is stored
+//! with the cover as long as any core uses the cover, and returns its bytes when it is dropped. A
 //! request without room is refused; it does not wait.
 
 use std::sync::{
@@ -12,7 +12,7 @@ use std::sync::{
 
 use clarion_proto::limits::ROOM_BYTES_MAX;
 
-/// Bytes for all plans of a node. Clones share them.
+/// Memory for all plans of a node, shared by all clones.
 #[derive(Debug, Clone)]
 pub struct Room(Arc<Shared>);
 
@@ -22,18 +22,18 @@ struct Shared {
     taken: AtomicUsize,
 }
 
-/// Bytes taken of a [`Room`]; given back on drop.
+/// Bytes reserved in a [`Room`], which are returned when the place is dropped.
 #[derive(Debug)]
 pub struct Place {
     room: Room,
     bytes: usize,
 }
 
-/// The room is spent. Trying again helps once other alerts have ended.
+/// The room is used up. A retry helps once other alerts have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this node has room for {max} bytes of covers and messages, {taken} are taken and {wanted} more \
-     are needed"
+    "covers and messages: must fit the node's room for {max} bytes; {taken} are in use and {wanted} \
+     more are needed; try again when other alerts have ended"
 )]
 pub struct NoRoom {
     max: usize,
@@ -48,19 +48,19 @@ impl Default for Room {
 }
 
 impl Room {
-    /// A room of this many bytes.
+    /// Creates a room of this many bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared { max, taken: AtomicUsize::new(0) }))
     }
 
-    /// Bytes taken now.
+    /// Returns the number of reserved bytes.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.0.taken.load(Ordering::Relaxed)
     }
 
-    /// A place of no bytes, to be resized.
+    /// Creates a reservation of no bytes, which can be resized.
     #[must_use]
     pub fn place(&self) -> Place {
         Place { room: self.clone(), bytes: 0 }
@@ -68,10 +68,10 @@ impl Room {
 }
 
 impl Place {
-    /// Takes or gives back the difference.
+    /// Changes the reservation to this many bytes.
     ///
     /// # Errors
-    /// There is not that much room; the place is as before.
+    /// If the room has too few free bytes. The reservation is unchanged then.
     pub fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let Shared { max, taken } = &*self.room.0;
         let Some(more) = bytes.checked_sub(self.bytes) else {
@@ -89,10 +89,10 @@ impl Place {
         }
     }
 
-    /// Takes `more` bytes in addition to those held.
+    /// Reserves `more` bytes in addition.
     ///
     /// # Errors
-    /// As [`Place::resize`].
+    /// Those of [`Place::resize`].
     pub fn grow(&mut self, more: usize) -> Result<(), NoRoom> {
         self.resize(self.bytes.saturating_add(more))
     }

@@ -1,14 +1,16 @@
 //! The guarantee of a wave, under any interleaving of changes and steps:
 //!
-//! - nobody is handed twice, whatever was delivered late or repeatedly, removed or registered
+//! - no device is handed twice, whatever was delivered late or repeatedly, removed or registered
 //!   again;
-//! - nobody is handed while outside the cover, muted, unregistered, in a band that is not open, or
-//!   not addressed;
-//! - whoever can be pushed to, is addressed and inside the cover at the end is handed by the end.
-//!   That is more than the promise, which is only for those who were there at the start too;
-//! - whoever takes over from a snapshot and the log behind it has the same devices under the same
-//!   ordinals as who went on from the beginning, and continues with what was handed over;
-//! - one who was returned and not addressed does not come back unless something about it changed.
+//! - no device is handed while outside the cover, muted, unregistered, in a band that is not open,
+//!   or not addressed;
+//! - a device that can be pushed to, is addressed and inside the cover at the end is handed by the
+//!   end. That is more than the promise, which is only for devices that were there at the start
+//!   too;
+//! - a holder that takes over from a snapshot and the log after it has the same devices under the
+//!   same ordinals as one that began with the log, and continues with the devices that were handed
+//!   over;
+//! - a device that was returned and not addressed is returned again only after it has changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,11 +70,11 @@ enum Action {
     Again(usize),
     /// Append time passes.
     Pass(u64),
-    /// So many steps, with so many bands open.
+    /// Runs this many steps, with this many bands open.
     Step(u8, u32),
     /// A snapshot begins; an earlier one that is not whole is given up.
     Begin,
-    /// So many sections of it are written.
+    /// Writes this many sections of the snapshot.
     Write(u8),
     /// Another node takes over, from the last whole snapshot.
     TakeOver,
@@ -136,8 +138,8 @@ impl Town {
         Self { cover, places, partition, words, program: program(), now: START_MS, log: Vec::new() }
     }
 
-    /// Writes a record into the log and applies it; who may have changed for waves, as the
-    /// partition says.
+    /// Writes a record to the log and applies it. Returns the device that may have changed for
+    /// waves, as the partition reports it.
     fn apply(&mut self, told: (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
         let record = self.record(&told);
         self.log.push((self.now, told));
@@ -184,7 +186,7 @@ impl Town {
     }
 }
 
-/// One wave over a town, and what it did.
+/// One wave over a town, with its handed devices.
 struct Run {
     town: Town,
     walk: Walk,
@@ -284,7 +286,7 @@ impl Run {
         }
     }
 
-    /// Walks to the end: nobody who should have been handed is left.
+    /// Walks to the end, and checks that no device is left that should have been handed.
     fn finish(mut self) -> Result<(), TestCaseError> {
         for tries in 0.. {
             match self.step(BANDS) {
@@ -397,8 +399,8 @@ fn move_to(walk: &mut Walk, town: &mut Town, n: u8, observed: u64, place: Cell) 
     walk.entered(&town.cover, ordinal, cell);
 }
 
-/// Nearest band first, closed bands not at all, those outside never, those whom another holder
-/// handed not again.
+/// The nearest band comes first; closed bands, devices outside and devices that another holder
+/// handed do not come.
 #[test]
 fn walks_bands_in_order() {
     let at = by_band();
@@ -423,8 +425,8 @@ fn walks_bands_in_order() {
     assert_eq!((walk.take_handed(), walk.handed().len()), (RoaringBitmap::new(), 5));
 }
 
-/// Who moves behind the frontier is late, and comes before all that the walk would meet; nearest
-/// first.
+/// A device that moves behind the frontier is late, and comes before all devices ahead of the
+/// frontier; nearest first.
 #[test]
 fn late_devices_come_first() {
     let at = by_band();
@@ -443,7 +445,8 @@ fn late_devices_come_first() {
     assert_eq!(walk.step(&town.partition, &town.cover, 3), Step::Idle);
 }
 
-/// Who left again before its turn is not returned, buffered or late; who was handed is not late.
+/// A device that left again before its turn is not returned, buffered or late; a handed device is
+/// not late.
 #[test]
 fn those_who_left_are_skipped() {
     let at = by_band();
@@ -460,8 +463,8 @@ fn those_who_left_are_skipped() {
     assert_eq!((next(&mut walk, &town, 3), walk.late()), (None, 0));
 }
 
-/// More late devices than the queue holds: the walk starts over and meets them all, and nobody
-/// twice.
+/// With more late devices than the queue holds, the walk starts over and meets all of them, and
+/// none twice.
 #[test]
 fn a_full_late_queue_loses_nobody() {
     let at = by_band();

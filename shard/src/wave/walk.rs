@@ -1,27 +1,29 @@
-//! The walk of one wave in one partition: finds the next device.
+//! The walk of one wave in one partition, which finds the next device.
 //!
 //! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The
-//! *frontier* is (band, key): all that stood before it has been met. It names no page, so pages may
+//! *frontier* is (band, key): every device before it has been met. It names no page, so pages may
 //! split, merge and fill while the wave waits for a lane.
 //!
-//! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`]
-//! keys at once and moves the frontier behind them. A buffered or late device is only a key: at its
-//! turn it is returned if the device still has exactly that key. If not, the partition reported the
-//! new key ([`Walk::entered`]), and the walk meets the device there.
+//! **A small buffer.** Finding the next key needs a search, so each search takes up to
+//! [`BUFFER_KEYS`] keys at once and moves the frontier behind them. A buffered or late device is
+//! only a key. At its turn it is returned if the device still has exactly that key. If not, the
+//! partition reported the new key ([`Walk::entered`]), and the walk meets the device there.
 //!
 //! A push reads the device's row and token, which are spread over memory. So a search that has
-//! found the next devices also has their rows and tokens fetched, all at once
-//! ([`Partition::warm`]), so that the waits for memory overlap; [`Ahead`] says how far.
+//! found the next devices also loads their rows and tokens into the cache, all at once
+//! ([`Partition::warm`]), so that the waits for memory overlap; [`Ahead`] selects what is loaded.
 //!
-//! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest
-//! band first and before all devices ahead of the frontier. The queue is bounded. When it is full
-//! the walk starts over from the nearest cell, which includes every device in the queue: a bit
-//! skips devices that were met already, and skipping a million takes milliseconds. It cannot start
-//! over again and again, because right after a restart all devices are ahead of the frontier.
+//! **Late devices.** A device that becomes pushable behind the frontier waits in the *late queue*,
+//! nearest band first and before all devices ahead of the frontier. The queue is bounded. When it
+//! is full the walk starts over from the nearest cell, which includes every device in the queue: a
+//! bit skips devices that were met already, and skipping a million takes milliseconds. The walk
+//! cannot start over again and again, because right after a restart all devices are ahead of the
+//! frontier.
 //!
-//! **Each once.** Two bits for each ordinal. *Handed* lasts for the wave's life: the device is
-//! never returned again. *Met* is set when a device is returned, and cleared when it enters again
-//! without having been handed: so a device that was not addressed comes back only after it changed.
+//! **Each device once.** There are two bits for each ordinal. *Handed* lasts for the wave's life:
+//! the device is never returned again. *Met* is set when a device is returned, and cleared when the
+//! device enters again without having been handed: so a device that was not addressed is returned
+//! again only after it has changed.
 
 use std::collections::BTreeSet;
 
@@ -34,45 +36,45 @@ use crate::partition::{
     key::{Key, Place},
 };
 
-/// Keys found ahead at once: 2 KiB. A walk holds at most this many devices, and forgets a page in
-/// the meantime.
+/// Most keys in the buffer: 2 KiB. A walk holds at most this many devices, and no page, between two
+/// steps.
 const BUFFER_KEYS: usize = 256;
-/// Late devices of one wave in one partition: 64 KiB of keys. A city's partition of 16,000 devices,
-/// a quarter of which moved while a gateway was silent.
+/// Most late devices of one wave in one partition: 64 KiB of keys. That is a quarter of a city's
+/// partition of 16,000 devices, moved while a gateway was silent.
 const LATE_MAX: usize = 4_096;
-/// Searches and stale late entries of one [`Walk::step`]: at worst 16 pages of bits to skip, some
-/// ten microseconds, so that a core's sockets do not wait.
+/// Most searches and outdated late entries of one [`Walk::step`]: at worst 16 pages of bits to
+/// skip, some ten microseconds, so that a core's sockets do not wait.
 const WORK_PER_STEP: usize = 16;
 
-/// One wave in one partition.
+/// The walk of one wave in one partition.
 #[derive(Debug)]
 pub struct Walk {
-    /// Tags of the devices that the walk looks for.
+    /// Tags of the devices that the walk returns.
     tags: Tags,
     handed: Bits,
     met: Bits,
-    /// Handed since the last report, each once: at most the partition's devices. Sorted when it is
-    /// asked for: to insert into a set one by one costs several times as much.
+    /// Ordinals handed since the last report, each once: at most the partition's devices. They are
+    /// sorted on request, because inserting into a set one by one costs several times as much.
     unreported: Vec<u32>,
-    /// The frontier: all in nearer bands, and all in this band below `next`, was met, is buffered
-    /// or is late.
+    /// Band of the frontier. Every device in a nearer band, and in this band below `next`, was met
+    /// or is in the buffer or the late queue.
     band: u32,
     next: Key,
-    /// The first range of the band that reaches `next`, or an earlier one.
+    /// Index of the first range of the band that reaches `next`, or of an earlier one.
     range: usize,
-    /// Keys of `band` below `next`, the first at the end.
+    /// Keys of `band` below `next`, in reverse order.
     buffer: Vec<Key>,
-    /// [`Partition::changes`] when the buffer was filled: while the value is the same, all buffered
-    /// devices are where they were.
+    /// Value of [`Partition::changes`] when the buffer was filled. While the value is the same, all
+    /// buffered devices have their keys.
     buffered_at: u64,
-    /// Late devices: band, place, ordinal.
+    /// Late queue: band, place, ordinal.
     late: BTreeSet<(u32, Place, Ordinal)>,
     bands_walked: u32,
     ahead: Ahead,
     limits: Limits,
 }
 
-/// Bounds of a walk; tests choose small ones, to see every edge.
+/// Bounds of a walk. Tests choose small ones, so that every bound is reached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) buffer_keys: usize,
@@ -80,32 +82,33 @@ pub(super) struct Limits {
     pub(super) work_per_step: usize,
 }
 
-/// What of the devices that a walk will return next is brought into the cache before their turn.
+/// Data of the next devices that a walk loads into the cache before their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// Loads nothing: the caller does not read the devices.
+    /// Nothing is loaded: the caller does not read the devices.
     Nothing,
-    /// Their rows: they are counted.
+    /// Rows are loaded: the devices are counted.
     Rows,
-    /// Their rows and tokens: they are pushed to.
+    /// Rows and tokens are loaded: the devices are pushed to.
     Tokens,
 }
 
 /// Result of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
+    /// A device that is pushable now and inside the cover. It is returned once, unless it enters
+    /// again before it is handed.
     Device {
         /// Ordinal of the device.
         ordinal: Ordinal,
-        /// Cell in which the device is.
+        /// Last known cell of the device.
         cell: Cell,
-        /// Number of its band in the cover.
+        /// Number of the device's band in the cover.
         band: u32,
     },
-    /// The work allowed for one call is spent without a find: call again.
+    /// The work limit of one call was reached without a device; the caller must call again.
     More,
-    /// All open bands are walked and no device there is late; a higher `bands_open` continues the
+    /// All open bands are walked and no device there is late. A higher `bands_open` continues the
     /// walk.
     Waiting,
     /// All bands are walked and no device is late. [`Walk::entered`] may end this state.
@@ -113,7 +116,7 @@ pub enum Step {
 }
 
 impl Walk {
-    /// A walk from the beginning, without the devices that an earlier owner handed over.
+    /// Creates a walk from the beginning, without the devices that an earlier owner handed over.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
     pub fn new(handed: RoaringBitmap, tags: Tags, ahead: Ahead) -> Self {
@@ -141,9 +144,9 @@ impl Walk {
         }
     }
 
-    /// The next device, nearest band first, in bands below `bands_open`. The partition and the
-    /// cover are the same at every call, and [`Walk::entered`] has heard of every change of the
-    /// partition since the last.
+    /// Returns the next device in bands below `bands_open`, nearest band first. Every call must get
+    /// the same partition and cover, and [`Walk::entered`] must have been called for every change
+    /// of the partition since the last call.
     pub fn step(&mut self, partition: &Partition, cover: &Cover, bands_open: u32) -> Step {
         for _ in 0..self.limits.work_per_step {
             if let Some((band, place, ordinal)) = self.next_late(bands_open) {
@@ -173,9 +176,9 @@ impl Walk {
         Step::More
     }
 
-    /// Notes that a device was handed to a lane; false: it was before, and must not be pushed
-    /// again. Call it right after the `step` that returned the device, with no record applied
-    /// between.
+    /// Records that a device was handed to a lane. Returns false if it was handed before and must
+    /// not be pushed again. The caller must call it right after the `step` that returned the
+    /// device, with no record applied between.
     pub fn hand(&mut self, ordinal: Ordinal) -> bool {
         let new = self.handed.insert(ordinal);
         if new {
@@ -185,7 +188,7 @@ impl Walk {
         new
     }
 
-    /// Notes that another holder of the partition has handed these.
+    /// Records devices that another holder of the partition has handed.
     pub fn handed_elsewhere(&mut self, handed: &RoaringBitmap) {
         for ordinal in handed.iter().map(Ordinal) {
             self.handed.insert(ordinal);
@@ -193,8 +196,8 @@ impl Walk {
         }
     }
 
-    /// Takes back that a device was handed: its push was given up, and whoever walks the partition
-    /// next hands it anew.
+    /// Revokes that a device was handed, because its push was abandoned. The next holder of the
+    /// partition hands it again.
     pub fn take_back(&mut self, ordinal: Ordinal) {
         if self.handed.remove(ordinal) {
             self.met.remove(ordinal);
@@ -202,14 +205,15 @@ impl Walk {
         }
     }
 
-    /// Begins anew, without those that were handed: the partition was built anew.
+    /// Starts over, without the handed devices, because the partition was rebuilt.
     pub fn restart(&mut self) {
         self.met = self.handed.clone();
         self.bands_walked = 0;
         self.start_over();
     }
 
-    /// Hears of every [`crate::partition::Applied::placed`] of the partition.
+    /// Handles a device of [`crate::partition::Applied::placed`]. The caller must pass every one of
+    /// the partition.
     pub fn entered(&mut self, cover: &Cover, ordinal: Ordinal, cell: Cell) {
         if self.handed.contains(ordinal) {
             return;
@@ -220,8 +224,8 @@ impl Walk {
         }
     }
 
-    /// A device that a walk of the same cover met comes to this one as well: as [`Walk::entered`],
-    /// its band being known.
+    /// Handles a device that another walk of the same cover met, like [`Walk::entered`] with a
+    /// known band.
     pub fn comes_again(&mut self, ordinal: Ordinal, cell: Cell, band: u32) {
         if !self.handed.contains(ordinal) {
             self.met.remove(ordinal);
@@ -229,8 +233,8 @@ impl Walk {
         }
     }
 
-    /// At the frontier's own place it may be ahead as well. Then it comes a little early, and is
-    /// not met again.
+    /// Adds a device to the late queue unless it is ahead of the frontier. At the frontier's own
+    /// place it may be ahead as well; then it is returned a little early, and not again.
     fn wait_if_late(&mut self, band: u32, place: Place, ordinal: Ordinal) {
         if (band, Key::first_at(place)) >= (self.band, self.next) {
             return;
@@ -242,26 +246,27 @@ impl Walk {
         }
     }
 
-    /// Bands walked whole, from the nearest; shrinks only when the walk is restarted.
+    /// Returns the number of completely walked bands, from the nearest. It decreases only when the
+    /// walk is restarted.
     #[must_use]
     pub fn bands_walked(&self) -> u32 {
         self.bands_walked
     }
 
-    /// Those handed since the last call.
+    /// Returns the devices handed since the last call.
     pub fn take_handed(&mut self) -> RoaringBitmap {
         self.unreported.sort_unstable();
         RoaringBitmap::from_sorted_iter(self.unreported.drain(..))
             .expect("sorted, and each was handed once")
     }
 
-    /// All handed-over devices, those of earlier owners included.
+    /// Returns all handed devices, including those of earlier owners.
     #[must_use]
     pub fn handed(&self) -> &Bits {
         &self.handed
     }
 
-    /// Devices that wait in the late queue.
+    /// Returns the number of devices in the late queue.
     #[must_use]
     pub fn late(&self) -> usize {
         self.late.len()
@@ -272,8 +277,8 @@ impl Walk {
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// Meets a late device, if the walk looks for it, it is still at the same place and was not met
-    /// since.
+    /// Meets a late device if the walk looks for it, and if it is still at the same place and was
+    /// not met since.
     fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
         let key = partition
             .key_of(ordinal)
@@ -281,8 +286,8 @@ impl Walk {
         self.met.insert(ordinal).then_some(key)
     }
 
-    /// Takes the next keys of the band into the buffer, as far as one page goes. False: the band
-    /// has no more.
+    /// Fills the buffer with the next keys of the band, up to the end of a page. Returns false if
+    /// the band has no more.
     fn search(&mut self, partition: &Partition, ranges: &[Range]) -> bool {
         self.range += gallop(&ranges[self.range..], |r| r.last < self.next);
         let Some(range) = ranges.get(self.range) else { return false };
@@ -293,7 +298,7 @@ impl Walk {
                 self.next = last.next();
                 break;
             };
-            // Nobody stands from `next` up to this key, neither in this range nor in those that end
+            // No device is between `next` and this key, neither in this range nor in those that end
             // before it.
             self.next = key;
             self.range += gallop(&ranges[self.range..], |r| r.last < key);
@@ -317,8 +322,8 @@ impl Walk {
         true
     }
 
-    /// Buffers the keys that were not met; returns the number of processed keys when the buffer is
-    /// full.
+    /// Adds the keys that were not met to the buffer. Returns the number of processed keys when the
+    /// buffer is full.
     fn take(&mut self, keys: &[Key]) -> usize {
         for (at, key) in keys.iter().enumerate() {
             if !self.tags.has(key.tag()) || self.met.contains(key.ordinal()) {
@@ -343,8 +348,9 @@ fn device(key: Key, band: u32) -> Step {
     Step::Device { ordinal: key.ordinal(), cell: key.place().cell(), band }
 }
 
-/// How many from the start satisfy `ahead`, which none after the first that does not satisfies. In
-/// steps that double, then by halves: cheap when they are few, whatever the length.
+/// Returns the number of items at the start that satisfy `ahead`; no item after the first that
+/// fails may satisfy it. The search doubles its steps, then halves them, so few items cost little
+/// in a list of any length.
 fn gallop<T>(sorted: &[T], ahead: impl Fn(&T) -> bool) -> usize {
     let mut end = 1;
     while end <= sorted.len() && ahead(&sorted[end - 1]) {

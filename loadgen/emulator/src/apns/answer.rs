@@ -11,11 +11,11 @@ use super::super::{
     hpack::{Encoder, put_literal},
 };
 
-/// A UUID as bytes; written in its canonical lower-case form.
+/// A UUID as 16 bytes; its text is the canonical lower-case form.
 pub type Uuid = [u8; 16];
 
-/// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA:
-/// nothing for 200.
+/// Appends the HEADERS frame of an answer to `out`, and the payload of its DATA frame to `body`. An
+/// answer with status 200 has no payload.
 pub fn put(
     out: &mut Vec<u8>,
     encoder: &mut Encoder,
@@ -40,15 +40,16 @@ pub fn put(
         put_literal(out, b"apns-unique-id", &uuid_text(unique_id));
     }
     if answer.reason != Reason::None {
-        // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; its value
-        // has 16 bytes.
+        // content-type is entry 31 of the static table: the prefix holds 15, the next octet 16. The
+        // value has 16 bytes.
         out.extend_from_slice(b"\x0f\x10\x10application/json");
         put_reason(body, answer);
     }
     end_headers(out, start);
 }
 
-/// What nearly all are answered, written in one piece: the same bytes as in pieces.
+/// Appends the HEADERS frame of an accepted push in one piece: the same bytes as [`put`] writes in
+/// pieces. Nearly every answer takes this path.
 fn put_accepted(out: &mut Vec<u8>, stream: u32, apns_id: &Uuid) {
     const FRAME: [u8; 56] =
         *b"\0\0\x2f\x01\x05\0\0\0\0\x88\0\x07apns-id\x2400000000-0000-0000-0000-000000000000";
@@ -69,7 +70,7 @@ fn put_reason(body: &mut Vec<u8>, answer: &Answer) {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Text of a UUID: 8-4-4-4-12, lower case.
+/// Returns the canonical text of a UUID: 8-4-4-4-12 digits, lower case.
 #[must_use]
 pub fn uuid_text(uuid: &Uuid) -> [u8; 36] {
     let mut text = [b'-'; 36];
@@ -85,14 +86,14 @@ pub fn uuid_text(uuid: &Uuid) -> [u8; 36] {
     text
 }
 
-/// Reads the canonical lower-case form, and no other (Apple: "canonical form").
+/// Parses the canonical lower-case text of a UUID; APNs accepts no other form.
 #[must_use]
 pub fn uuid_from_text(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 || text.iter().any(u8::is_ascii_uppercase) {
         return None;
     }
-    // The lengths and places of hyphens are checked by writing it again: only the canonical form
-    // comes back the same.
+    // The result is written again and compared, which checks the lengths and the places of hyphens:
+    // only the canonical form gives the same text.
     let digits = data_encoding::HEXLOWER;
     let mut bare = [0; 32];
     let mut kept = text.iter().filter(|&&b| b != b'-');
@@ -118,7 +119,8 @@ mod tests {
     #[test]
     fn success_is_one_frame_that_ends_the_stream() {
         let (out, body) = written(&Answer::ACCEPTED);
-        // An encoder that owes a size update writes the same in pieces, and that update.
+        // An encoder with a pending size update writes the size update and then the same bytes in
+        // pieces.
         let (mut encoder, mut pieces) = (Encoder::new(), Vec::new());
         encoder.set_table_size(0);
         put(&mut pieces, &mut encoder, 5, &Answer::ACCEPTED, &[0xab; 16], None, &mut Vec::new());

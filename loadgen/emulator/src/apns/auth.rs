@@ -1,9 +1,9 @@
 //! Provider tokens: the JWT in `authorization`, checked as Apple documents it.
 //!
-//! ES256 only; `kid` names a configured key, `iss` its team; `iat` is at most an hour old. A valid
-//! token that grows old is refused as expired, one that was never valid as invalid: so the age is
-//! checked at each request ([`Verified::age`]), the signature once for each new value on a
-//! connection.
+//! Only ES256 is accepted. `kid` names a configured key and `iss` the team of that key; `iat` is at
+//! most one hour old. APNs refuses a valid token that has grown old as expired, and a token that
+//! was never valid as invalid. So the age is checked at each request ([`Verified::age`]), and the
+//! signature once for each new value on a connection.
 
 use clarion_proto::ids::UnixMillis;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -12,12 +12,12 @@ use serde::Deserialize;
 
 use super::super::answer::Reason;
 
-/// Age at which Apple refuses a token: one hour.
+/// Age at which Apple refuses a provider token, seconds.
 const AGE_SECONDS_MAX: u64 = 3_600;
-/// Longest `authorization` looked at: ordinary ones have some 200 bytes.
+/// Longest `authorization` value that is checked, bytes. Ordinary values have some 200 bytes.
 const VALUE_BYTES_MAX: usize = 2_048;
-/// DER before the 65 bytes of an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480):
-/// always the same.
+/// DER prefix of a SubjectPublicKeyInfo (RFC 5480) with an uncompressed P-256 point of 65 bytes.
+/// The prefix is the same for every key.
 const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -26,15 +26,15 @@ const SPKI_PREFIX: [u8; 26] = [
 /// A public key that signs provider tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Id of the key, claim `kid`: ten characters at Apple.
+    /// Id of the key, claim `kid`; Apple's ids have ten characters.
     pub key_id: String,
     /// Id of the developer team, claim `iss`.
     pub team_id: String,
-    /// Point of the P-256 key, uncompressed.
+    /// The P-256 point in uncompressed form.
     point: Vec<u8>,
 }
 
-/// A key that cannot be used.
+/// Error for a key that cannot verify provider tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("key {key_id}: not a P-256 public key in PEM (BEGIN PUBLIC KEY)")]
 pub struct KeyError {
@@ -42,10 +42,10 @@ pub struct KeyError {
 }
 
 impl Key {
-    /// From PEM, as `openssl ec -pubout` writes it.
+    /// Parses a public key in PEM, as `openssl ec -pubout` writes it.
     ///
     /// # Errors
-    /// If it is anything but a P-256 public key.
+    /// If the PEM text is not a P-256 public key.
     pub fn from_pem(key_id: &str, team_id: &str, pem: &[u8]) -> Result<Self, KeyError> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok();
         let point = der
@@ -63,20 +63,20 @@ impl Key {
     }
 }
 
-/// A token with a valid signature and valid names.
+/// A provider token with a valid signature, a known key and the team of that key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
-    /// Which of the keys signed it.
+    /// Index of the key that signed the token.
     pub key: usize,
     /// Claim `iat`, seconds since 1970.
     pub issued_s: u64,
-    /// Id of the token: xxh3-64 of the header's value.
+    /// Id of the token: xxh3-64 of the value of `authorization`.
     pub id: u64,
 }
 
 impl Verified {
-    /// What speaks against the token now, its age alone considered. A fault may make it too old
-    /// sooner than Apple does.
+    /// Checks the age of the token and returns the reason to refuse it, if any. A fault may lower
+    /// the greatest age.
     #[must_use]
     pub fn age(
         &self,
@@ -111,10 +111,10 @@ struct Claims<'a> {
     iat: u64,
 }
 
-/// Checks the value of `authorization`, all but its age.
+/// Checks the value of `authorization` except the age of the token.
 ///
 /// # Errors
-/// The reason that Apple gives.
+/// The reason that APNs answers.
 pub fn verify(value: &[u8], keys: &[Key]) -> Result<Verified, Reason> {
     let invalid = Reason::InvalidProviderToken;
     let jwt =

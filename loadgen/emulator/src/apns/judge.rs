@@ -1,5 +1,5 @@
-//! Checks of APNs on a request of a connection: the provider token to which the connection is
-//! bound, and a cache of bodies already checked.
+//! Checks of APNs that depend on the connection of a request: the provider token to which the
+//! connection is bound, and a cache of checked bodies.
 
 use clarion_proto::time::Time;
 
@@ -10,24 +10,24 @@ use super::{
     request::{Ask, Path, is_json_object},
 };
 
-/// Bodies remembered as JSON objects: alerts times locales in flight.
+/// Number of bodies that are cached as JSON objects: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
 
-/// State that one connection keeps for its checks.
+/// State of one connection for the checks of APNs.
 #[derive(Debug, Default)]
 pub struct Judge {
     binding: Binding,
-    /// Bodies known to be JSON objects, newest first.
+    /// Bodies that are known to be JSON objects, newest first.
     bodies: Vec<Box<[u8]>>,
-    /// Bodies that were none, so far.
+    /// Number of bodies so far that were not JSON objects.
     pub not_json: u64,
 }
 
 impl Judge {
-    /// What is wrong with a request, in the gateway's order; otherwise its token.
+    /// Checks a request in the order of APNs, and returns its device token if the request is valid.
     ///
     /// # Errors
-    /// The reason that Apple gives.
+    /// The reason that APNs answers.
     pub fn judge<'a>(
         &mut self,
         ask: &'a Ask,
@@ -62,14 +62,14 @@ impl Judge {
             return Err(Reason::PayloadTooLarge);
         }
         if !self.is_object(body) {
-            // Apple documents no reason for this; PayloadEmpty is what people report.
+            // Apple documents no reason for such a body; users report PayloadEmpty.
             self.not_json += 1;
             return Err(Reason::PayloadEmpty);
         }
         Ok(token)
     }
 
-    /// Forgets the bodies that were read; not the token that the connection is bound to.
+    /// Clears the cache of bodies. The connection stays bound to its provider token.
     pub fn forget(&mut self) {
         self.bodies.clear();
     }
@@ -88,7 +88,7 @@ impl Judge {
     }
 }
 
-/// Which provider token a connection is bound to.
+/// Binding of a connection to a provider token.
 #[derive(Debug, Default)]
 struct Binding {
     current: Option<Verified>,
@@ -97,7 +97,7 @@ struct Binding {
 }
 
 impl Binding {
-    /// Checks a token on this connection now.
+    /// Checks a verified token against the connection's binding and the current time.
     fn check(
         &mut self,
         token: Verified,
@@ -119,7 +119,7 @@ impl Binding {
         if current.id == token.id {
             return None;
         }
-        // The first push ties the connection to its team (Apple: "Establishing a token-based
+        // The first push binds the connection to the team (Apple: "Establishing a token-based
         // connection to APNs").
         if policy.keys[current.key].team_id != policy.keys[token.key].team_id {
             return Some(Reason::InvalidProviderToken);

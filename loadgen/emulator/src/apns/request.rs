@@ -1,8 +1,9 @@
-//! Headers and path of a request to APNs, checked in the gateway's order: path, authorization,
+//! Headers and path of a request to APNs. They are checked in this order: path, authorization,
 //! headers, token, payload.
 //!
-//! Apple does not document the order of its checks; this order follows what is known first. Reasons
-//! and limits are those of "Sending notification requests to APNs". Pure.
+//! Apple does not document the order of the checks. This order checks first what the gateway knows
+//! first. Reasons and limits are those of "Sending notification requests to APNs". This module does
+//! no I/O.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -15,17 +16,17 @@ use super::{
     auth::Verified,
 };
 
-/// Largest payload of all push types but voip.
+/// Longest payload of all push types except voip, bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 4_096;
 /// Longest payload of voip pushes, bytes.
 pub const PAYLOAD_BYTES_MAX_VOIP: usize = 5_120;
 /// Longest collapse id, bytes.
 pub const COLLAPSE_BYTES_MAX: usize = 64;
-/// Longest token: WWDC 2015 announced 100 bytes.
+/// Longest device token, bytes. Apple announced 100 bytes at WWDC 2015.
 pub const TOKEN_BYTES_MAX: usize = 100;
 const TOKEN_BYTES: RangeInclusive<usize> = 1..=TOKEN_BYTES_MAX;
 
-/// Push types and what each adds to the bundle id to make its topic.
+/// Push types, each with the suffix that turns a bundle id into the topic.
 const PUSH_TYPES: [(&[u8], &str); 11] = [
     (b"alert", ""),
     (b"background", ""),
@@ -40,32 +41,32 @@ const PUSH_TYPES: [(&[u8], &str); 11] = [
     (b"widgets", ".push-type.widgets"),
 ];
 
-/// Content of a header block, apart from the path. `None` means absent or invalid, as the faults
-/// tell.
+/// Content of a header block without its path. `None` means absent or invalid; the fault fields say
+/// which.
 #[derive(Debug)]
 pub struct Rest {
-    /// Fault found before the authorization is checked.
+    /// Fault of the method; it counts before the authorization.
     pub method_fault: Option<Reason>,
-    /// The verified provider token, or why it was refused.
+    /// The verified provider token, or the reason of its refusal.
     pub authorization: Result<Verified, Reason>,
-    /// Fault found after the authorization is checked.
+    /// Fault of the other headers; it counts after the authorization.
     pub header_fault: Option<Reason>,
-    /// Id to be returned in the response.
+    /// UUID that the response returns as `apns-id`.
     pub apns_id: Option<Uuid>,
-    /// Hash of the collapse id, for the record.
+    /// xxh3-64 of the collapse id, for the record; 0 without one.
     pub collapse_hash: u64,
 }
 
-/// Content of a request to APNs.
+/// Head of a request to APNs.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// All header fields but the path, shared between requests.
+    /// Content of all header fields except the path. Requests with the same headers share it.
     pub rest: Arc<Rest>,
-    /// The request's path, with the device token.
+    /// Content of the path, with the device token.
     pub path: Path,
 }
 
-/// The header fields that are Apple's, as they came.
+/// Header fields that only APNs knows, as received.
 #[derive(Debug, Default)]
 pub struct AppleFields {
     topic: Option<Vec<u8>>,
@@ -78,7 +79,7 @@ pub struct AppleFields {
 }
 
 impl AppleFields {
-    /// Processes the next field.
+    /// Stores a header field that APNs knows, and ignores any other.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let slot = match name {
             b"apns-topic" => &mut self.topic,
@@ -92,7 +93,7 @@ impl AppleFields {
         self.repeated |= first_counts(slot, value);
     }
 
-    /// Checks all fields together.
+    /// Checks all header fields of the block together.
     #[must_use]
     pub fn read(
         &self,
@@ -101,7 +102,7 @@ impl AppleFields {
         authorization: Result<Verified, Reason>,
     ) -> Rest {
         Rest {
-            // Looked at first.
+            // APNs checks the method first.
             method_fault: (common.method.as_deref() != Some(b"POST"))
                 .then_some(Reason::MethodNotAllowed),
             authorization,
@@ -115,7 +116,7 @@ impl AppleFields {
         }
     }
 
-    /// The largest payload of this push type.
+    /// Returns the longest payload of the push type, bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
         if self.push_type.as_deref() == Some(b"voip") {
@@ -129,7 +130,7 @@ impl AppleFields {
         self.apns_id.as_deref().and_then(uuid_from_text)
     }
 
-    /// What is wrong with the headers; looked at after path and authorization.
+    /// Returns the first fault of the headers. Path and authorization are checked before.
     fn header_fault(&self, topics: &[String]) -> Option<Reason> {
         if self.repeated {
             return Some(Reason::DuplicateHeaders);
@@ -144,7 +145,8 @@ impl AppleFields {
         if let Some(reason) = self.topic_fault(suffix, topics) {
             return Some(reason);
         }
-        // 0: one attempt. Seconds since 1970 otherwise; a number that no i64 holds is no date.
+        // 0 means one attempt; other values are seconds since 1970. A number that does not fit an
+        // i64 is not a date.
         if self
             .expiration
             .as_deref()
@@ -177,7 +179,7 @@ impl AppleFields {
     }
 }
 
-/// A token out of a path.
+/// Device token from a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     length: u8,
@@ -191,19 +193,20 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Bytes of the token, as the path has them.
+    /// Returns the bytes that the hexadecimal digits of the path encode.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
 
-/// Content of a path.
+/// Content of a request's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// The path does not name a device.
     Bad,
-    /// It names one, but wrongly; found out only after the headers.
+    /// The path names a device, but its token is invalid. APNs reports this fault after those of
+    /// the headers.
     BadToken(Reason),
     /// The path names a device.
     Device(Token),
@@ -223,7 +226,7 @@ impl Path {
         let mut wrong = u8::from(!odd.is_empty() || !TOKEN_BYTES.contains(&pairs.len()));
         for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
             let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
-            // A digit's value is below 16; anything else has its high bit set.
+            // A digit's value is below 16; the value of any other character has its high bit set.
             wrong |= (high | low) & 0x80;
             *byte = high << 4 | low & 15;
         }
@@ -234,7 +237,7 @@ impl Path {
     }
 }
 
-/// The value of each hexadecimal digit; 0x80 for what is none.
+/// Value of each hexadecimal digit; 0x80 for every other character.
 #[allow(clippy::cast_possible_truncation, reason = "counts to 255")]
 const NIBBLES: [u8; 256] = {
     let mut values = [0x80; 256];
@@ -252,7 +255,7 @@ const NIBBLES: [u8; 256] = {
     values
 };
 
-/// Whether a body is one JSON object.
+/// Reports whether a body is exactly one JSON object.
 #[must_use]
 pub fn is_json_object(body: &[u8]) -> bool {
     let starts = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');

@@ -1,5 +1,5 @@
-//! Frames other than requests, and frames that the gateway sends unasked: SETTINGS, windows, PING,
-//! RST_STREAM, GOAWAY.
+//! Frames other than requests, and frames that the gateway sends on its own: SETTINGS, windows,
+//! PING, RST_STREAM, GOAWAY.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
     Connection, Context, End, Phase,
 };
 
-/// After a GOAWAY: how long answers under way may take before the connection is closed on them.
+/// Time after a GOAWAY at which the connection is closed even if answers are open.
 const DRAIN: Duration = Duration::from_secs(30);
 /// Largest flow-control window (RFC 9113, section 6.9.1).
 const WINDOW_MAX: i64 = (1 << 31) - 1;
@@ -25,12 +25,12 @@ const WINDOW_MAX: i64 = (1 << 31) - 1;
 pub(super) struct Farewell {
     code: Code,
     debug: Vec<u8>,
-    /// Whether waiting requests are refused as unprocessed.
+    /// Whether waiting requests are refused as unprocessed, by a last stream id below theirs.
     refuse_open: bool,
 }
 
 impl Connection {
-    /// Does what was ordered to happen. [`Action::Reset`] is the driver's.
+    /// Carries out an action on this connection. The driver carries out [`Action::Reset`].
     pub fn act(&mut self, action: &Action, context: &mut Context<'_>) {
         match action {
             Action::Goaway { reason, text, code, two_step_ms, refuse_open, .. } => {
@@ -84,43 +84,45 @@ impl Connection {
         let values: Vec<_> = values.into_iter().flatten().collect();
         frame::settings(&mut self.output, &values);
         self.limits.set(window, table);
-        // A larger table may be used as soon as the client has heard of it, a smaller one must be
-        // once it says so.
+        // The client may use a larger table as soon as it has received the setting, and must use a
+        // smaller one after it has acknowledged the setting.
         self.reader.limit_table(self.limits.table_believed());
         if self.limits.is_ignored() {
             return self.fail(Code::ProtocolError, b"");
         }
-        // Who has sent more than a smaller window allows goes on only when it is given credit.
+        // A client that has sent more than the smaller window allows may continue only with new
+        // credit.
         for at in 0..self.receiving.len() {
-            self.owe_stream(at, context);
+            self.credit_stream(at, context);
         }
     }
 
-    /// Returns a stream's credit, at once or later, when the client has less than half of its
+    /// Returns credit for a stream, at once or delayed, if the client has less than half of its
     /// window left.
-    pub(super) fn owe_stream(&mut self, at: usize, context: &Context<'_>) {
+    pub(super) fn credit_stream(&mut self, at: usize, context: &Context<'_>) {
         let Some(request) = self.receiving.get_mut(at) else { return };
-        let owed = request.received - request.credited;
-        if owed > 0 && owed >= u64::from(self.limits.advertised().window / 2) {
-            request.credited += owed;
-            let (stream, bytes) = (request.stream, u32::try_from(owed).unwrap_or(u32::MAX));
+        let uncredited = request.received - request.credited;
+        if uncredited > 0 && uncredited >= u64::from(self.limits.advertised().window / 2) {
+            request.credited += uncredited;
+            let (stream, bytes) = (request.stream, u32::try_from(uncredited).unwrap_or(u32::MAX));
             self.give_credit(stream, bytes, context);
         }
     }
 
-    /// Sends credit for the connection (stream 0) or a stream: at once, or as late as a fault says.
+    /// Sends credit for the connection (stream 0) or a stream: at once, or after the delay of a
+    /// fault.
     pub(super) fn give_credit(&mut self, stream: u32, bytes: u32, context: &Context<'_>) {
         let now = context.now.at;
         let due = now + context.plan.credit_delay(now);
         if due > now {
             return self.credits.push_back((due, stream, bytes));
         }
-        // No later credit overtakes an earlier one.
+        // Credits stay in order: no later credit overtakes an earlier one.
         self.write_credits(Time::NEVER);
         self.write_credit(stream, bytes);
     }
 
-    /// Writes the credits that are due.
+    /// Writes the delayed credits that are due.
     pub(super) fn write_credits(&mut self, now: Time) {
         while let Some((_, stream, bytes)) = self.credits.pop_front_if(|(due, ..)| *due <= now) {
             self.write_credit(stream, bytes);
@@ -131,7 +133,7 @@ impl Connection {
         if stream == 0 {
             self.receive_window += i64::from(bytes);
         } else if !self.receiving.iter().any(|r| r.stream == stream) {
-            // It came whole, or was given up, before its credit was due.
+            // The request was complete or cancelled before its credit was due.
             return;
         }
         if self.phase != Phase::Failed {
@@ -144,7 +146,7 @@ impl Connection {
             return Err(Code::ProtocolError);
         }
         if head.has(flag::ACK) {
-            // An acknowledgement of nothing is forgiven, as most servers do.
+            // An acknowledgement without open SETTINGS is ignored, as most servers do.
             self.limits.acknowledge();
             self.reader.limit_table(self.limits.table_believed());
             return if payload.is_empty() { Ok(()) } else { Err(Code::FrameSizeError) };
@@ -168,8 +170,8 @@ impl Connection {
                     }
                     let change = value - self.stream_send_window;
                     self.stream_send_window = value;
-                    // RFC 9113, section 6.9.2: streams keep what they were given beyond the initial
-                    // window.
+                    // RFC 9113, section 6.9.2: a change of the initial window changes the window of
+                    // every stream by the difference.
                     for window in self.stream_windows.values_mut() {
                         *window += change;
                         if *window > WINDOW_MAX {
@@ -251,14 +253,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Time at which an idle connection is closed.
+    /// Returns the time at which the idle connection is closed.
     pub(super) fn idle_due(&self, policy: &Policy) -> Option<Time> {
         let idle = policy.fcm()?.session_idle?;
         let unused = self.open_streams() == 0 && self.drain_due.is_none() && self.end.is_none();
         self.active.filter(|_| unused).map(|active| active + idle)
     }
 
-    /// Closes a connection that has been idle for long.
+    /// Closes a connection whose idle timeout has passed.
     pub(super) fn end_of_idleness(&mut self, context: &mut Context<'_>) {
         self.active.get_or_insert(context.now.at);
         if self.idle_due(context.policy).is_some_and(|due| due <= context.now.at) {
@@ -271,7 +273,7 @@ impl Connection {
         }
     }
 
-    /// Sends a stream limit, if it changed.
+    /// Sends a new stream limit; `None` means that the limit has not changed.
     pub(super) fn announce(&mut self, limit: Option<u32>) {
         if let Some(limit) = limit {
             frame::settings(&mut self.output, &[(setting::MAX_CONCURRENT_STREAMS, limit)]);
@@ -299,7 +301,7 @@ impl Connection {
         self.end_with(&farewell, context);
     }
 
-    /// The GOAWAY that names the last stream.
+    /// Sends the GOAWAY that names the real last stream.
     fn end_with(&mut self, farewell: &Farewell, context: &mut Context<'_>) {
         if farewell.refuse_open {
             self.refuse_open(context);
@@ -309,11 +311,11 @@ impl Connection {
         frame::goaway(&mut self.output, last, farewell.code, &farewell.debug);
     }
 
-    /// Takes back all decisions whose answers wait, above the oldest stream of them.
+    /// Revokes the decisions whose answers wait, from the oldest waiting stream on.
     fn refuse_open(&mut self, context: &mut Context<'_>) {
-        // The last stream that counts as processed is the one before the oldest that waits;
-        // whatever is older was answered, and what is newer and answered already (latencies differ)
-        // keeps its answer: the client has it.
+        // The last processed stream is the one before the oldest waiting one. Older streams were
+        // answered. Newer streams that were answered already (latencies differ) keep their answers,
+        // because the client has received them.
         let pending = self.waiting.take();
         if let Some(oldest) = pending.iter().map(|p| p.stream).min() {
             self.last = Some(oldest.saturating_sub(2));
@@ -324,7 +326,7 @@ impl Connection {
         self.receiving.clear();
     }
 
-    /// The second half of a two-step GOAWAY, and the end of a drained connection.
+    /// Sends the second part of a two-step GOAWAY when it is due, and ends a drained connection.
     pub(super) fn advance_goaway(&mut self, context: &mut Context<'_>) {
         let now = context.now.at;
         if let Some((_, farewell)) = self.goaway_due.take_if(|(due, _)| *due <= now) {
@@ -337,7 +339,7 @@ impl Connection {
         }
     }
 
-    /// Slowness or silence has ended: what waits in its line waits no longer than usual.
+    /// Handles the end of slowness or silence: waiting answers then wait no longer than usual.
     pub(super) fn end_of_slowness(&mut self, context: &mut Context<'_>) {
         let (plan, now) = (context.plan, context.now.at);
         let (slow, held) =
@@ -348,7 +350,7 @@ impl Connection {
         (self.was_slow, self.was_held) = (slow || self.was_slow && held, held);
     }
 
-    /// A stream ends without its answer.
+    /// Ends a stream without an answer.
     fn abandon(&mut self, stream: u32, context: &mut Context<'_>) {
         self.stream_windows.remove(&stream);
         if let Some(at) = self.receiving.iter().position(|r| r.stream == stream) {

@@ -18,7 +18,7 @@ use super::{
     request::mint,
 };
 
-/// State that a connection keeps for its provider.
+/// State of a connection for the checks of its provider.
 #[derive(Debug)]
 pub(super) enum Judge {
     Apns(apns::judge::Judge),
@@ -33,7 +33,7 @@ impl Judge {
         }
     }
 
-    /// Forgets the bodies that were read.
+    /// Clears the cache of bodies.
     pub(super) fn forget(&mut self) {
         match self {
             Self::Apns(judge) => judge.forget(),
@@ -41,7 +41,7 @@ impl Judge {
         }
     }
 
-    /// Token and collapse key of an FCM body, for the record.
+    /// Returns the hashes of token and collapse key of an FCM body, for the record.
     pub(super) fn hashes(&mut self, body: &[u8]) -> (u64, u64) {
         let Self::Fcm(judge) = self else { return (0, 0) };
         let read = judge.read(body);
@@ -49,12 +49,12 @@ impl Judge {
     }
 }
 
-/// Decision about a request.
+/// The decision about one request.
 pub(super) struct Decision {
     pub(super) answer: Answer,
     pub(super) fate: Fate,
     pub(super) subject: Subject,
-    /// Time at which it counts as decided.
+    /// Time that the record gives to the decision.
     pub(super) at: Time,
     pub(super) token_hash: u64,
     pub(super) collapse_hash: u64,
@@ -62,7 +62,7 @@ pub(super) struct Decision {
 }
 
 impl Connection {
-    /// The answer, and whether the push reaches the phone.
+    /// Decides the answer to a request, and whether the push reaches the phone.
     pub(super) fn decide(
         &mut self,
         head: &Head,
@@ -186,10 +186,11 @@ impl Connection {
         decision
     }
 
-    /// What becomes of a good request by a script or a fault, and whether it reaches the phone all
-    /// the same.
+    /// Applies scripts and faults to a valid request: its answer, and whether the push reaches the
+    /// phone.
     fn scripted(&mut self, token: &[u8], context: &mut Context<'_>) -> Verdict {
-        // Faults count attempts from when they were set; the gateway's own scripts from its start.
+        // The scripts of faults count attempts from the time they were set, those of the gateway
+        // from its start.
         let faults = (&context.plan.scripts, context.plan.generation + 1);
         for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
             let script = answer_for(token, scripts);
@@ -228,7 +229,8 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// Of a script or a fault. What is not answered has no status in the record.
+    /// Creates the result of a script or a fault. A request without an answer has no status in the
+    /// record.
     fn new(fate: Fate, answer: Answer, delivered: bool) -> Self {
         if fate.is_answered() {
             return Self { accepted: delivered || answer.reason == Reason::None, answer, fate };
@@ -239,7 +241,7 @@ impl Verdict {
     }
 }
 
-/// The refusal of a project's quota, with how long it takes until there is room.
+/// Returns the refusal for a used-up quota, with the time until there is room.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,29 +1,28 @@
-//! The limits in the gateway's SETTINGS, and the values that the client has acknowledged: the
-//! number of open streams, as APNs changes it, and the sizes of stream windows and of the header
-//! table.
+//! Limits in the gateway's SETTINGS, and the values that the client has acknowledged: the number of
+//! open streams, as APNs changes it, the size of stream windows and the size of the header table.
 //!
-//! One stream until the first authenticated success, then a larger number, sometimes back to one
-//! after a rejection. A client that exceeds a limit that it was told is sent away (GOAWAY, with
-//! Apple's text); a client that exceeds a limit that was lowered while its requests were on the way
-//! is only refused (RST_STREAM): it could not know. It knows once it has acknowledged; the same
-//! holds for windows.
+//! APNs allows one stream until the first authenticated success, then a larger number, and
+//! sometimes one again after a rejection. A client that exceeds a limit that it acknowledged gets a
+//! GOAWAY with Apple's text. A client that exceeds a limit that was lowered while its requests were
+//! on the way is only refused (RST_STREAM), because it could not know the limit. The same holds for
+//! windows.
 
 use std::collections::VecDeque;
 
-/// SETTINGS that may wait for their acknowledgement.
+/// Most SETTINGS frames that may wait for their acknowledgement.
 const IN_FLIGHT_MAX: usize = 256;
 
 /// Decision about a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
-    /// Over a limit that the client may not know yet.
+    /// The stream exceeds a limit that the client may not have received yet.
     Refused,
-    /// Over every limit that it may believe in.
+    /// The stream exceeds every limit that the client may believe in.
     Violation,
 }
 
-/// The settings that change while a connection lives.
+/// Settings that change during a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Values {
     /// Value of SETTINGS_MAX_CONCURRENT_STREAMS.
@@ -34,17 +33,17 @@ pub(super) struct Values {
     pub(super) table: u32,
 }
 
-/// Settings, with the values that were sent and acknowledged.
+/// Settings of a connection, as sent and as acknowledged.
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Number of streams after the first authenticated success.
     full: u32,
-    /// Whether the connection has had its authenticated success, or needs none.
+    /// Whether the connection has had its authenticated success or needs none.
     open: bool,
     /// Values of the SETTINGS frame sent last.
     advertised: Values,
-    /// Values acknowledged last; before that, those of the first SETTINGS: APNs makes no allowance
-    /// for a client that does not wait for them.
+    /// Values that the client acknowledged last; before the first acknowledgement, those of the
+    /// first SETTINGS, because APNs makes no allowance for a client that does not wait for them.
     acknowledged: Values,
     in_flight: VecDeque<Values>,
 }
@@ -61,17 +60,17 @@ impl Limits {
         }
     }
 
-    /// Values of the last SETTINGS.
+    /// Returns the values of the last SETTINGS.
     pub(super) fn advertised(&self) -> Values {
         self.advertised
     }
 
-    /// The largest initial window of a stream that the client may believe in.
+    /// Returns the largest initial window of a stream that the client may believe in, bytes.
     pub(super) fn window_believed(&self) -> u32 {
         self.in_flight.iter().map(|v| v.window).max().unwrap_or(0).max(self.acknowledged.window)
     }
 
-    /// The largest header table that the client may use.
+    /// Returns the largest header table that the client may use, bytes.
     pub(super) fn table_believed(&self) -> u32 {
         self.in_flight.iter().map(|v| v.table).max().unwrap_or(0).max(self.acknowledged.table)
     }
@@ -91,13 +90,14 @@ impl Limits {
         if active < believed { Admission::Refused } else { Admission::Violation }
     }
 
-    /// The limit for connections that have proven themselves is now another. Returns what to send.
+    /// Changes the stream limit after the first success. Returns the limit to announce, if it
+    /// changed.
     pub(super) fn set_full(&mut self, full: u32) -> Option<u32> {
         self.full = full;
         self.open.then(|| self.advertise(full)).flatten()
     }
 
-    /// A request had its authenticated success. Returns what to send.
+    /// Records an authenticated success. Returns the stream limit to announce, if it changed.
     pub(super) fn succeeded(&mut self) -> Option<u32> {
         if self.open {
             return None;
@@ -106,26 +106,26 @@ impl Limits {
         self.advertise(self.full)
     }
 
-    /// A request was rejected, and that costs the connection its freedom. Returns what to send.
+    /// Limits the connection to one stream after a rejection. Returns the limit to announce, if it
+    /// changed.
     pub(super) fn rejected(&mut self) -> Option<u32> {
         self.open = false;
         self.advertise(1)
     }
 
-    /// The client acknowledged the oldest SETTINGS; false if there was nothing to acknowledge.
+    /// Records the acknowledgement of the oldest SETTINGS. Returns false if none was open.
     pub(super) fn acknowledge(&mut self) -> bool {
         let Some(known) = self.in_flight.pop_front() else { return false };
         self.acknowledged = known;
         true
     }
 
-    /// Whether the client acknowledges nothing.
+    /// Reports whether the client leaves too many SETTINGS without acknowledgement.
     pub(super) fn is_ignored(&self) -> bool {
         self.in_flight.len() > IN_FLIGHT_MAX
     }
 
-    /// Changes the values for windows and header table, sent in one SETTINGS frame with other
-    /// values.
+    /// Changes window and header table size, which one SETTINGS frame announces together.
     pub(super) fn set(&mut self, window: Option<u32>, table: Option<u32>) {
         let now = self.advertised;
         self.advertised = Values {

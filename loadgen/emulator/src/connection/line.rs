@@ -1,11 +1,11 @@
-//! Requests that wait for their answer, by due time: a calendar, as the answers of one tick leave
-//! together.
+//! Waiting answers in order of their due time: a calendar of ticks, because all answers of one tick
+//! are sent together.
 //!
-//! A far gateway has tens of thousands of answers waiting on each connection, and a heap would move
-//! each of them a dozen times. Here an answer is added to the list of its tick and removed with it:
-//! both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only a
-//! slow gateway's pace reaches, are in a tree; answers that wait for the end of a silence, and
-//! requests that are never answered, are in separate lists.
+//! Each connection of a distant gateway has tens of thousands of waiting answers, and a heap would
+//! move each of them a dozen times. Here an answer is added to the list of its tick and removed
+//! with that list; both cost the same however many answers wait. Ticks beyond the calendar's
+//! [`PAGES_MAX`], which only the pace of a slow gateway reaches, are in a tree. Answers that wait
+//! for the end of a silence, and requests that are never answered, are in lists of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,23 +13,23 @@ use clarion_proto::time::Time;
 
 use super::answers::Pending;
 
-/// Length of a tick, microseconds, on which waiting answers are sent: a write of one answer costs
-/// as much as one of hundreds.
+/// Length of a tick at which waiting answers are sent, microseconds. A write of one answer costs as
+/// much as a write of hundreds.
 pub(super) const TICK_US: u64 = 1_000;
-/// Ticks that the calendar reaches ahead: 24 bytes each, and what is due in them.
+/// Number of ticks that the calendar covers: 24 bytes each, and the answers due in them.
 const PAGES_MAX: u64 = 2_048;
-/// Emptied lists kept for later ticks, and the longest that is worth keeping: 8 × 1,024 × some 100
-/// bytes.
+/// Number of emptied lists that are kept for later ticks, and the longest list that is kept: 8 ×
+/// 1,024 × some 100 bytes.
 const SPARE_MAX: usize = 8;
 const SPARE_LENGTH_MAX: usize = 1_024;
 
-/// The line of one connection.
+/// Waiting answers of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// The tick of the first page. While there are pages, the first is not empty.
+    /// Tick of the first page. If there are pages, the first one is not empty.
     first: u64,
     pages: VecDeque<Vec<Pending>>,
-    /// Beyond the pages; no list is empty.
+    /// Answers beyond the pages, by tick; no list is empty.
     later: BTreeMap<u64, Vec<Pending>>,
     /// Answers that are due at [`Pending::HELD`].
     held: Vec<Pending>,
@@ -39,7 +39,7 @@ pub(super) struct Waiting {
     spare: Vec<Vec<Pending>>,
 }
 
-/// The tick on which what is due at a time leaves: the first that is not before it.
+/// Returns the tick at which an answer leaves: the first tick that is not before its due time.
 fn tick(due: Time) -> u64 {
     due.0.div_ceil(TICK_US)
 }
@@ -56,8 +56,8 @@ impl Waiting {
         if self.pages.is_empty() {
             self.first = tick;
         }
-        // Before the first page, while the last must not leave the calendar: as many empty ones are
-        // put before it.
+        // The tick is before the first page: empty pages are added in front while the last page
+        // stays within the calendar.
         while tick < self.first && self.first - tick + self.pages.len() as u64 <= PAGES_MAX {
             self.first -= 1;
             let page = self.spare.pop().unwrap_or_default();
@@ -80,7 +80,7 @@ impl Waiting {
         self.len
     }
 
-    /// When the next one is due; none if none ever is.
+    /// Returns the due time of the next answer; `None` if no answer has a due time.
     pub(super) fn due(&self) -> Option<Time> {
         let page = (!self.pages.is_empty()).then_some(self.first);
         let later = self.later.first_key_value().map(|(tick, _)| *tick);
@@ -91,7 +91,7 @@ impl Waiting {
         self.all().any(|p| p.stream == stream)
     }
 
-    /// Takes all that is due in the earliest tick, if that has come.
+    /// Removes and returns all answers of the earliest tick, if that tick has come.
     pub(super) fn take_due(&mut self, now: Time) -> Option<Vec<Pending>> {
         let due = self.due().filter(|due| *due <= now)?;
         let tick = due.0 / TICK_US;
@@ -99,8 +99,8 @@ impl Waiting {
             let page = self.pages.pop_front()?;
             self.first += 1;
             self.turn();
-            // The tree may hold some of the same tick: they came when the calendar did not reach so
-            // far.
+            // The tree may hold answers of the same tick, added when the calendar did not reach
+            // that far.
             match self.later.remove(&tick) {
                 Some(mut all) => {
                     all.extend(page);
@@ -115,7 +115,7 @@ impl Waiting {
         Some(taken)
     }
 
-    /// Takes back a list that [`Self::take_due`] gave, for its memory.
+    /// Takes a list of [`Self::take_due`] back, so that its memory is used again.
     pub(super) fn recycle(&mut self, mut list: Vec<Pending>) {
         list.clear();
         if self.spare.len() < SPARE_MAX && list.capacity() <= SPARE_LENGTH_MAX {
@@ -123,7 +123,7 @@ impl Waiting {
         }
     }
 
-    /// The client gave a stream up.
+    /// Removes the answer of a stream that the client reset.
     pub(super) fn remove(&mut self, stream: u32) -> Option<Pending> {
         let take = |list: &mut Vec<Pending>| {
             let at = list.iter().position(|p| p.stream == stream)?;
@@ -138,7 +138,7 @@ impl Waiting {
         Some(found)
     }
 
-    /// Removes all waiting answers, oldest stream first.
+    /// Removes and returns all waiting answers, oldest stream first.
     pub(super) fn take(&mut self) -> Vec<Pending> {
         let whole = std::mem::take(self);
         let lists = whole
@@ -151,7 +151,8 @@ impl Waiting {
         all
     }
 
-    /// Slowness is over: nothing waits longer than until `latest`, but what is never answered.
+    /// Limits every due time to `latest`, after slowness has ended. Requests that are never
+    /// answered stay.
     pub(super) fn hasten(&mut self, latest: Time) {
         for mut pending in self.take() {
             if pending.due != Time::NEVER {
@@ -165,7 +166,7 @@ impl Waiting {
         self.pages.iter().chain(self.later.values()).flatten().chain(&self.held).chain(&self.never)
     }
 
-    /// Turns the pages to the first that is not empty.
+    /// Removes empty pages from the front.
     fn turn(&mut self) {
         while let Some(page) = self.pages.pop_front_if(|page| page.is_empty()) {
             self.first += 1;
@@ -237,7 +238,7 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Delays reach beyond the calendar.
+        // Some delays reach beyond the calendar.
         prop_oneof![
             4 => prop_oneof![0..10_000_u64, 0..5_000_000_u64].prop_map(Step::Push),
             2 => prop_oneof![0..3_000_u64, 0..3_000_000_u64].prop_map(Step::Pass),
@@ -246,7 +247,7 @@ mod tests {
     }
 
     proptest! {
-        /// It gives what a heap gives, in the order of ticks.
+        /// Checks that the line returns what a heap returns, in the order of ticks.
         #[test]
         fn it_is_a_heap_of_ticks(steps in prop::collection::vec(step(), 1..200)) {
             let (mut line, mut heap) = (Waiting::default(), BinaryHeap::new());

@@ -1,4 +1,4 @@
-//! One request, from its HEADERS to the writing of its response.
+//! Requests from the first HEADERS frame to the writing of the response.
 
 use clarion_proto::{device::token_hash, time::Time};
 use rand::Rng as _;
@@ -20,14 +20,14 @@ use super::{
     limits::Admission,
 };
 
-/// A request whose body is still coming.
+/// A request whose body is incomplete.
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) stream: u32,
     head: Head,
-    /// Body so far, at most the payload's limit.
+    /// Body so far, at most as long as the longest payload.
     body: Vec<u8>,
-    /// Bytes of DATA that came, and those that the client was given credit for.
+    /// Received bytes of DATA, and the bytes for which the client got credit.
     pub(super) received: u64,
     pub(super) credited: u64,
 }
@@ -60,7 +60,7 @@ impl Connection {
         payload: &[u8],
         context: &mut Context<'_>,
     ) -> Result<(), Code> {
-        // The caller has seen that a block is being assembled, and of this stream.
+        // The caller has checked that a block of this stream is being assembled.
         let Some((stream, ends, mut block)) = self.block.take() else {
             return Err(Code::ProtocolError);
         };
@@ -89,7 +89,7 @@ impl Connection {
         if self.receive_window < 0 {
             return Err(Code::FlowControlError);
         }
-        self.owed += length;
+        self.uncredited += length;
         let window = u64::from(self.limits.window_believed());
         let bytes = frame::unpadded(frame, payload)?;
         // Streams that were refused, reset or answered early may still send: their bytes are
@@ -100,15 +100,15 @@ impl Connection {
         let request = &mut self.receiving[at];
         request.received += u64::from(length);
         if request.received > window + request.credited {
-            // RFC 9113, section 6.9: an error of the stream, or of the connection; there is no
-            // honest client that does it.
+            // RFC 9113, section 6.9 allows an error of the stream or of the connection; no correct
+            // client does this.
             return Err(Code::FlowControlError);
         }
         let room = request.head.body_bytes_max - request.body.len();
         let ends = frame.has(flag::END_STREAM);
         if !ends && bytes.len() <= room {
             request.body.extend_from_slice(bytes);
-            self.owe_stream(at, context);
+            self.credit_stream(at, context);
             return Ok(());
         }
         let mut request = self.receiving.swap_remove(at);
@@ -129,7 +129,7 @@ impl Connection {
         context: &mut Context<'_>,
     ) -> Result<(), Code> {
         if stream <= self.highest {
-            // Trailers, or a stream that is over.
+            // Trailers, or a block on a stream that has ended.
             let at = self
                 .receiving
                 .iter()
@@ -143,7 +143,8 @@ impl Connection {
         }
         self.highest = stream;
         if self.last.is_some() {
-            // Above the last stream of our GOAWAY: the client knows that it is not processed.
+            // The stream is above the last stream of our GOAWAY, so the client knows that it is not
+            // processed.
             return self.reader.skip(block).map_err(|_| Code::CompressionError);
         }
         let policy = context.policy;
@@ -176,7 +177,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A request came whole, or has become longer than anything that could be accepted: decides it.
+    /// Decides a request that is complete, or longer than any request that could be accepted.
     fn complete(
         &mut self,
         stream: u32,
@@ -212,8 +213,7 @@ impl Connection {
             flags: decision.flags,
         });
         let due = if decision.fate == Fate::Stall { Time::NEVER } else { self.due(context) };
-        // The client need not send the rest of a request that is answered early (RFC 9113, section
-        // 8.1).
+        // A client may stop sending a request that is answered early (RFC 9113, section 8.1).
         let reset =
             matches!(decision.fate, Fate::Reset | Fate::HeadThenReset | Fate::HeadThenClose);
         let fate = if whole || reset { decision.fate } else { Fate::AnswerThenReset };
@@ -232,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// Time at which the answer is to be written.
+    /// Returns the time at which the answer is written.
     fn due(&mut self, context: &Context<'_>) -> Time {
         let (plan, now) = (context.plan, context.now.at);
         if plan.is_instant() {
@@ -297,7 +297,8 @@ impl Connection {
         self.body = body;
         let limit = match answer.status {
             200 => self.limits.succeeded(),
-            // Apple counts neither dead tokens nor a device's own flood as errors of the provider.
+            // Apple counts neither dead tokens nor too many pushes to one device as errors of the
+            // provider.
             400..=499 if !matches!(answer.status, 410 | 429) => {
                 let strict = context.policy.apns().is_some_and(|p| p.one_stream_after_reject);
                 strict.then(|| self.limits.rejected()).flatten()
@@ -307,8 +308,7 @@ impl Connection {
         self.announce(limit);
     }
 
-    /// Writes the head of an answer and breaks off: its stream, or the connection with all that
-    /// waits on it.
+    /// Writes the head of an answer, and then resets the stream or ends the connection.
     fn write_cut(&mut self, stream: u32, status: u16, fate: Fate, context: &Context<'_>) {
         self.stream_windows.remove(&stream);
         self.active = Some(context.now.at);
@@ -320,7 +320,7 @@ impl Connection {
         }
     }
 
-    /// Writes the bodies that fit the client's windows, in order.
+    /// Writes the waiting bodies that fit the client's windows, in order.
     pub(super) fn write_blocked(&mut self) {
         let mut at = 0;
         while let Some(blocked) = self.blocked.get(at) {
@@ -345,7 +345,7 @@ impl Connection {
         self.finish(stream, handle, then_reset);
     }
 
-    /// Records that the response is complete in the output.
+    /// Records that the complete response is in the output.
     fn finish(&mut self, stream: u32, handle: record::Handle, then_reset: bool) {
         self.written.push(stream, handle, self.position());
         if then_reset {
@@ -353,14 +353,15 @@ impl Connection {
         }
     }
 
-    /// Over a limit that the client may not know yet: not processed.
+    /// Refuses a stream as unprocessed because of a limit that the client may not have received
+    /// yet.
     fn refuse(&mut self, stream: u32, read: &Read, context: &mut Context<'_>) {
         if let Read::Request(head) = read {
             let entry =
                 Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
             if entry.token_hash == 0 {
-                // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody
-                // proves nothing.
+                // FCM's tokens are in bodies, and this body is not awaited. An entry without a
+                // token proves nothing, so only the total counts.
                 context.log.totals.requests += 1;
                 context.log.totals.unprocessed += 1;
             } else {
@@ -370,7 +371,7 @@ impl Connection {
         frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
     }
 
-    /// Entry of a request that is checked no further than for its token.
+    /// Creates the record entry of a request of which only the token is read.
     fn entry(&mut self, head: &Head, body: &[u8], context: &Context<'_>) -> Entry {
         let (token_hash, collapse_hash) = match &head.ask {
             Ask::Apns(ask) => match &ask.path {
@@ -390,7 +391,7 @@ impl Connection {
     }
 }
 
-/// A random UUID, version 4.
+/// Returns a random UUID, version 4.
 pub(super) fn mint(random: &mut impl rand::Rng) -> Uuid {
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&random.next_u64().to_le_bytes());

@@ -1,4 +1,4 @@
-//! The faults in force at a moment, prepared for a worker's queries.
+//! Faults of one setting, prepared for the queries of a worker.
 
 use std::{
     sync::{
@@ -16,26 +16,27 @@ use super::{
     TokenEndpoint,
 };
 
-/// The faults of one moment, ready to be asked.
+/// Faults of one setting, with prepared data for queries.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The faults as the controller set them.
+    /// Faults as configured.
     pub faults: Faults,
     /// Time at which the faults were set.
     pub since: Time,
-    /// Counts the settings; workers compare it to see whether theirs is the newest.
+    /// Number of the setting, counted up by one for each. Workers compare it to detect a newer
+    /// setting.
     pub generation: u64,
-    /// Rules in the form of scripts.
+    /// Rules of the faults in the form of scripts.
     pub scripts: Scripts,
     /// The latency at 256 evenly spaced quantiles, microseconds.
     quantiles: Box<[u64]>,
-    /// Of each of the errors, the period (upper half) and how often it has struck in it (lower
-    /// half).
+    /// For each of the errors, the period (upper half) and the number of affected requests in it
+    /// (lower half).
     struck: Arc<[AtomicU64]>,
 }
 
 impl Plan {
-    /// Prepares faults that were set now.
+    /// Prepares faults that are in force from `since` on.
     #[must_use]
     pub fn new(faults: Faults, since: Time, generation: u64) -> Self {
         let quantiles = quantiles(faults.latency);
@@ -45,14 +46,14 @@ impl Plan {
         Self { faults, since, generation, scripts, quantiles, struck }
     }
 
-    /// Delay of an answer, by a random byte.
+    /// Returns the delay of an answer for a random byte.
     #[must_use]
     pub fn latency(&self, random: u8, now: Time) -> Duration {
         let factor = self.slow(now).map_or(1, |s| u64::from(s.factor));
         Duration::from_micros(self.quantiles[usize::from(random)].saturating_mul(factor))
     }
 
-    /// Delay of credit at this time.
+    /// Returns the delay of credit at this time.
     #[must_use]
     pub fn credit_delay(&self, now: Time) -> Duration {
         let credit = self.faults.credit;
@@ -63,7 +64,7 @@ impl Plan {
         }
     }
 
-    /// Whether answers on a connection wait although they are due.
+    /// Reports whether answers on a connection wait although they are due.
     #[must_use]
     pub fn holds_back(&self, connection: u32, now: Time) -> bool {
         self.faults.silent.is_some()
@@ -73,7 +74,7 @@ impl Plan {
             )
     }
 
-    /// Whether answers take no time: then chance need not be asked.
+    /// Reports whether answers have no delay, so that no random number is needed.
     #[must_use]
     pub fn is_instant(&self) -> bool {
         self.faults.latency == Latency::default()
@@ -81,13 +82,13 @@ impl Plan {
             && self.faults.silent.is_none()
     }
 
-    /// The slowness that holds now.
+    /// Returns the slowness in force at this time.
     #[must_use]
     pub fn slow(&self, now: Time) -> Option<&Slow> {
         self.faults.slow.as_ref().filter(|s| self.holds(s.duration_ms, now))
     }
 
-    /// Nanoseconds between two answers while slow.
+    /// Returns the interval between two answers of a slow gateway, nanoseconds.
     #[must_use]
     pub fn pace_ns(&self, now: Time) -> Option<u64> {
         self.slow(now).map(|s| {
@@ -95,21 +96,22 @@ impl Plan {
         })
     }
 
-    /// The silence that holds on a connection now.
+    /// Returns the silence in force on a connection at this time.
     #[must_use]
     pub fn silent(&self, connection: u32, now: Time) -> Option<Silence> {
         let silent = self.faults.silent.as_ref().filter(|s| self.holds(s.duration_ms, now))?;
-        self.befalls(connection, silent.connections_ppm).then_some(silent.mode)
+        self.applies_to(connection, silent.connections_ppm).then_some(silent.mode)
     }
 
-    /// What strikes a request on a connection, by a random number.
+    /// Returns the error that a random number selects for a request on a connection, and counts the
+    /// request.
     #[must_use]
     pub fn error(&self, random: u64, connection: u32, now: Time) -> Option<&Errors> {
         let mut end = 0;
         let errors = self.faults.errors.iter().zip(&*self.struck);
         let holding = errors.filter(|(e, _)| self.holds_again(e.duration_ms, e.every_ms, now));
         let (error, struck) = holding
-            .filter(|(e, _)| self.befalls(connection, e.connections_ppm))
+            .filter(|(e, _)| self.applies_to(connection, e.connections_ppm))
             .find(|(e, _)| {
                 end += u64::from(e.ppm);
                 random % 1_000_000 < end
@@ -126,26 +128,28 @@ impl Plan {
         struck.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok().then_some(error)
     }
 
-    /// Faults of a new connection before HTTP/2 begins.
+    /// Returns the faults of a new connection before HTTP/2 begins.
     #[must_use]
     pub fn handshake(&self, connection: u32, now: Time) -> Handshake {
         let fault = self.faults.handshake;
-        if self.holds(fault.duration_ms, now) && self.befalls(connection, fault.connections_ppm) {
+        if self.holds(fault.duration_ms, now) && self.applies_to(connection, fault.connections_ppm)
+        {
             fault
         } else {
             Handshake::default()
         }
     }
 
-    /// How old a provider token may be, if that is less than the gateway's own word.
+    /// Returns the greatest age of a provider token at this time, seconds; `None` without such a
+    /// fault.
     #[must_use]
     pub fn provider_token_age_max(&self, now: Time) -> Option<u64> {
         let fault = self.faults.provider_token;
         fault.age_seconds_max.filter(|_| self.holds(fault.duration_ms, now))
     }
 
-    /// Actions whose turn came after `then`, until now; at most the last one of each
-    /// [`super::Repeat`].
+    /// Returns the actions whose turn came after `then` and until `now`; at most the last one of
+    /// each [`super::Repeat`].
     pub fn turns(&self, then: Time, now: Time) -> impl Iterator<Item = &Action> {
         self.faults.repeat.iter().filter_map(move |repeat| {
             let turn =
@@ -158,7 +162,7 @@ impl Plan {
         })
     }
 
-    /// Time of the next turn of an action.
+    /// Returns the time of the next turn of an action.
     #[must_use]
     pub fn next_turn(&self, now: Time) -> Option<Time> {
         let next = self.faults.repeat.iter().filter(|r| !r.turns.is_empty()).filter_map(|repeat| {
@@ -170,7 +174,7 @@ impl Plan {
         next.min()
     }
 
-    /// When slowness or silence ends next: a worker must wake then.
+    /// Returns the next end of a slowness or silence, at which a worker must wake.
     #[must_use]
     pub fn next_change(&self, now: Time) -> Option<Time> {
         let slow = self.slow(now).map(|s| s.duration_ms);
@@ -179,13 +183,14 @@ impl Plan {
         slow.into_iter().chain(silent).filter_map(|ms| self.end(ms)).min()
     }
 
-    /// Whether slowness or silence ended between two times: what waits must be looked at again.
+    /// Reports whether a slowness or silence ended between two times. Waiting answers must then be
+    /// checked again.
     #[must_use]
     pub fn changed_since(&self, then: Time, now: Time) -> bool {
         self.next_change(then).is_some_and(|change| change <= now)
     }
 
-    /// Faults of the token endpoint at this time.
+    /// Returns the faults of the token endpoint at this time.
     #[must_use]
     pub fn token_endpoint(&self, now: Time) -> TokenEndpoint {
         let fault = self.faults.token_endpoint;
@@ -196,7 +201,8 @@ impl Plan {
         self.end(duration_ms).is_none_or(|end| now < end)
     }
 
-    /// As [`Self::holds`], from the start of each period.
+    /// Reports whether a fault that repeats every `every_ms` is in force at this time, like
+    /// [`Self::holds`] from the start of each period.
     fn holds_again(&self, duration_ms: u64, every_ms: u64, now: Time) -> bool {
         if every_ms == 0 {
             return self.holds(duration_ms, now);
@@ -208,8 +214,8 @@ impl Plan {
         (duration_ms > 0).then(|| self.since + Duration::from_millis(duration_ms))
     }
 
-    /// Whether a share of the connections includes this one.
-    fn befalls(&self, connection: u32, ppm: u32) -> bool {
+    /// Reports whether a fault for a share of the connections applies to this connection.
+    fn applies_to(&self, connection: u32, ppm: u32) -> bool {
         ppm >= 1_000_000
             || xxh3_64_with_seed(&connection.to_le_bytes(), self.faults.seed) % 1_000_000
                 < u64::from(ppm)
@@ -236,8 +242,8 @@ fn quantiles(latency: Latency) -> Box<[u64]> {
         .collect()
 }
 
-/// The standard normal's quantile, by Hastings' approximation (Abramowitz and Stegun, 26.2.23):
-/// error below 4.5e-4.
+/// Returns the quantile of the standard normal distribution by Hastings' approximation (Abramowitz
+/// and Stegun, 26.2.23), with an error below 4.5e-4.
 fn normal_quantile(p: f64) -> f64 {
     let tail = p.min(1.0 - p);
     let t = (-2.0 * tail.ln()).sqrt();
@@ -309,7 +315,7 @@ mod tests {
         );
         let start = Time(5_000_000);
         let struck = |at: Time| (0..10_000).filter(|&c| plan.error(0, c, at).is_some()).count();
-        // Six standard deviations of 46.
+        // The tolerance is six standard deviations of 46.
         assert!((2_725..3_275).contains(&struck(start)), "{}", struck(start));
         assert_eq!(struck(start + Duration::from_millis(200)), 0);
         assert_eq!(struck(start + 7 * SECOND), struck(start), "the same ones");

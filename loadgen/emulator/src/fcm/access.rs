@@ -1,8 +1,9 @@
 //! Access tokens: issued by the OAuth endpoint, checked by the push service.
 //!
-//! Google's tokens are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
-//! clients must send with every request. These look the same and contain, under a keyed hash, the
-//! account and the expiry time: so both services know all tokens without a table that could grow.
+//! Google's tokens are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024
+//! characters, which clients must send with every request. The tokens here look the same. They
+//! contain the account and the expiry time under a keyed hash, so both services recognize all
+//! tokens without a table that could grow.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -11,48 +12,49 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 
-/// Characters of a token: those of Google's service accounts.
+/// Number of characters of a token, as in tokens of Google's service accounts.
 pub const TOKEN_BYTES: usize = 1_024;
 const PREFIX: &str = "ya29.c.";
-/// Account (4), end (8), nonce (240): fills the token as Google's are filled.
+/// Bytes of a token's content: account (4), expiry (8) and nonce (240), which fill the token as
+/// Google's are filled.
 const CLAIM_BYTES: usize = 252;
 const TAG_BYTES: usize = 32;
 
-/// Content of an access token.
+/// Account and expiry of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// Index of the service account.
     pub account: usize,
-    /// End of its validity, milliseconds since 1970.
+    /// Expiry time, milliseconds since 1970.
     pub expires: UnixMillis,
 }
 
-/// Issues tokens and knows them again.
+/// Issuer that creates access tokens and checks them.
 #[derive(Debug, Clone)]
 pub struct Issuer {
     key: hmac::Key,
 }
 
-/// No randomness was to be had.
+/// Error for a system that returns no random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the system returned no random bytes")]
 pub struct NoRandomness;
 
 impl Issuer {
-    /// An issuer with a new key: tokens of another issuer are invalid.
+    /// Creates an issuer with a new random key. Tokens of another issuer are invalid.
     ///
     /// # Errors
-    /// The system has no randomness.
+    /// If the system returns no random bytes.
     pub fn new() -> Result<Self, NoRandomness> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| NoRandomness)?;
         Ok(Self { key })
     }
 
-    /// A token, different each time.
+    /// Creates a token; each call returns another one.
     ///
     /// # Errors
-    /// If the system has no randomness.
+    /// If the system returns no random bytes.
     pub fn issue(&self, access: Access) -> Result<String, NoRandomness> {
         let mut bytes = [0; CLAIM_BYTES];
         bytes[..4]
@@ -60,16 +62,18 @@ impl Issuer {
         bytes[4..12].copy_from_slice(&access.expires.0.to_be_bytes());
         SystemRandom::new().fill(&mut bytes[12..]).map_err(|_| NoRandomness)?;
         let tag = hmac::sign(&self.key, &bytes);
-        let told = BASE64URL_NOPAD.encode(&[&bytes, tag.as_ref()].concat());
-        Ok(format!("{:.<TOKEN_BYTES$}", format!("{PREFIX}{told}")))
+        let encoded = BASE64URL_NOPAD.encode(&[&bytes, tag.as_ref()].concat());
+        Ok(format!("{:.<TOKEN_BYTES$}", format!("{PREFIX}{encoded}")))
     }
 
-    /// Content of a token that this issuer created. The caller checks whether it is still valid.
+    /// Returns the content of a token that this issuer created, or `None`. The caller checks the
+    /// expiry.
     #[must_use]
     pub fn read(&self, token: &[u8]) -> Option<Access> {
-        let told = token.strip_prefix(PREFIX.as_bytes()).filter(|_| token.len() == TOKEN_BYTES)?;
-        let end = told.iter().position(|&b| b == b'.').unwrap_or(told.len());
-        let bytes = BASE64URL_NOPAD.decode(&told[..end]).ok()?;
+        let encoded =
+            token.strip_prefix(PREFIX.as_bytes()).filter(|_| token.len() == TOKEN_BYTES)?;
+        let end = encoded.iter().position(|&b| b == b'.').unwrap_or(encoded.len());
+        let bytes = BASE64URL_NOPAD.decode(&encoded[..end]).ok()?;
         let (claim, tag) =
             bytes.split_at_checked(CLAIM_BYTES).filter(|(_, tag)| tag.len() == TAG_BYTES)?;
         hmac::verify(&self.key, claim, tag).ok()?;

@@ -1,5 +1,5 @@
-//! Responses in the format of FCM: HEADERS, and one DATA frame with JSON indented as Google indents
-//! it, or a page of HTML.
+//! Responses in the format of FCM: HEADERS, and one DATA frame with JSON in Google's indentation or
+//! with an HTML page.
 //!
 //! Sources of the formats: the table of error codes
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>), bodies recorded by others
@@ -20,10 +20,10 @@ use super::{
     Policy,
 };
 
-/// Identity of the message that an answer is about.
+/// Message that an answer refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject {
-    /// The number of the project; none: there is no such.
+    /// Index of the project; `None` if the path names no known project.
     pub project: Option<usize>,
     /// Whether the request only validates the message.
     pub dry_run: bool,
@@ -31,20 +31,20 @@ pub struct Subject {
     pub id: u64,
 }
 
-/// A decided answer with everything that its body mentions.
+/// A decided answer with all data that its body contains.
 #[derive(Debug)]
 pub struct Reply<'a> {
     /// Status, reason and details of the answer.
     pub answer: &'a Answer,
-    /// The message that the answer is about.
+    /// Message that the answer refers to.
     pub subject: Subject,
-    /// Configuration of the gateway that answers.
+    /// Policy of the gateway that answers.
     pub policy: &'a Policy,
     /// Wall-clock time of the answer.
     pub wall: UnixMillis,
 }
 
-/// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA.
+/// Appends the HEADERS frame of an answer to `out`, and the payload of its DATA frame to `body`.
 pub fn put(
     out: &mut Vec<u8>,
     encoder: &mut Encoder,
@@ -56,8 +56,8 @@ pub fn put(
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
     put_status(out, answer.status);
-    // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; then the length
-    // of the value.
+    // content-type is entry 31 of the static table: the prefix holds 15, the next octet 16. The
+    // length of the value follows.
     out.extend_from_slice(b"\x0f\x10");
     if is_page(answer.reason) {
         out.extend_from_slice(b"\x18text/html; charset=UTF-8");
@@ -82,14 +82,14 @@ fn is_page(reason: Reason) -> bool {
     matches!(reason, Reason::FcmBadGateway | Reason::FcmUnauthorizedPage | Reason::FcmPathNotFound)
 }
 
-/// A message's name: `0:`, microseconds, `%`, sixteen digits, as seen of Google.
+/// Appends the name of a message: `0:`, microseconds, `%`, sixteen digits, as observed of FCM.
 fn put_name(body: &mut Vec<u8>, subject: Subject, policy: &Policy, wall: UnixMillis) {
     body.extend_from_slice(b"{\n  \"name\": \"projects/");
     body.extend_from_slice(subject.project.map_or("", |p| &policy.projects[p].id).as_bytes());
     if subject.dry_run {
         body.extend_from_slice(b"/messages/fake_message_id");
     } else {
-        // By hand: the machinery of `write!` would cost as much as all the rest of an answer.
+        // Written without `write!`, which would cost as much as the rest of the answer.
         body.extend_from_slice(b"/messages/0:");
         put_decimal(body, wall.0 * 1_000 + subject.id % 1_000);
         body.push(b'%');
@@ -101,7 +101,7 @@ fn put_name(body: &mut Vec<u8>, subject: Subject, policy: &Policy, wall: UnixMil
 
 /// Appends a number in decimal digits.
 fn put_decimal(body: &mut Vec<u8>, mut number: u64) {
-    // 20 digits: u64's most.
+    // 20 digits are enough for every u64.
     let mut digits = [b'0'; 20];
     let mut start = digits.len() - 1;
     while number > 9 {
@@ -151,7 +151,7 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
     written.expect("writing to memory");
 }
 
-/// `status` and `message` of an error.
+/// Returns `status` and `message` of an error.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {
         Reason::FcmUnregistered | Reason::FcmProjectNotFound => {
@@ -192,12 +192,12 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
             ("", "Your client does not have permission to the requested URL.")
         }
         Reason::FcmPathNotFound => ("", "The requested URL was not found on this server."),
-        // Apple's, which a checked configuration does not let in here.
+        // APNs's reasons, which a checked configuration does not allow here.
         other => ("UNKNOWN", other.as_str()),
     }
 }
 
-/// The elements of `details`, each indented by six.
+/// Returns the elements of `details`, each indented by six spaces.
 fn details(answer: &Answer, project: &str) -> Vec<String> {
     let violation = answer.violation.as_deref();
     let bad_request = violation.map(|v| {
@@ -284,7 +284,7 @@ fn fcm_error(code: &str) -> String {
     )
 }
 
-/// A detail that is a list of one object.
+/// Returns a detail whose value is a list of one object.
 fn listed(kind: &str, list: &str, fields: &[(&str, &str)]) -> String {
     format!(
         "      {{\n        \"@type\": \"type.googleapis.com/{kind}\",\n        \"{list}\": [\n          \
@@ -307,8 +307,8 @@ fn members(fields: &[(&str, &str)], indent: usize) -> String {
     fields.iter().map(member).collect::<Vec<_>>().join(",\n")
 }
 
-/// Writes an error page as Google's front ends do: enough of it not to be JSON, and to be
-/// recognised.
+/// Writes an error page like those of Google's front ends, as far as clients need it to recognize
+/// the page.
 fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
     let name = match status {
         401 => "Unauthorized",
@@ -325,7 +325,8 @@ fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
     written.expect("writing to memory");
 }
 
-/// Seconds, or a date in the one form that may still be written (RFC 9110, section 5.6.7).
+/// Returns the value of `Retry-After`: seconds, or a date in the only form that RFC 9110, section
+/// 5.6.7 allows senders.
 fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
     if !retry_after.date {
         return retry_after.seconds.to_string();
@@ -335,7 +336,7 @@ fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = wall.0.div_ceil(1_000) + u64::from(retry_after.seconds);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"):
+    // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"), in
     // eras of 400 years that begin in March.
     let since_era = days + 719_468;
     let (era, day) = (since_era / 146_097, since_era % 146_097);

@@ -1,7 +1,7 @@
-//! JSON as a tree that keeps what protobuf's JSON mapping depends on: the order of fields, and
-//! repeated names.
+//! JSON as a tree that keeps what protobuf's JSON mapping needs: the order of fields, and repeated
+//! names.
 //!
-//! Depth is bounded by the parser (128), everything else by the length of the body.
+//! The parser bounds the depth (128), and the length of the body bounds everything else.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,10 +10,10 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-/// A parsed JSON value.
+/// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
-    /// `null`: in protobuf's JSON, the same as absent.
+    /// The literal `null`, which protobuf's JSON mapping treats as absent.
     Null,
     /// The literal `true` or `false`.
     Bool(bool),
@@ -28,10 +28,10 @@ pub enum Node {
 }
 
 impl Node {
-    /// Reads a whole body.
+    /// Parses a complete body.
     ///
     /// # Errors
-    /// In words for the sender, without any of the body's own.
+    /// A description for the sender that quotes nothing of the body.
     pub fn read(body: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(body).map_err(|e| {
             let what = match e.classify() {

@@ -1,10 +1,11 @@
-//! Checks of FCM on a request, and the cache that makes them cheap.
+//! Checks of FCM on a request, and the cache that makes these checks cheap.
 //!
-//! A million pushes of one alert differ in the token alone, which is in the body. The cache holds
+//! A million pushes of one alert differ only in the token, which is in the body. The cache holds
 //! the bytes before and after the token with their meaning. They are cached only after the same
-//! bytes around another token were parsed completely and had the same meaning with that token: so
-//! the gap between them is the token's string and nothing else. A string with the form of a token
-//! has no quote and no backslash, and cannot end that string. Any other body is parsed completely.
+//! bytes around another token were parsed completely and had the same meaning with that token. So
+//! the gap between them is the string of the token and nothing else. A string with the form of a
+//! token has no quote and no backslash, so it cannot end that string early. Any other body is
+//! parsed completely.
 
 use std::ops::Range;
 
@@ -19,23 +20,23 @@ use super::{
     request::{Ask, Unknown},
 };
 
-/// Bodies remembered: alerts times locales in flight.
+/// Number of bodies in the cache: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
-/// Longest token around which a body is remembered: thrice what was ever seen. Looking for one in a
-/// body costs their product.
+/// Longest token around which a body is cached, bytes: three times the longest one observed. The
+/// search for a token costs the product of its length and the body's.
 const TOKEN_BYTES_MAX: usize = 512;
 
 /// Google's text for requests without valid credentials.
 const HELP: &str = "Expected OAuth 2 access token, login cookie or other valid authentication credential. See \
                     https://developers.google.com/identity/sign-in/web/devconsole-project.";
 
-/// State that one connection keeps for its checks.
+/// State of one connection for the checks of FCM.
 #[derive(Debug, Default)]
 pub struct Judge {
     bodies: Vec<Around>,
 }
 
-/// The bytes around a token.
+/// Bytes before and after the token of a body.
 struct Around {
     before: Box<[u8]>,
     after: Box<[u8]>,
@@ -48,22 +49,22 @@ impl std::fmt::Debug for Around {
     }
 }
 
-/// A body as read: its token, if it can be found, and what it means or what is wrong with it.
+/// A parsed body: its token, if it has one, and its meaning or its fault.
 #[derive(Debug)]
 pub struct Body<'a> {
-    /// Characters of the token.
+    /// Characters of the token, if the body has one.
     pub token: Option<std::borrow::Cow<'a, [u8]>>,
-    /// Content of the request, or the refusal.
+    /// Meaning of the request, or the refusal.
     pub meaning: Result<Meaning, Answer>,
 }
 
 impl Judge {
-    /// Forgets the bodies that were read.
+    /// Clears the cache of bodies.
     pub fn forget(&mut self) {
         self.bodies.clear();
     }
 
-    /// Parses a body, or finds it in the cache.
+    /// Returns the meaning of a body, from the cache or by parsing.
     pub fn read<'a>(&mut self, body: &'a [u8]) -> Body<'a> {
         for (at, around) in self.bodies.iter().enumerate() {
             let Some(token) = around.token(body) else { continue };
@@ -91,7 +92,7 @@ impl Judge {
         }
         let Some(at) = body.windows(token.len()).position(|w| w == token) else { return };
         let (before, after) = (&body[..at], &body[at + token.len()..]);
-        // Another token of the same form: each character is one that the old has not at this place.
+        // A token of the same form that differs from the real one in every character.
         let other: Vec<u8> = token.iter().map(|&b| if b == b'x' { b'y' } else { b'x' }).collect();
         let (found, again) = message::read(&[before, &other, after].concat());
         if found.is_some_and(|t| t.as_bytes() == other) && again == Ok(meaning) {
@@ -102,7 +103,7 @@ impl Judge {
 }
 
 impl Around {
-    /// Range of the token in a body, if the other bytes are those of the cache.
+    /// Returns the range of the token in a body whose other bytes are those of the cache.
     fn token(&self, body: &[u8]) -> Option<Range<usize>> {
         let end = body.len().checked_sub(self.after.len())?;
         let token = body.get(self.before.len()..end)?;
@@ -113,10 +114,10 @@ impl Around {
     }
 }
 
-/// What is wrong with a request before its body is looked at; otherwise its project.
+/// Checks a request before its body is read, and returns the index of its project.
 ///
 /// # Errors
-/// The answer.
+/// The answer that refuses the request.
 pub fn admit(ask: &Ask, policy: &Policy, now: Now) -> Result<usize, Answer> {
     if let Some(reason) = ask.path_fault {
         return Err(Answer::refused(reason));
@@ -139,7 +140,7 @@ pub fn admit(ask: &Ask, policy: &Policy, now: Now) -> Result<usize, Answer> {
     }
 }
 
-/// Counts a request on its project's quota.
+/// Counts a request against the quota of its project.
 pub fn enter(project: usize, policy: &Policy, now: Now) -> Entrance {
     policy.projects[project].quota.lock().enter(now.at)
 }
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn a_token_that_also_stands_elsewhere_is_not_taken_for_it() {
         let mut judge = Judge::default();
-        // The token is written with an escape, its plain form stands in the text before it.
+        // The token is written with an escape, and its plain form is in the text before it.
         let token = token(7);
         let escaped = token.replacen('0', "\\u0030", 1);
         let body = format!(r#"{{"message":{{"data":{{"x":"{token}"}},"token":"{escaped}"}}}}"#)

@@ -1,8 +1,8 @@
 //! The message in the body of a request to FCM.
 //!
-//! Limits are those of the reference of `projects.messages` and of the page of error codes: data
-//! maps strings to strings without reserved keys, a payload has at most 4,096 bytes, `android.ttl`
-//! is at most four weeks, a message has one target.
+//! The limits are those of the reference of `projects.messages` and of the page of error codes:
+//! data maps strings to strings without reserved keys, a payload has at most 4,096 bytes,
+//! `android.ttl` is at most four weeks, a message has one target.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,15 +12,16 @@ use super::{
     schema::{self, REQUEST, duration, field, text},
 };
 
-/// Largest payload: keys and values of data and notifications, bytes of UTF-8.
+/// Longest payload, bytes: keys and values of data and notifications in UTF-8.
 pub const PAYLOAD_BYTES_MAX: usize = 4_096;
 /// Longest `android.ttl`, seconds: four weeks.
 pub const TTL_SECONDS_MAX: u64 = 2_419_200;
-/// Lengths of a token. Seen are 119 to 163 characters; an old word of Google's is to be ready for
+/// Allowed lengths of a token, bytes. Observed lengths are 119 to 163; Google once advised to allow
 /// 4,096.
 pub const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 
-/// What of a message is not its token: the same for all bodies that differ in the token alone.
+/// Meaning of a message apart from its token. It is the same for all bodies that differ only in the
+/// token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meaning {
     /// xxh3-64 of `android.collapse_key`; 0 without one.
@@ -29,8 +30,7 @@ pub struct Meaning {
     pub dry_run: bool,
 }
 
-/// Reads a body whole. A token is returned with all that is wrong with a message, too, if it can be
-/// read at all.
+/// Reads a complete body. Returns the token, if it can be read, also with the fault of a message.
 pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
     let tree = match Node::read(body) {
         Ok(tree @ Node::Object(_)) => tree,
@@ -47,10 +47,10 @@ pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
     (token, meaning(&tree, message))
 }
 
-/// Whether a token has the form of one: URL-safe base64 and colons.
+/// Reports whether bytes have the form of a token: URL-safe base64 and colons.
 #[must_use]
 pub fn is_token(token: &[u8]) -> bool {
-    // No branch for each character: every request asks this of some 160 of them.
+    // Without a branch per character, because every request checks some 160 characters.
     TOKEN_BYTES.contains(&token.len())
         && token.iter().fold(true, |all, &b| all & IS_TOKEN_BYTE[usize::from(b)])
 }
@@ -123,7 +123,8 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
     Ok(Meaning { collapse_hash, dry_run })
 }
 
-/// Google counts keys and values; what a sender writes for other platforms only is theirs to limit.
+/// Returns the size of the payload as Google counts it: keys and values. The parts for other
+/// platforms do not count.
 fn payload_bytes(message: &Node, android: Option<&Node>) -> usize {
     let parts = ["data", "notification"]
         .into_iter()
@@ -146,7 +147,7 @@ fn is_reserved(key: &str) -> bool {
     matches!(key, "from" | "message_type") || key.starts_with("google") || key.starts_with("gcm")
 }
 
-/// Refusal of a body that is not valid JSON, in the text of protobuf's reader.
+/// Returns the refusal of a body that is not valid JSON, in the text of protobuf's reader.
 #[must_use]
 pub fn malformed(description: &str) -> Answer {
     refused(Reason::FcmInvalidJson, violation("", description.to_owned()))

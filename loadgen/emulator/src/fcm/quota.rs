@@ -1,15 +1,15 @@
-//! The quota of a project: messages per minute.
+//! The quota of a project in messages per minute.
 //!
 //! Google describes a token bucket that is refilled within each minute, and minutes that follow no
-//! clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The strictest
-//! reading is the one with which a client is safe: in no 60 seconds, wherever they begin, are more
-//! messages admitted than the quota. Requests are counted in buckets of 10 ms, and a request is
-//! admitted if the buckets of the last 60 s and its own hold fewer than the quota: so the limit is
-//! exact, and a client that uses all of it is refused at most 10 ms early.
+//! clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). A client is
+//! safe under the strictest reading: any 60 seconds, wherever they begin, admit at most as many
+//! messages as the quota. Requests are counted in buckets of 10 ms. A request is admitted if the
+//! buckets of the last 60 s and its own hold fewer than the quota. So the limit is exact, and a
+//! client that uses all of it is refused at most 10 ms early.
 //!
-//! All requests that reached the project count, client errors (4xx) included, except 429. Requests
-//! refused for lack of quota are counted separately: [`Peak::asked`] is the quota that a client
-//! would have needed.
+//! All requests that reach the project count, client errors (4xx) included, except those that get
+//! 429. Requests that the quota refuses are counted separately: [`Peak::asked`] is the quota that
+//! the client would have needed.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,22 +21,22 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 /// Resolution at which messages are counted.
 pub const BUCKET: Duration = Duration::from_millis(10);
 const BUCKET_US: u64 = 10_000;
-/// Buckets that touch the last 60 s: the one of now, and 6,000 before.
+/// Number of buckets that touch the last 60 s: the current one and 6,000 before it.
 const BUCKETS: u64 = 6_000;
 
-/// Highest counts in any 60 s.
+/// Highest counts of messages in any 60 s.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Peak {
-    /// Largest number of counted messages: never above the quota.
+    /// Highest number of counted messages, which never exceeds the quota.
     pub counted: u64,
-    /// Largest number of counted and refused messages.
+    /// Highest number of counted and refused messages together.
     pub asked: u64,
-    /// Refused over the quota, in all.
+    /// Number of messages refused over the quota, in total.
     pub refused: u64,
 }
 
 impl Peak {
-    /// Adds another's: the peaks of two records are not one after the other.
+    /// Combines the counts of two records: the higher of the peaks, and the sum of the refusals.
     pub fn add(&mut self, other: &Self) {
         self.counted = self.counted.max(other.counted);
         self.asked = self.asked.max(other.asked);
@@ -51,7 +51,7 @@ struct Bucket {
     refused: u32,
 }
 
-/// The last 60 seconds of one project. At most 6,001 buckets of 16 bytes.
+/// Counts of one project in the last 60 seconds: at most 6,001 buckets of 16 bytes.
 #[derive(Debug, Clone)]
 pub struct Window {
     per_minute: u32,
@@ -65,15 +65,16 @@ pub struct Window {
 /// Decision of the quota about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entrance {
-    /// Time at which it was counted: never before an earlier count, whatever the threads' clocks
-    /// say. The record must use this time, so that it shows what was counted.
+    /// Time at which the request was counted. It is never before an earlier count, even if the
+    /// clocks of threads differ. The record must use this time, so that it shows what the quota
+    /// counted.
     pub at: Time,
-    /// None: it was let in. Else how long it has to wait for room, at least.
+    /// Shortest time until there is room; `None` if the request was admitted.
     pub refused: Option<Duration>,
 }
 
 impl Window {
-    /// A quota without counted messages.
+    /// Creates a quota without counted messages.
     #[must_use]
     pub fn new(per_minute: u32) -> Self {
         Self {
@@ -86,13 +87,13 @@ impl Window {
         }
     }
 
-    /// Messages that the quota allows per minute.
+    /// Returns the messages that the quota allows per minute.
     #[must_use]
     pub fn per_minute(&self) -> u32 {
         self.per_minute
     }
 
-    /// Counts a request, or refuses it.
+    /// Admits and counts a request, or refuses it.
     pub fn enter(&mut self, now: Time) -> Entrance {
         let at = now.max(self.latest);
         self.latest = at;
@@ -122,8 +123,8 @@ impl Window {
         Entrance { at, refused }
     }
 
-    /// The request that was let in last, and at this time, is answered 429 for another reason: it
-    /// does not count. (Another thread may have let one in since; the count is the same.)
+    /// Removes the count of a request that was admitted at this time, because it is answered 429
+    /// for another reason. (Another thread may have counted one since; the sum is the same.)
     pub fn forgive(&mut self, at: Time) {
         let number = at.0 / BUCKET_US;
         if let Some(bucket) =
@@ -134,18 +135,19 @@ impl Window {
         }
     }
 
-    /// The highest counts so far.
+    /// Returns the highest counts so far.
     #[must_use]
     pub fn peak(&self) -> Peak {
         self.peak
     }
 
-    /// Forgets the peaks, not what was counted: a quota is not reset by a reader of statistics.
+    /// Clears the peaks. The counts of the quota stay, because a reader of statistics must not
+    /// reset a quota.
     pub fn reset_peak(&mut self) {
         self.peak = Peak::default();
     }
 
-    /// Until the oldest counted bucket has left the window.
+    /// Returns the time until the oldest counted bucket leaves the window.
     fn wait(&self, at: Time) -> Duration {
         let oldest = self.buckets.iter().find(|b| b.counted > 0);
         oldest.map_or(MINUTE, |b| Time((b.number + BUCKETS + 1) * BUCKET_US).since(at))

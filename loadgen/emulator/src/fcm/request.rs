@@ -6,33 +6,33 @@ use super::{
     access::Access,
 };
 
-/// Longest body: a payload of 4,096 bytes, each of which may be written as `\u00xx`, and twice that
-/// for the settings of other platforms beside it.
+/// Longest body, bytes: a payload of 4,096 bytes, each of which may be written as `\u00xx`, and the
+/// rest for settings of other platforms.
 pub const BODY_BYTES_MAX: usize = 32_768;
 
-/// What a header block asks.
+/// Head of a request to FCM.
 #[derive(Debug)]
 pub struct Ask {
-    /// No such method or path.
+    /// Fault of the method or the path.
     pub path_fault: Option<Reason>,
-    /// Which project; none: there is none of this id.
+    /// Index of the project; `None` if no project has this id.
     pub project: Option<usize>,
-    /// Who asks; none: nobody that is known.
+    /// Content of the access token, or the reason why the sender is unknown.
     pub access: Result<Access, Unknown>,
-    /// A body of another type than JSON, or encoded.
+    /// Whether the body has another type than JSON or is encoded.
     pub not_json: bool,
 }
 
-/// Why it is not known who asks.
+/// Reason why the sender of a request is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
-    /// No `authorization: Bearer …`.
+    /// The request has no `authorization: Bearer …`.
     Missing,
-    /// An access token that was not issued here.
+    /// This gateway did not issue the access token.
     Invalid,
 }
 
-/// The header fields that mean something to Google, besides those that all have.
+/// Header fields that only FCM knows, as received.
 #[derive(Debug, Default)]
 pub struct GoogleFields {
     content_type: Option<Vec<u8>>,
@@ -40,7 +40,7 @@ pub struct GoogleFields {
 }
 
 impl GoogleFields {
-    /// Takes the next field.
+    /// Stores a header field that FCM knows, and ignores any other.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         match name {
             b"content-type" => self.content_type = Some(value.to_vec()),
@@ -49,7 +49,7 @@ impl GoogleFields {
         }
     }
 
-    /// What all fields together say.
+    /// Checks all header fields of the block together.
     #[must_use]
     pub fn read(&self, common: &Fields, path: &[u8], policy: &Policy) -> Ask {
         let project = project(path).filter(|_| common.method.as_deref() == Some(b"POST"));
@@ -61,13 +61,13 @@ impl GoogleFields {
             path_fault: project.is_none().then_some(Reason::FcmPathNotFound),
             project: project.and_then(|id| policy.project(id)),
             access: access(common.authorization.as_deref(), policy),
-            // A missing type is taken for JSON.
+            // A missing type counts as JSON.
             not_json: self.encoded || self.content_type.as_ref().is_some_and(|t| !json(t)),
         }
     }
 }
 
-/// Reads `/v1/projects/{project}/messages:send`, with or without a query.
+/// Parses `/v1/projects/{project}/messages:send`, with or without a query.
 fn project(path: &[u8]) -> Option<&[u8]> {
     let path = path.split(|&b| b == b'?').next()?;
     let id = path.strip_prefix(b"/v1/projects/")?.strip_suffix(b"/messages:send")?;

@@ -1,9 +1,10 @@
-//! The schema of the body of `messages:send`, and the check that a body contains nothing else.
+//! The schema of the body of `messages:send`, and the check that a body contains nothing outside
+//! it.
 //!
-//! From the reference of `projects.messages`
+//! The schema follows the reference of `projects.messages`
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>). Google reads JSON
-//! as protobuf does: names in snake or camel case, `null` as absent, an unknown name or another
-//! type is refused with its place.
+//! as protobuf does: names in snake or camel case, `null` as absent. An unknown name or another
+//! type is refused with its path.
 
 use super::{super::answer::Violation, json::Node};
 
@@ -14,11 +15,11 @@ pub enum Kind {
     Text,
     /// The literal `true` or `false`.
     Bool,
-    /// A number, or one in a string, as protobuf allows.
+    /// A number, or a string that contains one, as protobuf allows.
     Number,
-    /// A string of this list, in any case, or a number.
+    /// A string of this list in any case, or a number.
     Word(&'static str, &'static [&'static str]),
-    /// A string with a number of seconds: `"3.5s"`.
+    /// A string with a number of seconds, such as `"3.5s"`.
     Duration,
     /// An object whose values are strings.
     Map,
@@ -132,13 +133,13 @@ const MESSAGE: Kind = Object(&[
 /// The body of a request.
 pub const REQUEST: Kind = Object(&[("validate_only", Bool), ("message", MESSAGE)]);
 
-/// Longest part of a sender's own words that an error repeats.
+/// Longest part of the sender's text that an error repeats, characters.
 const QUOTE_CHARS_MAX: usize = 64;
 
-/// Checks a value and all below it.
+/// Checks a value and all values in it against the schema.
 ///
 /// # Errors
-/// The first place that is not as the schema wants it.
+/// The first violation of the schema.
 pub fn check(node: &Node, kind: Kind, at: &str) -> Result<(), Violation> {
     match (kind, node) {
         (_, Node::Null)
@@ -181,7 +182,7 @@ pub fn check(node: &Node, kind: Kind, at: &str) -> Result<(), Violation> {
     }
 }
 
-/// The field of an object, by its name in snake case; `null` is absent.
+/// Returns the field of an object by its name in snake case. `null` counts as absent.
 #[must_use]
 pub fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
     let Node::Object(fields) = node else { return None };
@@ -192,7 +193,7 @@ pub fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
         .filter(|v| **v != Node::Null)
 }
 
-/// A field that is a string.
+/// Returns the text of a field that is a string.
 #[must_use]
 pub fn text<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
     match field(node, name) {
@@ -201,10 +202,10 @@ pub fn text<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Seconds and nanoseconds of `"3.5s"` (protobuf's JSON form of a Duration).
+/// Parses seconds and nanoseconds from `"3.5s"`, protobuf's JSON form of a Duration.
 ///
 /// # Errors
-/// In Google's words.
+/// The description of the fault in Google's text.
 pub fn duration(text: &str) -> Result<(u64, u32), &'static str> {
     const FORMAT: &str = "Illegal duration format; duration must end with 's'";
     const DIGITS: &str = "Illegal duration format";
@@ -258,7 +259,7 @@ fn shown(node: &Node) -> String {
     }
 }
 
-/// `fooBar` as `foo_bar`.
+/// Converts a name from camel case (`fooBar`) to snake case (`foo_bar`).
 fn snake(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for c in name.chars() {

@@ -1,10 +1,10 @@
 //! Assertions: the JWT with which a service account proves its identity (RFC 7523, and Google's
 //! page on service accounts).
 //!
-//! RS256 only; `iss` names a configured account, whose key must have signed; `aud` is the token
-//! endpoint, or Google's (Google's own Python library always writes the latter, whatever the key
-//! file says); `scope` contains one that allows sending; `exp` is at most an hour after `iat`, and
-//! the current time lies between them.
+//! Only RS256 is accepted. `iss` names a configured account, whose key must have signed. `aud` is
+//! the token endpoint or Google's (Google's Python library always writes the latter, whatever the
+//! key file says). `scope` contains one scope that allows sending. `exp` is at most one hour after
+//! `iat`, and the current time is between them.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -14,24 +14,24 @@ use serde::Deserialize;
 
 use super::super::fcm::Account;
 
-/// The only grant there is.
+/// The only supported grant type.
 pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Scopes that allow sending.
 pub const SCOPES: [&str; 2] = [
     "https://www.googleapis.com/auth/firebase.messaging",
     "https://www.googleapis.com/auth/cloud-platform",
 ];
-/// What `google-auth` for Python puts into `aud`, wherever it sends the assertion.
+/// Audience that `google-auth` for Python always writes, whatever the address of the endpoint.
 const GOOGLES_TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
-/// Longest life of an assertion.
+/// Longest validity of an assertion, seconds.
 const LIFE_SECONDS_MAX: u64 = 3_600;
-/// Longest assertion looked at: ordinary ones have some 700 bytes.
+/// Longest assertion that is checked, bytes. Ordinary ones have some 700 bytes.
 const BYTES_MAX: usize = 8_192;
 /// DER of the algorithm rsaEncryption in a SubjectPublicKeyInfo (RFC 3279, section 2.3.1).
 const RSA_ENCRYPTION: [u8; 15] =
     [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
-/// Why no token is given, in Google's words.
+/// Reason why no access token is issued, in Google's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Value of `error` in the response (RFC 6749, section 5.2).
@@ -63,10 +63,10 @@ struct Claims {
     exp: u64,
 }
 
-/// Checks an assertion; returns the number of the account.
+/// Checks an assertion and returns the index of its service account.
 ///
 /// # Errors
-/// As Google refuses it.
+/// The refusal that Google returns.
 pub fn verify(
     assertion: &str,
     accounts: &[Account],
@@ -121,8 +121,8 @@ pub fn verify(
     Ok(at)
 }
 
-/// The RSAPublicKey within a SubjectPublicKeyInfo in PEM, as `openssl rsa -pubout` writes it; none
-/// if it is no RSA key.
+/// Returns the RSAPublicKey of a SubjectPublicKeyInfo in PEM, as `openssl rsa -pubout` writes it;
+/// `None` if it is not an RSA key.
 #[must_use]
 pub fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
     let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok()?;
@@ -134,7 +134,7 @@ pub fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
     (rest.is_empty() && behind.is_empty()).then(|| key.to_vec())
 }
 
-/// Cuts off a DER element with this tag: its content, and what follows.
+/// Splits off a DER element with this tag. Returns its content and the bytes after it.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let rest = der.strip_prefix(&[tag])?;
     let (&first, rest) = rest.split_first()?;

@@ -1,6 +1,6 @@
 //! Parser for `application/x-www-form-urlencoded` bodies.
 
-/// The values of a form's fields of this name, decoded; those that are no UTF-8 are left out.
+/// Returns the decoded values of all form fields with this name, except values that are not UTF-8.
 pub(super) fn values<'a>(form: &'a [u8], name: &'a str) -> impl Iterator<Item = String> + 'a {
     form.split(|&b| b == b'&').filter_map(move |pair| {
         let at = pair.iter().position(|&b| b == b'=')?;

@@ -1,9 +1,9 @@
 //! The server of the token endpoint: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with its own
 //! runtime.
 //!
-//! Bounded: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and with
-//! [`STREAMS_MAX`] requests at once, each with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB, so
-//! 16 MiB.
+//! Memory has a fixed bound: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and
+//! with [`STREAMS_MAX`] requests at once, each with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB
+//! = 16 MiB.
 
 use std::{
     convert::Infallible,
@@ -36,20 +36,21 @@ use super::{
 };
 use crate::{clock, fcm::access::Access};
 
-/// Connections at once; further ones wait to be accepted.
+/// Most connections at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
-/// Requests of one connection at once.
+/// Most requests of one connection at once.
 const STREAMS_MAX: u32 = 16;
-/// Longest body: an assertion has some 700 bytes.
+/// Longest body, bytes. An assertion has some 700 bytes.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// For a TLS handshake, for the head of a request, and for its body.
+/// Time limit of a TLS handshake, of the head of a request and of its body, each.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest life of a connection: whoever asks once an hour can connect once an hour.
+/// Longest duration of a connection. A client that sends one request per hour can connect each
+/// time.
 const CONNECTION: Duration = Duration::from_secs(300);
-/// When the listener had no descriptor to give, it is asked again so much later.
+/// Pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// A running endpoint. Dropping it stops it.
+/// A running token endpoint, which stops when the handle is dropped.
 pub struct Running {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -59,7 +60,7 @@ impl Running {
     /// Starts a thread that serves the token endpoint.
     ///
     /// # Errors
-    /// If the thread or its runtime cannot be made.
+    /// If the thread or its runtime cannot be created.
     pub fn start(
         listener: TcpListener,
         tls: &ServerConfig,
@@ -77,7 +78,7 @@ impl Running {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        // All connections end with the set that owns them.
+                        // All connections end when the set that owns them is dropped.
                         stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
                     }
                     Err(error) => {
@@ -94,7 +95,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // A panic over there was reported there.
+            // The panic of the thread has been printed there.
             let _ = thread.join();
         }
     }
@@ -115,7 +116,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, endpoi
         while connections.try_join_next().is_some() {}
         let (acceptor, endpoint) = (acceptor.clone(), Arc::clone(&endpoint));
         connections.spawn(async move {
-            // However a client ends, it ends alone.
+            // An error or timeout of one client ends only its own connection.
             let _ = time::timeout(CONNECTION, serve(stream, acceptor, endpoint)).await;
             drop(place);
         });
@@ -135,7 +136,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(answer(request, &endpoint).await) }
     });
-    // An error here is the client's end of the matter.
+    // An error here means that the client ended the connection.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -166,10 +167,10 @@ async fn answer(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
     }
 }
 
-/// What is answered to a form.
+/// Returns the response to a form: an access token.
 ///
 /// # Errors
-/// As Google refuses it.
+/// The refusal that Google returns.
 pub fn granted(
     form: &[u8],
     endpoint: &Endpoint,

@@ -1,14 +1,16 @@
-//! Orders over TCP, for an emulator that runs in a pod of its own, where no parent holds its pipes.
+//! Orders over TCP, for an emulator that runs in a pod of its own, where no parent process holds
+//! its pipes.
 //!
-//! The lines are the same as on standard input, answered in order on the same connection. Where
-//! caller and emulator share no files, the record comes over the connection as well:
+//! The lines are the same as on standard input, and each is answered in order on the same
+//! connection. Where caller and emulator share no files, the record is sent over the connection as
+//! well:
 //!
 //! ```text
 //! → {"fetch":true}    ← {"fetched":1000000,"bytes":32000112}, then so many bytes: the record as `export` writes it
 //! ```
 //!
-//! The port is in plaintext and without identity: it is for closed networks, and off by default. So
-//! a caller cannot choose where the emulator writes: `export` and `take` name a file, which is
+//! The port has neither encryption nor identities. It is for closed networks and off by default. A
+//! caller cannot choose where the emulator writes: `export` and `take` name a file, which is
 //! created in the emulator's own folder ([`within`]).
 
 use std::{
@@ -29,45 +31,46 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{GatewayHandle, Order, obey};
+use super::{GatewayHandle, Order, execute};
 use crate::record;
 
-/// Callers at once. One more takes the place of the caller that has been silent for the longest: a
-/// run that waits is better off than one that cannot begin, and whoever holds connections must not
-/// keep a run out.
+/// Most callers at once. A further caller takes the place of the one that has been silent for the
+/// longest. So a client that holds connections cannot prevent a run.
 const CALLERS_MAX: usize = 8;
-/// From the connection to the end of the first order.
+/// Time limit from the connection to the end of the first order.
 const FIRST_ORDER_WITHIN: Duration = Duration::from_secs(10);
-/// In a row; a person at a terminal may press the key once too often.
+/// Most consecutive blank lines. A person at a terminal may press the key once too often.
 const BLANK_LINES_MAX: u32 = 16;
-/// Longest order: faults with rules are some kilobytes. Eight callers hold 8 MiB.
+/// Longest order, bytes. Faults with rules are some kilobytes; eight callers hold at most 8 MiB.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
-/// For a caller to take an answer; a record of 32 MB over a slow network takes seconds.
+/// Time limit for a caller to receive an answer. A record of 32 MB takes seconds over a slow
+/// network.
 const TAKE_WITHIN: Duration = Duration::from_secs(120);
-/// A caller that says nothing for so long, such as one that was killed with its machine, gives its
-/// place to another. A run gives an order at least at its beginning and its end, 300 s of loading
-/// and 600 s of wave apart.
+/// Longest time without an order; after it, the connection ends and its place is free. A caller
+/// whose machine has failed ends this way. A run sends an order at least at its beginning and its
+/// end, which are 300 s of loading and 600 s of a wave apart.
 const SPEAK_WITHIN: Duration = Duration::from_secs(1_800);
-/// The system had no descriptor, or the connection was gone already: the next is accepted after
-/// this.
+/// Pause after a failed accept: without a free file descriptor, or after a connection that has
+/// ended.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Obeys all callers until one of them orders a stop.
+/// Serves all callers until one of them orders the emulator to stop.
 ///
 /// # Errors
-/// The listener's.
+/// If the listener fails.
 pub(super) async fn serve(
     listener: TcpListener,
     gateway: &Arc<GatewayHandle>,
     directory: &Path,
 ) -> io::Result<()> {
     let mut callers = JoinSet::new();
-    // Since when each has been silent; who is being answered is not.
+    // Callers with the time since which each has been silent. A caller whose order is being
+    // answered is not silent.
     let mut silent: Vec<Arc<Caller>> = Vec::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if callers.len() <= CALLERS_MAX => {
-                // Whatever it is about, the record in memory must not go with it.
+                // A failed accept must not end the process, because the record is in its memory.
                 match accepted {
                     Ok((stream, _)) => {
                         silent.retain(|caller| Arc::strong_count(caller) > 1);
@@ -82,7 +85,7 @@ pub(super) async fn serve(
                 }
             }
             Some(ended) = callers.join_next() => {
-                // A caller that breaks off harms nobody else.
+                // A caller whose connection fails affects no other caller.
                 if matches!(ended, Ok(Ok(Then::Stop))) {
                     return Ok(());
                 }
@@ -94,7 +97,7 @@ pub(super) async fn serve(
 /// One connection, as the listener sees it.
 #[derive(Debug)]
 struct Caller {
-    /// `None`: it is being answered.
+    /// Time since which the caller has been silent; `None` while an order is being answered.
     silent_since: Mutex<Option<Instant>>,
     leave: CancellationToken,
 }
@@ -105,7 +108,8 @@ impl Default for Caller {
     }
 }
 
-/// Has the caller leave that has been silent for the longest; false: all are being answered.
+/// Disconnects the caller that has been silent for the longest. Returns false if all callers are
+/// being answered.
 fn make_room(callers: &mut Vec<Arc<Caller>>) -> bool {
     let silent = callers
         .iter()
@@ -116,7 +120,7 @@ fn make_room(callers: &mut Vec<Arc<Caller>>) -> bool {
     true
 }
 
-/// What follows an answer.
+/// Step after an answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Then {
     GoOn,
@@ -132,7 +136,8 @@ async fn converse(
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     let (mut within, mut blank) = (FIRST_ORDER_WITHIN, 0);
-    // Asked here as well: to a caller that never pauses, the next line would always be there first.
+    // Checked here too, because the next line of a caller that never pauses would always arrive
+    // first.
     while blank <= BLANK_LINES_MAX && !caller.leave.is_cancelled() {
         let mut line = Vec::new();
         let mut bounded = (&mut stream).take(ORDER_BYTES_MAX);
@@ -145,8 +150,9 @@ async fn converse(
         }
         if line.len() as u64 == ORDER_BYTES_MAX && line.last() != Some(&b'\n') {
             let error =
-                format!("an order has at most {ORDER_BYTES_MAX} bytes; the connection ends");
-            timeout(TAKE_WITHIN, say(&json!({ "error": error }), stream.get_mut())).await??;
+                format!("order: must be at most {ORDER_BYTES_MAX} bytes; connection closed");
+            timeout(TAKE_WITHIN, write_line(&json!({ "error": error }), stream.get_mut()))
+                .await??;
             return Ok(Then::GoOn);
         }
         within = SPEAK_WITHIN;
@@ -172,27 +178,28 @@ async fn answer(
     to: &mut TcpStream,
 ) -> io::Result<Then> {
     let gateway = Arc::clone(gateway);
-    let (said, stop) = match serde_json::from_slice(line) {
+    let (reply, stop) = match serde_json::from_slice(line) {
         Err(error) => (json!({ "error": error.to_string() }), false),
         Ok(Order::Fetch(true)) => match fetched(gateway, directory.to_owned()).await {
             Ok((entries, file)) => return send(entries, &file, to).await,
             Err(error) => (json!({ "error": error.to_string() }), false),
         },
-        // It waits for the gateway's threads, or for the file system.
+        // An order waits for the gateway's threads or for the file system, so it must not block the
+        // runtime.
         Ok(order) => {
             let directory = directory.to_owned();
-            let obeyed = move || match confined(&directory, order) {
-                Ok(order) => obey(&gateway, order),
+            let executed = move || match confined(&directory, order) {
+                Ok(order) => execute(&gateway, order),
                 Err(refused) => (json!({ "error": refused }), false),
             };
-            spawn_blocking(obeyed).await?
+            spawn_blocking(executed).await?
         }
     };
-    say(&said, to).await?;
+    write_line(&reply, to).await?;
     Ok(if stop { Then::Stop } else { Then::GoOn })
 }
 
-/// The order, with the file that it names in the emulator's folder.
+/// Returns the order with its file name resolved in the emulator's own folder.
 fn confined(directory: &Path, order: Order) -> Result<Order, String> {
     Ok(match order {
         Order::Export(path) => Order::Export(within(directory, &path)?),
@@ -203,11 +210,11 @@ fn confined(directory: &Path, order: Order) -> Result<Order, String> {
     })
 }
 
-/// Where a caller's file goes: in the folder itself, under a plain name, as a new file or over one
-/// that was made so before.
+/// Resolves a caller's file name: a plain name in the folder itself, for a new file or one that an
+/// earlier order created.
 ///
 /// # Errors
-/// The path, what it may be, and why it is not.
+/// The name, the rule and the reason for the refusal.
 fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
     let refused = |why: &str| {
         format!(
@@ -224,15 +231,15 @@ fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
     match fs::symlink_metadata(&inside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(inside),
         Err(error) => Err(refused(&error.to_string())),
-        // A link would be written through.
-        Ok(there) if !there.is_file() => Err(refused("exists and is not a regular file")),
-        // Keys and certificates lie there as well, whose names are known.
+        // A symbolic link would be followed.
+        Ok(file) if !file.is_file() => Err(refused("exists and is not a regular file")),
+        // Keys and certificates with known names are in the folder too.
         Ok(_) if !record::is_record(&inside) => Err(refused("exists and is not a record")),
         Ok(_) => Ok(inside),
     }
 }
 
-/// The record in a file of its own, which goes when it is dropped.
+/// Exports the record to a temporary file, which is removed when it is dropped, and sends it.
 async fn fetched(
     gateway: Arc<GatewayHandle>,
     directory: PathBuf,
@@ -248,12 +255,12 @@ async fn fetched(
 async fn send(entries: u64, file: &NamedTempFile, to: &mut TcpStream) -> io::Result<Then> {
     let mut from = tokio::fs::File::open(file.path()).await?;
     let bytes = from.metadata().await?.len();
-    say(&json!({ "fetched": entries, "bytes": bytes }), to).await?;
+    write_line(&json!({ "fetched": entries, "bytes": bytes }), to).await?;
     tokio::io::copy(&mut from, to).await?;
     Ok(Then::GoOn)
 }
 
-async fn say(value: &Value, to: &mut TcpStream) -> io::Result<()> {
+async fn write_line(value: &Value, to: &mut TcpStream) -> io::Result<()> {
     to.write_all(format!("{value}\n").as_bytes()).await
 }
 
@@ -262,7 +269,7 @@ mod tests {
     use super::*;
     use crate::{Gateway, GatewayConfig, Record};
 
-    async fn told(stream: &mut BufReader<TcpStream>, order: &str) -> Value {
+    async fn answer_to(stream: &mut BufReader<TcpStream>, order: &str) -> Value {
         stream.get_mut().write_all(format!("{order}\n").as_bytes()).await.unwrap();
         let mut line = String::new();
         stream.read_line(&mut line).await.unwrap();
@@ -276,16 +283,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let calls = async {
-            // One caller that breaks off, one that talks nonsense, one that knows what it wants.
+            // One caller disconnects, one sends nonsense, and one sends correct orders.
             drop(TcpStream::connect(address).await.unwrap());
             let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
-            assert!(told(&mut stream, "nonsense").await["error"].is_string());
+            assert!(answer_to(&mut stream, "nonsense").await["error"].is_string());
             let before = clock_now();
-            let there =
-                told(&mut stream, r#"{"clock":true}"#).await["monotonic_us"].as_u64().unwrap();
-            assert!((before..=clock_now()).contains(&there), "one machine, one clock");
-            assert_eq!(told(&mut stream, r#"{"reset":true}"#).await, json!({ "ok": true }));
-            let head = told(&mut stream, r#"{"fetch":true}"#).await;
+            let monotonic_us =
+                answer_to(&mut stream, r#"{"clock":true}"#).await["monotonic_us"].as_u64().unwrap();
+            assert!((before..=clock_now()).contains(&monotonic_us), "one machine, one clock");
+            assert_eq!(answer_to(&mut stream, r#"{"reset":true}"#).await, json!({ "ok": true }));
+            let head = answer_to(&mut stream, r#"{"fetch":true}"#).await;
             assert_eq!(head["fetched"], 0);
             let mut record = vec![0; usize::try_from(head["bytes"].as_u64().unwrap()).unwrap()];
             stream.read_exact(&mut record).await.unwrap();
@@ -293,8 +300,8 @@ mod tests {
             std::fs::write(&copy, &record).unwrap();
             assert_eq!(Record::load(&copy).unwrap().entries, []);
             std::fs::remove_file(copy).unwrap();
-            assert_eq!(told(&mut stream, r#"{"stop":true}"#).await, json!({ "ok": true }));
-            // By the next answer the one before has ended.
+            assert_eq!(answer_to(&mut stream, r#"{"stop":true}"#).await, json!({ "ok": true }));
+            // The previous connection has ended before the next answer.
             assert_eq!(
                 std::fs::read_dir(directory.path()).unwrap().count(),
                 0,
@@ -346,16 +353,16 @@ mod tests {
                 held.push(TcpStream::connect(address).await.unwrap());
             }
             let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
-            let refused = told(&mut stream, r#"{"export":"/nowhere/record"}"#).await;
+            let refused = answer_to(&mut stream, r#"{"export":"/nowhere/record"}"#).await;
             assert!(
                 refused["error"].as_str().unwrap().contains("/nowhere/record: must be a file name"),
                 "{refused}"
             );
-            let exported = told(&mut stream, r#"{"export":"record"}"#).await;
+            let exported = answer_to(&mut stream, r#"{"export":"record"}"#).await;
             assert_eq!(exported["exported"], 0);
             assert!(Record::load(directory.path().join("record")).is_ok());
             assert_eq!(
-                told(&mut stream, r#"{"export":"record"}"#).await["exported"],
+                answer_to(&mut stream, r#"{"export":"record"}"#).await["exported"],
                 0,
                 "once more over its own"
             );
@@ -365,7 +372,7 @@ mod tests {
             let mut line = String::new();
             other.read_line(&mut line).await.unwrap();
             assert!(line.contains("at most 1048576 bytes"), "{line}");
-            assert_eq!(told(&mut stream, r#"{"stop":true}"#).await, json!({ "ok": true }));
+            assert_eq!(answer_to(&mut stream, r#"{"stop":true}"#).await, json!({ "ok": true }));
         };
         let (ended, ()) = tokio::join!(serve(listener, &gateway, directory.path()), calls);
         ended.unwrap();

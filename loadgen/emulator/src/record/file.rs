@@ -1,4 +1,4 @@
-//! The record as a file, all numbers little-endian:
+//! The file format of a record; all numbers are little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -11,7 +11,8 @@
 //! | 32 each | entries, by time: `time_us` u64, `token_hash` u64, `collapse_hash` u64, `connection` u32, `status` u16, `reason` u8, `flags` u8 |
 //! | 48 each | connections: `number` u32, `end` u32, `opened_us`, `closed_us`, `bytes_received`, `bytes_sent`, `requests` u64 each |
 //!
-//! It is written under another name and renamed, so that a reader finds a whole record or none.
+//! The file is written under another name and then renamed, so that a reader finds a complete
+//! record or none.
 
 use std::{
     fs::{self, File},
@@ -30,27 +31,27 @@ const MAGIC: &[u8; 8] = b"CLGWREC1";
 const HEADER_BYTES: u64 = 64;
 const ROW_BYTES: usize = 48;
 
-/// What stands before the entries.
+/// Header of a record file, before the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
     /// Start of the gateway, CLOCK_MONOTONIC, microseconds.
     pub start_monotonic_us: u64,
     /// Start of the gateway, wall clock, milliseconds since 1970.
     pub start_wall_ms: u64,
-    /// Entries dropped for want of room.
+    /// Number of entries that were dropped because the record was full.
     pub dropped: u64,
-    /// Which provider was played.
+    /// Platform that the gateway emulated.
     pub platform: Platform,
 }
 
-/// An exported record, read back.
+/// An exported record, read from its file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// When the gateway started, and whether the record is whole.
+    /// Header with the start of the gateway and the number of dropped entries.
     pub header: Header,
-    /// Every request, by time of decision.
+    /// Every request in order of decision time.
     pub entries: Vec<Entry>,
-    /// Every connection, in the order of the record.
+    /// Every connection in the order of the file.
     pub connections: Vec<ConnectionRow>,
 }
 
@@ -58,7 +59,7 @@ impl Record {
     /// Reads a file that [`export`] wrote.
     ///
     /// # Errors
-    /// `InvalidData` if it is no such file, or cut off.
+    /// `InvalidData` if the file is not a record or is truncated.
     pub fn load(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
@@ -102,26 +103,26 @@ impl Record {
         Ok(record)
     }
 
-    /// Bytes that all connections received.
+    /// Returns the number of bytes that all connections received.
     #[must_use]
     pub fn bytes_received(&self) -> u64 {
         self.connections.iter().map(|c| c.bytes_received).sum()
     }
 }
 
-/// Whether a file begins as [`export`] and [`take`] write it.
+/// Reports whether a file begins as [`export`] and [`take`] write it.
 #[must_use]
 pub fn is_record(path: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
 }
 
-/// Writes what the logs hold now into one file; each log is locked for one chunk (some 0.3 ms) at a
-/// time, so that workers go on meanwhile. Entries pushed after the call began are left out. Returns
-/// how many were written.
+/// Writes the entries of all logs into one file, and returns their number. Each log is locked for
+/// one chunk (some 0.3 ms) at a time, so that workers continue meanwhile. Entries that are added
+/// after the start of the call are left out.
 ///
 /// # Errors
-/// Of the file system; the file is not there then.
+/// If the file cannot be written. No file is left then.
 pub fn export(
     logs: &[&Mutex<Log>],
     start: Now,
@@ -146,7 +147,7 @@ pub fn export(
     let partial = path.with_extension("partial");
     let mut to = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
     to.write_all(&head(entries, rows.len() as u64, start, dropped, platform))?;
-    // A merge of a few lists: the earliest head of all is looked for afresh each time.
+    // A merge of a few lists: each step searches all of them for the earliest head.
     for source in &mut sources {
         source.fill()?;
     }
@@ -168,21 +169,21 @@ pub fn export(
     Ok(entries)
 }
 
-/// What a [`take`] has given.
+/// Result of [`take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// So many entries.
+    /// Number of entries in the file.
     pub entries: u64,
-    /// Whatever was decided before, CLOCK_MONOTONIC, microseconds, has been taken: in this file or
-    /// an earlier one.
+    /// Time before which every entry has been taken, in this file or an earlier one;
+    /// CLOCK_MONOTONIC, microseconds.
     pub until_us: u64,
 }
 
 /// Moves entries older than `before_us` out of the logs and into a file, as far as they fill
-/// chunks. Connections stay where they are. `now_us`: nothing that is decided later is older.
+/// chunks. Connections stay in the logs. No later entry is older than `now_us`.
 ///
 /// # Errors
-/// Of the file system; what was taken is lost then.
+/// If the file cannot be written. The taken entries are lost then.
 pub fn take(
     logs: &[&Mutex<Log>],
     start: Now,
@@ -209,12 +210,13 @@ pub fn take(
     Ok(Taken { entries: entries.len() as u64, until_us })
 }
 
-/// Adds to all times of an exported file: brings it into the clock of another machine.
+/// Adds a difference to all times of an exported file, to convert them to the clock of another
+/// machine.
 ///
 /// # Errors
-/// It is no whole record, or cannot be written.
+/// If the file is not a complete record, or cannot be written.
 pub fn shift(path: &Path, add_us: i64) -> io::Result<()> {
-    // Whoever cannot read it must not change it.
+    // Only a file that is a complete record may be changed.
     let record = Record::load(path)?;
     let mut bytes = fs::read(path)?;
     let add = |field: &mut [u8]| {
@@ -229,7 +231,7 @@ pub fn shift(path: &Path, add_us: i64) -> io::Result<()> {
     }
     for (row, read) in rows.chunks_exact_mut(ROW_BYTES).zip(&record.connections) {
         add(&mut row[8..16]);
-        // 0 is no time: it is open.
+        // 0 means that the connection is open, not a time.
         if read.closed_us != 0 {
             add(&mut row[16..24]);
         }
@@ -237,7 +239,7 @@ pub fn shift(path: &Path, add_us: i64) -> io::Result<()> {
     fs::write(path, bytes)
 }
 
-/// One log on its way into a file.
+/// Entries of one log that are being written to a file.
 struct Source<'a> {
     log: &'a Mutex<Log>,
     base: u64,
@@ -275,7 +277,7 @@ fn at_in_chunk(at: u64) -> usize {
     usize::try_from(at % CHUNK as u64).expect("below the size of a chunk")
 }
 
-/// What stands before the entries.
+/// Returns the bytes of the header.
 fn head(entries: u64, rows: u64, start: Now, dropped: u64, platform: Platform) -> [u8; 64] {
     let mut b = [0; 64];
     b[0..8].copy_from_slice(MAGIC);
@@ -286,7 +288,7 @@ fn head(entries: u64, rows: u64, start: Now, dropped: u64, platform: Platform) -
     b
 }
 
-/// Both sizes as one word.
+/// Returns the sizes of an entry and a row in one number, which identifies the format.
 fn sizes() -> u64 {
     Entry::BYTES as u64 | (ROW_BYTES as u64) << 32
 }

@@ -1,4 +1,4 @@
-//! The state machine of a connection with its surroundings, and the frames that go in and come out.
+//! The state machine of a connection with its context, and the frames that it reads and writes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 
 use super::sender::{BODY, FCM_PATH, KEY, Signer, TEAM, TOPIC, bearer, config, fcm_config};
 
-/// When a bench begins.
+/// Time at which a bench begins.
 const START: Now = Now { at: Time(1_000_000), wall: UnixMillis(1_800_000_000_000) };
-/// A frame as read back.
+/// A frame of the gateway, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
@@ -30,18 +30,18 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// What tells most in an assertion.
+    /// Returns the most significant parts of the frame for an assertion.
     pub(crate) fn brief(&self) -> (u8, u32) {
         (self.kind, self.stream)
     }
 }
 
-/// The state machine with everything that it needs, and time in the test's hand.
+/// The state machine with everything that it needs, and the time under control of the test.
 pub(crate) struct Bench {
     pub(crate) connection: Connection,
     pub(crate) log: Log,
     pub(crate) now: Now,
-    /// One provider token for all pushes: APNs does not like to see them change.
+    /// The provider token of all pushes, because APNs limits changes.
     pub(crate) bearer: String,
     pub(crate) policy: Policy,
     plan: Plan,
@@ -59,7 +59,7 @@ impl Bench {
         Self::with_policy(&config, policy, bearer)
     }
 
-    /// One of FCM, past the prefaces, with an access token for the next hour.
+    /// Creates a bench with FCM after the prefaces, and an access token for the next hour.
     pub(crate) fn fcm(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut config = fcm_config();
         change(&mut config);
@@ -72,21 +72,21 @@ impl Bench {
         bench
     }
 
-    /// Two of the same gateway, as [`Self::open`] makes one.
+    /// Creates two benches of the same gateway, each as [`Self::open`] does.
     pub(crate) fn pair(change: impl FnOnce(&mut GatewayConfig)) -> (Self, Self) {
         let first = Self::open(change);
         let second = first.twin();
         (first, second)
     }
 
-    /// Two of the same FCM.
+    /// Creates two benches of the same FCM.
     pub(crate) fn fcm_pair() -> (Self, Self) {
         let first = Self::fcm(|_| {});
         let second = first.twin();
         (first, second)
     }
 
-    /// Another gateway that knows the same keys; a quota of its own.
+    /// Creates another gateway with the same keys and a quota of its own.
     fn twin(&self) -> Self {
         let mut policy = self.policy.clone();
         if let Provider::Fcm(fcm) = &mut policy.provider {
@@ -117,7 +117,7 @@ impl Bench {
         }
     }
 
-    /// Past the prefaces; what the gateway said is dropped.
+    /// Creates a bench after the prefaces, without the gateway's first frames.
     pub(crate) fn open(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut bench = Self::new(change);
         bench.send(frame::PREFACE);
@@ -148,7 +148,7 @@ impl Bench {
         self.connection.deadline(&self.policy, &self.plan, self.now.at)
     }
 
-    /// Takes all output, as a kernel that takes everything, and cuts it into frames.
+    /// Takes all output, as a kernel that takes everything, and parses it into frames.
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         let mut bytes = Vec::new();
         let position = self.connection.take_output(&mut bytes);
@@ -159,13 +159,13 @@ impl Bench {
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("record");
-        // A copy: the log itself goes on.
+        // A copy, because the log itself continues.
         let log = Mutex::new(self.log.clone());
         export(&[&log], self.now, Platform::Apns, &path).expect("written");
         Record::load(path).expect("read").entries
     }
 
-    /// HEADERS and DATA of a good push.
+    /// Returns HEADERS and DATA of a valid push.
     pub(crate) fn push(&self, stream: u32, token: &str) -> Vec<u8> {
         request(
             stream,
@@ -175,7 +175,7 @@ impl Bench {
         )
     }
 
-    /// HEADERS and DATA of a request to FCM.
+    /// Returns HEADERS and DATA of a request to FCM.
     pub(crate) fn message(&self, stream: u32, body: &[u8]) -> Vec<u8> {
         request(stream, &[("authorization", &self.bearer)], FCM_PATH, body)
     }
@@ -229,11 +229,11 @@ pub(crate) fn raw(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A POST, all of its fields literals without indexing.
+/// Returns the header block of a POST with all fields as literals without indexing.
 pub(crate) fn block(fields: &[(&str, &str)], path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x87];
     let string = |block: &mut Vec<u8>, text: &str| {
-        // RFC 7541, section 5.1: 127 and what is above it, seven bits to an octet.
+        // RFC 7541, section 5.1: 127 and the rest above it, seven bits per octet.
         match u16::try_from(text.len()).expect("short") {
             n if n < 127 => block.push(u8::try_from(n).expect("below 127")),
             n => {

@@ -1,7 +1,7 @@
-//! What the gateway remembers in order to be quick changes nothing that it says or records.
+//! The caches of the gateway change neither its answers nor its records.
 //!
-//! Two connections are told the same; one of them forgets everything before each request, so that
-//! it reads all in full.
+//! Two connections get the same input; one of them clears its caches before each request, so that
+//! it parses everything completely.
 
 use clarion_emulator::frame::{flag, kind};
 use proptest::prelude::*;
@@ -11,17 +11,17 @@ use super::{
     sender::{FCM_PATH, PROJECT, TOPIC},
 };
 
-/// One field as it stands in a block.
+/// One field of a header block.
 #[derive(Debug, Clone)]
 enum Field {
     /// Literal with this first octet (0x00 plain, 0x10 never indexed, 0x40 into the table), name
     /// and value.
     Literal(u8, &'static str, String),
-    /// By its number in both tables.
+    /// Field by its number in both tables.
     Indexed(u8),
-    /// `:path`, the same.
+    /// `:path` as a literal with this first octet.
     Path(u8, String),
-    /// A size update of the table; may stand first only.
+    /// Size update of the table, which may only come first.
     Resize,
 }
 
@@ -29,7 +29,7 @@ enum Field {
 struct Push {
     fields: Vec<Field>,
     body: Vec<u8>,
-    /// The body comes in two frames, cut here.
+    /// Position at which the body is cut into two frames.
     cut: Option<usize>,
 }
 
@@ -61,7 +61,7 @@ impl Push {
     }
 }
 
-/// RFC 7541, section 5.2.
+/// Appends a string of RFC 7541, section 5.2.
 fn string(block: &mut Vec<u8>, text: &str) {
     match text.len().checked_sub(127) {
         None => block.push(u8::try_from(text.len()).expect("below 127")),
@@ -85,7 +85,7 @@ fn cut() -> impl Strategy<Value = Option<usize>> {
     prop_oneof![4 => Just(None), 1 => (0..200_usize).prop_map(Some)]
 }
 
-/// Few values of everything, so that what was seen before comes again, in part.
+/// Few values of everything, so that earlier values come again, in part.
 fn of(name: &'static str, values: &'static [&'static str]) -> impl Strategy<Value = Field> {
     (first(), prop::sample::select(values))
         .prop_map(move |(f, v)| Field::Literal(f, name, v.to_owned()))
@@ -165,7 +165,7 @@ fn fcm() -> impl Strategy<Value = Push> {
     )
 }
 
-/// Tells both the same, and compares what they say and record.
+/// Sends the same to both, and compares their answers and records.
 fn compare(mut quick: Bench, mut thorough: Bench, pushes: &[Push]) -> Result<(), TestCaseError> {
     thorough.bearer.clone_from(&quick.bearer);
     for (i, push) in pushes.iter().enumerate() {

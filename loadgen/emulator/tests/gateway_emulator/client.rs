@@ -1,4 +1,4 @@
-//! A client over TLS, of another HTTP/2 than the emulator's.
+//! A client over TLS with another HTTP/2 implementation than the emulator's.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
-/// Bound of every wait: far longer than any of them takes.
+/// Time limit of every wait, far longer than any wait takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
@@ -32,7 +32,7 @@ impl Seen {
     }
 }
 
-/// TLS that trusts the gateway's CA alone.
+/// Connects with TLS that trusts only the gateway's CA.
 pub(crate) async fn secure(
     address: SocketAddr,
     ca_pem: &str,
@@ -52,18 +52,18 @@ pub(crate) async fn secure(
     TlsConnector::from(Arc::new(tls)).connect(name, socket).await.expect("a handshake")
 }
 
-/// A client of the `h2` crate, over TLS.
+/// Connects a client of the `h2` crate over TLS.
 pub(crate) async fn connect(
     address: SocketAddr,
     ca_pem: &str,
 ) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
     let socket = secure(address, ca_pem, &[b"h2"]).await;
     let mut builder = h2::client::Builder::new();
-    // As a client of APNs must: no second stream before the SETTINGS have come.
+    // As a client of APNs must: no second stream before the SETTINGS arrive.
     builder.initial_max_send_streams(1);
     let (requests, connection) = builder.handshake(socket).await.expect("HTTP/2");
     let driver = tokio::spawn(async move {
-        // How a connection ends is for each test to see by its requests.
+        // Each test sees the end of a connection by its requests.
         let _ = connection.await;
     });
     (requests, driver)
@@ -79,7 +79,7 @@ pub(crate) fn post(token: &str, fields: &[(&str, &str)]) -> http::Request<()> {
         .expect("a request")
 }
 
-/// A message to a project of FCM.
+/// Returns a message to a project of FCM.
 pub(crate) fn send(path: &str, fields: &[(&str, &str)]) -> http::Request<()> {
     let request =
         http::Request::post(format!("https://localhost{path}")).version(http::Version::HTTP_2);

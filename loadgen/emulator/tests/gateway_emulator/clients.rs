@@ -1,4 +1,4 @@
-//! An HTTP/2 client that knows nothing of the emulator (the `h2` crate), over TLS.
+//! An independent HTTP/2 client (the `h2` crate) against the emulator, over TLS.
 
 use std::collections::BTreeMap;
 
@@ -116,7 +116,7 @@ async fn every_flaw_of_a_request_has_its_reason() {
         (with(&[], TOKEN), BODY, 200, ""),
         (by(&bearer.replacen("bearer", "Bearer", 1)), BODY, 429, "TooManyProviderTokenUpdates"),
     ];
-    // The last case needs one change of token before it: any is allowed once.
+    // The last case needs one change of token before it; one change is always allowed.
     let first = by(&signer.bearer(KEY, TEAM, now - 60));
     assert_eq!(ask(&requests, first, BODY).await.expect("answered").status, 200);
     for (request, body, status, reason) in cases {
@@ -241,12 +241,12 @@ async fn a_client_without_h2_or_tls_fails_alone() {
     let end =
         tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await.expect("it is closed");
     assert!(end.is_err() || answer.len() < 16, "a TLS alert at most");
-    // Who negotiates nothing is past the handshake before it can be told; its requests are not
-    // looked at all the same.
+    // A client without ALPN has completed the handshake before it can be refused; its requests are
+    // not read.
     let mut silent = secure(gateway.addr(), gateway.ca_pem(), &[]).await;
     silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
     let end = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut answer)).await;
-    // Its end may come as TLS wants it or not.
+    // The connection may end with or without a TLS alert.
     let _ = end.expect("it is closed");
     let (requests, _driver) = connect(gateway.addr(), gateway.ca_pem()).await;
     let bearer = signer.bearer(KEY, TEAM, wall_s());

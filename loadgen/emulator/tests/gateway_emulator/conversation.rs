@@ -1,4 +1,4 @@
-//! Frames in, frames out: what APNs says to whom, in which order.
+//! Frames in and frames out: the conversation of APNs with its clients.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A gateway that is far away: answers and credits that take their time.
+//! A distant gateway: delayed answers and credits.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn credits(frames: &[Frame]) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// HEADERS of a push whose body is still to come.
+/// Returns HEADERS of a push without its body.
 fn begin(bench: &Bench, stream: u32) -> Vec<u8> {
     let fields = [("authorization", &*bench.bearer), ("apns-topic", TOPIC)];
     raw(

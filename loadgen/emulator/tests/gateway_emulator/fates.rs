@@ -1,4 +1,4 @@
-//! What becomes of single requests, by token and by chance, other than a plain answer.
+//! Results of single requests other than a plain answer, by token and by chance.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn briefs(bench: &mut Bench) -> Vec<(u8, u32)> {
     bench.frames().iter().map(Frame::brief).collect()
 }
 
-/// Code of each RST_STREAM.
+/// Returns the stream and code of each RST_STREAM.
 fn resets(frames: &[Frame]) -> Vec<(u32, u8)> {
     frames.iter().filter(|f| f.kind == kind::RST_STREAM).map(|f| (f.stream, f.payload[3])).collect()
 }

@@ -1,4 +1,4 @@
-//! What the gateway does wrong when told to, with time in hand.
+//! Ordered faults of the gateway, with the time under control of the test.
 
 use std::time::Duration;
 

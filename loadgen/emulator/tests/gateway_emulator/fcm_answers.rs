@@ -1,4 +1,4 @@
-//! What FCM answers, byte for byte.
+//! Answers of FCM, byte for byte.
 
 use clarion_emulator::{
     answer::Reason,
@@ -11,7 +11,7 @@ use super::{
     sender::{FCM_PATH, bearer, fcm_body, fcm_token},
 };
 
-/// Header block and body of the answer to one request.
+/// Returns header block and body of the answer to one request.
 fn answer(bench: &mut Bench, bytes: &[u8]) -> (Vec<u8>, String) {
     bench.send(bytes);
     let mut update = Vec::new();
@@ -35,7 +35,7 @@ fn to_body(body: &str) -> String {
     answer(&mut bench, &bytes).1
 }
 
-/// An error with this head and these details.
+/// Returns an error body with this head and these details.
 fn error(code: u16, status: &str, message: &str, details: &str) -> String {
     format!(
         "{{\n  \"error\": {{\n    \"code\": {code},\n    \"message\": \"{message}\",\n    \"status\": \"{status}\"{details}\n  }}\n}}\n"
@@ -238,7 +238,7 @@ fn flaws_of_a_message_as_google_writes_them() {
         serde_json::from_str(&to_body(r#"{"message":{"topic":"news"}}"#)).expect("JSON");
     assert_eq!(topic["error"]["details"][0]["errorCode"], "INVALID_ARGUMENT");
     assert_eq!(topic["error"]["details"][1]["fieldViolations"][0]["field"], "message.topic");
-    // A sender's own words come back quoted, and cut.
+    // The sender's own text is returned quoted and cut.
     let quoted: serde_json::Value = serde_json::from_str(&to_body(&format!(
         r#"{{"message":{{"\"\n{}":1}}}}"#,
         "x".repeat(500)

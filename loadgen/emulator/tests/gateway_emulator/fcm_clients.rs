@@ -1,5 +1,5 @@
-//! FCM to an HTTP/2 client that knows nothing of it (the `h2` crate), over TLS: from the key file
-//! to the record.
+//! FCM with an independent HTTP/2 client (the `h2` crate) over TLS: from the key file to the
+//! record.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +28,8 @@ async fn every_message_is_recorded_once_as_its_client_saw_it() {
     let (mut requests, driver) = connect(gateway.addr(), gateway.ca_pem()).await;
     let (mut open, mut seen) = (std::collections::VecDeque::new(), BTreeMap::new());
     for i in 0..COUNT {
-        // One fewer than are allowed, and one at first: the client does not know the limit before
-        // it has SETTINGS.
+        // One fewer than allowed, and one at first: the client does not know the limit before it
+        // has SETTINGS.
         if open.len() == 99 || i == 1 {
             let (hash, response) = open.pop_front().expect("some are open");
             seen.insert(hash, read(response).await.expect("answered").status);

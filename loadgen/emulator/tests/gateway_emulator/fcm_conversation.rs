@@ -1,4 +1,4 @@
-//! Frames in, frames out: what FCM says to whom, in which order.
+//! Frames in and frames out: the conversation of FCM with its clients.
 
 use std::time::Duration;
 

@@ -76,7 +76,7 @@ proptest! {
             answers += bench.frames().iter().filter(|f| f.kind == kind::HEADERS).count();
         }
         prop_assert_eq!(answers, bodies.len());
-        // And then a good one is as good as ever.
+        // Then a valid request is still accepted.
         let stream = 2 * u32::try_from(bodies.len()).expect("few") + 1;
         bench.send(&bench.message(stream, &fcm_body(&fcm_token(9))));
         prop_assert_eq!(bench.entries().last().map(|e| e.status), Some(200));
@@ -100,8 +100,8 @@ proptest! {
     fn what_stands_around_a_token_never_changes_whose_it_is(
         before in "[ -~]{0,30}", after in "[ -~]{0,30}", tokens in prop::collection::vec(0_u32..5, 1..8),
     ) {
-        // However a body is cut and remembered, the record names the token that a plain reader of
-        // JSON finds.
+        // However a body is cut and cached, the record names the token that a plain JSON parser
+        // finds.
         let mut bench = Bench::fcm(|_| {});
         for (i, &n) in tokens.iter().enumerate() {
             let body = serde_json::json!({ "message": {

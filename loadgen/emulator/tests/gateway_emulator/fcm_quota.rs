@@ -1,4 +1,4 @@
-//! A project's quota, and what the record shows of it.
+//! A project's quota, and its traces in the record.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn push(bench: &mut Bench, number: u32, body: &[u8]) -> Vec<u8> {
     frames.iter().find(|f| f.kind == kind::DATA).expect("an answer").payload.clone()
 }
 
-/// The most that the record shows in any 60 s.
+/// Returns the most counted entries in any 60 s.
 fn most(entries: &[Entry], counts: impl Fn(&Entry) -> bool) -> usize {
     let times: Vec<_> = entries.iter().filter(|e| counts(e)).map(|e| e.time_us).collect();
     (0..times.len())
@@ -41,7 +41,7 @@ fn over_the_quota_is_429_until_a_minute_has_passed() {
         bench.advance(SECOND);
     }
     let body = String::from_utf8(push(&mut bench, 4, &fcm_body(&fcm_token(4)))).expect("UTF-8");
-    // As recorded by others, with the limit and the project of this one.
+    // As recorded by others, with the limit and the project of this test.
     let expected = r#"{
   "error": {
     "code": 429,

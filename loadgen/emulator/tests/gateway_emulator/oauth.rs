@@ -21,7 +21,7 @@ fn form(assertion: &str) -> String {
     format!("grant_type={}&assertion={assertion}", GRANT_TYPE.replace(':', "%3A"))
 }
 
-/// Posts a form in HTTP/1.1; status and body.
+/// Posts a form in HTTP/1.1, and returns status and body.
 async fn post(gateway: &GatewayHandle, form: &str) -> (u16, serde_json::Value) {
     let head = format!(
         "POST /token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded\r\n\
@@ -45,7 +45,7 @@ async fn exchange(gateway: &GatewayHandle, request: &[u8]) -> (u16, serde_json::
     (status, serde_json::from_str(body).unwrap_or_default())
 }
 
-/// Asks for an access token as a service account does.
+/// Requests an access token as a service account does.
 pub(super) async fn access_token(gateway: &GatewayHandle) -> String {
     let assertion = assertion(gateway.token_uri().expect("FCM has one"), &[]);
     let (status, body) = post(gateway, &form(&assertion)).await;

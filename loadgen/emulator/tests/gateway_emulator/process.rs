@@ -1,4 +1,4 @@
-//! The emulator as a process, told by a file to be FCM.
+//! The emulator as a process, configured as FCM by a file.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

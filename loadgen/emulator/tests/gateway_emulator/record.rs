@@ -1,5 +1,5 @@
-//! The record against what clients saw: a hundred thousand pushes over several connections and two
-//! threads.
+//! The record compared with the observations of clients: a hundred thousand pushes over several
+//! connections and two threads.
 
 use std::collections::BTreeMap;
 

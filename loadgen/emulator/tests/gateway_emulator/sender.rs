@@ -1,4 +1,4 @@
-//! Who sends: keys and accounts, and the tokens that they sign.
+//! Senders: keys and accounts, and the tokens that they sign.
 
 use clarion_emulator::{
     GatewayConfig, KeyConfig, Platform, ProjectConfig, ServiceAccountConfig,
@@ -23,7 +23,7 @@ pub(crate) const PROJECT: &str = "missing-children";
 pub(crate) const FCM_PATH: &str = "/v1/projects/missing-children/messages:send";
 pub(crate) const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.com";
 
-/// A gateway of FCM that knows one project and one account for it, and a project that the account
+/// Returns a gateway of FCM with one project, one account for it, and a project that the account
 /// may not use.
 pub(crate) fn fcm_config() -> GatewayConfig {
     let project =
@@ -42,7 +42,7 @@ pub(crate) fn fcm_config() -> GatewayConfig {
     }
 }
 
-/// What the token endpoint would give.
+/// Returns the token that the token endpoint would issue.
 pub(crate) fn bearer(policy: &Policy, account: usize, expires_ms: u64) -> String {
     let issuer = &policy.fcm().expect("a policy of FCM").issuer;
     let token =
@@ -50,7 +50,7 @@ pub(crate) fn bearer(policy: &Policy, account: usize, expires_ms: u64) -> String
     format!("Bearer {token}")
 }
 
-/// A token as Google's look.
+/// Returns a token in the form of Google's.
 pub(crate) fn fcm_token(i: u32) -> String {
     format!("{i:022}:APA91b{}", "kX-_9".repeat(23))
 }
@@ -61,7 +61,7 @@ pub(crate) fn fcm_body(token: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// An assertion of the test account: its own claims, and what is put over them.
+/// Returns an assertion of the test account: its own claims, and those of `over` in their place.
 pub(crate) fn assertion(token_uri: &str, over: &[(&str, serde_json::Value)]) -> String {
     let mut claims = serde_json::json!({
         "iss": ACCOUNT,
@@ -121,7 +121,7 @@ impl Signer {
     }
 }
 
-/// A configuration that knows one signer and one topic.
+/// Returns a configuration with one signer and one topic.
 pub(crate) fn config(signer: &Signer) -> GatewayConfig {
     GatewayConfig {
         keys: vec![signer.config(KEY, TEAM)],
@@ -130,7 +130,7 @@ pub(crate) fn config(signer: &Signer) -> GatewayConfig {
     }
 }
 
-/// Now, in seconds.
+/// Returns the wall-clock time, seconds since 1970.
 pub(crate) fn wall_s() -> u64 {
     clarion_emulator::clock::wall().0 / 1_000
 }

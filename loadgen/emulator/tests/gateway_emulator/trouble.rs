@@ -1,5 +1,5 @@
-//! Faults that only sockets show: TLS that is slow, expired or never begins, connections that die
-//! or fall silent one by one.
+//! Faults that only sockets show: TLS that is slow, expired or never begins, and connections that
+//! end or fall silent one by one.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Stage {
         seen.map(|seen| seen.status).map_err(|e| e.to_string())
     }
 
-    /// How a TLS handshake fails, told by rustls.
+    /// Returns rustls' error for a failed TLS handshake.
     async fn refused(&self) -> String {
         use std::sync::Arc;
 
@@ -89,7 +89,7 @@ async fn a_slow_handshake_is_slow_and_succeeds() {
 async fn a_connection_is_reset_before_its_handshake() {
     let stage = Stage::new();
     stage.set(r#"{"handshake": {"reset": true}}"#);
-    // So soon that even the call that connects may learn of it.
+    // So early that even the connecting call may return the error.
     let read = async { TcpStream::connect(stage.gateway.addr()).await?.read(&mut [0; 16]).await };
     let read = timeout(PATIENCE, read).await.expect("in time");
     assert_eq!(read.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset));
@@ -102,7 +102,7 @@ async fn connections_are_reset_again_and_again() {
     let stage = Stage::new();
     stage.set(r#"{"repeat": [{"every_ms": 20, "turns": [{"do": "reset"}]}]}"#);
     for _ in 0..3 {
-        // It says nothing, and waits: for its reset, at the next turn.
+        // The client sends nothing and waits for its reset, at the next turn.
         let mut socket = TcpStream::connect(stage.gateway.addr()).await.expect("connected");
         let read = timeout(PATIENCE, socket.read(&mut [0; 16])).await.expect("in time");
         assert_eq!(read.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset));
@@ -114,13 +114,13 @@ async fn one_connection_falls_silent_and_another_does_not() {
     let stage = Stage::new();
     let text = r#"{"seed": 1, "silent": {"mode": "stop_reading", "connections_ppm": 500000}}"#;
     stage.set(text);
-    // A hash of a connection's number decides; they are numbered as they come.
+    // A hash of a connection's number decides; connections are numbered in order of arrival.
     let faults: Faults = serde_json::from_str(text).expect("faults");
     let plan = Plan::new(faults, clock::monotonic(), 0);
     let (mut silent, mut heard) = (Vec::new(), Vec::new());
     for number in 1..=8 {
         let mut socket = TcpStream::connect(stage.gateway.addr()).await.expect("connected");
-        // What is no TLS is answered with an alert, unless nobody reads it.
+        // Bytes that are not TLS are answered with an alert, unless the client does not read it.
         socket.write_all(b"this is no handshake at all").await.expect("written");
         let is_silent = plan.silent(number, clock::monotonic()).is_some();
         if is_silent { silent.push(socket) } else { heard.push(socket) }
@@ -131,7 +131,7 @@ async fn one_connection_falls_silent_and_another_does_not() {
         timeout(PATIENCE, socket.read(&mut [0; 64])).await.expect("in time").expect("an alert");
     }
     assert_eq!(stage.gateway.stats().handshakes_failed, count);
-    // When the silence ends, the others are heard.
+    // When the silence ends, the other connections are served.
     stage.set("{}");
     for mut socket in silent {
         timeout(PATIENCE, socket.read(&mut [0; 64])).await.expect("in time").expect("an alert");

@@ -1,9 +1,9 @@
 //! The changes that phones report to the registry, and their delivery times: a pure function of the
 //! seed.
 //!
-//! A run's changes are numbered; at a rate of `r` a second, the phone *observes* number `n` `n / r`
-//! seconds after the beginning. The change is drawn from the seed and its number: a new place for a
-//! commuter or for a whole carriage, a leap of a phone that was switched off meanwhile, an
+//! A run's changes are numbered; at a rate of `r` per second, the phone *observes* number `n` `n /
+//! r` seconds after the beginning. The change is drawn from the seed and its number: a new place
+//! for a commuter or for a whole carriage, a leap of a phone that was switched off meanwhile, an
 //! installation, a new token, a removal, a mute.
 //!
 //! Observations do not arrive in order. Some are late, by milliseconds up to [`LATE_MAX_SECONDS`],
@@ -19,34 +19,34 @@ use crate::{
     verdict::history::Change,
 };
 
-/// Share of the changes that arrives late.
+/// Share of the changes that arrive late.
 const LATE_SHARE: f64 = 0.03;
-/// Largest delay of a delivery, seconds; half of the late ones come within a quarter of it.
+/// Longest delay of a delivery, seconds; half of the late ones arrive within a quarter of it.
 const LATE_MAX_SECONDS: f64 = 8.0;
-/// Share of the changes that arrives a second time, as late.
+/// Share of the changes that arrive a second time, late.
 const TWICE_SHARE: f64 = 0.02;
 
-/// Of a thousand changes that are not a train's, by kind; the rest are commuters'.
+/// Changes per thousand that are not a train's, by kind; the rest are commuters'.
 const LEAPS: usize = 100;
 const TOKENS: usize = 50;
 const REMOVALS: usize = 30;
 const INSTALLS: usize = 30;
 const MUTES: usize = 20;
-/// Changes of trains per thousand changes; they come by the carriage.
+/// Changes of trains per thousand changes; the changes of a carriage come together.
 const TRAINS: f64 = 250.0;
 
 /// One delivery of one observation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Planned {
-    /// Who; devices beyond the population's count are installed meanwhile.
+    /// Number of the device; numbers beyond the population's count are installed during the run.
     pub device: u64,
-    /// When the phone observed it, microseconds from the beginning.
+    /// Time of the phone's observation, microseconds from the beginning.
     pub observed_us: u64,
     /// The change that the phone observed.
     pub change: Change,
 }
 
-/// A plan, given out in the order of delivery.
+/// A plan that returns its deliveries in order of time.
 #[derive(Debug)]
 pub struct Plan<'a> {
     population: &'a Population,
@@ -54,10 +54,10 @@ pub struct Plan<'a> {
     per_second: f64,
     /// Number of the next change.
     number: u64,
-    /// Changes delivered late, by the number of the change after which they are delivered.
+    /// Late changes, by the number of the change after which they are delivered.
     postponed: BTreeMap<u64, Vec<Planned>>,
     phones: Vec<Phone>,
-    /// Number of changes given out, by kind.
+    /// Number of returned changes by kind.
     pub kinds: Kinds,
 }
 
@@ -71,7 +71,7 @@ struct Phone {
 }
 
 impl<'a> Plan<'a> {
-    /// Over a population that is registered and where its homes are.
+    /// Creates the plan of a registered population whose devices are at their homes.
     #[must_use]
     pub fn new(population: &'a Population, ways: Ways, changes_per_second: u32) -> Self {
         let count = usize::try_from(population.count()).expect("checked: devices");
@@ -86,19 +86,19 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Devices there are by now, those that are gone included.
+    /// Returns the number of devices so far, including removed ones.
     #[must_use]
     pub fn devices(&self) -> u64 {
         self.phones.len() as u64
     }
 
-    /// Time up to which changes were given out.
+    /// Returns the time up to which changes were returned.
     #[must_use]
     pub fn reached(&self) -> Duration {
         Duration::from_secs_f64(self.seconds(self.number))
     }
 
-    /// Appends the deliveries before a time, at most about `most`; later calls continue from there.
+    /// Appends the deliveries before a time, at most about `most`. Later calls continue from there.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
     pub fn until(&mut self, seconds: f64, most: usize, out: &mut Vec<Planned>) {
         let end = (seconds * self.per_second) as u64;
@@ -111,7 +111,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The observation of that number, or a carriage's.
+    /// Appends the observation of this number, or those of a whole carriage.
     fn observe(&mut self, number: u64, out: &mut Vec<Planned>) {
         let mut draws = Draws::new(self.population.seed(), DOMAIN_PLAN, number);
         let carriages = way::carriages(self.population.count());
@@ -149,7 +149,7 @@ impl<'a> Plan<'a> {
         let at = usize::try_from(device).expect("fits");
         let (phone, kinds) = (&mut self.phones[at], &mut self.kinds);
         let change = if phone.gone {
-            // Whoever removed it has thought better of it: a token of its own each time.
+            // An app that is installed again has a new token each time.
             *phone = Phone { generation: phone.generation + 1, ..Phone::default() };
             kinds.installs += 1;
             Change::Arrival(phone.generation, place)
@@ -175,7 +175,7 @@ impl<'a> Plan<'a> {
         self.deliver(number, device, change, &mut draws, out);
     }
 
-    /// Now, or late, or twice.
+    /// Delivers an observation now, late, or twice.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
     fn deliver(
         &mut self,
@@ -248,7 +248,7 @@ mod tests {
             (late, 1_800),
             (twice, 1_200),
         ] {
-            // A phone that is gone cannot leap, and comes back instead.
+            // A removed phone cannot leap, and is installed again instead.
             assert!((expected * 6 / 10..expected * 13 / 10).contains(&count), "{:?}", plan.kinds);
         }
         assert!(commutes > 20_000 && installs > 1_350, "{:?}", plan.kinds);
@@ -258,8 +258,7 @@ mod tests {
     }
 
     proptest! {
-        /// However often it is asked, and how much it may give each time: the same changes in the
-        /// same order.
+        /// The changes and their order do not depend on the number of calls or on their limits.
         #[test]
         fn the_plan_is_the_seeds_alone(seed in 0_u64..1_000, steps in proptest::collection::vec((0.0..2.0_f64, 1_usize..400), 1..20)) {
             let population = population(2_000, seed);
@@ -277,8 +276,8 @@ mod tests {
             prop_assert_eq!(&by_steps[..], &at_once[..by_steps.len()]);
         }
 
-        /// No phone says anything of itself before it is there or after it is gone, and no token is
-        /// given out twice.
+        /// No phone reports anything before it is installed or after it is removed, and no token is
+        /// used twice.
         #[test]
         fn phones_live_one_life_after_the_other(seed in 0_u64..1_000) {
             let population = population(600, seed);

@@ -1,10 +1,10 @@
-//! The way of a phone over time: a pure function of the seed, the phone's number and the time.
+//! The way of a phone over time, a pure function of the seed, the phone's number and the time.
 //!
 //! Most phones are *commuters*: each moves straight towards the place last seen or straight away
 //! from it, at the speed of a bicycle up to that of a car, so that all bands are crossed in both
-//! directions all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones
-//! that are at one place at one time, change their cells together, and half of whose lines cross
-//! the rim of the region during a run.
+//! directions all the time. One phone in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred
+//! phones that are at one place at one time and change their cells together. Half of the lines
+//! cross the rim of the region during a run.
 
 use std::f64::consts::{PI, TAU};
 
@@ -13,38 +13,38 @@ use crate::{
     population::{Population, draws::Draws},
 };
 
-/// Streams of draws, beside those of the population.
+/// Domains of draws, separate from those of the population.
 const DOMAIN_COMMUTER: u64 = 17;
 const DOMAIN_LINE: u64 = 18;
 
-/// Which part of the phones rides on trains.
+/// Number of phones of which one rides on a train.
 pub(super) const RIDE_ONE_IN: u64 = 5;
-/// Phones in a carriage: they are seen at one place at one time.
+/// Number of phones in a carriage, which are at one place at one time.
 pub(super) const CARRIAGE: u64 = 100;
-/// Carriages of a train, and metres from one to the next.
+/// Number of carriages of a train, and the distance between two of them, metres.
 const CARRIAGES_PER_TRAIN: u64 = 8;
 const CARRIAGE_METERS: f64 = 25.0;
-/// Metres per second: 18 to 108 km/h.
+/// Slowest and fastest commuter, metres per second: 18 to 108 km/h.
 const COMMUTER_SPEED: (f64, f64) = (5.0, 30.0);
-/// Metres per second: 216 to 324 km/h.
+/// Slowest and fastest train, metres per second: 216 to 324 km/h.
 const TRAIN_SPEED: (f64, f64) = (60.0, 90.0);
-/// Half of the lines begin so near to the rim, in metres, that they cross it within a minute or
-/// two.
+/// Distance to the rim within which half of the lines begin, metres, so that they cross the rim
+/// within a minute or two.
 const RIM_METERS: f64 = 4_000.0;
-/// How far a line may turn from straight in or straight out, radians.
+/// Largest angle by which a line may deviate from straight in or straight out, radians.
 const TILT: f64 = PI / 6.0;
 
 /// The ways of a population around a place.
 #[derive(Debug, Clone, Copy)]
 pub struct Ways {
-    /// Towards and away from here.
+    /// Place to which and from which all ways lead.
     pub center: Place,
     /// Radius at which train lines cross the region's rim, metres.
     pub rim_meters: f64,
 }
 
 impl Ways {
-    /// Place of a device after this many seconds.
+    /// Returns the place of a device after this many seconds.
     #[must_use]
     pub fn at(&self, population: &Population, device: u64, seconds: f64) -> Place {
         if device.is_multiple_of(RIDE_ONE_IN)
@@ -61,7 +61,7 @@ impl Ways {
         self.center.toward(self.center.bearing(home), now).rounded()
     }
 
-    /// Place of a carriage after this many seconds.
+    /// Returns the place of a carriage after this many seconds.
     fn train(&self, seed: u64, carriage: u64, seconds: f64) -> Place {
         let mut draws = Draws::new(seed, DOMAIN_LINE, carriage / CARRIAGES_PER_TRAIN);
         let bearing = draws.unit() * TAU;
@@ -82,13 +82,13 @@ impl Ways {
     }
 }
 
-/// Carriages that the riders of a population fill.
+/// Returns the number of carriages that the riders of a population fill.
 #[must_use]
 pub(super) fn carriages(devices: u64) -> u64 {
     devices / RIDE_ONE_IN / CARRIAGE
 }
 
-/// Devices that ride in a carriage.
+/// Returns the devices that ride in a carriage.
 pub(super) fn riders(carriage: u64) -> impl Iterator<Item = u64> {
     (carriage * CARRIAGE..(carriage + 1) * CARRIAGE).map(|rider| rider * RIDE_ONE_IN)
 }

@@ -1,5 +1,5 @@
-//! The alerts of a series: started, watched side by side, and given their requests until they are
-//! judged.
+//! The alerts of a series: each is started, watched beside others, and given its requests until it
+//! is judged.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
     verdict::ledger::Push,
 };
 
-/// All alerts that are not judged yet.
+/// Alerts that are not judged yet.
 pub(super) struct Alerts<'a> {
     channel: Channel,
     scene: &'a Scene<'a>,
@@ -33,11 +33,11 @@ pub(super) struct Alerts<'a> {
     deadline: Duration,
     /// Alerts in progress by the hash of their collapse key, which every record contains.
     open: BTreeMap<u64, Open>,
-    /// Judged alerts with unanswered requests that the cluster reported and no record has shown
-    /// yet, by hash: their number.
+    /// Number of unanswered requests that the cluster reported and no record has shown yet, by the
+    /// hash of judged alerts.
     unseen: BTreeMap<u64, u64>,
     watching: JoinSet<(u64, Result<Ended, DriveError>)>,
-    /// The newest has been handed over whole, or has ended.
+    /// Whether the newest alert has handed over all devices, or has ended.
     handed: Arc<AtomicBool>,
     changed: Arc<Notify>,
 }
@@ -48,7 +48,7 @@ struct Open {
     pushes: Vec<Push>,
 }
 
-/// An alert to be judged.
+/// An alert that is ready to be judged.
 pub(super) struct Complete {
     /// Hash of the collapse key of its pushes.
     pub hash: u64,
@@ -64,7 +64,7 @@ impl<'a> Alerts<'a> {
             channel,
             scene,
             alerts_max: series.alerts_max,
-            // It may begin at the start of the trouble, and has so long after its end.
+            // An alert may begin at the start of the fault, and has this much time after its end.
             deadline: Duration::from_secs_f64(series.seconds)
                 + Duration::from_secs(scene.scenario.deadlines.wave_s),
             open: BTreeMap::new(),
@@ -75,21 +75,21 @@ impl<'a> Alerts<'a> {
         }
     }
 
-    /// Whether the next is to begin.
+    /// Reports whether the next alert may begin.
     pub(super) fn has_room(&self) -> bool {
         self.watching.len() < self.alerts_max && self.handed.load(Ordering::Relaxed)
     }
 
-    /// Whether none is under way.
+    /// Reports whether no alert is in progress.
     pub(super) fn are_over(&self) -> bool {
         self.watching.is_empty()
     }
 
-    /// Submits one; gives what its pushes collapse by.
+    /// Submits an alert, and returns the hash of its collapse key.
     pub(super) async fn begin(&mut self) -> Result<u64, RunError> {
         let alert = alert::alert(self.scene.scenario, self.scene.population);
-        // Made of the time: no two of them are the same, in this run or another against the same
-        // cluster.
+        // Derived from the time, so that no two ids are equal, in this run or another against the
+        // same cluster.
         let request_id =
             uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
         let submitted = alert::submit(self.channel.clone(), alert, request_id).await?;
@@ -115,7 +115,7 @@ impl<'a> Alerts<'a> {
         Ok(hash)
     }
 
-    /// One has been handed over, or has ended. Safe to be dropped and asked again.
+    /// Waits until an alert has handed over all devices or has ended. The call is safe to cancel.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -132,28 +132,28 @@ impl<'a> Alerts<'a> {
         Ok(())
     }
 
-    /// Gives a request to its alert; false if there is none.
+    /// Assigns a request to its alert. Returns false if there is none.
     pub(super) fn take(&mut self, hash: u64, push: Push) -> bool {
         let alert = self.open.get_mut(&hash);
         alert.map(|open| open.pushes.push(push)).is_some()
     }
 
-    /// Records the result of an alert: this many requests were sent, never answered, and seen by no
-    /// gateway.
+    /// Records the result of an alert: the number of requests that were sent, never answered, and
+    /// seen by no gateway.
     pub(super) fn judged(&mut self, hash: u64, unseen: u64) {
         if unseen > 0 {
             self.unseen.insert(hash, unseen);
         }
     }
 
-    /// Whether a request is one of those: a gateway that had stopped reading continued with
-    /// requests from before.
+    /// Reports whether a request is one of those: a gateway that had stopped reading continued with
+    /// earlier requests.
     pub(super) fn is_late(&mut self, hash: u64) -> bool {
         let unseen = self.unseen.get_mut(&hash).filter(|unseen| **unseen > 0);
         unseen.map(|unseen| *unseen -= 1).is_some()
     }
 
-    /// Gives away those that ended before a time.
+    /// Removes and returns the alerts that ended before a time.
     pub(super) fn ended_before(&mut self, before_ns: u64) -> Vec<Complete> {
         let ended = |open: &Open| open.ended.as_ref().is_some_and(|e| e.seen_ns < before_ns);
         let hashes: Vec<u64> =

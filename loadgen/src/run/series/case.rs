@@ -19,14 +19,14 @@ use crate::{
     },
 };
 
-/// What is known of a case so far. The words are those of [`crate::scenario::figures::FIGURES`].
+/// Sums of a case so far. Fields are named like [`crate::scenario::figures::FIGURES`].
 #[derive(Debug, Default)]
 pub(super) struct Case {
     pub begun_ns: u64,
     pub trouble: Duration,
     pub calm: Duration,
     pub proving: Duration,
-    /// The undisturbed alert at the end.
+    /// Hash of the undisturbed alert at the end.
     pub proof: Option<u64>,
     pub judged: Judged,
     pub late: u64,
@@ -52,7 +52,7 @@ pub(super) struct Case {
     speechless: u64,
     unexplained: u64,
     accepted_in_trouble: u64,
-    /// By gateways that were in trouble, after its end, by [`BUCKET`].
+    /// Acceptances of disturbed gateways after the end of the fault, by [`BUCKET`].
     accepted_after: BTreeMap<u128, u64>,
 }
 
@@ -64,23 +64,24 @@ impl Case {
         Self { begun_ns, trouble, ..Self::default() }
     }
 
-    /// One request, whichever alert's; `befallen`: to a gateway that was in trouble.
-    pub(super) fn count(&mut self, push: &Push, befallen: bool) {
+    /// Counts one request of any alert. `disturbed` means that its gateway was disturbed.
+    pub(super) fn count(&mut self, push: &Push, disturbed: bool) {
         if push.fate != Fate::Accepted {
             return;
         }
         let end = u128::from(self.begun_ns) + self.trouble.as_nanos();
         match u128::from(push.at_ns).checked_sub(end) {
             None => self.accepted_in_trouble += 1,
-            Some(after) if befallen => {
+            Some(after) if disturbed => {
                 *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1;
             }
             Some(_) => {}
         }
     }
 
-    /// From the end of the trouble until half of what it had held up was accepted: by then a lane
-    /// has its rate back. The rest are single devices that wait for their next try.
+    /// Returns the time from the end of the fault until half of the delayed pushes were accepted:
+    /// by then a lane has its rate back. The rest are single devices that wait for their next
+    /// attempt.
     fn recovery(&self) -> Duration {
         let calm = self.accepted_after.range(..=self.calm.as_nanos() / BUCKET.as_nanos());
         let held_up: u64 = calm.clone().map(|(_, count)| count).sum();
@@ -94,14 +95,14 @@ impl Case {
         })
     }
 
-    /// One alert that has ended, by the cluster's words and by the gateways' records.
+    /// Adds the result of one alert: its end as the cluster reported it, and its judgement.
     pub(super) fn alert(&mut self, hash: u64, ended: &Ended, judged: Judged) {
         let progress = ended.progress.progress.unwrap_or_default();
         let outcomes = progress.outcomes.unwrap_or_default();
         self.alerts += 1;
         self.unresolved += u64::from(ended.progress.state() != State::Resolved);
-        let told = outcomes.refused + outcomes.unknown + outcomes.expired;
-        self.untold += judged.missed.saturating_sub(told);
+        let reported = outcomes.refused + outcomes.unknown + outcomes.expired;
+        self.untold += judged.missed.saturating_sub(reported);
         let causes = progress.unanswered_requests + progress.retried_requests;
         self.repeats_uncounted += judged.repeated.saturating_sub(causes);
         self.unanswered_uncounted += judged.unanswered.saturating_sub(progress.unanswered_requests);
@@ -110,9 +111,9 @@ impl Case {
         self.refused += outcomes.refused;
         self.expired += outcomes.expired;
         self.retried += progress.retried_requests;
-        self.troubled += u64::from(ended.told.troubled);
-        self.alarmed += u64::from(ended.told.alarmed);
-        self.speechless += ended.told.speechless;
+        self.troubled += u64::from(ended.troubles.troubled);
+        self.alarmed += u64::from(ended.troubles.alarmed);
+        self.speechless += ended.troubles.speechless;
         self.unexplained += unexplained(&ended.progress);
         if self.proof == Some(hash) {
             (self.lost, self.lost_alive) = (judged.unsent, judged.unsent_alive);
@@ -205,14 +206,15 @@ impl Case {
     }
 }
 
-/// Difference between the devices that ended as dead or refused and the reported reasons.
+/// Returns the difference between the devices that ended as dead or refused and the reported
+/// reasons.
 fn unexplained(ended: &AlertProgress) -> u64 {
     let outcomes = ended.progress.and_then(|progress| progress.outcomes).unwrap_or_default();
-    let told = |outcome| {
+    let explained = |outcome| {
         ended.reasons.iter().filter(|r| r.outcome() == outcome).map(|r| r.count).sum::<u64>()
     };
-    let (dead, refused) = (told(Outcome::Dead), told(Outcome::Refused));
-    // What is told as a sum may be any of them.
+    let (dead, refused) = (explained(Outcome::Dead), explained(Outcome::Refused));
+    // Reasons that are reported as a sum may be of either outcome.
     let difference = outcomes.dead.abs_diff(dead) + outcomes.refused.abs_diff(refused);
     difference.saturating_sub(ended.other_reasons_count)
 }
@@ -264,11 +266,11 @@ mod tests {
     fn recovery_is_when_half_of_what_was_held_up_is_accepted() {
         let mut case =
             Case { calm: Duration::from_secs(9), ..Case::new(1_000, Duration::from_secs(1)) };
-        let mut accept = |millis: u64, befallen| {
+        let mut accept = |millis: u64, disturbed| {
             let at_ns = 1_000 + millis * 1_000_000;
             case.count(
                 &Push { token_hash: 1, at_ns, fate: Fate::Accepted, answer: Answer::Given },
-                befallen,
+                disturbed,
             );
         };
         accept(999, true);

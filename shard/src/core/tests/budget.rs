@@ -1,4 +1,4 @@
-//! As many connections as the budget says, and what is said of their use.
+//! Connections follow the budget, and their use is reported.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,7 +19,7 @@ fn connections(connections: usize) -> Command {
     Command::Connections { lane: LANE, connections, host: None }
 }
 
-/// A gateway that is 50 ms away and allows 100 streams.
+/// Creates a world whose gateway is 50 ms away and allows 100 streams.
 fn far(connections: usize) -> World {
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), true, connections);
     world.latency = Duration::from_millis(50);

@@ -1,6 +1,6 @@
-//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed
-//! to again, and nobody else waits or is refused. And many of them: a lane, a credential or a
-//! message is in question, and somebody is told.
+//! One odd answer among good ones, of every kind observed in use: the gateway's device is pushed to
+//! again, and no other device waits or is refused. Then many such answers: a lane, a credential or
+//! a message is in question, and this is reported.
 
 mod property;
 
@@ -21,15 +21,15 @@ use crate::{
 const HOUR: Time = Time(3_600 * SECOND);
 const DEVICES: u32 = 3_000;
 const HTML: &str = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>";
-/// A wave under way at this rate.
+/// Rate of a wave in progress.
 const RATE: Rate = Rate { per_second: 1_000.0, burst: 10.0 };
 
 fn counted(world: &World, outcome: Outcome) -> u64 {
     world.totals(1).outcomes[outcome as usize]
 }
 
-/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the
-/// gateway.
+/// Creates a world with half of the devices through APNs and half through FCM, each over two
+/// connections, 20 ms from the gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::new(Gateway::new(100, script));
     world.latency = Duration::from_millis(20);
@@ -40,7 +40,7 @@ fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     world
 }
 
-/// What became of a wave in whose middle one request of a lane was answered oddly.
+/// Runs a wave in whose middle one request of a lane gets an odd answer.
 fn one_odd(platform: Platform, odd: Reply) -> World {
     let mut asked = 0;
     let mut world = world(move |request, _| {
@@ -135,7 +135,7 @@ fn a_head_whose_connection_is_lost_is_no_outcome() {
     }
 }
 
-/// The limit of a device is its own, wherever the answer says so.
+/// The limit of a device concerns that device only, wherever the answer names it.
 #[test]
 fn one_429_that_speaks_of_a_device_stops_only_that_device() {
     let body = r#"{"error":{"code":429,"message":"Device message rate exceeded","status":"RESOURCE_EXHAUSTED","details":[
@@ -201,8 +201,8 @@ fn what_may_be_the_wrong_environment_is_told_from_what_is_dead() {
     assert_eq!(apns.bad_device_tokens, tenth);
 }
 
-/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached
-/// when it is gone.
+/// A proxy answers in place of the gateway: the lane reports the trouble and probes, and reaches
+/// every device when the proxy is removed.
 #[test]
 fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -281,8 +281,8 @@ fn some_pages_among_good_answers_are_no_trouble() {
     assert!(reasons.iter().map(|(.., count)| count).sum::<u64>() >= 30, "{reasons:?}");
 }
 
-/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single
-/// requests look whether that is still so.
+/// A key is revoked in the middle of a wave: the lane stops and reports it, and single requests
+/// test whether the key is still refused.
 #[test]
 fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -314,8 +314,8 @@ fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     assert!(back.since(to) <= Duration::from_secs(6), "{:?}", back.since(to));
 }
 
-/// After restarts the gateway does not take a token yet, and there is no other: tried within
-/// seconds, and told.
+/// After restarts the gateway does not accept a token yet, and there is no other one: the lane
+/// retries within seconds, and reports it.
 #[test]
 fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     let until = Time(12 * SECOND);
@@ -344,8 +344,8 @@ fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
 
-/// The same of a token that was accepted before: the lane pauses, says so, and is back when the
-/// trouble is over.
+/// A token that was accepted before gets the same answer: the lane pauses, reports it, and recovers
+/// after the trouble.
 #[test]
 fn an_accepted_token_that_changed_too_often_pauses_the_lane_with_probes() {
     let (from, to) = (Time(2 * SECOND), Time(32 * SECOND));

@@ -1,4 +1,4 @@
-//! Gateways that fail in every way, and everybody is reached all the same.
+//! Gateways that fail in every way, and waves that reach every device nevertheless.
 
 use std::{sync::Arc, time::Duration};
 
@@ -217,7 +217,8 @@ fn a_retry_reads_the_device_again() {
     assert!(world.said.bands[&WaveId(1)].values().all(|counts| counts.open() == 0));
 }
 
-/// A wave over two apps, each on a lane of its own; devices with odd numbers have the second app.
+/// Creates a wave over two apps, each on a lane of its own; devices with odd numbers have the
+/// second app.
 fn two_lanes() -> World {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     let other = LaneId(2);

@@ -1,4 +1,4 @@
-//! What a core does about FCM's answers, and what it never does.
+//! Reactions of a core to FCM's answers.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
     outcome::Platform,
 };
 
-/// As the tests' lanes have it.
+/// Number of answers in a full row, as in the tests' lanes.
 const EVIDENCE: usize = 32;
 
 const HOUR: Time = Time(3_600 * SECOND);
 const DAY: Time = Time(24 * 3_600 * SECOND);
 
-/// 600 devices, those with odd numbers through FCM, which answers by the script.
+/// Creates a world of 600 devices; those with odd numbers use FCM, which answers by the script.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut script = script;
     let gateway = Gateway::new(100, move |request, tries| match request.platform {
@@ -204,8 +204,8 @@ fn what_is_refused_without_a_word_on_the_token_kills_nobody() {
     );
 }
 
-/// The longest time without a request to FCM after the first with this number of tries, and when it
-/// began.
+/// Returns the longest time without a request to FCM after the first with this number of attempts,
+/// and its start.
 fn pause_after(world: &World, from: Time) -> Duration {
     let times: Vec<Time> =
         world.requests_of(Platform::Fcm).iter().map(|r| r.at).filter(|at| *at >= from).collect();
@@ -251,7 +251,7 @@ fn a_gateway_that_says_how_long_is_left_alone_for_so_long() {
     }
 }
 
-/// However long it asks for: the device waits, and nobody else.
+/// The answer delays its own device, for any requested pause, and no other device.
 #[test]
 fn one_answer_that_asks_for_a_pause_stops_only_its_device() {
     for (status, code) in [(503, "UNAVAILABLE"), (429, "QUOTA_EXCEEDED")] {

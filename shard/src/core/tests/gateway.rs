@@ -1,5 +1,5 @@
-//! The other side: a gateway as small as can be, APNs' or FCM's by the lane that connects, reading
-//! frames with code of its own and HPACK with a library.
+//! A small gateway, APNs or FCM by the lane that connects. It reads frames with code of its own and
+//! HPACK with a library.
 
 use std::collections::BTreeMap;
 
@@ -7,72 +7,72 @@ use clarion_proto::time::Time;
 
 use crate::{core::ConnectionId, outcome::Platform};
 
-/// One request as the gateway saw it.
+/// A request as the gateway received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) at: Time,
     pub(super) connection: ConnectionId,
     pub(super) platform: Platform,
-    /// The device's number, which the tests use as its token.
+    /// Number of the device, which the tests use as its token.
     pub(super) device: u32,
     pub(super) authorization: String,
     pub(super) body: Vec<u8>,
 }
 
-/// What the gateway does with a request.
+/// Reaction of the gateway to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// 200.
+    /// Status 200.
     Accept,
-    /// An error with its reason.
+    /// An error with its status and reason.
     Refuse(u16, &'static str),
-    /// An error of FCM: its status with the canonical word, its `FcmError` unless empty, its
-    /// `retry-after`.
+    /// An error of FCM: its status, the reason of its `FcmError` unless empty, its `retry-after`.
     Fcm(u16, &'static str, Option<u64>),
-    /// A status with this body: of FCM, or of whatever answers in the gateway's place.
+    /// A status with this body, from FCM or from an intermediary.
     Page(u16, &'static str),
-    /// The head of an answer, then RST_STREAM (`true`), or the connection is lost.
+    /// The head of an answer, then RST_STREAM (`true`) or the loss of the connection.
     Cut(u16, bool),
-    /// Nothing, ever.
+    /// No answer at all.
     Silence,
-    /// RST_STREAM(REFUSED_STREAM): not processed.
+    /// RST_STREAM(REFUSED_STREAM): the request is not processed.
     NotProcessed,
 }
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 type Script = Box<dyn FnMut(&Request, u32) -> Reply>;
 
-/// One connection of the gateway.
+/// The gateway's side of one connection.
 struct Peer {
     platform: Platform,
     input: Vec<u8>,
     output: Vec<u8>,
     greeted: bool,
     decoder: fluke_hpack::Decoder<'static>,
-    /// Headers and body of requests that are under way.
+    /// Headers and body of incomplete requests.
     under_way: BTreeMap<u32, (Fields, Vec<u8>)>,
     answered: u64,
 }
 
-/// All of it.
+/// The gateway with all its connections.
 pub(super) struct Gateway {
     peers: BTreeMap<ConnectionId, Peer>,
     pub(super) requests: Vec<Request>,
-    /// Decides on each request; the number counts the requests for that device, from 1.
+    /// Function that decides on each request. Its number counts the requests for the same device,
+    /// from 1.
     pub(super) script: Script,
     tries: BTreeMap<u32, u32>,
-    /// Streams allowed after the first good answer on a connection; 1 before.
+    /// Streams allowed after the first success on a connection; 1 before.
     pub(super) streams: u32,
-    /// What new connections are told behind the usual SETTINGS.
+    /// Further settings that new connections get after the usual SETTINGS.
     pub(super) settings: Vec<(u16, u32)>,
-    /// Gives the connection's window back as it is used.
+    /// Whether the gateway returns credit for the connection's window as it is used.
     pub(super) credits: bool,
-    /// Answers PING.
+    /// Whether the gateway answers PINGs.
     pub(super) pongs: bool,
-    /// Who asked whether it is there.
+    /// PINGs received, by platform and time.
     pub(super) pings: Vec<(Platform, Time)>,
     pub(super) open_max: usize,
-    /// To be lost as soon as what was said on them has arrived.
+    /// Connections that are lost once their output has arrived.
     pub(super) lost: Vec<ConnectionId>,
 }
 
@@ -119,12 +119,12 @@ impl Gateway {
         self.peers.insert(id, peer);
     }
 
-    /// SETTINGS for all connections that stand.
+    /// Sends SETTINGS on all established connections.
     pub(super) fn say_settings(&mut self, values: &[(u16, u32)]) {
         self.peers.values_mut().for_each(|peer| peer.settings(values));
     }
 
-    /// PING on all connections that stand.
+    /// Sends a PING on all established connections.
     pub(super) fn ping(&mut self) {
         self.peers.values_mut().for_each(|peer| peer.frame(6, 0, 0, b"eight..."));
     }
@@ -141,7 +141,7 @@ impl Gateway {
         self.peers.iter().filter(|(_, peer)| peer.platform == platform).map(|(id, _)| *id).collect()
     }
 
-    /// GOAWAY that leaves all streams so far to be answered.
+    /// Sends a GOAWAY that leaves all streams so far to be answered.
     pub(super) fn go_away(&mut self, id: ConnectionId, last: u32) {
         self.go_away_saying(id, last, 0, "");
     }
@@ -151,7 +151,7 @@ impl Gateway {
         self.peers.get_mut(&id).unwrap().frame(7, 0, 0, &payload);
     }
 
-    /// Everything that it has to say.
+    /// Takes the output of all connections.
     pub(super) fn take_output(&mut self) -> Vec<(ConnectionId, Vec<u8>)> {
         let output =
             |(id, peer): (&ConnectionId, &mut Peer)| (*id, std::mem::take(&mut peer.output));
@@ -329,7 +329,7 @@ impl Gateway {
     }
 }
 
-/// `:status` as a literal without indexing.
+/// Returns `:status` as a literal without indexing.
 fn head(status: u16) -> Vec<u8> {
     [&[0x08, 3], status.to_string().as_bytes()].concat()
 }

@@ -1,5 +1,5 @@
-//! Two cores of a node with one budget: what holds of a core's own pushes holds of those that
-//! another core carries.
+//! Two cores of a node with one budget: pushes that another core carries behave as a core's own
+//! pushes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,11 +23,11 @@ const HOUR: Time = Time(3_600 * SECOND);
 const HOST: usize = 0;
 const GUEST: usize = 1;
 
-/// Two cores that write to each other. Both have wave 1 over devices of their own: the host 0 to
+/// Two cores that exchange letters. Both have wave 1 over devices of their own: the host 0 to
 /// 2,999, the guest 3,000 to 5,999.
 struct Pair {
     worlds: [World; 2],
-    /// Letters are held up.
+    /// Whether letters are held up.
     cut: bool,
 }
 
@@ -45,7 +45,7 @@ impl Pair {
         pair
     }
 
-    /// So many connections for each; who has none is the other's guest.
+    /// Sets the number of connections of each core; a core without any is the guest of the other.
     fn share(&mut self, host: usize, guest: usize) {
         for (core, connections) in [(HOST, host), (GUEST, guest)] {
             let host = (connections == 0).then_some(1 - core);
@@ -270,8 +270,8 @@ fn a_refused_provider_token_stops_both_until_the_next() {
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
 }
 
-/// The only connection is the host's: it is replaced when a row of its answers is no success, so
-/// that both hear of a second one.
+/// The only connection is the host's. It is replaced when a row of its answers has no success, so
+/// that both cores get answers from a second one.
 #[test]
 fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
     let mut pair = Pair::new(100, |_, _| Reply::Refuse(400, "BadTopic"));

@@ -139,7 +139,8 @@ fn a_lane_keeps_its_slice_and_stops_with_it() {
     keeps(&world, 1_000, 50);
 }
 
-/// Everybody once; in no second more than a second's worth and a burst; and not idly slower.
+/// Checks that every device was pushed to once, that no second had more than a second's worth and a
+/// burst, and that the wave was not slower than its rate.
 fn keeps(world: &World, per_second: usize, burst: usize) {
     let times: Vec<_> = world.gateway.requests.iter().map(|r| r.at).collect();
     assert_eq!(times.len(), 3_000);

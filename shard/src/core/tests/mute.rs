@@ -1,5 +1,5 @@
-//! Gateways that can be reached and take nothing: people are told why, and it is over soon after
-//! the gateway's trouble.
+//! Gateways that can be reached and accept no request: the reason is reported, and the lane
+//! recovers soon after the gateway.
 
 use std::time::Duration;
 
@@ -17,14 +17,15 @@ use crate::{
 const HOUR: Time = Time(3_600 * SECOND);
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const MAX_HEADER_LIST_SIZE: u16 = 6;
-/// The longest pause, a tenth of it on top, and what a turn takes.
+/// Longest time until the lane is back: the longest pause with a tenth on top, and the duration of
+/// a turn.
 const BACK: Duration = BUSY_PAUSE_MAX.saturating_add(Duration::from_millis(600));
 
 fn accepted(world: &World) -> u64 {
     world.totals(1).outcomes[Outcome::Accepted as usize]
 }
 
-/// A wave under way, 500 a second.
+/// Creates a wave in progress with 500 pushes per second.
 fn world(gateway: Gateway, devices: u32, connections: usize) -> World {
     let mut world = World::with(gateway, true, connections);
     world.latency = Duration::from_millis(10);
@@ -35,7 +36,7 @@ fn world(gateway: Gateway, devices: u32, connections: usize) -> World {
     world
 }
 
-/// The gateway's SETTINGS are of no use for two minutes.
+/// Sends useless SETTINGS for two minutes and checks the reported reason.
 fn settings(bad: (u16, u32), good: (u16, u32), words: &str) {
     let mut world = world(Gateway::new(100, |_, _| Reply::Accept), 3_000, 2);
     world.gateway.settings = vec![bad];
@@ -106,8 +107,7 @@ fn no_window_for_ever() {
     assert!(world.last(1).unanswered_requests <= 6, "{}", world.last(1).unanswered_requests);
 }
 
-/// It says that it is there, all the time, on one of two connections, and answers nothing: another
-/// one takes its place.
+/// One of two connections sends PINGs all the time and answers no request: another one replaces it.
 #[test]
 fn a_connection_that_talks_and_never_answers() {
     let mut dead = None;

@@ -1,4 +1,4 @@
-//! Two lanes of one wave: neither holds back the other, each goes from the nearest outwards, and
+//! Two lanes of one wave: neither delays the other, each goes from the nearest band outwards, and
 //! quotas hold.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{command::Command, lane::rate::Rate, outcome::Platform};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
-/// 3,000 devices, half of them through an FCM lane of 20 requests a second.
+/// Creates 3,000 devices, half of them through an FCM lane of 20 requests per second.
 fn bound(single: bool) -> World {
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), single, 2);
     world.add_fcm(2);
@@ -26,7 +26,7 @@ fn bound(single: bool) -> World {
     world
 }
 
-/// Bands of the devices that were asked through a platform, in that order.
+/// Returns the bands of the devices with requests on a platform, in order.
 fn bands(world: &World, platform: Platform) -> Vec<u32> {
     world.requests_of(platform).iter().map(|r| r.device % 3).collect()
 }

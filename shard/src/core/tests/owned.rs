@@ -1,5 +1,5 @@
-//! Partitions that are built anew, leave or come back in the middle of a wave: nobody is missed or
-//! pushed twice, and the wave is not complete before all of them are.
+//! Partitions that are rebuilt, leave or come back in the middle of a wave: no device is missed or
+//! pushed to twice, and the wave is complete only when all of them are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ const HOUR: Time = Time(3_600_000_000);
 const DEVICES: u32 = 5_000;
 const SLOWLY: Option<Rate> = Some(Rate { per_second: 1_000.0, burst: 100.0 });
 
-/// A wave that has pushed to about a thousand of 5,000.
+/// Creates a wave that has pushed to about a thousand of 5,000 devices.
 fn in_the_middle(gateway: Gateway) -> World {
     let mut world = World::new(gateway);
     world.populate(0..DEVICES);
@@ -40,7 +40,7 @@ fn all() -> Vec<PartitionId> {
     (0..PARTITIONS).map(PartitionId).collect()
 }
 
-/// Every partition is read again from the beginning of the one log.
+/// Rebuilds every partition from the beginning of the log.
 fn rebuild(world: &mut World) {
     let rebuilt = all().into_iter().map(|p| (p, Position(1))).collect();
     let restarted = vec![LogId(0)];
@@ -166,12 +166,12 @@ fn those_that_wait_for_another_try_in_a_dropped_partition_are_given_back() {
     assert!(world.last(1).open.iter().all(|(p, set)| p.0 != 1 || set.is_empty()));
 }
 
-/// What becomes of the partitions at some time of the wave.
+/// Event for the partitions during the wave.
 #[derive(Debug, Clone)]
 enum Turn {
-    /// All that are held are read again.
+    /// All held partitions are rebuilt.
     Rebuilt,
-    /// Only these are held from now on, and planned; those that come back are read again.
+    /// Only these partitions are held and planned from now on; those that come back are rebuilt.
     Held(Vec<u16>),
 }
 
@@ -184,8 +184,8 @@ fn turns() -> impl Strategy<Value = Vec<(u64, Turn)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Whatever becomes of the partitions, and whenever: nobody is pushed twice, nobody is
-    /// forgotten, and the wave is complete when everybody has been pushed, not before.
+    /// With any events of the partitions at any time, no device is pushed to twice or missed, and
+    /// the wave is complete when every device has been pushed to, not before.
     #[test]
     fn everybody_is_pushed_once_whatever_becomes_of_the_partitions(turns in turns()) {
         let devices = 800;

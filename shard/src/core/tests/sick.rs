@@ -18,18 +18,18 @@ use crate::{
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
-/// What a driver reads from one socket before others have their turn.
+/// Bytes that a driver reads from one socket before other sockets have their turn.
 const READ_BUDGET: usize = 256 * 1024;
-/// A turn takes 10 µs, and 4 ns for each byte of an attacker: frames of ten bytes at 40 ns each,
-/// which is twice what the slow way through the reader takes.
+/// Duration of a turn: 10 µs, and 4 ns for each byte of an attacker. Frames of ten bytes take 40 ns
+/// each, twice the cost of the reader's slow path.
 const TURN: Duration = Duration::from_micros(10);
 const BYTES_PER_MICROSECOND: usize = 250;
-/// More than any attack gets rid of on one connection before it is cut off: the longest frames that
-/// are put up with, and what one read brings beyond them.
+/// More bytes than any attack delivers on one connection before it is closed: the longest tolerated
+/// frames, and one more read.
 const HEARD_MAX: usize = 4 << 20;
 
-/// When the well lane has pushed to all of its 300, at 1,000 a second, in turns and in time; and
-/// what the sick one said.
+/// Returns when the healthy lane has pushed to all of its 300 devices at 1,000 per second, in turns
+/// and in time, and the bytes from the other gateway.
 fn beside(flood: Option<&Flood>) -> (usize, Duration, usize) {
     let mut world = World::new(Gateway::new(100, |request, _| match request.platform {
         Platform::Apns => Reply::Silence,

@@ -1,4 +1,5 @@
-//! Cancel, end, expiry: nothing goes out any more, and everybody handed over has an outcome.
+//! Cancel, end and expiry: no more requests are sent, and every device that was handed over has an
+//! outcome.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Gateways that throw everybody out, or let nobody in: they are not hammered meanwhile, and when
-//! they are well again the lane is back in seconds.
+//! Gateways that close or refuse all connections: the core does not reconnect in a tight loop, and
+//! the lane recovers within seconds after the gateway.
 
 use std::time::Duration;
 
@@ -18,13 +18,15 @@ use crate::lane::{
 const HOUR: Time = Time(3_600 * SECOND);
 const CONNECTIONS: usize = 4;
 const MS: Duration = Duration::from_millis(1);
-/// From when the gateway is well until somebody is pushed to: the longest pause, a tenth of it on
-/// top, handshakes, and the way there and back.
+/// Longest time from the gateway's recovery to the first push: the longest pause with a tenth on
+/// top, handshakes, and the round trip.
 const BACK: Duration = BUSY_PAUSE_MAX.saturating_add(Duration::from_millis(1_000));
-/// Then until all connections stand: each that is of use makes room for another.
+/// Longest time after that until all connections are established: each useful one makes room for
+/// another.
 const WHOLE: Duration = Duration::from_secs(3);
 
-/// A wave under way at 200 a second, over connections that take 60 ms to stand and 20 ms to answer.
+/// Creates a wave of 200 pushes per second, over connections that take 60 ms to establish and 20 ms
+/// to answer.
 fn world() -> World {
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), true, CONNECTIONS);
     (world.handshake, world.latency) = (60 * MS, 20 * MS);
@@ -36,7 +38,7 @@ fn world() -> World {
     world
 }
 
-/// From now on the gateway is well.
+/// Lets the gateway recover, and checks that the lane follows.
 fn comes_back(world: &mut World, storm: &str) {
     comes_back_within(world, BACK, storm);
 }
@@ -58,7 +60,7 @@ fn comes_back_within(world: &mut World, back: Duration, storm: &str) {
     assert!(world.requests_by_device().values().all(|n| *n <= 2), "{storm}");
 }
 
-/// Every 300 ms for 2.5 s.
+/// Repeats an event every 300 ms for 2.5 s.
 fn again_and_again(world: &mut World, mut what: impl FnMut(&mut World)) {
     for _ in 0..9 {
         world.run_for(300 * MS);

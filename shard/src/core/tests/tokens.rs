@@ -1,4 +1,4 @@
-//! Provider tokens that change, that one host or all call expired, that are refused.
+//! Provider tokens that change, that one host or all hosts call expired, and that are refused.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,7 +22,7 @@ fn accepted(world: &World) -> u64 {
     world.totals(1).outcomes[Outcome::Accepted as usize]
 }
 
-/// A wave under way at 500 a second, answers 50 ms away.
+/// Creates a wave of 500 pushes per second, 50 ms from the gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::with(Gateway::new(100, script), true, 3);
     world.latency = LATENCY;
@@ -184,8 +184,7 @@ fn a_change_that_the_gateway_minds_waits_and_nobody_else_does() {
     assert_eq!(world.totals(2).outcomes[Outcome::Accepted as usize], 3_000);
 }
 
-/// One host's clock is wrong: whatever goes there is refused, on each connection that ends up there
-/// anew.
+/// One host's clock is wrong: it refuses every request, on each new connection that reaches it.
 #[test]
 fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     let mut hosts: Vec<ConnectionId> = Vec::new();
@@ -216,7 +215,7 @@ fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     assert!(last < Time(9 * SECOND), "as if nothing was: {last:?}");
 }
 
-/// All hosts call a token expired that is not. It is asked for again, seldom, and nobody waits for
+/// All hosts call a valid token expired. The lane tries it again, rarely, and does not wait for
 /// another token.
 #[test]
 fn all_that_call_it_expired_are_asked_again_until_they_do_not() {

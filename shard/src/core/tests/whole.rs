@@ -1,4 +1,5 @@
-//! Whole waves: everybody inside once, in order, counted where they are; also while they move.
+//! Whole waves: every device inside is pushed to once, in order, and counted where it is; also
+//! while devices move.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

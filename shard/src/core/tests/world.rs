@@ -1,4 +1,4 @@
-//! A core, a gateway, a clock that jumps, and everything that was said.
+//! A core, a gateway, a clock that jumps, and all reports of the core.
 
 mod things;
 
@@ -34,28 +34,28 @@ pub(super) use things::*;
 
 pub(super) const PARTITIONS: u16 = 4;
 pub(super) const LANE: LaneId = LaneId(1);
-/// FCM's, where a test has one.
+/// The FCM lane of tests that have one.
 pub(super) const FCM: LaneId = LaneId(2);
 pub(super) const SECOND: u64 = 1_000_000;
 pub(super) const STARTED: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// Everything together.
+/// The core with its gateway and clock.
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) gateway: Gateway,
     pub(super) now: Time,
-    /// The gateway's sockets take nothing.
+    /// Whether the gateway's sockets take no bytes.
     pub(super) blocked: bool,
-    /// Connections are not even answered.
+    /// Whether attempts to connect get no answer.
     pub(super) unreachable: bool,
-    /// Those of this lane.
+    /// Lane whose attempts to connect get no answer.
     pub(super) unreachable_lane: Option<LaneId>,
-    /// Connections are refused at once.
+    /// Whether connections are refused at once.
     pub(super) refusing: bool,
-    /// How long TCP and TLS take.
+    /// Time that TCP and TLS take.
     pub(super) handshake: Duration,
     shaking_hands: VecDeque<(Time, ConnectionId, Platform)>,
-    /// How long what the gateway says is on its way.
+    /// Time that the gateway's bytes need to arrive.
     pub(super) latency: Duration,
     on_its_way: VecDeque<(Time, ConnectionId, Vec<u8>)>,
     sockets: BTreeMap<ConnectionId, Vec<u8>>,
@@ -65,7 +65,7 @@ pub(super) struct World {
     position: u64,
 }
 
-/// What the core reported, folded as a control plane would.
+/// Reports of the core, folded as a control plane would do it.
 #[derive(Default)]
 pub(super) struct Said {
     pub(super) reports: Vec<CoreReport>,
@@ -73,10 +73,10 @@ pub(super) struct Said {
     pub(super) cells: BTreeMap<u64, Counts>,
     pub(super) handed: BTreeMap<PartitionId, RoaringBitmap>,
     pub(super) stopped: Vec<(WaveId, Option<Time>, u64, Time)>,
-    /// Whatever was said of lanes, and when.
+    /// Reported states of lanes with their times.
     pub(super) states: Vec<(LaneId, Time, News)>,
     pub(super) health: Vec<LaneHealth>,
-    /// The words with it.
+    /// Texts of the reported states.
     pub(super) details: Vec<String>,
     pub(super) loads: BTreeMap<LaneId, Vec<LaneLoad>>,
     pub(super) counted: Vec<Vec<Vec<u64>>>,
@@ -119,7 +119,7 @@ impl World {
         world
     }
 
-    /// Beside the lane to APNs there is one to FCM.
+    /// Adds a lane to FCM beside the lane to APNs.
     pub(super) fn add_fcm(&mut self, connections: usize) {
         let spec = LaneSpec { id: FCM, platform: Platform::Fcm, ..lane_spec(connections) };
         let backoff = (Duration::from_secs(10), Duration::from_mins(1));
@@ -132,14 +132,14 @@ impl World {
         self.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: None });
     }
 
-    /// As [`Self::populate`], but those with odd numbers have the app `android`.
+    /// Populates like [`Self::populate`]; devices with odd numbers have the app `android`.
     pub(super) fn populate_both(&mut self, devices: std::ops::Range<u32>) {
         self.apply(
             devices.map(|n| if n % 2 == 0 { arrival(n, home(n)) } else { android(n) }).collect(),
         );
     }
 
-    /// As [`Self::start`], through both lanes.
+    /// Starts a wave like [`Self::start`] on both lanes.
     pub(super) fn start_both(&mut self, wave: u64, expires: Time) {
         let mut spec = wave_spec(wave, expires, self.position);
         spec.apps.push(fcm_app());
@@ -147,7 +147,7 @@ impl World {
         self.grant(wave, Time::NEVER, None);
     }
 
-    /// Requests that came through a platform, in order.
+    /// Returns the requests on a platform in order.
     pub(super) fn requests_of(&self, platform: Platform) -> Vec<&super::gateway::Request> {
         self.gateway.requests.iter().filter(|r| r.platform == platform).collect()
     }
@@ -156,7 +156,7 @@ impl World {
         self.core.command(command, self.now);
     }
 
-    /// One batch, applied.
+    /// Applies one batch of records.
     pub(super) fn apply(&mut self, records: Vec<Record>) {
         self.position += 1;
         let records =
@@ -172,12 +172,13 @@ impl World {
         }
     }
 
-    /// Devices with these numbers: device n lives in band n % 3 and says it by its cell.
+    /// Adds devices with these numbers: device n is in band n % 3, in a cell that is derived from
+    /// n.
     pub(super) fn populate(&mut self, devices: std::ops::Range<u32>) {
         self.apply(devices.map(|n| arrival(n, home(n))).collect());
     }
 
-    /// Starts a wave over three bands, with a grant for ever.
+    /// Starts a wave over three bands, with a grant without end.
     pub(super) fn start(&mut self, wave: u64, expires: Time) {
         self.tell(Command::Wave(Arc::new(wave_spec(wave, expires, self.position))));
         self.grant(wave, Time::NEVER, None);
@@ -187,7 +188,7 @@ impl World {
         self.tell(Command::Grant { wave: WaveId(wave), until, rate });
     }
 
-    /// One turn of a driver. True: something happened.
+    /// Runs one turn of a driver. Returns true if anything happened.
     pub(super) fn step(&mut self) -> bool {
         let mut active = self.core.turn(self.now);
         for id in self.gateway.connections() {
@@ -254,13 +255,13 @@ impl World {
         }
         while let Some(event) = self.core.poll_event(self.now) {
             active = true;
-            self.said.hear(event, self.now);
+            self.said.record(event, self.now);
         }
         active
     }
 
-    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any
-    /// more.
+    /// Runs until nothing happens any more, or until a time. Returns true if nothing will happen
+    /// any more.
     pub(super) fn run(&mut self, until: Time) -> bool {
         let mut busy = 0;
         loop {
@@ -279,7 +280,7 @@ impl World {
         }
     }
 
-    /// When something happens by itself.
+    /// Returns the time of the next event without outside causes.
     pub(super) fn next(&self) -> Time {
         let arrives = self.on_its_way.front().map(|(at, ..)| *at);
         let stands = self.shaking_hands.iter().map(|(at, ..)| *at).min();
@@ -290,7 +291,7 @@ impl World {
         self.run(self.now + time);
     }
 
-    /// Who was accepted, how often.
+    /// Returns the number of requests for each device.
     pub(super) fn requests_by_device(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
         self.gateway.requests.iter().for_each(|r| *counts.entry(r.device).or_default() += 1);
@@ -308,7 +309,8 @@ impl World {
         sum
     }
 
-    /// Why devices of a wave were not accepted at once: consequence, status, reason and how often.
+    /// Returns the reasons why devices of a wave were not accepted at once: consequence, status,
+    /// reason and number.
     pub(super) fn reasons(&self, wave: u64) -> Vec<(Consequence, u16, String, u64)> {
         let all = self
             .said
@@ -324,23 +326,22 @@ impl World {
         self.said.reports.iter().rev().find(|r| r.wave == WaveId(wave)).expect("a report")
     }
 
-    /// Requests of all lanes that no answer, loss or reset has settled.
+    /// Returns the number of requests of all lanes that no answer, loss or reset has settled.
     pub(super) fn requests_out(&self) -> usize {
         self.core.lanes.iter().map(|lane| lane.end.out()).sum()
     }
 
-    /// Slots that open pushes ever needed at once.
+    /// Returns the highest number of slots that open pushes needed at once.
     pub(super) fn open_slots(&self) -> usize {
         self.core.opens.capacity_used()
     }
 
-    /// Bytes encoded and not taken by any socket.
+    /// Returns the number of encoded bytes that no socket has taken.
     pub(super) fn unsent_bytes(&self) -> usize {
         self.sockets.values().map(Vec::len).sum()
     }
 
-    /// In no minute were there more attempts to connect than are stated, those of use aside
-    /// (`lane/pool`).
+    /// Checks that no minute had more useless attempts to connect than documented (`lane/pool`).
     pub(super) fn attempts_are_bounded(&self, connections: usize) {
         let minute = Duration::from_secs(60);
         let mut answers: BTreeMap<ConnectionId, u32> = BTreeMap::new();
@@ -362,7 +363,7 @@ impl World {
         }
     }
 
-    /// All connections break.
+    /// Breaks all connections.
     pub(super) fn break_connections(&mut self) {
         for id in self.gateway.connections() {
             self.gateway.drop(id);
@@ -373,7 +374,7 @@ impl World {
 }
 
 impl Said {
-    fn hear(&mut self, event: Event, now: Time) {
+    fn record(&mut self, event: Event, now: Time) {
         match event {
             Event::Report(report) => {
                 let bands = self.bands.entry(report.wave).or_default();

@@ -1,4 +1,4 @@
-//! Responses that take more than one frame: header blocks in pieces, and bodies.
+//! Responses of more than one frame: header blocks in pieces, and bodies.
 
 use std::{num::NonZeroU16, time::Duration};
 
@@ -9,17 +9,17 @@ use super::{
     settings::HEADER_LIST_MAX,
 };
 
-/// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not
+/// Longest header block, bytes. The size of its list is bounded; coding makes the list shorter, not
 /// longer.
 const BLOCK_BYTES_MAX: usize = HEADER_LIST_MAX as usize;
 
-/// Frames that one block may be spread over, empty ones included: a block of our bound fits one.
+/// Most frames of one block, empty ones included. A block within the bound fits one frame.
 const BLOCK_FRAMES_MAX: usize = 16;
 
 /// A header block that its HEADERS frame did not end.
 #[derive(Debug, Default)]
 pub(crate) struct Block {
-    /// 0: none is under way.
+    /// Stream of the block; 0 if there is none.
     pub(crate) stream: u32,
     pub(crate) end_stream: bool,
     pub(crate) bytes: Vec<u8>,
@@ -27,7 +27,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// The block begins; until it ends no other frame may come (RFC 9113, 4.3).
+    /// Begins a block. Until it ends no other frame may come (RFC 9113, 4.3).
     pub(crate) fn begin(&mut self, stream: u32, end_stream: bool) {
         self.stream = stream;
         self.end_stream = end_stream;
@@ -49,12 +49,12 @@ impl Block {
 /// Content of one header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// `:status`, 100 to 999, and how long the gateway asks to be left alone; that is not read of
-    /// 200.
+    /// Value of `:status`, 100 to 999, and the pause that the gateway asks for, which is not read
+    /// for 200.
     Status(u16, Option<Duration>),
-    /// No pseudo-field: fields after a body.
+    /// Fields after a body, without pseudo-header fields.
     Trailers,
-    /// Not a response (RFC 9113, 8.1.1).
+    /// The block is not a response (RFC 9113, 8.1.1).
     Malformed,
 }
 
@@ -107,13 +107,13 @@ fn status(value: &[u8]) -> Option<u16> {
     valid.then(|| digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0')))
 }
 
-/// Number of every answer 200 whose body is still to come. The body is skipped, so nothing is
-/// stored for it. Other answers are numbered up to STREAMS_MAX (2^14), so this number is free.
+/// Number of every answer with status 200 whose body is incomplete. The body is skipped, so nothing
+/// is stored for it. Other answers have numbers up to STREAMS_MAX (2^14), so this number is free.
 pub(crate) const ACCEPTED: NonZeroU16 = NonZeroU16::MAX;
 
-/// The number of the first that is begun.
+/// Number of the first stored answer.
 const FIRST: NonZeroU16 = NonZeroU16::MIN;
-/// Number of finished answers that are kept for reuse, with capacity for their bodies.
+/// Most finished answers that are kept for reuse, with capacity for their bodies.
 const BEGUN_KEPT: usize = 32;
 
 /// An answer whose status has arrived and whose end has not.
@@ -124,9 +124,9 @@ struct Begun {
     body: Vec<u8>,
 }
 
-/// All such answers. Their number is at most that of open streams, and each keeps `body_bytes_max`:
-/// 1 MiB for 1,000 streams of APNs, 400 KiB for 100 of FCM at the worst, and nothing while all are
-/// accepted.
+/// All answers that have begun and not ended. There are at most as many as open streams, and each
+/// keeps `body_bytes_max`: 1 MiB for 1,000 streams of APNs, 400 KiB for 100 of FCM at worst, and
+/// nothing while all are accepted.
 #[derive(Debug)]
 pub(crate) struct Answers {
     begun: Vec<Begun>,
@@ -139,7 +139,7 @@ impl Answers {
         Self { begun: Vec::new(), free: Vec::new(), body_bytes_max }
     }
 
-    /// Starts a response and returns its number; `ACCEPTED` for 200, of which nothing is stored.
+    /// Starts an answer and returns its number; `ACCEPTED` for 200, of which nothing is stored.
     pub(crate) fn begin(&mut self, status: u16, retry_after: Option<Duration>) -> NonZeroU16 {
         if status == 200 {
             return ACCEPTED;
@@ -158,7 +158,8 @@ impl Answers {
         number
     }
 
-    /// Appends a part of a body that has `body_bytes` so far. `false`: the body is too long.
+    /// Appends a part of a body that has `body_bytes` so far. Returns `false` if the body is too
+    /// long.
     pub(crate) fn add(&mut self, number: NonZeroU16, data: &[u8], body_bytes: usize) -> bool {
         let fits = body_bytes <= self.body_bytes_max;
         if fits && number != ACCEPTED {
@@ -167,19 +168,20 @@ impl Answers {
         fits
     }
 
-    /// Status of an answer in progress.
+    /// Returns the status of an answer in progress.
     pub(crate) fn status(&mut self, number: NonZeroU16) -> u16 {
         if number == ACCEPTED { 200 } else { self.get_mut(number).status }
     }
 
-    /// Ends one: its status, body and `retry-after`, which may be read until the next begins.
+    /// Ends an answer and returns its status, body and `retry-after`, which are valid until the
+    /// next answer begins.
     pub(crate) fn end(&mut self, number: NonZeroU16) -> (u16, &[u8], Option<Duration>) {
         if number == ACCEPTED {
             return (200, &[], None);
         }
         self.free.push(number);
         if self.free.len() == self.begun.len() && self.begun.len() > BEGUN_KEPT {
-            // The last of a storm.
+            // The last answer of a storm: the memory for the others is freed.
             let last = std::mem::take(self.get_mut(number));
             (self.begun, self.free) = (vec![last], vec![FIRST]);
             let begun = &self.begun[0];

@@ -12,11 +12,11 @@ use crate::{
     outcome::{Platform, Reason},
 };
 
-/// Where in its life a connection is. It only moves down.
+/// Phase of a connection's life, which never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
-    /// No new requests; open ones may be answered until then.
+    /// No new requests are sent; open ones may be answered until a deadline.
     Draining {
         until: Time,
     },
@@ -24,13 +24,14 @@ pub(super) enum Phase {
 }
 
 impl Connection {
-    /// The gateway's last word on a request.
+    /// Handles the final answer to a request.
     pub(super) fn answered(&mut self, slot: &Slot, status: u16) {
-        // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a
+        // 401 and 403 mean that the connection is not bound to a team yet (Apple, "Establishing a
         // token-based connection to APNs").
         self.proven |= !matches!(status, 401 | 403);
         self.decided(slot, status);
-        // Answered before all of it was sent: the peer still counts the stream as open.
+        // The answer came before the request was complete: the peer still counts the stream as
+        // open.
         if self.windows.forget(slot.id) {
             frames::put_reset(&mut self.out, slot.id, ErrorCode::CANCEL);
         }
@@ -50,9 +51,9 @@ impl Connection {
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
     }
 
-    /// Ends a request for which nothing more will come. If the head of an acceptance arrived, the
-    /// push must not be sent again only because the rest of its skipped body was cut off. Any other
-    /// status means nothing without its reason, which was to follow: it may be a proxy's.
+    /// Ends a request without a complete answer. If the head of an acceptance arrived, the push
+    /// must not be sent again only because the rest of its skipped body is missing. Any other
+    /// status means nothing without its reason, because it may be a proxy's.
     pub(super) fn unanswered(&mut self, slot: &Slot) {
         let status = slot.answer.map(|number| self.answers.status(number));
         match status {
@@ -67,7 +68,7 @@ impl Connection {
         self.windows.forget(slot.id);
     }
 
-    /// The peer certainly did nothing with a request.
+    /// Ends a request that the peer certainly did not process.
     pub(super) fn unprocessed(&mut self, slot: &Slot) {
         if let Some(number) = slot.answer {
             self.answers.end(number);
@@ -76,12 +77,12 @@ impl Connection {
         self.windows.forget(slot.id);
     }
 
-    /// GOAWAY came. A first one may name the highest id possible, only to announce a second (RFC
+    /// Handles GOAWAY. A first one may name the highest possible id, only to announce a second (RFC
     /// 9113, 6.8).
     pub(super) fn gone_away(&mut self, last_id: u32, code: ErrorCode, debug: &[u8]) {
         let reason = match self.config.platform {
             Platform::Apns => apns::read_body(debug).0,
-            // A word such as `session_timed_out`, which says no more than the code does.
+            // A text such as `session_timed_out`, which adds nothing to the code.
             Platform::Fcm => Reason::None,
         };
         self.begin_closing(CloseReason::GoAway { code, reason });
@@ -93,7 +94,7 @@ impl Connection {
         self.settle();
     }
 
-    /// Stops taking requests; reports the reason, once.
+    /// Stops taking requests, and reports the reason once.
     pub(super) fn begin_closing(&mut self, reason: CloseReason) {
         if self.phase == Phase::Open {
             self.phase = Phase::Draining { until: self.now + self.config.drain_deadline };
@@ -101,17 +102,17 @@ impl Connection {
         }
     }
 
-    /// Closed, once the last request has ended.
+    /// Closes the connection once the last request has ended.
     pub(super) fn settle(&mut self) {
         if matches!(self.phase, Phase::Draining { .. }) && self.streams.open() == 0 {
-            self.say_goodbye(ErrorCode::NO_ERROR);
+            self.send_goaway(ErrorCode::NO_ERROR);
             self.phase = Phase::Closed;
             self.events.push_back(ConnectionEvent::Closed);
         }
     }
 
-    /// Ends at once, whatever is open.
-    pub(super) fn abandon(&mut self, reason: CloseReason, goodbye: Option<ErrorCode>) {
+    /// Ends the connection at once, with all open requests.
+    pub(super) fn abandon(&mut self, reason: CloseReason, goaway: Option<ErrorCode>) {
         if self.is_closed() {
             return;
         }
@@ -121,25 +122,25 @@ impl Connection {
                 self.unanswered(&slot);
             }
         }
-        match goodbye {
-            // An error is worth a second GOAWAY.
+        match goaway {
+            // An error justifies a second GOAWAY.
             Some(code) if code != ErrorCode::NO_ERROR => frames::put_goaway(&mut self.out, code),
-            Some(code) => self.say_goodbye(code),
+            Some(code) => self.send_goaway(code),
             None => {}
         }
-        self.goodbye_said = true;
+        self.goaway_sent = true;
         self.settle();
     }
 
     /// Sends GOAWAY, unless it was sent before.
-    pub(super) fn say_goodbye(&mut self, code: ErrorCode) {
-        if !self.goodbye_said && !self.is_closed() {
-            self.goodbye_said = true;
+    pub(super) fn send_goaway(&mut self, code: ErrorCode) {
+        if !self.goaway_sent && !self.is_closed() {
+            self.goaway_sent = true;
             frames::put_goaway(&mut self.out, code);
         }
     }
 
-    /// Deadlines of the connection as a whole.
+    /// Handles deadlines of the connection as a whole.
     pub(super) fn expire_connection(&mut self) {
         let now = self.now;
         match self.phase {
@@ -162,9 +163,9 @@ impl Connection {
         }
     }
 
-    /// Deadlines of requests. One that got no answer while others did is reset. But if not a byte
-    /// came since it was sent, the path is dead, and every other request on it would only find that
-    /// out later.
+    /// Handles deadlines of requests. A request without an answer is reset if others were answered.
+    /// But if no byte came since it was sent, the path is broken, and every other request on it
+    /// would only reach its own deadline later.
     pub(super) fn expire_requests(&mut self) {
         while let Some(oldest) = self.streams.oldest() {
             if oldest.sent + self.config.request_deadline > self.now {

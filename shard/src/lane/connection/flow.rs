@@ -2,10 +2,9 @@
 //! 5.2 and 6.9).
 //!
 //! A request's body is sent in one piece with its header as long as the windows allow, which is
-//! nearly always. A stream keeps state only for a body that was cut; it waits in the order of
-//! sending, and holds only a reference to the body that its template owns. A WINDOW_UPDATE may free
-//! a thousand of them at once: their frames are encoded a burst at a time, as the socket takes
-//! them.
+//! nearly always. A stream keeps state only for a cut body; the body waits in the order of sending,
+//! as a reference to the bytes of its template. A WINDOW_UPDATE may release a thousand of them at
+//! once: their frames are encoded a burst at a time, as the socket takes them.
 
 use std::collections::VecDeque;
 
@@ -16,31 +15,29 @@ use super::{
     frames::{self, PAYLOAD_BYTES_MAX, flag, kind},
 };
 
-/// Size of windows before SETTINGS (RFC 9113, 6.9.2).
+/// Size of windows before SETTINGS (RFC 9113, 6.9.2), bytes.
 pub(crate) const WINDOW_DEFAULT: i64 = 65_535;
 
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
-/// Cut bodies continue while less than this waits to be fetched: two TLS records. Without a bound a
-/// connection whose windows open again would hold the bodies of all its streams encoded, and keep
-/// the memory for it.
+/// Output below which cut bodies continue, bytes: two TLS records. Without a bound a connection
+/// whose windows open again would encode the bodies of all its streams, and keep the memory for it.
 const BURST_BYTES: usize = 32 * 1024;
-/// While this many bodies are cut, no further request is sent: requests that cannot continue fill
+/// Number of cut bodies at which no further request is sent: requests that cannot continue fill
 /// streams and memory for nothing. This many are worth a write.
 const CUT_MAX: usize = 64;
-/// Capacity for cut bodies that is kept once there are none.
+/// Capacity for cut bodies that is kept when there are none.
 const PENDING_KEPT: usize = 32;
 
-/// Windows in which we may send.
+/// Windows that the peer has opened for us.
 #[derive(Debug)]
 pub(crate) struct SendWindows {
     connection: i64,
-    /// The most that the connection's window ever was: what the peer opens, as far as it has been
-    /// seen.
+    /// Largest window of the connection so far, from which the peer's limit is known.
     widest: i64,
-    /// Initial window of a new stream.
+    /// Initial window of a new stream, bytes.
     initial: i64,
-    /// Bodies cut, in the order of their streams' ids. At most [`CUT_MAX`].
+    /// Cut bodies in the order of their streams' ids; at most [`CUT_MAX`].
     pending: VecDeque<Pending>,
 }
 
@@ -62,8 +59,8 @@ impl SendWindows {
         }
     }
 
-    /// How many bodies of this size may be begun. The last may be cut: then a peer that gives
-    /// credit only when it sees its window used up is not waited for in vain.
+    /// Returns the number of bodies of this size that may be begun. The last may be cut: a peer
+    /// that gives credit only for a used-up window would otherwise never give any.
     pub(crate) fn bodies(&self, size: usize) -> usize {
         match usize::try_from(self.connection) {
             _ if size == 0 => usize::MAX,
@@ -73,12 +70,12 @@ impl SendWindows {
         }
     }
 
-    /// The connection's window at its widest.
+    /// Returns the largest window of the connection so far, bytes.
     pub(crate) fn widest(&self) -> u64 {
         u64::try_from(self.widest).unwrap_or(0)
     }
 
-    /// Takes the window for a body that fits whole; `false`: it does not fit.
+    /// Takes the window for a body that fits completely. Returns `false` if it does not fit.
     pub(crate) fn take_whole(&mut self, size: usize) -> bool {
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         let fits = size <= self.connection && size <= self.initial;
@@ -88,8 +85,8 @@ impl SendWindows {
         fits
     }
 
-    /// Sends the body of a stream just opened, as far as the windows go; the rest follows as credit
-    /// comes.
+    /// Sends the body of a stream just opened, as far as the windows allow; the rest follows with
+    /// further credit.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>, id: u32, body: &Bytes) {
         let mut pending = Pending { id, body: body.clone(), sent: 0, window: self.initial };
         if !pending.send(out, &mut self.connection) {
@@ -97,15 +94,15 @@ impl SendWindows {
         }
     }
 
-    /// Removes a stream that ended. `true`: its body was not sent completely, so the peer must be
-    /// told.
+    /// Removes a stream that ended. Returns `true` if its body was not sent completely, so that the
+    /// peer must be told.
     pub(crate) fn forget(&mut self, id: u32) -> bool {
         let found = if self.pending.is_empty() { None } else { self.find(id) };
         found.map(|at| self.remove(at)).is_some()
     }
 
-    /// Credit for the connection. `true`: a body goes on by it, now or behind the burst that is to
-    /// be fetched.
+    /// Adds credit for the connection. Returns `true` if a cut body continues with it, now or after
+    /// the pending burst.
     pub(crate) fn credit(
         &mut self,
         out: &mut Vec<u8>,
@@ -125,11 +122,11 @@ impl SendWindows {
         Ok(out.len() > written || waited && self.has_more())
     }
 
-    /// Credit for an open stream; whether its body goes on by it. A stream without a cut body needs
-    /// none.
+    /// Adds credit for an open stream, and reports whether its body continues with it. A stream
+    /// without a cut body needs none.
     ///
     /// # Errors
-    /// That stream is in error.
+    /// If the credit is an error of the stream.
     pub(crate) fn credit_stream(
         &mut self,
         out: &mut Vec<u8>,
@@ -154,8 +151,8 @@ impl SendWindows {
         if credit == 0 { Err(StreamError) } else { Ok(goes_on) }
     }
 
-    /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even
-    /// below zero.
+    /// Applies SETTINGS_INITIAL_WINDOW_SIZE, which changes the windows of open streams by the
+    /// difference, even below zero.
     pub(crate) fn set_initial(
         &mut self,
         out: &mut Vec<u8>,
@@ -177,8 +174,8 @@ impl SendWindows {
         Ok(())
     }
 
-    /// Afterwards there is a burst to fetch, the connection's window is used up, or every cut body
-    /// waits for its stream's.
+    /// Encodes cut bodies until a burst is pending, the connection's window is used up, or every
+    /// cut body waits for its stream's window.
     pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
             self.pending
@@ -187,8 +184,8 @@ impl SendWindows {
         }
     }
 
-    /// Windows are open for a cut body: [`Self::flush`] goes on when what there is has been
-    /// fetched.
+    /// Reports whether windows are open for a cut body, so that [`Self::flush`] continues when the
+    /// output has been fetched.
     pub(crate) fn has_more(&self) -> bool {
         self.connection > 0 && self.pending.iter().any(|p| p.may_send(self.connection))
     }
@@ -209,17 +206,17 @@ impl SendWindows {
     }
 }
 
-/// A stream's peer broke its rules; only that stream ends.
+/// Violation of a stream's rules by the peer, which ends only that stream.
 #[derive(Debug)]
 pub(crate) struct StreamError;
 
 impl Pending {
-    /// A body that is cut has something left, so [`Self::send`] would write something.
+    /// A cut body has bytes left, so [`Self::send`] would write some.
     fn may_send(&self, connection: i64) -> bool {
         self.window.min(connection) > 0
     }
 
-    /// Sends as much as both windows allow; `true`: everything is sent.
+    /// Sends as much as both windows allow. Returns `true` if the body is complete.
     fn send(&mut self, out: &mut Vec<u8>, connection: &mut i64) -> bool {
         loop {
             let left = self.body.len() - self.sent;
@@ -243,25 +240,25 @@ impl Pending {
     }
 }
 
-/// What we let the peer send on the whole connection. Bodies are read at once or thrown away, so it
-/// is generous, and given back in large pieces.
+/// Receive window of the whole connection. Bodies are read at once or discarded, so the window is
+/// large, and credit is returned in large pieces.
 #[derive(Debug)]
 pub(crate) struct Credit {
     left: u32,
 }
 
 impl Credit {
-    /// Receive window: some ten thousand error bodies in flight; the memory for them is bounded
-    /// elsewhere.
+    /// Size of the receive window, bytes: some ten thousand error bodies in flight; the memory for
+    /// them is bounded elsewhere.
     pub(crate) const WINDOW: u32 = 1 << 20;
 
-    /// Also writes the first WINDOW_UPDATE: the window begins at the default.
+    /// Creates the window and writes its first WINDOW_UPDATE, because it begins at the default.
     pub(crate) fn new(out: &mut Vec<u8>) -> Self {
         frames::put_window_update(out, 0, Self::WINDOW - 65_535);
         Self { left: Self::WINDOW }
     }
 
-    /// The peer sent so much, padding included.
+    /// Counts bytes from the peer, padding included.
     pub(crate) fn consume(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
         self.left = left
@@ -269,13 +266,12 @@ impl Credit {
         Ok(())
     }
 
-    /// Half of the window is used: credit is to be given.
+    /// Reports whether half of the window is used, so that credit must be returned.
     pub(crate) fn is_due(&self) -> bool {
         self.left <= Self::WINDOW / 2
     }
 
-    /// Gives credit, if it is due, with what is about to be written: a peer that is not read from
-    /// gets none.
+    /// Returns credit, if it is due, with the pending output: a peer that does not read gets none.
     pub(crate) fn give(&mut self, out: &mut Vec<u8>) {
         if self.is_due() {
             frames::put_window_update(out, 0, Self::WINDOW - self.left);

@@ -5,14 +5,14 @@ use super::error::{ConnectionError, ErrorCode};
 /// Preface of a client (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes before each frame's payload.
+/// Length of a frame header, bytes.
 pub(crate) const HEADER_BYTES: usize = 9;
 
-/// Largest payload either way. No peer may allow less, we announce no more, and a push never needs
-/// more.
+/// Longest payload in both directions, bytes. No peer may allow less, we announce no more, and a
+/// push never needs more.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 16_384;
 
-/// Stream ids have 31 bits.
+/// Highest stream id, which has 31 bits.
 pub(crate) const STREAM_ID_MAX: u32 = 0x7fff_ffff;
 
 pub(crate) mod kind {
@@ -50,7 +50,7 @@ impl<'a> Frame<'a> {
         self.flags & flag != 0
     }
 
-    /// The payload without padding (RFC 9113, 6.1).
+    /// Returns the payload without padding (RFC 9113, 6.1).
     pub(crate) fn unpadded(&self) -> Result<&'a [u8], ConnectionError> {
         if !self.has(flag::PADDED) {
             return Ok(self.payload);
@@ -66,8 +66,8 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// How long the frame beginning with `input` is, its header included; `None` while the header is
-/// incomplete.
+/// Returns the length of the frame at the beginning of `input`, header included; `None` while the
+/// header is incomplete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, ConnectionError> {
     let Some(&[a, b, c]) = input.first_chunk::<3>() else { return Ok(None) };
     if input.len() < HEADER_BYTES {
@@ -80,13 +80,13 @@ pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, ConnectionError> 
     Ok(Some(HEADER_BYTES + length))
 }
 
-/// Reads one frame of exactly these bytes, the length of which [`frame_len`] gave.
+/// Parses the frame of exactly these bytes, whose length [`frame_len`] returned.
 pub(crate) fn parse(bytes: &[u8]) -> Frame<'_> {
     let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]) & STREAM_ID_MAX;
     Frame { kind: bytes[3], flags: bytes[4], stream, payload: &bytes[HEADER_BYTES..] }
 }
 
-/// A frame's header. `length` must fit a frame.
+/// Returns a frame header. `length` must fit a frame.
 #[allow(clippy::cast_possible_truncation)] // bytes of a 24-bit length
 pub(crate) fn header(length: usize, kind: u8, flags: u8, stream: u32) -> [u8; HEADER_BYTES] {
     debug_assert!(length <= PAYLOAD_BYTES_MAX);
@@ -110,7 +110,7 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: 
     out.extend_from_slice(payload);
 }
 
-/// Appends a header block as HEADERS and as many CONTINUATION frames as it takes, nothing in
+/// Appends a header block as HEADERS and the necessary CONTINUATION frames, without other frames in
 /// between.
 pub(crate) fn put_block(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
     let mut chunks = block.chunks(PAYLOAD_BYTES_MAX).peekable();
@@ -127,7 +127,7 @@ pub(crate) fn put_reset(out: &mut Vec<u8>, stream: u32, code: ErrorCode) {
     put(out, kind::RST_STREAM, 0, stream, &code.0.to_be_bytes());
 }
 
-/// Appends GOAWAY. The peer opens no streams towards us, so the last one processed is 0.
+/// Appends GOAWAY. The peer opens no streams to us, so the last processed one is 0.
 pub(crate) fn put_goaway(out: &mut Vec<u8>, code: ErrorCode) {
     let mut payload = [0; 8];
     payload[4..].copy_from_slice(&code.0.to_be_bytes());

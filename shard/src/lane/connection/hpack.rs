@@ -1,26 +1,27 @@
 //! HPACK (RFC 7541): code shared by encoder and decoder.
 //!
-//! The library first intended as decoder panics on a table size update that is cut short and
-//! accepts one in the middle of a block, and in a process that aborts on panic one such frame would
-//! end a node. So both directions are written here, small, without allocation once warm, and
-//! checked against two independent implementations in the tests.
+//! The library that was first intended as decoder panics on a truncated table size update and
+//! accepts one in the middle of a block. In a process that aborts on panic one such frame would end
+//! a node. So both directions are written here, without allocation once warm, and compared with two
+//! independent implementations in the tests.
 
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod huffman;
 
-/// Each entry of a table counts its bytes and this (RFC 7541, 4.1).
+/// Bytes that an entry counts in addition to its name and value (RFC 7541, 4.1).
 pub(crate) const ENTRY_OVERHEAD: usize = 32;
 
 /// Size of a dynamic table before SETTINGS (RFC 9113, 6.5.2).
 pub(crate) const TABLE_SIZE_DEFAULT: usize = 4_096;
 
-/// What an entry counts towards a table's size, and a field towards a header list's.
+/// Returns the bytes that an entry counts towards a table's size, and a field towards a header
+/// list's.
 pub(crate) fn entry_size(name: &str, value_len: usize) -> usize {
     name.len() + value_len + ENTRY_OVERHEAD
 }
 
-/// Appends an integer with a prefix of `bits` bits; `first` holds the bits above the prefix (RFC
+/// Appends an integer with a prefix of `bits` bits; `first` has the bits above the prefix (RFC
 /// 7541, 5.1).
 #[allow(clippy::cast_possible_truncation)] // each cast is masked or compared first
 pub(crate) fn put_integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
@@ -38,8 +39,8 @@ pub(crate) fn put_integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize)
     out.push(rest as u8);
 }
 
-/// Reads an integer with a prefix of `bits` bits. `None`: cut short, or larger than anything that
-/// fits a header block (four bytes after the prefix hold 2^28).
+/// Parses an integer with a prefix of `bits` bits. `None` if it is truncated, or larger than
+/// anything that fits a header block (four bytes after the prefix hold 2^28).
 pub(crate) fn take_integer(input: &mut &[u8], bits: u32) -> Option<usize> {
     let (&first, mut rest) = input.split_first()?;
     let mask = (1usize << bits) - 1;
@@ -60,12 +61,12 @@ pub(crate) fn take_integer(input: &mut &[u8], bits: u32) -> Option<usize> {
     Some(value)
 }
 
-/// The entry of the static table at an index from 1 (RFC 7541, appendix A).
+/// Returns the entry of the static table at an index from 1 (RFC 7541, appendix A).
 pub(crate) fn static_entry(index: usize) -> Option<(&'static str, &'static str)> {
     STATIC_TABLE.get(index.checked_sub(1)?).copied()
 }
 
-/// The first index of a name in the static table.
+/// Returns the first index of a name in the static table.
 pub(crate) fn static_name(name: &str) -> Option<usize> {
     STATIC_TABLE.iter().position(|(n, _)| *n == name).map(|i| i + 1)
 }

@@ -1,30 +1,31 @@
-//! Budget for frames that do not bring a request nearer to its end.
+//! Budget for frames that bring no request nearer to its end.
 //!
 //! PING, SETTINGS, PRIORITY, credit that no request needs, GOAWAY, extensions, resets, frames of
-//! streams that have ended: each is allowed at any time and costs next to nothing, but a peer that
-//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So each such
-//! frame spends from a budget that requests and time refill. An honest peer never exhausts the
-//! budget: in addition to an answer, servers send a reset, a window or two and now and then a PING
-//! for each request.
+//! streams that have ended: each is allowed at any time and costs little. But a peer that sends
+//! nothing else can keep a core busy for ever without violating HTTP/2. So each such frame spends
+//! from a budget that requests and time refill. An honest peer never exhausts the budget: in
+//! addition to an answer, servers send a reset, one or two windows and occasionally a PING for each
+//! request.
 
 use clarion_proto::time::Time;
 
 use super::error::ConnectionError;
 
-/// When full: enough for a reset and some windows for each of the most streams that gateways allow
-/// (1,500), all at once.
+/// Size of the full budget, frames: enough for a reset and some windows for each of the most
+/// streams that gateways allow (1,500), all at once.
 const FULL: u64 = 10_000;
-/// Frames that each request pays for.
+/// Number of frames that each request adds to the budget.
 const PER_REQUEST: u64 = 8;
-/// For each second, so that a connection that idles for hours is not charged for its gateway's
-/// PINGs.
+/// Number of frames that each second adds to the budget, so that a connection that is idle for
+/// hours is not charged for its gateway's PINGs.
 const PER_SECOND: u64 = 100;
 
 #[derive(Debug)]
 pub(super) struct Patience {
     left: u64,
-    /// What has been paid for: until when, and up to which stream.
+    /// Time up to which the budget was refilled.
     at: Time,
+    /// Id of the next request when the budget was refilled.
     next_id: u32,
 }
 
@@ -35,7 +36,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Spends one frame of the budget. `next_id`: id of the next request.
+    /// Spends one frame of the budget. `next_id` is the id of the next request.
     pub(super) fn spend(&mut self, now: Time, next_id: u32) -> Result<(), ConnectionError> {
         if self.left == 0 {
             self.refill(now, next_id);
@@ -48,8 +49,8 @@ impl Patience {
     }
 
     /// Refills the budget only when it is empty, so that nearly every frame costs one subtraction.
-    /// An honest peer has then earned it full again: a peer that has earned nothing since is not
-    /// honest.
+    /// An honest peer has then earned the whole budget again; a peer that has earned nothing
+    /// meanwhile is not honest.
     fn refill(&mut self, now: Time, next_id: u32) {
         let seconds = now.since(self.at).as_secs();
         let requests = u64::from(next_id.saturating_sub(self.next_id)) / 2;

@@ -1,4 +1,4 @@
-//! Sending of requests on a connection.
+//! The sending of requests on a connection.
 
 use clarion_proto::{device::TOKEN_BYTES_MAX, time::Time};
 use secrecy::ExposeSecret as _;
@@ -11,12 +11,13 @@ use super::{
 use crate::{lane::provider::fcm, outcome::Platform};
 
 impl Connection {
-    /// How many requests may be pushed now, each with the largest body of all templates in use.
+    /// Returns the number of requests that may be pushed now, each with the largest body of all
+    /// templates in use.
     ///
-    /// Bounded by the streams that both sides allow (one, until the first answer), by the window of
-    /// the connection, by the events not yet polled, and by the streams opened since the last
-    /// [`Self::transmit`]: not more than the peer allows at once, even if resets have made room for
-    /// others, which servers take for an attack.
+    /// It is bounded by the streams that both sides allow (one, until the first answer), by the
+    /// window of the connection, by the events not yet polled, and by the streams opened since the
+    /// last [`Self::transmit`]. The latter may not exceed the peer's limit even if resets have made
+    /// room for others, because servers take that for an attack.
     #[must_use]
     pub fn room(&self) -> usize {
         self.room_for(self.templates.body_bytes_max())
@@ -25,11 +26,11 @@ impl Connection {
     /// Writes one request.
     ///
     /// `spec` is read only while the template is new to this connection or to its header table, and
-    /// for a body that does not go out in one piece; it must be the same for a number until
+    /// for a body that is not sent in one piece. It must be the same for a number until
     /// [`Self::forget_template`].
     ///
     /// # Errors
-    /// See [`PushError`]; nothing was written, and the ticket gets no event.
+    /// If the request cannot be sent; nothing was written, and the ticket gets no event.
     pub fn push(
         &mut self,
         ticket: u64,
@@ -53,8 +54,8 @@ impl Connection {
         if self.room_for(spec.body_bytes(token.len())) == 0 {
             return Err(PushError::Full);
         }
-        // The id comes first: once a template has been made, its block must be written, for the
-        // peer's table to follow.
+        // The id comes first: once a template has been created, its block must be written, so that
+        // the peer's table follows.
         let Some(id) = self.streams.push(ticket, now) else {
             self.begin_closing(CloseReason::StreamIdsSpent);
             self.settle();
@@ -71,7 +72,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The core will not push with this number again, or with another message.
+    /// Removes a template; the core pushes with this number no more, or with another message.
     pub fn forget_template(&mut self, template: u32) {
         self.templates.forget(template);
     }
@@ -86,7 +87,7 @@ impl Connection {
             self.peer.streams_max.min(1)
         };
         let open = self.streams.open();
-        // Events that nobody fetches hold back requests, so that their queue is at most two for
+        // Events that are not fetched prevent requests, so that their queue has at most two for
         // each stream.
         let held = open + self.events.len() + self.accepted.len();
         limit

@@ -1,4 +1,4 @@
-//! Reading of responses and all other frames of the peer.
+//! The reading of responses and all other frames of the peer.
 //!
 //! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or,
 //! with FCM, a DATA frame behind it with a body that is skipped. The block begins with 0x88, entry
@@ -20,21 +20,22 @@ use crate::outcome::Platform;
 /// Entry 8 of the static table: `:status 200`.
 const STATUS_200: u8 = 0x88;
 
-/// Acknowledgements written and not yet fetched. More means that the peer asks faster than it
-/// reads.
+/// Most acknowledgements that are written and not fetched. A peer that causes more sends faster
+/// than it reads.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_000;
 
 /// State of the reader.
 pub(super) struct Reader {
-    /// The beginning of a frame that has not come whole: at most one frame.
+    /// Beginning of an incomplete frame: at most one frame.
     partial: Vec<u8>,
     decoder: Decoder,
     block: Block,
-    /// The peer's first SETTINGS have come, which must precede everything else (RFC 9113, 3.4).
+    /// Whether the peer's first SETTINGS have arrived, which must precede everything else (RFC
+    /// 9113, 3.4).
     greeted: bool,
-    /// Answers `:status 200` need not be decoded.
+    /// Whether answers `:status 200` need not be decoded.
     fast: bool,
-    /// Only in tests: never [`Self::fast`], to compare both ways.
+    /// Whether [`Self::fast`] stays false, for tests that compare both ways.
     never_fast: bool,
     patience: Patience,
 }
@@ -64,7 +65,7 @@ impl Reader {
 }
 
 impl Connection {
-    /// Reads all whole frames and keeps the rest.
+    /// Reads all complete frames and keeps the rest.
     pub(super) fn read(&mut self, mut input: &[u8]) -> Result<(), ConnectionError> {
         if !self.reader.partial.is_empty() {
             let mut partial = std::mem::take(&mut self.reader.partial);
@@ -102,7 +103,7 @@ impl Connection {
             && frame.payload.first() == Some(&STATUS_200)
             && self.reader.block.stream == 0
         {
-            // Whatever is not an open request without a status so far takes the long way too.
+            // Any other stream than an open request without a status takes the slow path too.
             if let Some(slot) = self.streams.get_mut(frame.stream).filter(|s| s.answer.is_none()) {
                 if !frame.has(flag::END_STREAM) {
                     slot.answer = Some(ACCEPTED);
@@ -130,13 +131,13 @@ impl Connection {
             frame.kind,
             kind::DATA | kind::HEADERS | kind::CONTINUATION | kind::WINDOW_UPDATE
         ) {
-            self.idle_word()?;
+            self.charge_idle_frame()?;
         }
         match frame.kind {
             kind::DATA => self.data(frame),
             kind::HEADERS => self.headers(frame),
             kind::PRIORITY => {
-                // Without meaning since RFC 9113; its form still counts (6.3).
+                // PRIORITY has no meaning since RFC 9113, but its form is still checked (6.3).
                 self.on_stream(frame)?;
                 length(frame, 5, "PRIORITY of other than 5 bytes")
             }
@@ -149,7 +150,7 @@ impl Connection {
             kind::GOAWAY => self.goaway(frame),
             kind::WINDOW_UPDATE => self.window_update(frame),
             kind::CONTINUATION => self.continuation(frame),
-            // Extensions are to be ignored (RFC 9113, 5.5).
+            // Unknown frames must be ignored (RFC 9113, 5.5).
             _ => Ok(()),
         }
     }
@@ -195,10 +196,10 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let head = read_head(&mut self.reader.decoder, block)?;
         self.reader.fast = self.reader.decoder.is_stateless() && !self.reader.never_fast;
-        let Some(slot) = self.streams.get_mut(id) else { return self.idle_word() };
+        let Some(slot) = self.streams.get_mut(id) else { return self.charge_idle_frame() };
         match (head, slot.answer, end_stream) {
-            // 1xx: the answer proper is to come.
-            (Head::Status(100..=199, _), None, false) => self.idle_word()?,
+            // 1xx: the final answer follows.
+            (Head::Status(100..=199, _), None, false) => self.charge_idle_frame()?,
             (Head::Status(status @ 200.., retry_after), None, end_stream) => {
                 slot.answer = Some(self.answers.begin(status, retry_after));
                 if end_stream {
@@ -206,7 +207,7 @@ impl Connection {
                 }
             }
             (Head::Trailers, Some(_), true) => self.end_answer(id),
-            // No status, a second one, fields in the middle of a body (RFC 9113, 8.1).
+            // No status, a second one, or fields in the middle of a body (RFC 9113, 8.1).
             _ => self.malformed(id),
         }
         Ok(())
@@ -215,9 +216,11 @@ impl Connection {
     fn data(&mut self, frame: &Frame<'_>) -> Result<(), ConnectionError> {
         self.on_used_stream(frame)?;
         let data = frame.unpadded()?;
-        // Frames on streams that are closed count too (RFC 9113, 6.9).
+        // Frames on closed streams count too (RFC 9113, 6.9).
         self.credit.consume(frame.payload.len())?;
-        let Some(slot) = self.streams.get_mut(frame.stream) else { return self.idle_word() };
+        let Some(slot) = self.streams.get_mut(frame.stream) else {
+            return self.charge_idle_frame();
+        };
         let Some(answer) = slot.answer else {
             self.malformed(frame.stream);
             return Ok(());
@@ -226,11 +229,11 @@ impl Connection {
             slot.body_bytes.saturating_add(u16::try_from(data.len()).unwrap_or(u16::MAX));
         let body_bytes = usize::from(slot.body_bytes);
         if data.is_empty() && !frame.has(flag::END_STREAM) {
-            self.idle_word()?;
+            self.charge_idle_frame()?;
         }
         if !self.answers.add(answer, data, body_bytes) {
-            // A longer body is not a gateway's reason: its status has to do, and the rest need not
-            // come.
+            // A longer body is not a gateway's reason: only its status counts, and the peer need
+            // not send the rest.
             if self.windows.forget(frame.stream) || !frame.has(flag::END_STREAM) {
                 frames::put_reset(&mut self.out, frame.stream, ErrorCode::CANCEL);
             }
@@ -245,7 +248,7 @@ impl Connection {
         self.on_used_stream(frame)?;
         length(frame, 4, "RST_STREAM of other than 4 bytes")?;
         let code = ErrorCode(number(frame.payload, 0));
-        // After a complete answer (nginx does that) the stream is not there any more.
+        // After a complete answer (nginx does that) the stream no longer exists.
         if let Some(slot) = self.streams.remove(frame.stream) {
             if code == ErrorCode::REFUSED_STREAM {
                 self.unprocessed(&slot);
@@ -261,7 +264,7 @@ impl Connection {
         on_connection(frame)?;
         if frame.has(flag::ACK) {
             length(frame, 0, "SETTINGS acknowledgement with a payload")?;
-            // There is one SETTINGS frame of ours, so it is that one.
+            // We send one SETTINGS frame, so this acknowledges that one.
             self.reader.decoder.acknowledged(0);
             return Ok(());
         }
@@ -275,7 +278,8 @@ impl Connection {
             // No limit, unless the frame names one (RFC 9113, 6.5.2).
             self.peer.streams_max = usize::MAX;
         }
-        // Acknowledged first, so that a body that goes on by a larger window comes after it.
+        // The acknowledgement is written first, before a body that continues because of a larger
+        // window.
         self.acknowledge(kind::SETTINGS, &[])?;
         for setting in settings::parse(frame.payload) {
             let bytes = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
@@ -301,7 +305,7 @@ impl Connection {
         on_connection(frame)?;
         length(frame, 8, "PING of other than 8 bytes")?;
         if frame.has(flag::ACK) {
-            // That something came at all is what our PING was for.
+            // Any frame shows that the peer is alive, which is all that our PING asks.
             return Ok(());
         }
         self.acknowledge(kind::PING, frame.payload)
@@ -332,11 +336,11 @@ impl Connection {
                 true
             })
         };
-        // Credit that a body waited for brings it nearer to its end, however little it is.
-        if goes_on { Ok(()) } else { self.idle_word() }
+        // Credit for which a body waits brings it nearer to its end, however little it is.
+        if goes_on { Ok(()) } else { self.charge_idle_frame() }
     }
 
-    /// The answer of an open stream has ended.
+    /// Handles the end of an answer of an open stream.
     fn end_answer(&mut self, id: u32) {
         if let Some(slot) = self.streams.remove(id)
             && let Some(answer) = slot.answer
@@ -346,8 +350,7 @@ impl Connection {
         }
     }
 
-    /// The peer broke the rules of one stream: only that one ends, and its answer, if any, does not
-    /// count.
+    /// Ends a stream whose rules the peer violated. Its answer, if any, does not count.
     fn malformed(&mut self, id: u32) {
         if let Some(mut slot) = self.streams.remove(id) {
             frames::put_reset(&mut self.out, id, ErrorCode::PROTOCOL_ERROR);
@@ -370,8 +373,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Something came that brings no request nearer to its end.
-    fn idle_word(&mut self) -> Result<(), ConnectionError> {
+    /// Charges a frame that brings no request nearer to its end.
+    fn charge_idle_frame(&mut self) -> Result<(), ConnectionError> {
         self.reader.patience.spend(self.now, self.streams.next_id())
     }
 
@@ -382,7 +385,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The frame names a stream that we have opened at some time (RFC 9113, 5.1: others are idle).
+    /// Checks that the frame names a stream that we have opened (RFC 9113, 5.1: others are idle).
     fn on_used_stream(&self, frame: &Frame<'_>) -> Result<(), ConnectionError> {
         self.on_stream(frame)?;
         if frame.stream.is_multiple_of(2) || self.streams.is_idle(frame.stream) {
@@ -392,7 +395,8 @@ impl Connection {
     }
 }
 
-/// Completes `partial` with the rest of its frame; `false`: the frame is still incomplete.
+/// Completes `partial` with the rest of its frame. Returns `false` if the frame is still
+/// incomplete.
 fn complete(partial: &mut Vec<u8>, input: &mut &[u8]) -> Result<bool, ConnectionError> {
     let mut fill = |partial: &mut Vec<u8>, length: usize| {
         let (piece, rest) = input.split_at(length.saturating_sub(partial.len()).min(input.len()));
@@ -420,7 +424,7 @@ fn length(frame: &Frame<'_>, bytes: usize, what: &'static str) -> Result<(), Con
     Ok(())
 }
 
-/// Four bytes at `at`, the presence of which was checked.
+/// Returns four bytes at `at` as a number. The caller must have checked the length.
 fn number(payload: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]])
 }

@@ -17,7 +17,7 @@ pub(super) struct RetryAfter {
 }
 
 impl RetryAfter {
-    /// Hears of every field; of most, their length is all that is looked at.
+    /// Stores a field if it is one of the two; for most others only the length is compared.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
         let date = || {
             std::str::from_utf8(value).ok().and_then(|text| httpdate::parse_http_date(text).ok())
@@ -32,7 +32,7 @@ impl RetryAfter {
         }
     }
 
-    /// Time to wait; at most [`RETRY_AFTER_MAX`].
+    /// Returns the time to wait, at most [`RETRY_AFTER_MAX`].
     pub(super) fn wait(&self) -> Option<Duration> {
         let until = || Some(self.at?.duration_since(self.date?).unwrap_or_default());
         let wait = self.seconds.map(Duration::from_secs).or_else(until)?;
@@ -40,7 +40,7 @@ impl RetryAfter {
     }
 }
 
-/// Digits only. A number beyond all reason is a long wait, not none.
+/// Parses digits. A number beyond all reason is a long wait, not an error.
 fn seconds(value: &[u8]) -> Option<u64> {
     let digits = value.iter().all(u8::is_ascii_digit);
     digits.then(|| {
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "30")]), Some(30));
         assert_eq!(wait(&[("retry-after", "0")]), Some(0));
         assert_eq!(wait(&[DATE, ("retry-after", "Sun, 06 Nov 1994 08:51:07 GMT")]), Some(90));
-        // In whatever order, and in the two forms of old.
+        // In any order, and in the two obsolete forms.
         assert_eq!(wait(&[("retry-after", "Sunday, 06-Nov-94 08:49:47 GMT"), DATE]), Some(10));
         assert_eq!(wait(&[("retry-after", "Sun Nov  6 08:49:47 1994"), DATE]), Some(10));
         assert_eq!(

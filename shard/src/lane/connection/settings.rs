@@ -14,7 +14,8 @@ mod id {
     pub(super) const MAX_HEADER_LIST_SIZE: u16 = 6;
 }
 
-/// A whole error body many times over; an answer that needs more is read as far as this.
+/// Initial window of a stream, bytes: many complete error bodies. A longer answer is read up to
+/// this length.
 const STREAM_WINDOW: u32 = 16_384;
 
 /// Longest header list of an answer, bytes; APNs sends some 200.
@@ -23,7 +24,7 @@ pub(crate) const HEADER_LIST_MAX: u32 = 8_192;
 /// Appends our SETTINGS.
 ///
 /// Without a header table no answer depends on an earlier one, which lets the reader skip most of
-/// it. MAX_FRAME_SIZE stays at its default, which is the least there is.
+/// an answer. MAX_FRAME_SIZE stays at its default, the smallest value.
 pub(crate) fn put_ours(out: &mut Vec<u8>) {
     let ours = [
         (id::HEADER_TABLE_SIZE, 0),
@@ -38,7 +39,7 @@ pub(crate) fn put_ours(out: &mut Vec<u8>) {
     }
 }
 
-/// One value of the peer's, as far as it concerns a client.
+/// A value of the peer that concerns a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setting {
     HeaderTableSize(u32),
@@ -47,8 +48,8 @@ pub(crate) enum Setting {
     MaxHeaderListSize(u32),
 }
 
-/// The values of one SETTINGS frame, in order; unknown ones are skipped, impossible ones are
-/// errors.
+/// Returns the values of one SETTINGS frame, in order. Unknown ones are skipped, impossible ones
+/// are errors.
 pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, ConnectionError>> {
     payload.chunks_exact(6).filter_map(|s| {
         let value = u32::from_be_bytes([s[2], s[3], s[4], s[5]]);
@@ -60,8 +61,8 @@ pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, Conn
             id::ENABLE_PUSH if value != 0 => {
                 Some(Err(ConnectionError::protocol("a server may not set SETTINGS_ENABLE_PUSH")))
             }
-            // Ours are never larger than the least that a peer may set, so the value itself is of
-            // no interest.
+            // Our frames are never longer than every peer must accept, so the value itself is not
+            // needed.
             id::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => Some(Err(
                 ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE outside of 2^14 to 2^24-1"),
             )),

@@ -1,10 +1,10 @@
 //! Open requests: the ticket of each stream, and the time at which its request was sent.
 //!
-//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so requests close
-//! in time are close in memory. A request that stays open for long keeps its slot; an id whose slot
-//! is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the unused
-//! lower ones). With twice as many slots as streams a free one is at hand, even if most requests
-//! stay open for long: skipping costs ids, one in two at the worst.
+//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so requests that
+//! are close in time are close in memory. A request that stays open for long keeps its slot; an id
+//! whose slot is taken is skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the
+//! unused lower ones). With twice as many slots as streams a free one is near, even if most
+//! requests stay open for long: skipping costs at most every second id.
 //!
 //! The slots are also a list in the order of sending. All requests have the same deadline after
 //! sending, so the head of the list has the next deadline.
@@ -13,16 +13,16 @@ use clarion_proto::time::Time;
 
 const NONE: u32 = u32::MAX;
 
-/// One request on the wire.
+/// An open request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     pub(crate) ticket: u64,
     pub(crate) sent: Time,
     /// Id of the open stream; 0: the slot is free.
     pub(crate) id: u32,
-    /// The answer begun, as [`super::answers::Answers`] numbers it.
+    /// Number of the answer in progress, from [`super::answers::Answers`].
     pub(crate) answer: Option<std::num::NonZeroU16>,
-    /// Of the answer's body so far, whether kept or not.
+    /// Length of the answer's body so far, whether kept or not, bytes.
     pub(crate) body_bytes: u16,
     older: u32,
     newer: u32,
@@ -45,7 +45,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// For at most `streams_max` at once and ids up to `last_id`.
+    /// Creates a ring for at most `streams_max` streams at once and ids up to `last_id`.
     pub(crate) fn new(streams_max: usize, last_id: u32) -> Self {
         let slots = vec![FREE; (2 * streams_max).next_power_of_two()].into_boxed_slice();
         Self { slots, oldest: NONE, newest: NONE, open: 0, next_id: 1, last_id }
@@ -55,28 +55,28 @@ impl Streams {
         self.open
     }
 
-    /// No request can be opened any more.
+    /// Reports whether no request can be opened any more.
     pub(crate) fn is_spent(&self) -> bool {
         self.next_id > self.last_id
     }
 
-    /// Whether the id has not been used or passed over yet: no frame may name it.
+    /// Reports whether the id has not been used or skipped yet, so that no frame may name it.
     pub(crate) fn is_idle(&self, id: u32) -> bool {
         id >= self.next_id
     }
 
-    /// Of the next request: grows by two or more with each.
+    /// Returns the id of the next request, which grows by two or more with each.
     pub(crate) fn next_id(&self) -> u32 {
         self.next_id
     }
 
-    /// Opens the next stream. `None`: the ids are spent. The caller keeps the number of open ones
-    /// within its limit, so a slot is free.
+    /// Opens the next stream. Returns `None` if the ids are used up. The caller keeps the number of
+    /// open streams within its limit, so a slot is free.
     pub(crate) fn push(&mut self, ticket: u64, sent: Time) -> Option<u32> {
         debug_assert!(self.open < self.slots.len());
         while !self.is_spent() {
             let id = self.next_id;
-            // Ends: a stream has 2^30 odd ids and their last is 2^31-1.
+            // The loop ends: a stream has 2^30 odd ids and their last is 2^31-1.
             self.next_id = id + 2;
             let at = self.index(id);
             if self.slots[at as usize].id != 0 {
@@ -102,13 +102,13 @@ impl Streams {
         None
     }
 
-    /// An open stream.
+    /// Returns an open stream.
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Slot> {
         let at = self.index(id);
         Some(&mut self.slots[at as usize]).filter(|s| s.id == id && id != 0)
     }
 
-    /// Ends a stream.
+    /// Ends a stream and returns its slot.
     pub(crate) fn remove(&mut self, id: u32) -> Option<Slot> {
         let at = self.index(id) as usize;
         let slot = self.slots[at];
@@ -128,12 +128,12 @@ impl Streams {
         Some(slot)
     }
 
-    /// The one that waits longest.
+    /// Returns the stream that has been open longest.
     pub(crate) fn oldest(&self) -> Option<&Slot> {
         self.slots.get(self.oldest as usize)
     }
 
-    /// The stream that was opened last.
+    /// Returns the stream that was opened last.
     pub(crate) fn newest(&self) -> Option<&Slot> {
         self.slots.get(self.newest as usize)
     }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a map, with requests that linger at random.
+        /// Compares the ring with a map, with requests that stay open at random.
         #[test]
         fn behaves_as_a_map_in_order_of_sending(actions in proptest::collection::vec((any::<bool>(), 0usize..16), 1..400)) {
             let (mut streams, mut model) = (Streams::new(8, STREAM_IDS), BTreeMap::new());

@@ -24,32 +24,33 @@ use crate::lane::provider::{
     request::Request,
 };
 
-/// What a token of FCM is reckoned until one was seen: no longer one has been (firebasex#581,
-/// fcm-django#131).
+/// Assumed length of an FCM token until one is seen, characters. No longer one has been observed
+/// (firebasex#581, fcm-django#131).
 const FCM_TOKEN_BYTES: usize = 163;
 
-/// All templates of a connection, by number.
+/// All templates of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Templates {
     /// Templates, sorted by number.
     all: Vec<Template>,
-    /// Where the last one asked for is: pushes come in runs.
+    /// Position of the last template, because pushes come in runs.
     last: usize,
     body_bytes_max: usize,
 }
 
 impl Templates {
-    /// The largest body of all: what a push of any template is reckoned to need of the windows.
+    /// Returns the largest body of all templates, bytes. Every push is assumed to need that much of
+    /// the windows.
     pub(crate) fn body_bytes_max(&self) -> usize {
         self.body_bytes_max
     }
 
-    /// A body of this size was pushed.
+    /// Records the size of a body that was pushed.
     pub(crate) fn note_body(&mut self, bytes: usize) {
         self.body_bytes_max = self.body_bytes_max.max(bytes);
     }
 
-    /// The template, if it was made and not forgotten.
+    /// Returns a template, if it exists.
     pub(crate) fn get(&mut self, number: u32) -> Option<&mut Template> {
         if self.all.get(self.last).is_none_or(|t| t.number != number) {
             self.last = self.all.binary_search_by_key(&number, |t| t.number).ok()?;
@@ -80,13 +81,13 @@ impl Templates {
     }
 }
 
-/// One message's requests, for one state of the header table.
+/// Template of one message, for one state of the header table.
 #[derive(Debug)]
 pub(crate) struct Template {
     number: u32,
-    /// Of the encoder; another one means: make it anew. 0 never matches.
+    /// Version of the encoder; another one means that the template is outdated. 0 never matches.
     pub(crate) version: u32,
-    /// As RFC 9113 counts it (10.5.1), without the token.
+    /// Size of the header list without the token, as RFC 9113 counts it (10.5.1), bytes.
     header_list_bytes: usize,
     form: Form,
 }
@@ -98,12 +99,12 @@ enum Form {
 }
 
 impl Template {
-    /// Writes the template of a message as of now. If that changes the header table, the bytes are
-    /// good for one request only, and the version is 0.
+    /// Creates the template of a message. If that changes the header table, the bytes are valid for
+    /// one request only, and the version is 0.
     ///
     /// # Errors
-    /// The alert's headers cannot be sent, or not with a token of this length; the encoder is as
-    /// before.
+    /// If the alert's headers cannot be sent, or not with a token of this length; the encoder is
+    /// unchanged then.
     #[allow(clippy::too_many_arguments)] // all that a request is made of
     pub(crate) fn new(
         number: u32,
@@ -159,7 +160,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Size of the header list with a token of this length, bytes.
+    /// Returns the size of the header list with a token of this length, bytes.
     pub(crate) fn header_list_bytes(&self, token_bytes: usize) -> usize {
         match self.form {
             Form::Apns(_) => self.header_list_bytes + 2 * token_bytes,
@@ -167,7 +168,7 @@ impl Template {
         }
     }
 
-    /// Size of the body with a token of this length, bytes.
+    /// Returns the size of the body with a token of this length, bytes.
     pub(crate) fn body_bytes(&self, token_bytes: usize) -> usize {
         match &self.form {
             Form::Apns(form) => form.body_bytes,
@@ -175,8 +176,8 @@ impl Template {
         }
     }
 
-    /// Whether [`Self::put`] can write requests with tokens of this length: both frames are single
-    /// ones.
+    /// Reports whether [`Self::put`] can write requests with tokens of this length, each as one
+    /// HEADERS and one DATA frame.
     pub(crate) fn is_plain(&self, token_bytes: usize) -> bool {
         let block_bytes = match &self.form {
             Form::Apns(form) => form.block_bytes(token_bytes),
@@ -185,7 +186,7 @@ impl Template {
         self.body_bytes(token_bytes) <= PAYLOAD_BYTES_MAX && block_bytes <= PAYLOAD_BYTES_MAX
     }
 
-    /// Appends a whole request: the hot path.
+    /// Appends a complete request: the hot path.
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         match &mut self.form {
             Form::Apns(form) => form.put(out, id, token),
@@ -193,7 +194,7 @@ impl Template {
         }
     }
 
-    /// Appends the header block alone, in as many frames as it takes.
+    /// Appends the header block alone, in as many frames as necessary.
     fn put_headers(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         match &self.form {
             Form::Apns(form) => form.put_headers(out, id, token),
@@ -213,15 +214,16 @@ impl Form {
 
 /// Parts of a request.
 struct Parts<'a> {
-    /// `:method`, `:scheme`, `:authority`, `:path`.
+    /// Pseudo-header fields `:method`, `:scheme`, `:authority`, `:path`.
     pseudo: &'a [(&'static str, &'a str); 4],
     fields: &'a [Field<'a>],
     body: &'a Bytes,
-    /// Behind the token, if that is in the body.
+    /// Body after the token, if the token is in the body.
     after: &'a Bytes,
 }
 
-/// A template with its body, for requests that do not go out in one piece.
+/// Appends a request that is not sent in one piece: its header block, and its body as far as the
+/// windows allow.
 pub(crate) fn put_in_pieces(
     template: &Template,
     spec: &TemplateSpec,

@@ -8,14 +8,14 @@ use super::{Connection, hpack, retry_after::RetryAfter};
 #[derive(Default)]
 pub struct HeaderDecoder(hpack::decode::Decoder);
 
-/// Names and values of a header list.
+/// Names and values of a header list, in order.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl HeaderDecoder {
-    /// As in a connection: lists of at most `list_max` bytes.
+    /// Decodes a block as a connection does, with lists of at most `list_max` bytes.
     ///
     /// # Errors
-    /// The kind of what is wrong, by its name in the decoder.
+    /// The kind of the defect, by its name in the decoder.
     pub fn decode(&mut self, block: &[u8], list_max: usize) -> Result<Fields, String> {
         let mut fields = Fields::new();
         match self
@@ -27,26 +27,26 @@ impl HeaderDecoder {
         }
     }
 
-    /// The peer has acknowledged a table of this size.
+    /// Records that the peer has acknowledged a table of this size.
     pub fn acknowledged(&mut self, limit: usize) {
         self.0.acknowledged(limit);
     }
 
-    /// What the dynamic table holds, by the rules of HPACK.
+    /// Returns the size of the dynamic table's content by the rules of HPACK, bytes.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
         self.0.table_bytes()
     }
 }
 
-/// The Huffman code's text, if it is one.
+/// Decodes a Huffman code; `None` if it is invalid.
 #[must_use]
 pub fn huffman_decode(coded: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     hpack::huffman::decode(coded, &mut text).ok().map(|()| text)
 }
 
-/// The text in Huffman code.
+/// Encodes a text in Huffman code.
 #[must_use]
 pub fn huffman_encode(text: &[u8]) -> Vec<u8> {
     let mut coded = Vec::new();
@@ -54,7 +54,7 @@ pub fn huffman_encode(text: &[u8]) -> Vec<u8> {
     coded
 }
 
-/// How long an answer with these fields asks to be left alone.
+/// Returns the pause for which an answer with these fields asks.
 #[must_use]
 pub fn retry_after(fields: &[(&[u8], &[u8])]) -> Option<Duration> {
     let mut read = RetryAfter::default();
@@ -63,15 +63,15 @@ pub fn retry_after(fields: &[(&[u8], &[u8])]) -> Option<Duration> {
 }
 
 impl Connection {
-    /// Every answer takes the long way.
+    /// Makes the connection decode every answer completely.
     #[must_use]
     pub fn without_fast_reader(mut self) -> Self {
         self.reader.never_fast();
         self
     }
 
-    /// What a peer can make grow: unread pieces, blocks, bodies, output. Not the header table,
-    /// which has its own bound.
+    /// Returns the memory that a peer can cause to grow, bytes: unread pieces, blocks, bodies,
+    /// output. The header table is excluded, because it has its own bound.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.reader.held_bytes() + self.answers.held_bytes() + self.out.capacity()

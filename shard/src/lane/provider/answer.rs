@@ -1,4 +1,4 @@
-//! Parser for the body of an answer, by the lane's platform.
+//! The parser for the body of an answer, by the platform of the lane.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub fn read(platform: Platform, status: u16, body: &[u8], retry_after: Option<Du
     Answer { retry_after, ..answer }
 }
 
-/// Longest body that is read.
+/// Returns the longest body of an answer that is read, bytes.
 pub(crate) const fn body_bytes_max(platform: Platform) -> usize {
     match platform {
         Platform::Apns => apns::BODY_BYTES_MAX,

@@ -1,10 +1,10 @@
 //! Requests to APNs and the parser for bodies of its answers (Apple, "Sending notification requests
-//! to APNs" and "Handling notification responses from APNs"). Pure.
+//! to APNs" and "Handling notification responses from APNs"). No code here does I/O.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in
-//! hexadecimal>`, then the fields below in this order. `content-type` and `content-length` are not
-//! asked for, and `apns-id` is not sent: the answer comes on the request's own stream, so nothing
-//! needs to be recognised by it.
+//! hexadecimal>`, then the fields below in this order. APNs does not require `content-type` and
+//! `content-length`. `apns-id` is not sent, because the answer comes on the stream of the request
+//! and needs no id.
 
 use std::borrow::Cow;
 
@@ -19,11 +19,11 @@ use crate::{
 /// `:path` up to the token (A-send).
 pub const PATH: &str = "/3/device/";
 
-/// Longest answer body that is read: the longest documented one has some 70 bytes.
+/// Longest answer body that is read, bytes. The longest documented one has some 70.
 pub const BODY_BYTES_MAX: usize = 1_024;
 
-/// The fields after the pseudo-fields. Apple's advice on the table (A-send, A-arch), but that
-/// `authorization` may enter it by setting.
+/// Returns the fields after the pseudo-header fields. Indexing follows Apple's advice (A-send,
+/// A-arch), except that `authorization` may enter the table by configuration.
 pub(crate) fn fields<'a>(
     headers: &'a ApnsHeaders,
     authorization: &'a str,
@@ -36,7 +36,7 @@ pub(crate) fn fields<'a>(
         secret: name == "authorization",
     };
     let mut fields = vec![
-        // First, so that it finds room in a small table: it is by far the longest.
+        // First, so that it finds room in a small table: it is by far the longest field.
         field(
             "authorization",
             authorization.into(),
@@ -55,24 +55,24 @@ pub(crate) fn fields<'a>(
 
 /// Parses an answer from its status and the stored part of its body.
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
-    // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may
-    // add to one says nothing.
+    // 200 has no body (Apple, "Handling notification responses from APNs"); a body that a proxy
+    // adds has no meaning.
     let (reason, timestamp_ms) = if status == 200 { (Reason::None, None) } else { read_body(body) };
     Answer { status, reason, timestamp_ms, retry_after: None }
 }
 
-/// Parses `{"reason":"…","timestamp":…}` in any order, with other fields; anything else gives no
+/// Parses `{"reason":"…","timestamp":…}` in any order and with other fields; anything else is no
 /// reason. The debug data of GOAWAY may contain the same object.
 pub(crate) fn read_body(body: &[u8]) -> (Reason, Option<u64>) {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(borrow, default)]
         reason: Option<Cow<'a, str>>,
-        // Only 410 has it, in milliseconds; of another type it must not take the reason with it.
+        // Only 410 has a timestamp, in milliseconds. One of another type must not hide the reason.
         #[serde(default)]
         timestamp: Option<serde_json::Value>,
     }
-    // serde would also take a list for such a structure, its fields by their places.
+    // serde would also read a list into this struct, with the fields by position.
     if body.len() > BODY_BYTES_MAX || body.trim_ascii_start().first() != Some(&b'{') {
         return (Reason::None, None);
     }

@@ -1,9 +1,9 @@
 //! Requests to FCM and the parser for bodies of its answers (Firebase, "Send messages using the
-//! HTTP v1 API"; "FCM error codes"). Pure.
+//! HTTP v1 API"; "FCM error codes"). No code here does I/O.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path
 //! /v1/projects/<project>/messages:send`, then the fields below: the same for all devices, so the
-//! whole block may be indexed. The token stands in the body, inside a JSON string.
+//! whole block may be indexed. The token is in the body, inside a JSON string.
 
 use serde_json::Value;
 
@@ -13,17 +13,17 @@ use crate::outcome::{
     fcm::{self, ErrorCode, Status},
 };
 
-/// Longest error body that is read. One with an `FcmError` and a `BadRequest` has some 600 bytes;
-/// several violations and their descriptions fit too. What is longer is a front end's page.
+/// Longest error body that is read, bytes. One with an `FcmError` and a `BadRequest` has some 600;
+/// several violations and their descriptions fit too. A longer body is the page of a front end.
 pub const BODY_BYTES_MAX: usize = 4_096;
 
-/// Value of `:path` for a project.
+/// Returns the value of `:path` for a project.
 pub(crate) fn path(project: &str) -> String {
     format!("/v1/projects/{project}/messages:send")
 }
 
-/// The fields after the pseudo-fields. `authorization` first, so that it finds room in a small
-/// table.
+/// Returns the fields after the pseudo-header fields. `authorization` is the first, so that it
+/// finds room in a small table.
 pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     let indexing = if indexed { Indexing::Value } else { Indexing::Never };
     vec![
@@ -37,9 +37,10 @@ pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     ]
 }
 
-/// Whether a token can be part of a JSON string unchanged: printable ASCII without space, quote and
-/// backslash. Tokens of FCM are letters, digits, `-`, `_` and `:`; anything else could end the
-/// string and add a field. Without branches, so that the compiler uses vector instructions.
+/// Reports whether a token can be part of a JSON string unchanged: printable ASCII without space,
+/// quote and backslash. Tokens of FCM are letters, digits, `-`, `_` and `:`; other characters could
+/// end the string and add a field. The loop has no branches, so that the compiler uses vector
+/// instructions.
 pub(crate) fn is_safe_token(token: &[u8]) -> bool {
     let unsafe_byte = |b: u8| !(0x21..=0x7e).contains(&b) | (b == b'"') | (b == b'\\');
     !token.iter().fold(false, |found, b| found | unsafe_byte(*b))
@@ -47,7 +48,7 @@ pub(crate) fn is_safe_token(token: &[u8]) -> bool {
 
 /// Parses an answer from its status and the stored part of its body.
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
-    // The body of 200 names the message that was made, which nobody asks for.
+    // The body of 200 names the created message, which nothing here needs.
     let reason = if status == 200 { None } else { read_error(body) };
     Answer {
         status,
@@ -57,13 +58,13 @@ pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     }
 }
 
-/// Parses `{"error":{"status":…,"details":[…]}}`, with other fields; anything else gives no reason.
+/// Parses `{"error":{"status":…,"details":[…]}}` with other fields; anything else is no reason.
 fn read_error(body: &[u8]) -> Option<fcm::Reason> {
     if body.len() > BODY_BYTES_MAX || body.first().is_none_or(|b| *b == b'<') {
         return None;
     }
     let body: Value = serde_json::from_slice(body).ok()?;
-    // Google's streaming front ends wrap the same object into a list.
+    // Google's streaming front ends wrap the same object in a list.
     let error = body.get(0).unwrap_or(&body).get("error")?;
     let mut reason = fcm::Reason {
         status: error.get("status").and_then(Value::as_str).map(Status::parse),
@@ -79,8 +80,8 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
                 reason.code =
                     text(detail, "errorCode").map(|code| ErrorCode::parse(&code)).or(reason.code);
             }
-            // The first field that is not the token, if there is one: then the token is not to
-            // blame.
+            // The first field that is not the token, if there is one: then the token is not the
+            // cause.
             Some("google.rpc.BadRequest") => {
                 let mut fields =
                     list("fieldViolations").filter_map(|violation| text(violation, "field"));
@@ -94,12 +95,14 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
             // "An extension of type google.rpc.QuotaFailure is returned to specify which quota was
             // exceeded."
             Some("google.rpc.QuotaFailure") => {
-                let says = |violation: &Value, name| {
+                let mentions_device = |violation: &Value, name| {
                     text(violation, name)
                         .is_some_and(|text| text.to_ascii_lowercase().contains("device"))
                 };
                 let names_device = |v: &Value| {
-                    ["subject", "description", "quotaMetric", "quotaId"].iter().any(|n| says(v, n))
+                    ["subject", "description", "quotaMetric", "quotaId"]
+                        .iter()
+                        .any(|n| mentions_device(v, n))
                 };
                 if list("violations").next().is_some() {
                     quota_of_device =
@@ -109,8 +112,8 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
             _ => {}
         }
     }
-    // Whose quota it was: by the detail that is made for that, else by the error's words, else by
-    // its message, which people wrote for people ("Device message rate exceeded").
+    // The exceeded quota is named by the detail for that purpose, otherwise by the error's reason,
+    // otherwise by its message, a text for people ("Device message rate exceeded").
     reason.device_quota = quota_of_device.unwrap_or_else(|| {
         let says_device = |text: &str| text.to_ascii_lowercase().contains("device");
         let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
@@ -207,7 +210,7 @@ mod tests {
     }
 
     proptest! {
-        /// A safe token is the same inside a JSON string as outside.
+        /// Checks that a safe token is the same inside a JSON string as outside.
         #[test]
         fn safe_tokens_are_their_own_json(token in proptest::collection::vec(any::<u8>(), 1..40)) {
             let own = std::str::from_utf8(&token).ok().and_then(|t| serde_json::to_string(t).ok());

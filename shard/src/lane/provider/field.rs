@@ -13,15 +13,16 @@ pub(crate) struct Field<'a> {
 /// Representation of a field in HPACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Indexing {
-    /// Enters the table with its value: the same for very many requests.
+    /// The field enters the table with its value, which very many requests share.
     Value,
-    /// Its name enters the table, with the first value seen; the value is a literal.
+    /// The name enters the table with the first value; the value is a literal.
     Name,
-    /// Never enters a table; intermediaries are told so (RFC 7541, 7.1.3).
+    /// The field never enters a table, also not in intermediaries (RFC 7541, 7.1.3).
     Never,
 }
 
-/// Whether these bytes are valid in a field (RFC 9113, 8.2.1): no line end, no space at either end.
+/// Reports whether the bytes are valid in a field (RFC 9113, 8.2.1): no line end, no space at
+/// either end.
 pub(crate) fn is_field_value(value: &str) -> bool {
     let edge = |c: Option<&u8>| matches!(c, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();

@@ -2,12 +2,12 @@
 
 use crate::outcome::Platform;
 
-/// What all pushes of an app and wave share beside the body.
+/// Part of a request that all pushes of an app and wave share, apart from the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// APNs: everything but the body is in headers.
+    /// A request to APNs: everything except the body is in headers.
     Apns(ApnsHeaders),
-    /// FCM: everything but the project is in the body.
+    /// A request to FCM: everything except the project is in the body.
     Fcm {
         /// Name of the project, which is part of the path.
         project: String,
@@ -15,7 +15,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// Platform of the lanes that take the request.
+    /// Returns the platform of the lanes that accept the request.
     #[must_use]
     pub fn platform(&self) -> Platform {
         match self {

@@ -119,11 +119,12 @@ fn parts_sum_up_to_the_whole_in_any_minute() {
 /// What happens to a node's slices.
 #[derive(Debug, Clone)]
 enum Act {
-    /// A lease of so many ms, granted so many ms ago.
+    /// A lease of this many milliseconds, granted this many milliseconds ago.
     Lease(u64, u64),
-    /// Work for so many ms, with answers after up to so many ms.
+    /// Work for this many milliseconds, with answers after up to this many milliseconds.
     Work(u64, u64),
-    /// Nothing is sent or answered for so many ms: sockets block, the process is stopped.
+    /// No bytes are sent or answered for this many milliseconds: sockets block, the process is
+    /// stopped.
     Freeze(u64),
     /// The coordinator gives this part (in tenths) of the whole from now on.
     Part(u64),
@@ -155,8 +156,8 @@ fn busiest(mut arrivals: Vec<u64>) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of leases, shares and answers: at the node's sockets and at the gateway no
-    /// minute ever holds more than burst + rate · 60 of the whole, over all cores together.
+    /// With any leases, shares and answers, no minute has more than burst + rate · 60 of the whole,
+    /// over all cores together, at the node's sockets and at the gateway.
     #[test]
     fn no_minute_holds_more_than_the_quota(
         cores in 1usize..6,

@@ -85,7 +85,7 @@ fn refusals_of_one_connection_or_with_a_success_between_condemn_nothing() {
     assert!(of_one.collect::<Vec<_>>().iter().all(|refusal| *refusal == Refusal::OfConnection));
     assert!(!trust.is_condemned() && !trust.is_refused(Time(0)));
     assert!(
-        trust.is_refused(Time(0) + DOUBT_TOLD_AFTER),
+        trust.is_refused(Time(0) + DOUBT_REPORTED_AFTER),
         "but it is told when nobody was accepted for a while"
     );
 }

@@ -17,7 +17,7 @@ fn judge(status: u16, body: &str, retry_after: Option<Duration>) -> Verdict {
     )
 }
 
-/// An error with a canonical status and, unless empty, an FcmError.
+/// Returns an error with a canonical status and, unless empty, an FcmError.
 fn error(status: &str, code: &str) -> String {
     let detail = match code {
         "" => String::new(),
@@ -190,8 +190,8 @@ proptest! {
         }
     }
 
-    /// Nothing but 200 is success, nothing but UNREGISTERED is a death, whatever the combination;
-    /// and not even that, of a front end that fails.
+    /// Only 200 is a success, and only UNREGISTERED calls a token dead, in any combination; and not
+    /// even that in the answer of a failing front end.
     #[test]
     fn only_unregistered_kills(
         http in 300u16..600,

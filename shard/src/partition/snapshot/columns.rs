@@ -1,4 +1,4 @@
-//! A section of rows in a snapshot: written and read column by column.
+//! A section of rows in a snapshot, written and read column by column.
 
 use std::collections::BTreeMap;
 
@@ -26,10 +26,11 @@ const REGISTERED: u8 = 2;
 const MUTED: u8 = 4;
 const SCHEDULED: u8 = 8;
 const MUTE_VERSION: u8 = 16;
-/// Instead of a length: a word that was refused; instead of a place in the token: no colon.
+/// Length of an unknown word, which the full vocabulary refused; as a position in a token: no
+/// colon.
 const NONE: u16 = u16::MAX;
 
-/// Columns of the format, by number.
+/// Columns of a section under construction.
 #[derive(Default)]
 pub(super) struct Columns {
     first: u32,
@@ -108,7 +109,7 @@ impl Columns {
         }
     }
 
-    /// The content of the section.
+    /// Returns the content of the section.
     pub(super) fn finish(self, words: &Vocabulary) -> Vec<u8> {
         let count = |n: usize| u16::try_from(n).expect("at most ROWS_PER_SECTION").to_le_bytes();
         let mut profiles = Vec::new();
@@ -151,15 +152,14 @@ impl Columns {
 }
 
 fn spell(word: Option<&str>, to: &mut Vec<u8>) {
-    // No word is that long: apps have 63 bytes, and all that a caller says is bounded where it
-    // comes in.
+    // No word is that long: apps have 63 bytes, and the API limits all other words.
     let bytes =
         word.and_then(|word| Some((u16::try_from(word.len()).ok().filter(|n| *n != NONE)?, word)));
     to.extend_from_slice(&bytes.map_or(NONE, |(length, _)| length).to_le_bytes());
     to.extend_from_slice(bytes.map_or("", |(_, word)| word).as_bytes());
 }
 
-/// Gives the rows of a section to `each`, in order.
+/// Reads the rows of a section and passes them to `each`, in order.
 pub(super) fn read(
     content: &[u8],
     words: &mut Vocabulary,
@@ -243,20 +243,19 @@ fn version(b: &[u8; 5]) -> Millis40 {
         .unwrap_or(Millis40::NEVER)
 }
 
-/// Checks a place. The checksum has shown already that these are the bytes that were written; this
-/// is a cheap check of the writer: the bits that all cells of resolution 9 share, and the base
-/// cell.
+/// Checks a place. The checksum has proven that these are the bytes that were written. This cheap
+/// check of the writer covers the bits that all cells of resolution 9 share, and the base cell.
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
     Cell::new(u64::from_le_bytes(*index))
         .map(Place::from)
-        .map_err(|_| Problem::Content("a place is no cell"))
+        .map_err(|_| Problem::Content("a place is not an H3 cell of resolution 9"))
 }
 
 fn read_profile(content: &mut Content<'_>, words: &mut Vocabulary) -> Result<Profile, Problem> {
     let app = match read_word(content)? {
         None => AppIndex::UNKNOWN,
         Some(app) => words.intern_app(
-            &AppName::from_id(app).map_err(|_| Problem::Content("an app has no proper name"))?,
+            &AppName::from_id(app).map_err(|_| Problem::Content("an app has an invalid name"))?,
         ),
     };
     let locale =

@@ -4,7 +4,7 @@ use clarion_proto::ids::{DeviceId, UnixMillis};
 
 use super::super::{key::Place, profile::Profile, row::Millis40, token::Shape};
 
-/// A whole row, wherever the partition keeps its pieces.
+/// A whole row, collected from the structures of the partition.
 pub(super) struct Entry<'a> {
     pub(super) device: DeviceId,
     pub(super) place: Option<Place>,
@@ -13,7 +13,8 @@ pub(super) struct Entry<'a> {
     pub(super) place_version: Millis40,
     pub(super) registration_version: Millis40,
     pub(super) mute_version: Millis40,
-    /// Profile, shape and bytes of the token; `Err`: not registered, and when the row is dropped.
+    /// Profile, shape and bytes of the token; for an unregistered row the time at which it is
+    /// dropped.
     pub(super) registration: Result<(Profile, Shape, &'a [u8]), UnixMillis>,
 }
 

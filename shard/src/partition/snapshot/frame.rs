@@ -52,12 +52,12 @@ pub(super) fn read_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<PartitionId
     Ok(PartitionId(u16::from_le_bytes([head[10], head[11]])))
 }
 
-/// Compresses sections, one after the other with the same tables.
+/// Creates a compressor for sections, which keeps its tables between them.
 pub(super) fn compressor() -> zstd::bulk::Compressor<'static> {
     zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("a level that exists, and memory")
 }
 
-/// Appends a section.
+/// Appends a section with head and checksum.
 pub(super) fn write_section(
     kind: Kind,
     number: u32,
@@ -78,7 +78,8 @@ pub(super) fn write_section(
     out.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// A section's head: its checksum is not known yet, so it is only believed as far as sizes go.
+/// Head of a section. Its checksum is not verified yet, so only sizes within the limits are
+/// accepted.
 pub(super) struct Head {
     kind: u8,
     number: u32,
@@ -91,7 +92,7 @@ impl Head {
         let word =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (content_bytes, stored_bytes) = (word(8) as usize, word(12) as usize);
-        // What does not compress grows by less than this.
+        // Content that cannot be compressed grows by less than this.
         if content_bytes > SECTION_BYTES_MAX
             || stored_bytes > SECTION_BYTES_MAX + (SECTION_BYTES_MAX >> 8) + 64
         {
@@ -103,12 +104,12 @@ impl Head {
         Ok(Self { kind: head[0], number: word(4), content_bytes, stored_bytes })
     }
 
-    /// Size of the section: head, content and checksum.
+    /// Returns the size of the section, bytes: head, content and checksum.
     pub(super) fn section_bytes(&self) -> usize {
         SECTION_HEAD_BYTES + self.stored_bytes + CHECKSUM_BYTES
     }
 
-    /// Checks the whole section, and gives out its content.
+    /// Checks the whole section, and returns its content.
     pub(super) fn open(
         &self,
         section: &[u8],
@@ -123,7 +124,7 @@ impl Head {
         if self.number != number {
             return Err(Problem::Content("a section is missing or repeated"));
         }
-        // What was in it is overwritten, or the section is refused.
+        // The old content is overwritten, or the section is refused.
         content.resize(self.content_bytes, 0);
         match decompressor
             .decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice())
@@ -135,7 +136,7 @@ impl Head {
     }
 }
 
-/// The unread rest of a content.
+/// Unread part of a section's content.
 pub(super) struct Content<'a>(pub(super) &'a [u8]);
 
 impl<'a> Content<'a> {

@@ -1,4 +1,4 @@
-//! Reader of snapshots, incremental as bytes arrive.
+//! The reader of snapshots, which takes the bytes in pieces as they arrive.
 
 use std::mem;
 
@@ -21,22 +21,22 @@ use super::{
     frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
 };
 
-/// A partition that came out of a snapshot.
+/// Result of reading a snapshot.
 #[derive(Debug)]
 pub struct Restored {
-    /// The partition as it was at the snapshot.
+    /// The partition at the position of the snapshot.
     pub partition: Partition,
-    /// Applied position of its log.
+    /// Position of the log that is applied in the partition.
     pub position: Position,
 }
 
-/// Reads a snapshot, in pieces of any size. The partition exists only after
-/// [`SnapshotReader::finish`].
+/// Reader of one snapshot in pieces of any size. [`SnapshotReader::finish`] returns the partition.
 ///
-/// Holds at most one section in addition to the result. After an error it accepts no more bytes.
+/// The reader holds at most one section in addition to the result. After an error it accepts no
+/// more bytes.
 pub struct SnapshotReader {
     page_keys_max: usize,
-    /// What came and is not used up: less than a section.
+    /// Received bytes that are not used yet, less than a section.
     pending: Vec<u8>,
     content: Vec<u8>,
     decompressor: zstd::bulk::Decompressor<'static>,
@@ -54,7 +54,7 @@ struct Built {
     position: Position,
     resting: Vec<u64>,
     keys: Vec<Key>,
-    /// Hashes of all rows: the index is built of them at once, at the end.
+    /// Hashes of all device ids. The index is built from them at the end.
     hashes: Vec<(IdHash, Ordinal)>,
     rows: u64,
     scheduled: u64,
@@ -77,13 +77,13 @@ impl Default for SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// A reader of one snapshot.
+    /// Creates a reader of one snapshot.
     #[must_use]
     pub fn new() -> Self {
         Self::with_pages(PAGE_KEYS_MAX)
     }
 
-    /// A reader with pages of another size.
+    /// Creates a reader whose partition has pages of another size.
     pub(crate) fn with_pages(page_keys_max: usize) -> Self {
         Self {
             page_keys_max,
@@ -100,10 +100,10 @@ impl SnapshotReader {
         }
     }
 
-    /// Reads the next bytes. `words` belong to the core that will own the partition.
+    /// Reads the next bytes. `words` is the vocabulary of the core that will own the partition.
     ///
     /// # Errors
-    /// The bytes are not those that were written. Nothing of the snapshot can be used.
+    /// If the bytes differ from those that were written. No part of the snapshot can be used then.
     pub fn push(&mut self, bytes: &[u8], words: &mut Vocabulary) -> Result<(), SnapshotError> {
         let mut content = mem::take(&mut self.content);
         let mut pending = mem::take(&mut self.pending);
@@ -112,8 +112,8 @@ impl SnapshotReader {
         result.map_err(|problem| self.error(problem))
     }
 
-    /// Copies only what is not whole: the end of the last piece with as much of this one as it
-    /// lacks, and this one's end.
+    /// Processes complete sections in place, and copies only an incomplete section at the start and
+    /// the end of the piece.
     fn take_all(
         &mut self,
         bytes: &[u8],
@@ -142,8 +142,8 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// How many bytes the head or section lacks that begins with these: of a section's head first,
-    /// then of what it announces.
+    /// Returns the number of bytes that `pending`, an incomplete head or section, lacks: first
+    /// those of a section's head, then those that the head announces.
     fn lacks(&self, pending: &[u8]) -> Result<usize, Problem> {
         let whole = match pending.first_chunk::<SECTION_HEAD_BYTES>() {
             _ if self.id.is_none() => FILE_HEAD_BYTES,
@@ -156,7 +156,7 @@ impl SnapshotReader {
     /// Returns the partition if the snapshot is complete.
     ///
     /// # Errors
-    /// The end is missing.
+    /// If the end of the snapshot is missing.
     pub fn finish(mut self) -> Result<Restored, SnapshotError> {
         match self.built.take() {
             Some(built) if self.ended => {
@@ -166,7 +166,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Reads the head or one section from the front; returns its size. 0: it is incomplete.
+    /// Reads the head or one section from the front, and returns its size, bytes; 0 if it is
+    /// incomplete.
     fn step(
         &mut self,
         bytes: &[u8],
@@ -334,7 +335,7 @@ impl Built {
         }
         let partition = &mut self.partition;
         partition.rows.reserve(unused);
-        // With as many rows and resting ordinals as there are ordinals, each ordinal is one of
+        // There are as many rows and resting ordinals as ordinals, so each ordinal must be one of
         // them.
         let mut seen = Bits::default();
         let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();

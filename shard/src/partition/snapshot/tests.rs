@@ -1,5 +1,5 @@
-//! What was written is what is read, at whatever pace, whatever changes meanwhile; and nothing else
-//! is ever read.
+//! A snapshot is read as it was written, at any pace and with any changes meanwhile, and nothing
+//! else is ever read.
 
 use clarion_proto::ids::{Ordinal, PartitionId, Position, UnixMillis};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use super::{
     *,
 };
 
-/// The whole of a partition at once.
+/// Writes the snapshot of a partition at once.
 fn written(partition: &mut Partition, words: &Vocabulary, position: Position) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = partition.begin_snapshot_with(position, COPIES_MAX, 5, &mut out);
@@ -26,8 +26,8 @@ fn read(bytes: &[u8], words: &mut Vocabulary) -> Result<Restored, SnapshotError>
     reader.finish()
 }
 
-/// Some of everything: registered, muted, unplaced, places alone, tombstones, resting ordinals, a
-/// person, both kinds of token.
+/// Creates a partition with every kind of row: registered, muted, unplaced, places alone,
+/// tombstones, resting ordinals, a person, both kinds of token.
 fn example() -> (Partition, Vocabulary) {
     let (mut partition, mut words) = (Partition::with_pages(PartitionId(77), 8), Vocabulary::new());
     for (hour, record) in example_log() {
@@ -64,8 +64,8 @@ fn example_log() -> Vec<(u64, Record)> {
 proptest! {
 
 
-    /// A snapshot is of the moment when it began, however records and sections follow each other,
-    /// and who goes on from it comes to where the writer came.
+    /// A snapshot has the state of the moment when it began, in any order of records and sections,
+    /// and a reader that continues from it reaches the state of the writer.
     #[test]
     fn is_of_the_moment_when_it_began(history in history(), begin in 0usize..200, every in 1usize..40) {
         let (mut partition, mut words) = (Partition::with_pages(PartitionId(3), 4), Vocabulary::new());
@@ -122,8 +122,8 @@ proptest! {
     }
 }
 
-/// A section whose checksum fits may still be nonsense, if a writer had a defect: whatever its
-/// content, no panic and no table with two owners of an ordinal.
+/// A section with a valid checksum may still have impossible content, if a writer had a defect. No
+/// content causes a panic or a partition with two devices of one ordinal.
 #[test]
 fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let (mut partition, words) = example();
@@ -203,7 +203,7 @@ fn errors_name_partition_section_and_offset() {
     assert_eq!(error(b"something else entirely").problem, Problem::Magic);
 }
 
-/// Who writes too slowly is told, and the partition keeps nothing for it.
+/// A writer that is too slow gets an error, and the partition keeps nothing for it.
 #[test]
 fn too_many_changes_end_a_snapshot() {
     let (mut partition, mut words) = example();
@@ -223,7 +223,7 @@ fn too_many_changes_end_a_snapshot() {
     assert_eq!(first.next(&mut partition, &words, &mut out), Err(WriteError::Replaced));
 }
 
-/// The file of version 1 that is kept: every later reader must read it as this.
+/// Every later reader must read the stored file of version 1 as this.
 #[test]
 fn version_1_is_read() {
     let mut words = Vocabulary::new();
@@ -235,7 +235,7 @@ fn version_1_is_read() {
     assert_eq!(rest(&restored.partition), rest(&partition));
 }
 
-/// Makes that file, when a new version begins: `cargo test -p clarion-shard --lib
+/// Writes that file, when a new version begins: `cargo test -p clarion-shard --lib
 /// writes_the_kept_file -- --ignored`.
 #[test]
 #[ignore = "writes a file of the repository"]

@@ -1,4 +1,4 @@
-//! Writer of snapshots, a section at a time, while records are applied.
+//! The writer of snapshots, which writes a section at a time while records are applied.
 
 use std::collections::BTreeMap;
 
@@ -13,30 +13,30 @@ use super::{
     frame::{self, Kind},
 };
 
-/// Entries of a section of resting ordinals or of the expiry queue.
+/// Most entries of a section of resting ordinals or of the expiry queue.
 const ENTRIES_PER_SECTION: usize = 65_536;
 
-/// A row as it was when the snapshot began.
+/// A copy of a row as it was at the start of the snapshot.
 struct Copied {
     entry: Entry<'static>,
-    /// Content of the token; the entry's own is empty.
+    /// Content of the token; the content in the entry is empty.
     content: Box<[u8]>,
 }
 
-/// What a partition keeps for the snapshot that is being written.
+/// State of a partition for the snapshot that is being written.
 pub(in super::super) struct Saving {
     number: u64,
-    /// Rows below this ordinal are written.
+    /// First ordinal whose row is not written yet.
     next: u32,
-    /// Ordinals from here on were not given when it began.
+    /// First ordinal that was not assigned at the start of the snapshot.
     end: u32,
-    /// Rows not yet written that changed since; `None`: there was none.
+    /// Copies of unwritten rows that have changed; `None` for an ordinal that had no row.
     copies: BTreeMap<u32, Option<Copied>>,
     copies_max: usize,
     overrun: bool,
 }
 
-/// Writes one snapshot. Holds how far it is, and the tables of the compression.
+/// Writer of one snapshot, with its progress and the tables of the compression.
 pub struct SnapshotWriter {
     number: u64,
     rows_per_section: u32,
@@ -47,20 +47,20 @@ pub struct SnapshotWriter {
     is_done: bool,
 }
 
-/// A snapshot that will not be finished; begin another.
+/// Reason why a snapshot cannot be finished. The caller begins another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// More rows changed than are kept.
+    /// More rows changed than copies may be kept.
     #[error("more than {COPIES_MAX} rows changed before they were written")]
     Overrun,
-    /// Another snapshot of this partition was started.
+    /// Another snapshot of this partition was begun.
     #[error("another snapshot was started")]
     Replaced,
 }
 
 impl Partition {
-    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its
-    /// first sections. An earlier one that is not finished is given up.
+    /// Begins a snapshot of the present state, with the log applied up to `position`, and writes
+    /// its first sections. It cancels an earlier snapshot that is not finished.
     pub fn begin_snapshot(&mut self, position: Position, out: &mut Vec<u8>) -> SnapshotWriter {
         self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
     }
@@ -126,7 +126,7 @@ impl Partition {
         writer
     }
 
-    /// A record is about to change this row.
+    /// Copies a row that a record is about to change, if the snapshot needs it.
     pub(in super::super) fn keep(&mut self, ordinal: Ordinal) {
         if self.saving.as_ref().is_some_and(|saving| saving.wants(ordinal)) {
             let copy = self.rows.get(ordinal).is_some().then(|| {
@@ -137,7 +137,7 @@ impl Partition {
         }
     }
 
-    /// Keeps the vacant row of an ordinal that is assigned for the first time.
+    /// Marks an ordinal that is assigned for the first time as without a row in the snapshot.
     pub(in super::super) fn keep_vacant(&mut self, ordinal: Ordinal) {
         if self.saving.as_ref().is_some_and(|saving| saving.wants(ordinal)) {
             self.copy(ordinal, None);
@@ -154,7 +154,7 @@ impl Partition {
         }
     }
 
-    /// A row that is there.
+    /// Returns the entry of a row that exists.
     fn entry(&self, ordinal: Ordinal) -> Entry<'_> {
         let row = self.rows.at(ordinal);
         let registration = row.registration().map(|r| {
@@ -183,10 +183,10 @@ impl Saving {
 }
 
 impl SnapshotWriter {
-    /// Appends the next section. False: that was the last.
+    /// Appends the next section. Returns false after the last one.
     ///
     /// # Errors
-    /// See [`WriteError`].
+    /// Those of [`WriteError`].
     ///
     /// # Panics
     /// If it is called again after it returned false or an error.

@@ -2,7 +2,7 @@
 
 /// Characters of base64url (RFC 4648, section 5) by value.
 const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// Values by character; 64: none.
+/// Values by character; 64 for characters outside base64url.
 #[allow(clippy::cast_possible_truncation)] // 64 values
 const VALUES: [u8; 256] = {
     let mut values = [64; 256];
@@ -13,8 +13,8 @@ const VALUES: [u8; 256] = {
     }
     values
 };
-/// Two characters by twelve bits: unpacking is done for each push, and half the look-ups halve its
-/// time.
+/// Pairs of characters by twelve bits. Every push unpacks a token, and half the look-ups take half
+/// the time.
 const PAIRS: [[u8; 2]; 4_096] = {
     let mut pairs = [[0; 2]; 4_096];
     let mut n = 0;
@@ -25,22 +25,23 @@ const PAIRS: [[u8; 2]; 4_096] = {
     pairs
 };
 
-/// Where the colon is, if the token can be packed: exactly one colon, and base64url else.
+/// Returns the position of the colon if the token can be packed: exactly one colon, and base64url
+/// otherwise.
 pub(super) fn colon_of(token: &[u8]) -> Option<u8> {
     let colon = token.iter().position(|b| *b == b':')?;
     let packable =
         token.iter().enumerate().all(|(n, b)| n == colon || VALUES[usize::from(*b)] < 64);
-    // A token of a colon alone would take no byte at all.
+    // A token of a single colon would take no byte at all.
     if packable && token.len() > 1 { u8::try_from(colon).ok() } else { None }
 }
 
-/// Number of bytes for this many characters.
+/// Returns the number of bytes for this many characters.
 pub(super) fn packed_bytes(characters: usize) -> usize {
     (characters * 6).div_ceil(8)
 }
 
-/// Packs a token with a colon there into exactly as many bytes as it needs: four characters into
-/// three bytes, the first character in the highest bits.
+/// Packs a token with a colon at that position into exactly as many bytes as it needs: four
+/// characters into three bytes, the first character in the highest bits.
 pub(super) fn pack(token: &[u8], colon: usize, packed: &mut [u8]) {
     let (mut bits, mut held, mut to) = (0u32, 0, packed.iter_mut());
     let mut put = |byte: u32| {
@@ -71,7 +72,7 @@ pub(super) fn unpack(packed: &[u8], colon: usize, token: &mut [u8]) {
         to[..2].copy_from_slice(&PAIRS[bits >> 12]);
         to[2..].copy_from_slice(&PAIRS[bits & 0xfff]);
     }
-    // Three characters are left in three bytes, two in two, or one in one.
+    // One, two or three characters are left, in as many bytes.
     let rest = &packed[characters / 4 * 3..];
     let bits = rest.iter().fold(0usize, |bits, byte| bits << 8 | usize::from(*byte))
         << (8 * (3 - rest.len()));
@@ -88,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// What can be packed comes back as it was, and what cannot is told.
+        /// Checks that a packed token is unpacked unchanged, and that other tokens are recognized.
         #[test]
         fn round_trip(token in prop_oneof!["[A-Za-z0-9_-]{0,180}:[A-Za-z0-9_-]{0,180}", "[A-Za-z0-9_:.-]{0,8}"]) {
             let token = token.into_bytes();

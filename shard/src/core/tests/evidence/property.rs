@@ -4,10 +4,10 @@ use proptest::{prelude::*, sample::select};
 
 use super::*;
 
-/// As the tests' lanes have it.
+/// Number of answers in a full row, as in the tests' lanes.
 const K: usize = 32;
 
-/// Whatever an APNs lane may hear that is no success, by what it calls into question.
+/// Any answer that an APNs lane may get and that is no success, by the subject that it concerns.
 fn bad() -> impl Strategy<Value = Reply> {
     let signed = select(vec![
         (400, "BadTopic"),
@@ -79,8 +79,8 @@ proptest! {
         prop_assert!(world.last(1).refused_messages.is_empty());
     }
 
-    /// From a time on all answers are refusals of one kind: it is condemned by as many as a row
-    /// has, and what is in flight by then.
+    /// From a time on all answers are refusals of one kind, and the verdict comes after a full row
+    /// and the requests in flight by then.
     #[test]
     fn a_row_of_refusals_condemns(connections in 2usize..=3, latency_ms in 0u64..40, odd in bad()) {
         let from = Time(2 * SECOND);

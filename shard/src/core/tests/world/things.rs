@@ -1,4 +1,4 @@
-//! What the world is made of: devices, their records, the region, the lanes and apps, the wave.
+//! Parts of the world: devices, their records, the region, the lanes and apps, the wave.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,19 +25,19 @@ use crate::{
     wave::Cover,
 };
 
-/// Where device n lives: band n % 3.
+/// Returns the home of device n in band n % 3.
 pub(in crate::core::tests) fn home(n: u32) -> Cell {
     let cells = band_cells();
     let band = &cells[(n % 3) as usize];
     Cell::from(band[(n / 3) as usize % band.len()])
 }
 
-/// A cell that no wave covers.
+/// Returns a cell that no wave covers.
 pub(in crate::core::tests) fn far_away() -> Cell {
     Cell::from(LatLng::new(41.6, -93.6).unwrap().to_cell(Resolution::Nine))
 }
 
-/// Rings around a place: 0 to 3, 4 to 7, 8 to 11.
+/// Returns the cells of the bands: rings 0 to 3, 4 to 7 and 8 to 11 around a place.
 fn band_cells() -> [Vec<CellIndex>; 3] {
     let center = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
     let ring =
@@ -62,7 +62,7 @@ pub(in crate::core::tests) fn device(n: u32) -> DeviceId {
     DeviceId(id)
 }
 
-/// A token of 32 bytes that begins with the device's number.
+/// Returns a token of 32 bytes that begins with the device's number.
 pub(in crate::core::tests) fn token(n: u32) -> Token {
     let mut token = n.to_be_bytes().to_vec();
     token.resize(32, 0xab);
@@ -84,7 +84,7 @@ pub(in crate::core::tests) fn arrival_of(app: &str, n: u32, cell: Cell) -> Recor
     Record { device: device(n), observed: STARTED, change: Change::Arrival(registration, cell) }
 }
 
-/// A later change of device n.
+/// Returns a later change of device n.
 pub(in crate::core::tests) fn change(n: u32, after_ms: u64, change: Change) -> Record {
     Record { device: device(n), observed: UnixMillis(STARTED.0 + after_ms), change }
 }
@@ -94,7 +94,7 @@ pub(in crate::core::tests) fn provider_token(value: &str) -> Command {
     Command::ProviderToken { lane: LANE, authorization, signer: 0 }
 }
 
-/// Device n with the app `android` and a token of FCM's that begins with its number.
+/// Returns device n with the app `android` and an FCM token that begins with its number.
 pub(in crate::core::tests) fn android(n: u32) -> Record {
     let mut record = arrival_of("android", n, home(n));
     if let Change::Arrival(registration, _) = &mut record.change {

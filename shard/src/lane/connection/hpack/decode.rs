@@ -1,18 +1,17 @@
-//! Decoder: header blocks of responses to fields.
+//! The decoder of header blocks in responses.
 //!
 //! We announce a table of size 0, so after the peer has acknowledged that, a block refers to the
-//! static table only and blocks no longer depend on each other. Until then the peer may use the
-//! default table; the decoder is complete.
+//! static table only, and blocks no longer depend on each other. Until then the peer may use the
+//! default table, so the decoder supports all of HPACK.
 
 use std::collections::VecDeque;
 
 use super::{ENTRY_OVERHEAD, STATIC_LEN, TABLE_SIZE_DEFAULT, huffman, static_entry, take_integer};
 
-/// A header block that cannot be read. The state of the two tables is lost with it, hence the
-/// connection.
+/// Defect of a header block. It also loses the state of the two tables, so the connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HpackError {
-    #[error("header block cut short, or a number in it too large")]
+    #[error("header block is truncated, or a number in it is too large")]
     Truncated,
     #[error("header index outside of both tables")]
     Index,
@@ -24,15 +23,16 @@ pub(crate) enum HpackError {
     ListTooLarge,
 }
 
-/// Name and value.
+/// Name and value of a table entry.
 type Entry = (Box<[u8]>, Box<[u8]>);
 
-/// Decodes blocks in the order of their arrival.
+/// Decoder of blocks in the order of their arrival.
 pub(crate) struct Decoder {
-    /// Newest first. Bounded by `size_max`, at most 4,096 bytes by the rules of HPACK, 128 entries.
+    /// Entries, newest first. Bounded by `size_max`, at most 4,096 bytes by the rules of HPACK, 128
+    /// entries.
     table: VecDeque<Entry>,
     size: usize,
-    /// As the peer's encoder has chosen it, at most `limit`.
+    /// Table size that the peer's encoder has chosen, at most `limit`.
     size_max: usize,
     /// Table size that was announced and acknowledged.
     limit: usize,
@@ -60,28 +60,28 @@ impl Decoder {
 
     /// Records that the peer has acknowledged this table size. A correct peer announces a change at
     /// the beginning of its next block; for a peer that never uses its table and announces nothing,
-    /// the table is emptied here already.
+    /// the table is emptied now.
     pub(crate) fn acknowledged(&mut self, limit: usize) {
         self.limit = limit;
         self.size_max = self.size_max.min(limit);
         self.evict();
     }
 
-    /// Whether a block can no longer change how the next one is decoded.
+    /// Reports whether no block can change how the next one is decoded.
     pub(crate) fn is_stateless(&self) -> bool {
         self.limit == 0
     }
 
-    /// Size of the table's content (RFC 7541, 4.1).
+    /// Returns the size of the table's content (RFC 7541, 4.1), bytes.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn table_bytes(&self) -> usize {
         self.size
     }
 
-    /// Calls `field` with each name and value of one whole block.
+    /// Calls `field` with each name and value of one complete block.
     ///
-    /// `list_max` bounds the list as RFC 9113 counts it (10.5.1): names, values and 32 for each
-    /// field.
+    /// `list_max` bounds the list as RFC 9113 counts it (10.5.1): names, values and 32 bytes for
+    /// each field.
     pub(crate) fn decode(
         &mut self,
         mut block: &[u8],
@@ -135,7 +135,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Copies an entry of either table to `name` and, if asked, to `value`.
+    /// Copies an entry of either table to `name` and, on request, to `value`.
     fn entry(&mut self, index: usize, with_value: bool) -> Result<(), HpackError> {
         let (name, value) = match static_entry(index) {
             Some((name, value)) => (name.as_bytes(), value.as_bytes()),
@@ -152,7 +152,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Enters the current field; one that is larger than the table empties it (RFC 7541, 4.4).
+    /// Adds the current field to the table; one that is larger than the table empties it (RFC 7541,
+    /// 4.4).
     fn insert(&mut self, size: usize) {
         if size <= self.size_max {
             self.table.push_front((self.name.as_slice().into(), self.value.as_slice().into()));
@@ -247,7 +248,8 @@ mod tests {
     }
 
     proptest! {
-        /// Another library encodes, with a table that changes, and we read the same.
+        /// Another library encodes with a table that changes, and the decoder returns the same
+        /// fields.
         #[test]
         fn reads_what_another_library_writes(blocks in proptest::collection::vec(fields(), 1..8)) {
             let (mut encoder, mut decoder) = (fluke_hpack::Encoder::new(), Decoder::new());

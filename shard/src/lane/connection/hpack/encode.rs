@@ -1,4 +1,4 @@
-//! Encoder: fields of requests to header blocks, with a dynamic table that is filled once.
+//! The encoder of header blocks in requests, with a dynamic table that is filled once.
 //!
 //! The encoder never evicts an entry: a field that does not fit is written as a literal each time.
 //! So the indexes in a template stay valid until the next entry is added, which
@@ -9,14 +9,14 @@
 use super::{STATIC_LEN, TABLE_SIZE_DEFAULT, entry_size, huffman, put_integer, static_name};
 use crate::lane::provider::field::Indexing;
 
-/// The table as the peer's decoder sees it after all that was written so far.
+/// The dynamic table as the peer's decoder has it after all blocks so far.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     /// Entries of the dynamic table, oldest first.
     entries: Vec<Entry>,
     size: usize,
     size_max: usize,
-    /// The next block begins with this table's size.
+    /// Whether the next block begins with the size of the table.
     announce: bool,
     version: u32,
 }
@@ -24,8 +24,8 @@ pub(crate) struct Encoder {
 #[derive(Debug)]
 struct Entry {
     name: &'static str,
-    /// A copy would outlive the credential; within one table there is only one, so `None` matches
-    /// any secret.
+    /// Value of the entry; `None` for a secret, because a copy would outlive the credential. A
+    /// table has only one secret, so `None` matches any.
     value: Option<Box<str>>,
 }
 
@@ -40,12 +40,12 @@ impl Encoder {
         }
     }
 
-    /// Changes whenever blocks written earlier may not be repeated. Never 0.
+    /// Returns a number that changes whenever earlier blocks may not be repeated. It is never 0.
     pub(crate) fn version(&self) -> u32 {
         self.version
     }
 
-    /// Begins anew with an empty table of what the peer allows, at most the default.
+    /// Restarts with an empty table of the size that the peer allows, at most the default.
     pub(crate) fn restart(&mut self, allowed: usize) {
         self.entries.clear();
         self.size = 0;
@@ -54,7 +54,7 @@ impl Encoder {
         self.outdate();
     }
 
-    /// The size of the table in use.
+    /// Returns the size of the table in use, bytes.
     pub(crate) fn size_max(&self) -> usize {
         self.size_max
     }
@@ -67,7 +67,7 @@ impl Encoder {
     /// Begins a header block.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
         if self.announce {
-            // First to the smallest size that was ever meant, then to the one in force.
+            // First the smallest size since the last block, then the size in force.
             put_integer(out, 0x20, 5, 0);
             if self.size_max > 0 {
                 put_integer(out, 0x20, 5, self.size_max);
@@ -77,7 +77,7 @@ impl Encoder {
         }
     }
 
-    /// Writes one field. `secret` keeps its value out of this machine's memory of the table.
+    /// Writes one field. With `secret` the table keeps no copy of its value.
     pub(crate) fn field(
         &mut self,
         out: &mut Vec<u8>,
@@ -125,14 +125,14 @@ impl Encoder {
         }
     }
 
-    /// The index of the entry inserted as number `at`: the newest comes right after the static
-    /// table.
+    /// Returns the index of the entry that was inserted as number `at`; the newest one follows the
+    /// static table.
     fn index(&self, at: usize) -> usize {
         STATIC_LEN + self.entries.len() - at
     }
 }
 
-/// The shorter of both forms.
+/// Appends the shorter of both forms of a string.
 fn put_string(out: &mut Vec<u8>, text: &str) {
     let coded = huffman::encoded_len(text.as_bytes());
     if coded < text.len() {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written, with whatever table sizes, another library reads it back.
+        /// Another library decodes all blocks correctly, with any table sizes.
         #[test]
         fn another_library_reads_what_is_written(
             blocks in proptest::collection::vec(

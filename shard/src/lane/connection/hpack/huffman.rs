@@ -1,10 +1,10 @@
 //! The Huffman code of RFC 7541, appendix B.
 //!
-//! The code is canonical: sorted by length and then by symbol, each code is the one before plus
+//! The code is canonical: sorted by length and then by symbol, each code is the previous one plus
 //! one. So the lengths are the whole table, and decoding compares a left-aligned window with one
 //! bound per length.
 
-/// Length in bits of each symbol's code; 256 is the end of string, which never appears in one.
+/// Length in bits of each symbol's code; 256 is the end of string, which never occurs in a string.
 #[rustfmt::skip]
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
@@ -30,12 +30,12 @@ const SHORTEST: usize = 5;
 const LONGEST: usize = 30;
 const END_OF_STRING: u16 = 256;
 
-/// The string is not a Huffman code: it holds the end of string, or its padding is too long or not
-/// of ones.
+/// Error for a string that is not a Huffman code: it contains the end of string, or its padding is
+/// too long or not of ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadHuffman;
 
-/// Bytes that `text` takes when encoded.
+/// Returns the length of the encoded `text`, bytes.
 pub(crate) fn encoded_len(text: &[u8]) -> usize {
     text.iter().map(|&b| usize::from(LENGTHS[usize::from(b)])).sum::<usize>().div_ceil(8)
 }
@@ -54,12 +54,12 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
         }
     }
     if have > 0 {
-        // Padded with the first bits of the end of string: ones.
+        // Padded with ones, the first bits of the end of string.
         out.push((bits << (8 - have)) as u8 | (0xff >> have));
     }
 }
 
-/// Appends the decoding of `input`: at most 8/5 of its length.
+/// Appends the decoded `input`, at most 8/5 of its length.
 #[allow(clippy::cast_possible_truncation)] // a window of 32 bits, and symbols below 256
 pub(crate) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), BadHuffman> {
     let mut input = input.iter();
@@ -92,15 +92,15 @@ pub(crate) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), BadHuffman> 
     }
 }
 
-/// Tables that follow from the code lengths.
+/// Tables derived from the code lengths.
 struct Table {
     codes: [u32; 257],
     /// Symbols by length, then by value.
     sorted: [u16; 257],
-    /// Per length: where its symbols begin in `sorted`, and its first code.
+    /// For each length, the position of its symbols in `sorted`, and its first code.
     offsets: [usize; LONGEST + 1],
     firsts: [usize; LONGEST + 1],
-    /// Per length: above every code up to this length, left-aligned in 32 bits.
+    /// For each length, a bound above every code up to this length, left-aligned in 32 bits.
     bounds: [u64; LONGEST + 1],
 }
 
@@ -177,7 +177,7 @@ mod tests {
             prop_assert_eq!(back, text);
         }
 
-        /// The independent decoder agrees on arbitrary bytes, accepted or not.
+        /// The independent decoder returns the same for arbitrary bytes, accepted or not.
         #[test]
         fn arbitrary_bytes_decode_as_elsewhere(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let mut mine = Vec::new();

@@ -12,12 +12,12 @@ use crate::lane::{
 pub(super) struct Form {
     /// Fields before the value of `:path`.
     before: Vec<u8>,
-    /// HEADERS' frame header, `before`, the length of `:path`, its beginning; for tokens of
+    /// Frame header of HEADERS, `before`, the length of `:path` and its beginning, for tokens of
     /// `head_token_bytes`.
     head: Vec<u8>,
     head_token_bytes: usize,
-    /// Fields after `:path`; then DATA's frame header and the body, if they fit one frame. Holds
-    /// the credential.
+    /// Fields after `:path`, then the frame header of DATA and the body, if they fit one frame.
+    /// Contains the credential.
     tail: Zeroizing<Vec<u8>>,
     fields_after_bytes: usize,
     pub(super) body_bytes: usize,
@@ -29,8 +29,8 @@ impl Form {
         for (name, value) in &request.pseudo[..3] {
             encoder.field(&mut self.before, name, value, Indexing::Value, false);
         }
-        // `:path` as a literal without indexing, its name being entry 4 of the static table. The
-        // digits are not Huffman-coded: that would save 22 of some 360 bytes and cost more time
+        // `:path` as a literal without indexing, with entry 4 of the static table as its name. The
+        // digits are not Huffman coded: that would save 22 of some 360 bytes and cost more time
         // than writing those.
         self.before.push(0x04);
         self.tail.reserve(1_024 + request.body.len());
@@ -44,7 +44,7 @@ impl Form {
         }
     }
 
-    /// Appends a whole request: the hot path.
+    /// Appends a complete request: the hot path.
     pub(super) fn put(&mut self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         if token.len() != self.head_token_bytes {
             self.make_head(token.len());
@@ -60,8 +60,8 @@ impl Form {
         out[data + 5..data + HEADER_BYTES].copy_from_slice(&id);
     }
 
-    /// Appends the header block alone, in as many frames as it takes; the body is the windows'
-    /// business.
+    /// Appends the header block alone, in as many frames as necessary. The caller sends the body
+    /// within the windows.
     pub(super) fn put_headers(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         let mut block = Zeroizing::new(Vec::with_capacity(self.block_bytes(token.len())));
         block.extend_from_slice(&self.before);
@@ -99,9 +99,9 @@ fn put_path(out: &mut Vec<u8>, token_bytes: usize) {
     out.extend_from_slice(PATH.as_bytes());
 }
 
-/// Appends lower-case hexadecimal digits, as Apple writes tokens. Plain arithmetic, which the
-/// compiler turns into vector instructions: what it costs is the wait for the token's bytes, unless
-/// the walk has warmed them.
+/// Appends lower-case hexadecimal digits, as Apple writes tokens. It is plain arithmetic, which the
+/// compiler turns into vector instructions. The cost is the wait for the token's bytes, unless the
+/// walk has loaded them.
 fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     let at = out.len();
     out.resize(at + 2 * bytes.len(), 0);

@@ -8,20 +8,20 @@ use crate::lane::{connection::hpack::encode::Encoder, provider::field::Indexing}
 
 #[derive(Debug, Default)]
 pub(super) struct Form {
-    /// HEADERS whole, DATA's frame header, the body up to the token. Holds the credential.
+    /// HEADERS, the frame header of DATA, and the body up to the token. Contains the credential.
     head: Zeroizing<Vec<u8>>,
     /// Offset in `head` at which DATA begins.
     data: usize,
-    /// The body behind the token.
+    /// Body after the token.
     tail: Vec<u8>,
-    /// Length of the body without the token.
+    /// Length of the body without the token, bytes.
     pub(super) body_bytes: usize,
 }
 
 impl Form {
     pub(super) fn write(&mut self, request: &Parts<'_>, encoder: &mut Encoder) {
-        // With room for the longest, so that no copy of the credential is left behind; what is kept
-        // is as long as it is, for each connection has one for each message.
+        // Capacity for the longest, so that no reallocation leaves a copy of the credential. It is
+        // shrunk afterwards, because each connection has one for each message.
         let mut head = Zeroizing::new(Vec::with_capacity(4_096 + request.body.len()));
         head.extend_from_slice(&[0; HEADER_BYTES]);
         encoder.begin(&mut head);
@@ -32,7 +32,7 @@ impl Form {
             encoder.field(&mut head, field.name, &field.value, field.indexing, field.secret);
         }
         self.data = head.len();
-        // Blocks beyond a frame go out in pieces, and then this header is not used.
+        // Blocks beyond a frame are sent in pieces, and then this header is not used.
         let length = (self.data - HEADER_BYTES).min(PAYLOAD_BYTES_MAX);
         head[..HEADER_BYTES].copy_from_slice(&frames::header(
             length,
@@ -47,16 +47,16 @@ impl Form {
         self.body_bytes = request.body.len() + request.after.len();
     }
 
-    /// Bytes of the header block.
+    /// Returns the bytes of the header block.
     pub(super) fn block(&self) -> &[u8] {
         &self.head[HEADER_BYTES..self.data]
     }
 
-    /// Appends a whole request: the hot path.
+    /// Appends a complete request: the hot path.
     pub(super) fn put(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         let id = id.to_be_bytes();
         #[allow(clippy::cast_possible_truncation)]
-        // three bytes: at most a frame, which the caller has checked
+        // Three bytes: at most a frame, which the caller has checked.
         let [_, length @ ..] = ((self.body_bytes + token.len()) as u32).to_be_bytes();
         let (at, data) = (out.len(), out.len() + self.data);
         out.reserve(self.head.len() + token.len() + self.tail.len());

@@ -1,4 +1,4 @@
-//! What a peer may not do, and what we say then.
+//! Protocol violations of a peer, and the connection's reaction.
 
 use super::{
     super::{
@@ -14,7 +14,7 @@ const SIZE: u32 = 6;
 const COMPRESSION: u32 = 9;
 const CALM: u32 = 11;
 
-/// The bytes end a warm connection on which stream 3 is open, with this code.
+/// Checks that the bytes end a warm connection on which stream 3 is open, with this code.
 fn ends(bytes: &[u8], code: u32) {
     let mut talk = Talk::warm(config(), &[]);
     talk.push(1).unwrap();

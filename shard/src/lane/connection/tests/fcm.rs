@@ -14,7 +14,7 @@ use crate::outcome::{Answer, Reason, fcm};
 const BEFORE: &str = r#"{"message":{"notification":{"title":"Missing child"},"token":""#;
 const AFTER: &str = r#""}}"#;
 
-/// Letters, digits, `-`, `_` and `:`, as FCM makes them.
+/// Returns a token of letters, digits, `-`, `_` and `:`, like FCM's.
 fn fcm_token(ticket: u64, length: usize) -> Vec<u8> {
     format!("{ticket:022x}:")
         .bytes()
@@ -31,7 +31,7 @@ fn push(talk: &mut Talk, ticket: u64, token: &[u8]) -> Result<(), PushError> {
     talk.connection.push(ticket, 7, &fcm_spec(BEFORE, AFTER), token, talk.now)
 }
 
-/// Greeted, tables filled and settled.
+/// Creates a connection after SETTINGS, with filled and settled tables.
 fn warm(config: ConnectionConfig, more: &[(u16, u32)]) -> Talk {
     let mut talk = Talk::new(config);
     talk.hear(&[settings(&[&[(STREAMS, 100)], more].concat()), settings_ack()].concat());
@@ -147,7 +147,7 @@ fn streams_as_settings_say_and_one_before_they_came() {
     assert_eq!(talk.connection.room(), 100);
 }
 
-/// Bytes of DATA that went out.
+/// Returns the number of DATA bytes that were sent.
 fn sent(seen: &[Seen]) -> usize {
     seen.iter()
         .map(|s| if let Seen::Data(_, bytes) | Seen::End(_, bytes) = s { bytes.len() } else { 0 })
@@ -374,8 +374,8 @@ fn nothing_secret_is_printed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Tokens of any length, several messages, windows of any size: the peer reads what was meant,
-    /// and no byte more than it allowed.
+    /// With tokens of any length, several messages and windows of any size, the peer reads the
+    /// intended requests, and no byte more than it allowed.
     #[test]
     fn the_peer_reads_what_was_meant(
         lengths in proptest::collection::vec(1usize..=TOKEN_BYTES_MAX, 1..60),

@@ -1,5 +1,5 @@
-//! Hostile peers against the state machine alone: how much is heard before it ends, and what is
-//! held meanwhile.
+//! Hostile peers against the state machine alone: the bytes that are read before the connection
+//! ends, and the memory meanwhile.
 
 use super::{
     super::{CloseReason, ConnectionConfig, ConnectionEvent, frames::PAYLOAD_BYTES_MAX},
@@ -7,10 +7,10 @@ use super::{
 };
 use crate::floods::floods;
 
-/// A partial frame, a block, a thousand acknowledgements in a buffer that doubles, some bodies of
-/// answers.
+/// Most bytes that a connection may hold: a partial frame, a block, a thousand acknowledgements in
+/// a buffer that doubles, some bodies of answers.
 const HELD_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX + 40_000 + 8 * 1_024;
-/// Frames that are put up with, with room for the few that count as more than one.
+/// Most frames that are tolerated, with room for the few that count as more than one.
 const FRAMES_MAX: usize = 25_000;
 
 #[test]

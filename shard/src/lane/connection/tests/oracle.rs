@@ -25,7 +25,7 @@ use crate::{
     outcome::{Answer, Platform, Reason, apns, fcm},
 };
 
-/// What differs between runs.
+/// Parameters of one run.
 #[derive(Clone)]
 struct Case {
     platform: Platform,
@@ -35,11 +35,11 @@ struct Case {
     window: u32,
     connection_window: u32,
     indexed: bool,
-    /// Largest body.
+    /// Size of the largest body, bytes.
     body_bytes: usize,
-    /// The server goes away after so many.
+    /// Number of requests after which the server closes gracefully.
     graceful_after: Option<usize>,
-    /// Bytes that the pipe between both holds.
+    /// Capacity of the pipe between both, bytes.
     pipe_bytes: usize,
 }
 
@@ -56,10 +56,10 @@ const ORDINARY: Case = Case {
     pipe_bytes: 64 << 10,
 };
 
-/// What the server saw of the requests for a token: header lines in order, and the body.
+/// Requests for each token as the server saw them: header lines in order, and the body.
 type Record = BTreeMap<Vec<u8>, Vec<(Vec<(String, String)>, Bytes)>>;
 
-/// A push as the test means it.
+/// A push as the test intends it.
 #[derive(Clone)]
 struct Push {
     token: Vec<u8>,
@@ -118,7 +118,7 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
     (templates, pushes)
 }
 
-/// How the server answers, by a byte of the token; and what we are to hear.
+/// Returns the server's answer, by a byte of the token, as the connection must report it.
 fn meant(platform: Platform, token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
     match platform {
         Platform::Apns => meant_by_apns(token),
@@ -261,7 +261,7 @@ async fn answer(
     }
 }
 
-/// Pushes all, on as many connections as it takes, and returns each ticket's last event.
+/// Pushes all requests, on as many connections as necessary, and returns each ticket's last event.
 async fn run(
     case: &Case,
     templates: &[TemplateSpec],

@@ -84,7 +84,7 @@ impl Fates {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// However a peer behaves, each ticket has exactly one fate, and what is held stays small.
+    /// With any behaviour of the peer, each ticket has exactly one result, and memory stays small.
     #[test]
     fn each_ticket_has_one_fate(run in any_run(), end in 0usize..3) {
         let (mut talk, mut fates, mut ticket) = (talk(), Fates::default(), 100);

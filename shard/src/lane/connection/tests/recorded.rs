@@ -1,10 +1,10 @@
-//! Conversations with real servers, as recorded: what they said is read again by both of our
-//! readers, in pieces of every size, and by the `h2` crate as an independent client. All must have
-//! heard the same of each request.
+//! Recorded conversations with real servers: the servers' bytes are read again by both of our
+//! readers, in pieces of every size, and by the `h2` crate as an independent client. All must
+//! report the same for each request.
 //!
-//! The recordings stand in `tests/conversations`, one file for each server. `just record` makes
-//! them anew (and needs all servers); besides, each run records a fresh one from every server that
-//! is installed.
+//! The recordings are in `tests/conversations`, one file for each server. `just record` creates
+//! them again (and needs all servers). In addition, each run records a new one from every server
+//! that is installed.
 
 mod h2_client;
 mod recorder;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::outcome::{Answer, Platform};
 
-/// One connection: what was asked and what the server said, in order.
+/// One connection: the requests and the server's bytes, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Conversation {
     platform: Platform,
@@ -34,7 +34,7 @@ enum Step {
     Hear(Vec<u8>),
 }
 
-/// What was heard of one request.
+/// Result of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     Answer(Answer),
@@ -71,7 +71,7 @@ enum Cut {
     Random(u64),
 }
 
-/// Our connection hears it again. `fast`: whether it may read answers the short way.
+/// Replays the server's bytes to our connection. `fast` says whether it may use the fast path.
 fn replay(conversation: &Conversation, cut: Cut, fast: bool) -> Vec<Fate> {
     let (mut now, spec) = (Time(0), message(conversation.platform));
     let mut connection = Connection::new(config(conversation.platform), authorization(BEARER), now);
@@ -130,7 +130,7 @@ fn take(connection: &mut Connection, fates: &mut [Option<Fate>]) {
     }
 }
 
-/// All ways of reading agree; what they heard.
+/// Checks that all ways of reading agree, and returns the results.
 fn agree(name: &str, conversation: &Conversation) -> Vec<Fate> {
     let meant = replay(conversation, Cut::AsRecorded, true);
     for cut in [
@@ -205,7 +205,7 @@ fn record_anew() {
     }
 }
 
-/// Lines of `connect PLATFORM`, `push TOKEN`, `hear BYTES`.
+/// Writes lines of `connect PLATFORM`, `push TOKEN`, `hear BYTES`.
 fn write(conversations: &[Conversation]) -> String {
     let mut text = String::new();
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);

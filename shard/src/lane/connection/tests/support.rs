@@ -1,4 +1,5 @@
-//! The other side: writes frames as a gateway would and reads ours with another library's HPACK.
+//! The peer of a connection: it writes frames as a gateway would, and reads ours with another
+//! library's HPACK.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::{
     outcome::Platform,
 };
 
-/// One frame of ours, read.
+/// One of our frames, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
     Settings(Vec<(u16, u32)>),
@@ -32,13 +33,13 @@ pub(super) enum Seen {
     GoAway(u32),
 }
 
-/// A connection, and what its peer has seen of it.
+/// A connection, and the frames that its peer has read.
 pub(super) struct Talk {
     pub(super) connection: Connection,
     pub(super) now: Time,
     decoder: fluke_hpack::Decoder<'static>,
     greeted: bool,
-    /// Bytes of the last header block.
+    /// Size of the last header block, bytes.
     pub(super) block_bytes: usize,
 }
 
@@ -86,7 +87,7 @@ pub(super) fn fcm_spec(before: &str, after: &str) -> TemplateSpec {
     }
 }
 
-/// The request of `fcm_spec(..)`, whatever the token.
+/// Returns the fields of a request of `fcm_spec(..)`, the same for every token.
 pub(super) fn fcm_fields(authorization: &str) -> Vec<(String, String)> {
     [
         (":method", "POST"),
@@ -100,7 +101,7 @@ pub(super) fn fcm_fields(authorization: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// The request of `spec(..)` with this token.
+/// Returns the fields of a request of `spec(..)` with this token.
 pub(super) fn fields(token: &[u8], authorization: &str) -> Vec<(String, String)> {
     let path = format!("/3/device/{}", data_encoding::HEXLOWER.encode(token));
     [
@@ -133,8 +134,8 @@ impl Talk {
         }
     }
 
-    /// As [`Self::new`], greeted, one request answered, so that streams and tables are as in the
-    /// middle of a run.
+    /// Creates a connection like [`Self::new`], after SETTINGS and one answered request, so that
+    /// streams and tables are as in the middle of a run.
     pub(super) fn warm(config: ConnectionConfig, settings: &[(u16, u32)]) -> Self {
         let mut talk = Self::new(config);
         talk.hear(&[super::support::settings(settings), settings_ack()].concat());
@@ -145,12 +146,12 @@ impl Talk {
         talk
     }
 
-    /// Pushes the ordinary message to a token made of the ticket.
+    /// Pushes the ordinary message to a token made from the ticket.
     pub(super) fn push(&mut self, ticket: u64) -> Result<(), PushError> {
         self.connection.push(ticket, 7, &spec("{}"), &token(ticket), self.now)
     }
 
-    /// The peer's bytes arrive, a millisecond later.
+    /// Delivers bytes of the peer, a millisecond later.
     pub(super) fn hear(&mut self, bytes: &[u8]) {
         self.now = self.now + std::time::Duration::from_millis(1);
         self.connection.receive(bytes, self.now).unwrap();
@@ -160,7 +161,7 @@ impl Talk {
         std::iter::from_fn(|| self.connection.poll()).collect()
     }
 
-    /// What is written now, as the peer reads it.
+    /// Returns the frames that are written now, as the peer reads them.
     pub(super) fn say(&mut self) -> Vec<Seen> {
         let mut out = Vec::new();
         loop {
@@ -228,7 +229,7 @@ impl Talk {
         seen
     }
 
-    /// The peer's table size, which another library enforces.
+    /// Sets the peer's table size, which another library enforces.
     pub(super) fn allow_table(&mut self, bytes: usize) {
         self.decoder.set_max_allowed_table_size(bytes);
     }
@@ -266,7 +267,7 @@ pub(super) fn headers(stream: u32, block: &[u8], end: bool) -> Vec<u8> {
     frame(kind::HEADERS, flag::END_HEADERS | u8::from(end), stream, block)
 }
 
-/// `:status` as a literal with the indexed name.
+/// Returns `:status` as a literal with the indexed name.
 pub(super) fn status(stream: u32, status: &str, end: bool) -> Vec<u8> {
     headers(stream, &[&[0x08, 3], status.as_bytes()].concat(), end)
 }

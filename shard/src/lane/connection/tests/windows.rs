@@ -2,7 +2,7 @@
 
 use super::{super::PushError, support::*};
 
-/// Pushes a body and says what went out of it.
+/// Pushes a body and returns the number of bytes that were sent of it.
 fn push(talk: &mut Talk, ticket: u64, bytes: usize) -> Result<(), PushError> {
     talk.connection.push(
         ticket,
@@ -13,7 +13,7 @@ fn push(talk: &mut Talk, ticket: u64, bytes: usize) -> Result<(), PushError> {
     )
 }
 
-/// Bytes of DATA by stream, and whether it has ended.
+/// Returns the DATA bytes of each stream, and whether the stream has ended.
 fn sent(seen: &[Seen]) -> Vec<(u32, usize, bool)> {
     seen.iter()
         .filter_map(|s| match s {

@@ -1,4 +1,4 @@
-//! The other lane: the `h2` crate as a client hears what a server said. It exists for this
+//! The `h2` crate as an independent client that reads the server's bytes. It exists for this
 //! comparison only.
 
 use std::time::{Duration, SystemTime};
@@ -13,8 +13,8 @@ use crate::{
     outcome::{Answer, Platform, RETRY_AFTER_MAX, Reason},
 };
 
-/// For each request, in order, what `h2` says of it: one fate, or more where it does not tell them
-/// apart.
+/// Returns for each request, in order, the result that `h2` reports: one, or several if `h2` does
+/// not distinguish them.
 pub(super) fn replay(conversation: &Conversation) -> Vec<Vec<Fate>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {

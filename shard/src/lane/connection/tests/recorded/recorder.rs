@@ -1,4 +1,4 @@
-//! Talks to a real server over TCP and TLS, and notes what it says.
+//! The recorder of a conversation with a real server over TCP and TLS.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use foreign_support::{Foreign, Kind};
 mod emulator;
 
 const REQUESTS: u8 = 160;
-/// nginx says goodbye after so many.
+/// Number of requests after which nginx closes a connection gracefully.
 const NGINX_REQUESTS: u32 = 40;
 
 /// A fresh conversation, if that server is installed.
