@@ -69,7 +69,7 @@ async fn what_was_never_started_cannot_be_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_is_cancelled_by_the_end_of_its_grant() {
     let pipes = Pipes::default();
-    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let (mut a, mut b) = (ScriptedNode::on_pipes(&pipes, A), ScriptedNode::on_pipes(&pipes, B));
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let alert = coordinator.alert("one", 600);
@@ -101,7 +101,7 @@ async fn a_silent_node_is_cancelled_by_the_end_of_its_grant() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_away_does_not_keep_the_caller_waiting() {
     let pipes = Pipes::default();
-    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let (mut a, mut b) = (ScriptedNode::on_pipes(&pipes, A), ScriptedNode::on_pipes(&pipes, B));
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let alert = coordinator.alert("one", 600);

@@ -76,7 +76,7 @@ use self::{
     ahead::Found,
     expiry::Expiry,
     held::Standing,
-    index::{IdHash, Index},
+    index::Index,
     key::Key,
     page::Pages,
     profile::{Profile, Profiles},
@@ -143,14 +143,15 @@ pub struct Applied {
 }
 
 impl Partition {
-    /// An empty partition.
+    /// An empty partition. Its look-ups hash device ids with a seed that callers who choose ids
+    /// must not know; nothing else depends on the seed.
     #[must_use]
-    pub fn new(id: PartitionId) -> Self {
-        Self::with_pages(id, page::PAGE_KEYS_MAX)
+    pub fn new(id: PartitionId, hash_seed: u64) -> Self {
+        Self::with_pages(id, hash_seed, page::PAGE_KEYS_MAX)
     }
 
     /// With pages of another size; tests choose small ones, to see many splits and merges.
-    pub(crate) fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
+    pub(crate) fn with_pages(id: PartitionId, hash_seed: u64, page_keys_max: usize) -> Self {
         Self {
             id,
             now: UnixMillis(0),
@@ -158,7 +159,7 @@ impl Partition {
             tokens: Tokens::default(),
             profiles: Profiles::new(),
             mutes: BTreeMap::new(),
-            index: Index::default(),
+            index: Index::new(hash_seed),
             pages: Pages::new(page_keys_max),
             expiry: Expiry::default(),
             held: Held::default(),
@@ -183,7 +184,8 @@ impl Partition {
         record: &Record,
         words: &mut Vocabulary,
     ) -> Applied {
-        self.apply_found(appended, record, &Found::of(record), words)
+        let found = Found::of(self.index.hash(record.device));
+        self.apply_found(appended, record, &found, words)
     }
 
     /// The same, with what [`ahead`] found of the record.
@@ -237,7 +239,7 @@ impl Partition {
     /// The ordinal of a device, tombstones and unregistered rows included.
     #[must_use]
     pub fn ordinal_of(&self, device: DeviceId) -> Option<Ordinal> {
-        self.index.find(IdHash::of(device), device, &self.rows)
+        self.index.find(self.index.hash(device), device, &self.rows)
     }
 
     /// The reserved `person` of a registration; `None`: not registered, or without.
@@ -313,7 +315,7 @@ impl Partition {
         if feedback {
             return None;
         }
-        let who = |rows: &Rows, device| self.index.find(IdHash::of(device), device, rows);
+        let who = |rows: &Rows, device| self.index.find(self.index.hash(device), device, rows);
         let ordinal = self.rows.insert(Row::new(record.device), self.now, who)?;
         self.keep_vacant(ordinal);
         self.index.insert(hash, ordinal, &self.rows);
@@ -371,7 +373,8 @@ impl Partition {
                 None => row.set_scheduled(false),
                 Some(due) if due > self.now => self.expiry.push(due, ordinal),
                 Some(_) => {
-                    self.index.remove(IdHash::of(row.device()), ordinal);
+                    let hash = self.index.hash(row.device());
+                    self.index.remove(hash, ordinal);
                     self.mutes.remove(&ordinal);
                     self.rows.remove(ordinal, self.now);
                 }

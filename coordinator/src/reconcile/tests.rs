@@ -6,6 +6,7 @@ use clarion_proto::{
     ids::{AppName, Epoch, UnixMillis},
     wire::v1 as wire,
 };
+use clarion_runtime::world::{Pipes, World};
 
 use super::*;
 use crate::{
@@ -217,8 +218,8 @@ impl Process {
 
 /// A store with an app, on made-up wall time.
 async fn store() -> (Arc<Flaky>, Clock) {
-    let clock = Clock::start_at(WALL);
-    let store = MemoryStore::new(4, 1 << 20, clock);
+    let world = World::new(Clock::start_at(WALL), 1, Arc::new(Pipes::default()));
+    let (store, clock) = (MemoryStore::new(4, 1 << 20, &world), world.clock());
     store.create_app(demo_app("demo")).await.expect("room");
     (Arc::new(Flaky { store, away: AtomicBool::new(false) }), clock)
 }

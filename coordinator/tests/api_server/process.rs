@@ -7,6 +7,7 @@ use std::{
 
 use clarion_coordinator::{Coordinator, config::Args};
 use clarion_proto::wire::v1 as wire;
+use clarion_runtime::world::World;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -40,7 +41,8 @@ async fn connect(address: std::net::SocketAddr) -> Channel {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_missing_node() {
-    let coordinator = soon(Coordinator::bind(config(any_port()))).await.expect("bound");
+    let coordinator =
+        soon(Coordinator::bind(config(any_port()), World::system())).await.expect("bound");
     let (listen, health) = (coordinator.listen(), coordinator.health_listen());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(coordinator.run(async move {
@@ -105,7 +107,7 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_is_told_to_those_who_look_at_health() {
     let args = Args { store_bytes_max: Some(20_000), ..any_port() };
-    let coordinator = soon(Coordinator::bind(config(args))).await.expect("bound");
+    let coordinator = soon(Coordinator::bind(config(args), World::system())).await.expect("bound");
     let (listen, health) = (coordinator.listen(), coordinator.health_listen());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(coordinator.run(async move {
@@ -165,7 +167,8 @@ async fn a_port_in_use_is_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("bound");
     let args = Args { listen: Some(address), ..any_port() };
-    let refused = Coordinator::bind(config(args)).await.expect_err("in use").to_string();
+    let refused =
+        Coordinator::bind(config(args), World::system()).await.expect_err("in use").to_string();
     assert!(refused.starts_with(&format!("cannot listen on {address}: ")), "{refused}");
 }
 
