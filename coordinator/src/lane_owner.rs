@@ -19,10 +19,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
-use clarion_runtime::{
-    repeated::Repeated,
-    world::{Clock, Moment, World},
-};
+use clarion_runtime::repeated::Repeated;
+use clarion_runtime::world::{Clock, Moment, World};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::Rng;

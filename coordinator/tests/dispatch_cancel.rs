@@ -1,5 +1,7 @@
 //! Cancelling: confirmed by all, or by the end of the grants. Time is paused where it has to pass.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};

@@ -1,5 +1,7 @@
 //! What happens by the passing of time alone. Time is paused; the nodes are on pipes.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};

@@ -113,7 +113,7 @@ pub async fn reporter() -> (
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests are clients with tasks of their own")]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use super::*;
 

@@ -303,8 +303,7 @@ impl<S: Served> Server<S> {
         }
         let activity = Arc::new(Activity::new(self.clock));
         let served = connection::serve(
-            stream,
-            peer,
+            (stream, peer),
             self.clock,
             Arc::clone(&activity),
             Arc::clone(&self.limits),

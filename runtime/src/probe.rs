@@ -163,7 +163,7 @@ fn with_causes(error: &dyn Error) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests are clients with tasks of their own")]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use std::future;
 

@@ -1,5 +1,7 @@
 //! Threads, sockets and TLS for real: a wave through the driver to an independent HTTP/2 server.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,

@@ -1,6 +1,7 @@
 //! Partitions that are built anew, leave and come back in the middle of a wave: a whole node
 //! between a scripted coordinator and a gateway, judged by what the gateway got.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 mod support;

@@ -15,6 +15,8 @@
 //! the whole client process (for `core`, of its wave: filling the partitions is no part of it),
 //! bytes are frames of requests as the server counts them, TLS and TCP not included.
 
+#![allow(clippy::disallowed_methods, reason = "a bench has clocks and sockets of its own")]
+
 mod client;
 mod core;
 mod library;
@@ -107,7 +109,6 @@ fn main() -> ExitCode {
 }
 
 /// One client: says how long it took, and of `core` also what it used.
-#[allow(clippy::disallowed_methods)] // a bench measures time
 fn push(kind: Kind, client: &Client) -> io::Result<()> {
     let begun = std::time::Instant::now();
     match kind {

@@ -266,10 +266,12 @@ async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) -> Result<()
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use std::time::Duration;
 
     use clarion_proto::ids::Position;
+    use clarion_runtime::world::World;
 
     use super::*;
     use crate::store::memory::MemoryStore;
@@ -295,7 +297,7 @@ mod tests {
 
     /// What one report prunes, a minute later.
     async fn pruned(answers: Answers, tokens: &[wire::DeadToken]) -> u64 {
-        let world = clarion_runtime::world::World::system();
+        let world = World::system();
         let clock = world.clock();
         let log: Arc<dyn ChangeLog> = Arc::new(MemoryStore::new(1, 1 << 20, &world));
         let (pruning, pruned) = Pruning::new();

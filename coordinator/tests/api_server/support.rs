@@ -429,7 +429,6 @@ pub(crate) fn create(request: u128, alert: wire::Alert) -> wire::CreateAlertRequ
 }
 
 /// Seconds from now on the wall clock; negative: ago.
-#[allow(clippy::disallowed_methods)] // a client has a clock
 pub(crate) fn from_now(seconds: i64) -> prost_types::Timestamp {
     let now: prost_types::Timestamp = std::time::SystemTime::now().into();
     prost_types::Timestamp { seconds: now.seconds + seconds, nanos: 0 }

@@ -2,6 +2,7 @@
 //! where time is paused (real sockets and paused time do not mix: the clock would jump while a
 //! packet is on its way).
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 // Each test file uses a part of it; what fails here fails the test.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 

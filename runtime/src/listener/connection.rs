@@ -56,8 +56,7 @@ pub struct Peer {
 
 /// Serves one connection until it closes.
 pub(super) async fn serve(
-    stream: Stream,
-    address: SocketAddr,
+    (stream, address): (Stream, SocketAddr),
     clock: Clock,
     activity: Arc<Activity>,
     limits: Arc<Limits>,

@@ -2,6 +2,7 @@
 //! and cores that are two queues each. A test is a conversation; every wait is bounded by
 //! [`within`].
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(
     dead_code,
     unreachable_pub,

@@ -2,6 +2,8 @@
 //! Time is the machine's but where a test has to let an hour pass: then it is stopped, moved, and
 //! let go on.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use clarion_proto::{app::Platform, wire::shard_v1 as wire};
