@@ -4,10 +4,11 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! descriptors health probe                file descriptors for each port; the health service and its client
-//! channel listener telemetry              connections to a port; one bounded listener for all gRPC ports; logs and traces
-//! world                                   the only source of time, chance, identity and connections
-//! drain jwt lines offload peers repeated roots  what stands alone
+//! descriptors health probe    file descriptors of each port; the health service and its client
+//! channel listener telemetry  connections to a port; the bounded listener of every port; traces
+//! world                       the only source of time, chance, identity and connections
+//! drain jwt lines offload     what stands alone
+//! peers repeated roots        what stands alone, too
 //! ```
 
 pub mod channel;

@@ -1,7 +1,7 @@
 //! Reads the source of the workspace, so that tests can hold it to the rules of `ARCHITECTURE.md`:
 //! which module imports which ([`imports`]), where imports form a circle ([`circles`]), which
-//! imports point upward ([`floors`]), how long files, functions and lines are ([`sizes`]), and where
-//! a task chooses at random ([`choices`]).
+//! imports point upward ([`floors`]), how long files, functions and lines are ([`sizes`]), and
+//! where a task chooses at random ([`choices`]).
 //!
 //! A module is a file: inline modules belong to the file that contains them. Code under
 //! `#[cfg(test)]` is not read, because tests may import whatever they test.

@@ -271,8 +271,8 @@ impl Opened {
             while let Some(note) = session.poll_note() {
                 cluster.note(&session.node().clone(), session.boot(), note).await;
             }
-            // At most one part in a turn: neither the parts of a large cover nor the messages of a busy
-            // node make each other wait.
+            // At most one part in a turn: neither the parts of a large cover nor the messages of a
+            // busy node make each other wait.
             if session.has_part()
                 && let Ok(permit) = parts.try_reserve()
                 && let Some(part) = session.poll_part()
@@ -289,11 +289,13 @@ impl Opened {
                 biased;
                 // Reading goes on while the node does not read: the node may be waiting for this
                 // coordinator to read, too.
-                permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
-                    (Ok(permit), Some(message)) => permit.send(message),
-                    (Err(_), _) => return Err(last_words(incoming).await),
-                    (Ok(_), None) => {}
-                },
+                permit = outgoing.reserve(), if session.has_message() => {
+                    match (permit, session.poll_message()) {
+                        (Ok(permit), Some(message)) => permit.send(message),
+                        (Err(_), _) => return Err(last_words(incoming).await),
+                        (Ok(_), None) => {}
+                    }
+                }
                 () = cluster.clock.sleep_until(wake) => session.expire(cluster.clock.now()),
                 changed = standing.changed() => {
                     if changed.is_err() {
@@ -308,11 +310,13 @@ impl Opened {
                         session.receive(message, cluster.clock.now())?;
                     }
                 }
-                permit = parts.reserve(), if session.has_part() => match (permit, session.poll_part()) {
-                    (Ok(permit), Some(part)) => permit.send(part),
-                    (Err(_), _) => return Err(last_words(incoming).await),
-                    (Ok(_), None) => {}
-                },
+                permit = parts.reserve(), if session.has_part() => {
+                    match (permit, session.poll_part()) {
+                        (Ok(permit), Some(part)) => permit.send(part),
+                        (Err(_), _) => return Err(last_words(incoming).await),
+                        (Ok(_), None) => {}
+                    }
+                }
             }
         }
     }

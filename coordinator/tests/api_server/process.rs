@@ -3,11 +3,15 @@
 use std::{
     ffi::OsString,
     process::{ExitCode, Stdio},
+    sync::Arc,
 };
 
 use clarion_coordinator::{Coordinator, config::Args};
-use clarion_proto::wire::v1 as wire;
-use clarion_runtime::world::World;
+use clarion_proto::wire::v1::{self as wire, app_service_client::AppServiceClient};
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    world::{Clock, Pipes, World},
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -19,7 +23,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::registry::device;
-use crate::support::{config, create, demo_alert, demo_app, reason, soon};
+use crate::support::{PATIENCE, config, create, demo_alert, demo_app, reason, soon};
 
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
@@ -37,6 +41,27 @@ async fn connect(address: std::net::SocketAddr) -> Channel {
     soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect())
         .await
         .expect("listens")
+}
+
+/// The whole coordinator without a socket, under paused time: a world of pipes is all that it needs.
+#[tokio::test(start_paused = true)]
+async fn it_serves_callers_in_a_world_without_sockets() {
+    let world = World::new(Clock::start(), 1, Arc::new(Pipes::default()));
+    let coordinator = Coordinator::bind(config(any_port()), world.clone()).await.expect("bound");
+    let listen = coordinator.listen();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move { drop(stopped.await) }));
+    let limits = ChannelLimits {
+        connect_within: PATIENCE,
+        window_bytes: 65_535,
+        ping_every: PATIENCE,
+        pong_within: PATIENCE,
+    };
+    let channel = channel::connect(&world, listen, limits).await.expect("listens");
+    let app = AppServiceClient::new(channel).create_app(demo_app()).await.expect("created");
+    assert_eq!(app.into_inner().name, "apps/demo");
+    stop.send(()).expect("it runs");
+    soon(running).await.expect("no panic").expect("in order");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,14 +106,16 @@ pub(super) async fn serve(
                 connection.as_mut().graceful_shutdown();
             }
             () = sleep(look_every) => {
-                if activity.oldest_answer().is_some_and(|since| clock.now().since(since) >= ANSWER_TAKEN_WITHIN) {
+                let now = clock.now();
+                let waits = |since| now.since(since) >= ANSWER_TAKEN_WITHIN;
+                if activity.oldest_answer().is_some_and(waits) {
                     return tracing::debug!(%address, "connection closed: client does not read its response");
                 }
                 let idle = activity.idle();
                 match leaving {
-                    Some(since) if idle.min(clock.now().since(since)) >= GOODBYE_WITHIN => return,
+                    Some(since) if idle.min(now.since(since)) >= GOODBYE_WITHIN => return,
                     None if idle >= limits.idle_deadline => {
-                        leaving = Some(clock.now());
+                        leaving = Some(now);
                         connection.as_mut().graceful_shutdown();
                     }
                     _ => {}

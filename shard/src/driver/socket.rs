@@ -106,7 +106,7 @@ impl Socket {
     /// Starts a connection.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the lanes' sockets are no part of the world: a simulator replaces the whole driver"
+        reason = "lanes' sockets are not the world's: a simulator replaces the whole driver"
     )]
     pub(super) fn connect(
         &mut self,

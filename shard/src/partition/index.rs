@@ -301,7 +301,8 @@ mod tests {
         /// Everybody is found who is there and nobody else, through splits and joins.
         #[test]
         fn finds_who_is_there(phases in prop::collection::vec((any::<bool>(), 0u32..3_000, 1u32..1_500), 1..8)) {
-            let (mut rows, mut index, mut model) = (Rows::default(), Index::new(7), BTreeMap::new());
+            let (mut rows, mut index) = (Rows::default(), Index::new(7));
+            let mut model = BTreeMap::new();
             for (add, from, count) in phases {
                 for n in from..from + count {
                     match (add, model.contains_key(&n)) {
@@ -310,7 +311,9 @@ mod tests {
                             index.insert(index.hash(device(n)), ordinal, &rows);
                             model.insert(n, ordinal);
                         }
-                        (false, true) => index.remove(index.hash(device(n)), model.remove(&n).unwrap()),
+                        (false, true) => {
+                            index.remove(index.hash(device(n)), model.remove(&n).unwrap());
+                        }
                         _ => {}
                     }
                 }
@@ -318,7 +321,8 @@ mod tests {
                     prop_assert_eq!(find(&index, n, &rows), model.get(&n).copied());
                 }
                 prop_assert_eq!(index.buckets.iter().map(Vec::len).sum::<usize>(), model.len());
-                let devices: Vec<_> = model.iter().map(|(n, ordinal)| (index.hash(device(*n)), *ordinal)).collect();
+                let hashed = |(n, ordinal): (&u32, &Ordinal)| (index.hash(device(*n)), *ordinal);
+                let devices: Vec<_> = model.iter().map(hashed).collect();
                 let again = Index::new(7).filled(&devices, &rows).expect("each comes once");
                 prop_assert!(model.iter().all(|(n, ordinal)| find(&again, *n, &rows) == Some(*ordinal)));
                 prop_assert!(again.buckets.iter().all(|bucket| bucket.is_sorted_by_key(|entry| entry >> again.ordinal_bits)));

@@ -69,7 +69,8 @@ proptest! {
     /// and who goes on from it comes to where the writer came.
     #[test]
     fn is_of_the_moment_when_it_began(history in history(), begin in 0usize..200, every in 1usize..40) {
-        let (mut partition, mut words) = (Partition::with_pages(PartitionId(3), 7, 4), Vocabulary::new());
+        let mut partition = Partition::with_pages(PartitionId(3), 7, 4);
+        let mut words = Vocabulary::new();
         let (mut writing, mut expected, mut out) = (None, None, Vec::new());
         let (mut now, mut behind) = (START_MS, Vec::new());
         for (n, (device, observed, passed, change)) in history.into_iter().enumerate() {
