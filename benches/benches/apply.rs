@@ -28,7 +28,7 @@ type Placed = (PartitionId, Record);
 
 impl Node {
     fn new() -> Self {
-        let partitions = (0..PARTITIONS).map(|p| Some(Partition::new(PartitionId(p)))).collect();
+        let partitions = (0..PARTITIONS).map(|p| Some(Partition::new(PartitionId(p), 7))).collect();
         Self { partitions, words: Vocabulary::new() }
     }
 

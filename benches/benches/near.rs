@@ -20,7 +20,8 @@ const PARTITIONS: u16 = 64;
 
 fn near(c: &mut Criterion<CpuTime>) {
     let devices = devices();
-    let mut partitions: Vec<_> = (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect();
+    let mut partitions: Vec<_> =
+        (0..PARTITIONS).map(|p| Partition::new(PartitionId(p), 7)).collect();
     let mut words = Vocabulary::new();
     for n in 0..devices {
         let record = arrival(n);

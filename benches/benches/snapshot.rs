@@ -23,7 +23,7 @@ fn snapshot(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("snapshot");
     group.sample_size(20).throughput(Throughput::Elements(DEVICES));
     for (kind, register) in [("apns", registration as fn(_, _) -> _), ("fcm", registration_fcm)] {
-        let (mut partition, mut words) = (Partition::new(PartitionId(0)), Vocabulary::new());
+        let (mut partition, mut words) = (Partition::new(PartitionId(0), 7), Vocabulary::new());
         for n in 0..DEVICES {
             let arrival = record(n, 0, Change::Arrival(register(n, 0), place(n)));
             partition.apply(UnixMillis(START_MS), &arrival, &mut words);
@@ -51,7 +51,7 @@ fn write(partition: &mut Partition, words: &Vocabulary) -> Vec<u8> {
 
 /// Reads the snapshot in pieces, as it arrives over a connection.
 fn load(whole: &[u8]) -> Restored {
-    let (mut reader, mut words) = (SnapshotReader::new(), Vocabulary::new());
+    let (mut reader, mut words) = (SnapshotReader::new(7), Vocabulary::new());
     for piece in whole.chunks(1 << 20) {
         reader.push(piece, &mut words).expect("as it was written");
     }

@@ -23,7 +23,7 @@ use roaring::RoaringBitmap;
 const DEVICES: u64 = 1_000_000;
 
 fn walk(c: &mut Criterion<CpuTime>) {
-    let (mut partition, mut words) = (Partition::new(PartitionId(0)), Vocabulary::new());
+    let (mut partition, mut words) = (Partition::new(PartitionId(0), 7), Vocabulary::new());
     for n in 0..DEVICES {
         partition.apply(UnixMillis(START_MS), &arrival(n), &mut words);
     }

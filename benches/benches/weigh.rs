@@ -109,7 +109,7 @@ fn main() {
         before: resident_bytes(),
         peak: 0,
         begin: Instant::now(),
-        partitions: (0..PARTITIONS).map(|p| Some(Partition::new(PartitionId(p)))).collect(),
+        partitions: (0..PARTITIONS).map(|p| Some(Partition::new(PartitionId(p), 7))).collect(),
         words: Vocabulary::new(),
         batch: Vec::with_capacity(BATCH),
         now: 0,

@@ -7,13 +7,12 @@ use clarion_proto::{
     ids::ClusterName,
     wire::{DESCRIPTORS, v1::app_service_server::AppServiceServer},
 };
-use clarion_runtime::drain::Drain;
+use clarion_runtime::{drain::Drain, world::World};
 use tonic::service::{Routes, RoutesBuilder};
 
 use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
-    clock::Clock,
     dispatch::Dispatch,
     lane::catalog::Catalog,
     reconcile::Reconciler,
@@ -60,8 +59,8 @@ pub struct ApiConfig {
 pub struct Context {
     /// As checked at the start.
     pub config: ApiConfig,
-    /// Clock of the process.
-    pub clock: Clock,
+    /// Time and identities.
+    pub world: World,
     /// Records of apps and alerts.
     pub store: Arc<dyn AlertStore>,
     /// Runs every active alert of the store.

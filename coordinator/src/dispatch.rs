@@ -25,12 +25,12 @@ use std::{
 
 use async_trait::async_trait;
 use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LaneId, LogIdentity};
+use clarion_runtime::world::World;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     alert::run::Run,
-    clock::Clock,
     lane::{Gateway, LaneKey},
     lane_owner::{
         Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError,
@@ -55,7 +55,6 @@ mod node;
 mod nodes;
 
 pub use count::QUESTIONS_MAX;
-pub use node::{Connect, Tcp, endpoint};
 pub use nodes::NodesConfig;
 
 /// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the
@@ -245,27 +244,14 @@ impl Dispatcher {
     /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. Must be called within a
     /// tokio runtime.
     #[must_use]
-    pub fn spawn<S>(config: DispatchConfig, store: Arc<S>, clock: Clock) -> Self
+    pub fn spawn<S>(config: DispatchConfig, store: Arc<S>, world: World) -> Self
     where
         S: ChangeLog + ClusterStore,
     {
-        Self::spawn_over(config, store, clock, Arc::new(Tcp))
-    }
-
-    /// Starts the tasks like [`Dispatcher::spawn`], over connections other than TCP.
-    #[must_use]
-    pub fn spawn_over<S>(
-        config: DispatchConfig,
-        store: Arc<S>,
-        clock: Clock,
-        connect: Arc<dyn Connect>,
-    ) -> Self
-    where
-        S: ChangeLog + ClusterStore,
-    {
+        let clock = world.clock();
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
-        let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
+        let coordinator = CoordinatorId(world.id());
         let identity = Identity { cluster, coordinator, log: log.identity() };
         tracing::info!(
             cluster = %identity.cluster,
@@ -288,11 +274,11 @@ impl Dispatcher {
         until(Box::pin(async move {
             shared.roster.share_out(&shared.board, (partitions, logs), &*store, clock).await;
         }));
-        let shared = cluster.clone();
-        until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
+        let (shared, of_lanes) = (cluster.clone(), world.clone());
+        until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, &of_lanes).await }));
         until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
-        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), world, stop.clone()));
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }

@@ -8,11 +8,11 @@ use clarion_proto::{
     ids::{AlertName, AppName, BootId, Epoch, LaneId, LogIdentity, Position, UnixMillis, WaveId},
     time::Time,
 };
+use clarion_runtime::world::Moment;
 use secrecy::SecretString;
 
 use crate::{
     bands::Band,
-    clock::Moment,
     lane::{ConnectionLimits, Gateway, LaneKey, LaneSpec, ProviderToken, Quota},
     owners::{NodeName, Owned, Ownership},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},

@@ -20,13 +20,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
 use clarion_runtime::repeated::Repeated;
+use clarion_runtime::world::{Clock, Moment, World};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::Rng;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    clock::{Clock, Moment},
     lane::{Gateway, LaneKey, LaneSpec, ProviderToken, Quota, ramp},
     owners::NodeName,
     snapshot::LaneTrouble,
@@ -280,8 +280,8 @@ impl LaneOwner {
 
     /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run
     /// concurrently, at most one for each credential.
-    pub(crate) async fn keep_fresh(&self, board: &Board, clock: Clock) {
-        let mut random = StdRng::seed_from_u64(clock.wall().0);
+    pub(crate) async fn keep_fresh(&self, board: &Board, world: &World) {
+        let (clock, mut random) = (world.clock(), world.random());
         let mut exchanges = FuturesUnordered::new();
         loop {
             for credential in self.begin_due(clock.now()) {
@@ -291,7 +291,7 @@ impl LaneOwner {
                         let Credential::Fcm(account) = &*credential else {
                             unreachable!("matched")
                         };
-                        let exchanged = oauth::exchange(account, clock.wall()).await;
+                        let exchanged = oauth::exchange(account, world, clock.wall()).await;
                         (credential, exchanged)
                     }),
                 }

@@ -15,7 +15,7 @@
 //! progress standing store  reports folded; what holds now; records and logs
 //! planned privacy          what is sent and to whom; which counts may be told
 //! snapshot bands           the state of an alert; cells in bands of distance
-//! lane owners clock cover  words of lanes and ownership; time; region to cells
+//! lane owners cover        words of lanes and ownership; region to cells
 //! ```
 
 use std::{
@@ -34,16 +34,16 @@ use clarion_runtime::{
     drain::{Drain, Signals},
     health::{self, HealthPort, HealthReporter},
     jwt, lines,
-    listener::Limits,
+    listener::Port,
     probe, telemetry,
+    world::World,
 };
-use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
     api::{ApiConfig, Context, ports},
-    clock::Clock,
     config::{Args, Config, ConfigError},
     dispatch::{Dispatch, Dispatcher, NodesConfig},
     reconcile::Reconciler,
@@ -71,7 +71,6 @@ pub mod planned;
 pub mod snapshot;
 pub mod lane;
 pub mod owners;
-pub mod clock;
 pub mod bands;
 pub mod cover;
 #[cfg(test)]
@@ -140,7 +139,7 @@ fn process(args: Args) -> Result<(), Failure> {
     let telemetry = runtime.block_on(async { telemetry::init("coordinator") })?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let coordinator = Coordinator::bind(config).await?;
+        let coordinator = Coordinator::bind(config, World::system()).await?;
         if announce {
             announce_addresses(&coordinator)?;
         }
@@ -179,32 +178,15 @@ pub struct Coordinator {
     drain_deadline: Duration,
 }
 
-/// A bound gRPC port with its limits.
-#[derive(Debug)]
-struct Port {
-    listener: TcpListener,
-    address: SocketAddr,
-    limits: Limits,
-}
-
-impl Port {
-    async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
-        let listener = health::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, limits })
-    }
-}
-
 impl Coordinator {
     /// Binds all ports, then starts the tasks that connect to nodes.
     ///
     /// # Errors
     /// A port that cannot be bound, with its address; too few file descriptors.
-    pub async fn bind(config: Config) -> Result<Self, Failure> {
-        let clock = Clock::start();
+    pub async fn bind(config: Config, world: World) -> Result<Self, Failure> {
         let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
-        Self::bind_over(config, store, clock).await
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, &world));
+        Self::bind_over(config, store, world).await
     }
 
     /// Binds over a store that may hold alerts of a former coordinator, and continues these alerts.
@@ -214,27 +196,29 @@ impl Coordinator {
     pub async fn bind_over(
         config: Config,
         store: Arc<MemoryStore>,
-        clock: Clock,
+        world: World,
     ) -> Result<Self, Failure> {
         jwt::install();
         let shares = connections(&config.api, &config.dispatch.nodes)?;
         let limits = ports::api(&config.api).with_connections_max(shares.api);
-        let api = Port::bind(config.listen, limits).await?;
+        let api = Port::bind(&world, config.listen, limits).await?;
         let limits = ports::feed().with_connections_max(shares.feed);
-        let feed = Port::bind(config.feed_listen, limits).await?;
-        let health =
-            HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
+        let feed = Port::bind(&world, config.feed_listen, limits).await?;
+        let health = HealthPort::bind(&world, config.health_listen)
+            .await?
+            .with_connections_max(shares.health);
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), clock);
+        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
         if config.api.device_key.is_random() {
             tracing::warn!(
                 "no device_key_file: devices that are no UUIDs are strangers after a restart"
             );
         }
-        let drain = Drain::new();
+        let (drain, clock) = (Drain::new(), world.clock());
         let (files, lanes, stopped) = (config.credential_files, dispatcher.clone(), drain.token());
         drain.spawn(async move {
-            let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
+            let watch =
+                files.watch(clock, move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
         let admission = Arc::new(Admission::new(config.admission));
@@ -252,7 +236,7 @@ impl Coordinator {
             reconciler,
             drain,
             config: config.api,
-            clock,
+            world,
             store,
             log,
         });
@@ -263,13 +247,13 @@ impl Coordinator {
     /// Address of the API.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        self.api.address
+        self.api.address()
     }
 
     /// Address of the feed port, where nodes follow the logs.
     #[must_use]
     pub fn feed_listen(&self) -> SocketAddr {
-        self.feed.address
+        self.feed.address()
     }
 
     /// Address of the health port.
@@ -307,9 +291,9 @@ impl Coordinator {
             stopping.clone(),
         ));
         tracing::info!(
-            listen = %api.address,
+            listen = %api.address(),
             health = %health.address(),
-            feed = %feed.address,
+            feed = %feed.address(),
             "coordinator serves its ports"
         );
         let routes = api::routes(&context)?.add_service(health_service.clone());
@@ -317,18 +301,20 @@ impl Coordinator {
         // The API starts only after the active alerts are listed: no caller may ask for an active
         // alert that this process does not know yet.
         let (reconciler, until) = (context.reconciler.clone(), token.clone());
-        let until_stopped = stopped();
+        let (of_api, until_stopped) = (Arc::clone(&context), stopped());
         let api = async move {
             until.run_until_cancelled(reconciler.listed()).await;
-            ports::serve_api(api.listener, api.limits, routes, until_stopped).await;
+            ports::serve_api(api, &of_api, routes, until_stopped).await;
         };
-        let feed = ports::serve_feed(feed.listener, feed.limits, &context, stopped());
+        let feed = ports::serve_feed(feed, &context, stopped());
         let health = health.serve(health_service, stopped());
 
         // One deadline for the whole shutdown, from the signal on.
-        let mut end = None;
+        let (clock, mut end) = (context.world.clock(), None);
         let mut serving = std::pin::pin!(async { tokio::join!(api, feed, health) });
+        // Without servers there is nothing to shut down, whatever the signal.
         tokio::select! {
+            biased;
             _ = &mut serving => {}
             () = stop => {
                 stopping.cancel();
@@ -338,11 +324,12 @@ impl Coordinator {
                     reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
                 }
                 context.admission.close();
-                let end = *end.insert(Instant::now() + deadline);
+                let end = *end.insert(clock.instant(clock.now() + deadline));
                 let until = end - STOP_RESERVE.min(deadline / 4);
                 let alerts = stop::let_alerts_finish(&context.reconciler, until);
                 let serving = async {
                     tokio::select! {
+                        biased;
                         _ = &mut serving => return,
                         () = alerts => token.cancel(),
                     }
@@ -353,7 +340,8 @@ impl Coordinator {
                 }
             }
         }
-        let rest = end.map_or(deadline, |end| end.saturating_duration_since(Instant::now()));
+        let rest =
+            end.map_or(deadline, |end| end.saturating_duration_since(clock.instant(clock.now())));
         if let Err(left) = context.drain.finish(rest).await {
             tracing::warn!(left, ?deadline, "drain deadline passed; tasks still running");
         }

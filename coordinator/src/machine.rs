@@ -26,10 +26,10 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{SessionRequest, SessionResponse, session_response::Message},
 };
+use clarion_runtime::world::{Clock, Moment};
 
 use crate::{
     alert::run::Run,
-    clock::{Clock, Moment},
     lane::{Gateway, LaneKey},
     lane_owner::{Credential, LaneError, LaneOwner},
     members::Roster,

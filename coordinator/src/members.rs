@@ -22,12 +22,11 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1 as wire,
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{repeated::Repeated, world::Clock};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    clock::Clock,
     members::registry::{NodeRegistry, RegistryTotals, totals},
     owners::{NodeName, Owned, Ownership},
     session::NodeMemory,

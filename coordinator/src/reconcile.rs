@@ -26,7 +26,7 @@ use std::{
 };
 
 use clarion_proto::{ids::AlertName, time::Time};
-use clarion_runtime::{drain::Drain, repeated::Repeated};
+use clarion_runtime::{drain::Drain, repeated::Repeated, world::Clock};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -35,7 +35,6 @@ use crate::{
     admission::Admission,
     alert::Event,
     bands::Bands,
-    clock::Clock,
     dispatch::{CancelState, Dispatch},
     snapshot::Snapshot,
     store::{AlertRecord, AlertStore, StoreError},

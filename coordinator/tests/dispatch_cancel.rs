@@ -1,5 +1,7 @@
 //! Cancelling: confirmed by all, or by the end of the grants. Time is paused where it has to pass.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};
@@ -69,7 +71,7 @@ async fn what_was_never_started_cannot_be_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_node_is_cancelled_by_the_end_of_its_grant() {
     let pipes = Pipes::default();
-    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let (mut a, mut b) = (ScriptedNode::on_pipes(&pipes, A), ScriptedNode::on_pipes(&pipes, B));
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let alert = coordinator.alert("one", 600);
@@ -101,7 +103,7 @@ async fn a_silent_node_is_cancelled_by_the_end_of_its_grant() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_away_does_not_keep_the_caller_waiting() {
     let pipes = Pipes::default();
-    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let (mut a, mut b) = (ScriptedNode::on_pipes(&pipes, A), ScriptedNode::on_pipes(&pipes, B));
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let alert = coordinator.alert("one", 600);

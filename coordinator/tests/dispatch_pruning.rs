@@ -91,7 +91,7 @@ async fn a_small_registry_on_the_wrong_environment_prunes_nobody_and_raises_an_a
 #[tokio::test(start_paused = true)]
 async fn few_bad_tokens_wait_for_the_first_acceptance() {
     let pipes = Pipes::default();
-    let mut a = pipes.node("10.0.0.1:7600".parse().unwrap());
+    let mut a = ScriptedNode::on_pipes(&pipes, "10.0.0.1:7600".parse().unwrap());
     let coordinator = Coordinator::over_pipes(&[a.address], &pipes);
     let mut peer = a.hello("a", BOOT_1).await;
     let mut progress = coordinator.start(&coordinator.alert("one", 3_600)).await;

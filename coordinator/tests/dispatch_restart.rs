@@ -115,7 +115,7 @@ async fn another_process_is_given_what_was_handed_and_had_an_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_second_node_of_the_same_name_is_refused_until_the_first_is_gone() {
     let pipes = Pipes::default();
-    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let (mut a, mut b) = (ScriptedNode::on_pipes(&pipes, A), ScriptedNode::on_pipes(&pipes, B));
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let at = || coordinator.dispatcher.nodes().first().and_then(|node| node.address);
     let mut first = a.hello("same", BOOT_1).await;

@@ -30,7 +30,7 @@ use clarion_proto::{
         v1,
     },
 };
-use clarion_runtime::drain::Drain;
+use clarion_runtime::{drain::Drain, world::World};
 use dispatch_support::*;
 use roaring::RoaringBitmap;
 use tokio::time::timeout;
@@ -45,8 +45,8 @@ struct Process {
 impl Process {
     async fn over(nodes: &[&ScriptedNode], store: &Arc<MemoryStore>) -> Self {
         let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
-        let clock = clarion_coordinator::clock::Clock::start();
-        let coordinator = Coordinator::over_store(&addresses, None, Arc::clone(store), clock);
+        let world = World::system();
+        let coordinator = Coordinator::over_store(&addresses, Arc::clone(store), &world);
         let (inside_max, questions_max, rules) = (8, 8, Rules::default());
         let admission = Admission::new(AdmissionConfig { inside_max, questions_max, rules });
         let drain = Drain::new();
@@ -54,7 +54,7 @@ impl Process {
             Arc::clone(store) as _,
             Arc::new(coordinator.dispatcher.clone()),
             Arc::new(admission),
-            clock,
+            world.clock(),
             drain.clone(),
         );
         reconciler.listed().await;
@@ -76,8 +76,7 @@ impl Process {
 }
 
 async fn store() -> Arc<MemoryStore> {
-    let clock = clarion_coordinator::clock::Clock::start();
-    let store = MemoryStore::new(PARTITIONS, 1 << 20, clock);
+    let store = MemoryStore::new(PARTITIONS, 1 << 20, &World::system());
     let app = App {
         name: AppName::from_id("demo").unwrap(),
         display_name: String::new(),

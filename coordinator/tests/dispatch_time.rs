@@ -1,5 +1,7 @@
 //! What happens by the passing of time alone. Time is paused; the nodes are on pipes.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};
@@ -20,7 +22,7 @@ const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::L
 #[tokio::test(start_paused = true)]
 async fn an_alert_expires_and_what_was_not_sent_is_counted() {
     let pipes = Pipes::default();
-    let mut a = pipes.node(A);
+    let mut a = ScriptedNode::on_pipes(&pipes, A);
     let coordinator = Coordinator::over_pipes(&[A], &pipes);
     let mut peer = a.hello("a", BOOT_1).await;
     let alert = coordinator.alert("one", 30);
@@ -51,7 +53,7 @@ async fn an_alert_expires_and_what_was_not_sent_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_comes_late_owns_nothing_and_one_that_returns_does_its_part() {
     let pipes = Pipes::default();
-    let mut a = pipes.node(A);
+    let mut a = ScriptedNode::on_pipes(&pipes, A);
     let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
     let alert = coordinator.alert("one", 600);
     let mut peer = a.hello("a", BOOT_1).await;
@@ -65,7 +67,7 @@ async fn a_node_that_comes_late_owns_nothing_and_one_that_returns_does_its_part(
     };
     assert_eq!(ownership.partitions.len(), usize::from(PARTITIONS));
 
-    let mut b = pipes.node(B);
+    let mut b = ScriptedNode::on_pipes(&pipes, B);
     let mut late = b.hello("b", BOOT_1).await;
     let Some(Message::Ownership(ownership)) = late.next().await else { panic!("it is told, too") };
     assert!(ownership.partitions.is_empty());
@@ -86,7 +88,7 @@ async fn a_node_that_comes_late_owns_nothing_and_one_that_returns_does_its_part(
 #[tokio::test(start_paused = true)]
 async fn a_node_that_says_nothing_is_given_up_and_tried_again() {
     let pipes = Pipes::default();
-    let mut a = pipes.node(A);
+    let mut a = ScriptedNode::on_pipes(&pipes, A);
     let coordinator = Coordinator::over_pipes(&[A], &pipes);
     // A report before any Hello, then nobody at all, then a good one.
     let first = a.session().await;

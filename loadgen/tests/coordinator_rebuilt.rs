@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use clarion_coordinator::{
     Coordinator,
-    clock::Clock,
     config::{Args, Config},
     store::{AlertStore as _, memory::MemoryStore},
 };
@@ -25,6 +24,7 @@ use clarion_proto::{
     ids::{AlertName, Epoch},
     wire::v1::{self as wire, alert_service_client::AlertServiceClient},
 };
+use clarion_runtime::world::World;
 use tokio::{
     runtime::Runtime,
     time::{Instant, sleep, timeout},
@@ -71,7 +71,7 @@ struct Process {
 }
 
 impl Process {
-    async fn start(file: &Path, store: &Arc<MemoryStore>, clock: Clock) -> Self {
+    async fn start(file: &Path, store: &Arc<MemoryStore>, world: World) -> Self {
         let args = Args { config: Some(file.to_owned()), ..Args::default() };
         let config = Config::load(args).expect("valid");
         let address = format!("http://{}", config.listen);
@@ -82,7 +82,7 @@ impl Process {
             .expect("threads");
         let store = Arc::clone(store);
         let bound = runtime.spawn(async move {
-            let coordinator = Coordinator::bind_over(config, store, clock).await.expect("bound");
+            let coordinator = Coordinator::bind_over(config, store, world).await.expect("bound");
             tokio::spawn(coordinator.run(std::future::pending()));
         });
         bound.await.expect("no panic");
@@ -162,9 +162,9 @@ async fn a_wave_goes_on_over_two_crashes_of_its_coordinator() {
     // configuration file, before the node connects to it.
     let mut cluster = Cluster::start(&plan).await.expect("a cluster");
     cluster.kill(names::COORDINATOR).await;
-    let (file, started) = (folder.join("coordinator.toml"), Clock::start());
-    let store = Arc::new(MemoryStore::new(64, 1 << 30, started));
-    let first = Process::start(&file, &store, started).await;
+    let (file, world) = (folder.join("coordinator.toml"), World::system());
+    let store = Arc::new(MemoryStore::new(64, 1 << 30, &world));
+    let first = Process::start(&file, &store, world).await;
     cluster.start_again(&names::node(0), Started::default()).await.expect("it starts");
     alert::create_apps(first.channel.clone(), &population).await.expect("created");
     let (channel, loaded) = (first.channel.clone(), Arc::clone(&population));
@@ -177,10 +177,10 @@ async fn a_wave_goes_on_over_two_crashes_of_its_coordinator() {
     let submitted = alert::submit(first.channel.clone(), submitted, id).await.expect("accepted");
     first.until_accepted(&submitted.name, DEVICES / 8).await;
     first.crash().await;
-    let second = Process::start(&file, &store, Clock::start()).await;
+    let second = Process::start(&file, &store, World::system()).await;
     second.until_accepted(&submitted.name, DEVICES / 2).await;
     second.crash().await;
-    let third = Process::start(&file, &store, Clock::start()).await;
+    let third = Process::start(&file, &store, World::system()).await;
     let before = third.alert(&submitted.name).await;
     assert_eq!(before.state(), wire::State::Active, "in the middle of its wave");
 

@@ -6,7 +6,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tonic::transport::{Endpoint, Error};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Error};
+
+use crate::world::World;
 
 /// What a connection waits for and how much it lets come in.
 #[derive(Debug, Clone, Copy)]
@@ -21,15 +24,27 @@ pub struct ChannelLimits {
     pub pong_within: Duration,
 }
 
-/// An address with these settings, not yet connected.
+/// Connects to an address through the world's network, with these settings.
 ///
 /// # Errors
-/// Not for an address; the library's constructor can fail for other strings.
-pub fn endpoint(address: SocketAddr, limits: ChannelLimits) -> Result<Endpoint, Error> {
+/// The address cannot be reached in time, or what listens there does not speak HTTP/2.
+pub async fn connect(
+    world: &World,
+    address: SocketAddr,
+    limits: ChannelLimits,
+) -> Result<Channel, Error> {
+    let world = world.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let world = world.clone();
+        async move { world.connect(address).await.map(TokioIo::new) }
+    });
+    endpoint(address, limits)?.connect_with_connector(connector).await
+}
+
+fn endpoint(address: SocketAddr, limits: ChannelLimits) -> Result<Endpoint, Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     Ok(endpoint
         .connect_timeout(limits.connect_within)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(limits.ping_every)
         .keep_alive_timeout(limits.pong_within)
         .keep_alive_while_idle(true)

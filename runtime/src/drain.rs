@@ -30,6 +30,7 @@ impl Signals {
     /// Waits for the first signal and returns its name.
     pub async fn recv(&mut self) -> &'static str {
         tokio::select! {
+            biased;
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }

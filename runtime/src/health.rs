@@ -8,11 +8,13 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 pub use tonic_health::server::HealthReporter;
 
-use crate::listener::{self, Budget, Limits, Method, WhenBusy};
+use crate::{
+    listener::{Budget, Limits, Method, Port, WhenBusy},
+    world::World,
+};
 
 /// Connections at a time: a kubelet, a few people, a monitoring that watches.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -64,38 +66,31 @@ pub fn method(path: &str) -> Method {
 
 /// A health port, bound and not yet served.
 #[derive(Debug)]
-pub struct HealthPort {
-    listener: TcpListener,
-    address: SocketAddr,
-    limits: Limits,
-}
+pub struct HealthPort(Port);
 
 impl HealthPort {
-    /// Binds; port 0 lets the system choose.
+    /// Binds with the limits of a health port; port number 0: the network chooses one.
     ///
     /// # Errors
-    /// The address, with the system's words: in use, not ours, not allowed.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, limits: limits() })
+    /// See [`World::listen`]; the error names the address.
+    pub async fn bind(world: &World, address: SocketAddr) -> io::Result<Self> {
+        Ok(Self(Port::bind(world, address, limits()).await?))
     }
 
     /// Sets the highest number of connections at a time.
     #[must_use]
-    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
-        self.limits = self.limits.with_connections_max(connections_max);
-        self
+    pub fn with_connections_max(self, connections_max: usize) -> Self {
+        Self(self.0.with_connections_max(connections_max))
     }
 
     /// Address on which the service listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
-    /// Serves until `stop` resolves and the last connection has ended. The service "" is SERVING at once (liveness);
-    /// readiness is the reporter's.
+    /// Serves until `stop` resolves and the last connection has ended. The service "" is SERVING
+    /// at once (liveness); the reporter sets readiness.
     pub async fn serve(
         self,
         service: tonic_health::pb::health_server::HealthServer<
@@ -103,18 +98,8 @@ impl HealthPort {
         >,
         stop: impl Future<Output = ()>,
     ) {
-        listener::serve(self.listener, self.limits, Routes::new(service).prepare(), stop).await;
+        self.0.serve(Routes::new(service).prepare(), stop).await;
     }
-}
-
-/// Binds a TCP port with an error that names it.
-///
-/// # Errors
-/// `cannot listen on 127.0.0.1:7400: Address already in use`.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    })
 }
 
 /// A reporter and the service that it speaks through; "" is SERVING.
@@ -128,16 +113,9 @@ pub async fn reporter() -> (
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_port_in_use_is_named() {
-        let first = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = first.local_addr().unwrap();
-        let error = bind(address).await.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
-    }
 
     #[test]
     fn its_worst_case_is_arithmetic() {
@@ -151,7 +129,8 @@ mod tests {
         use tonic_health::pb::{
             HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
         };
-        let port = HealthPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let port =
+            HealthPort::bind(&World::system(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = port.address();
         let (_reporter, service) = reporter().await;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -4,9 +4,11 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! descriptors health probe                      file descriptors for each port; the health service and its client
-//! listener telemetry                            one bounded listener for all gRPC ports; logs and traces
-//! channel drain jwt lines peers repeated roots  what stands alone
+//! descriptors health probe    file descriptors of each port; the health service and its client
+//! channel listener telemetry  connections to a port; the bounded listener of every port; traces
+//! world                       the only source of time, chance, identity and connections
+//! drain jwt lines offload     what stands alone
+//! peers repeated roots        what stands alone, too
 //! ```
 
 pub mod channel;
@@ -16,8 +18,10 @@ pub mod health;
 pub mod jwt;
 pub mod lines;
 pub mod listener;
+pub mod offload;
 pub mod peers;
 pub mod probe;
 pub mod repeated;
 pub mod roots;
 pub mod telemetry;
+pub mod world;

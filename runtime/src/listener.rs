@@ -27,10 +27,10 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use clarion_proto::time::Time;
 use tokio::{
-    net::TcpListener,
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -44,7 +44,10 @@ pub use self::{
     meter::{Budget, Meter, Method},
     places::WhenBusy,
 };
-use crate::repeated::Repeated;
+use crate::{
+    repeated::Repeated,
+    world::{Clock, Listener, Stream, World},
+};
 
 mod activity;
 mod connection;
@@ -179,16 +182,48 @@ where
     }
 }
 
-/// Serves a port under its limits until `stop` resolves; then no connection is accepted, those that are open are told to end
-/// (GOAWAY), and this returns when the last of them has. Dropped, it ends all of them at once.
-pub async fn serve(
-    listener: TcpListener,
+/// A port that is bound and not served yet.
+#[derive(Debug)]
+pub struct Port {
+    listener: Listener,
     limits: Limits,
-    service: impl Served,
-    stop: impl Future<Output = ()>,
-) {
+    clock: Clock,
+}
+
+impl Port {
+    /// Binds a port; port number 0: the network chooses one.
+    ///
+    /// # Errors
+    /// See [`World::listen`]; the error names the address.
+    pub async fn bind(world: &World, address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        Ok(Self { listener: world.listen(address).await?, limits, clock: world.clock() })
+    }
+
+    /// Sets the highest number of connections at a time.
+    #[must_use]
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        self.limits = self.limits.with_connections_max(connections_max);
+        self
+    }
+
+    /// Address on which connections arrive.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves under the limits until `stop` resolves. Then the port accepts no connection, tells
+    /// open connections to end (GOAWAY), and the call returns when the last connection has ended.
+    /// Dropping the future ends all connections at once.
+    pub async fn serve(self, service: impl Served, stop: impl Future<Output = ()>) {
+        serve(self, service, stop).await;
+    }
+}
+
+async fn serve(port: Port, service: impl Served, stop: impl Future<Output = ()>) {
+    let Port { mut listener, limits, clock } = port;
     let stopping = CancellationToken::new();
-    let mut served = Server::new(limits, service, stopping.clone());
+    let mut served = Server::new(limits, service, clock, stopping.clone());
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
@@ -198,7 +233,8 @@ pub async fn serve(
             accepted = listener.accept(), if served.has_room() => match accepted {
                 Ok((stream, peer)) => served.admit(stream, peer),
                 Err(error) => {
-                    served.trouble.not_accepted(served.limits.name, &error, served.started.elapsed());
+                    let now = served.now();
+                    served.trouble.not_accepted(served.limits.name, &error, now);
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -217,16 +253,15 @@ struct Server<S> {
     stopping: CancellationToken,
     places: Places<AbortHandle>,
     connections: JoinSet<()>,
-    started: Instant,
+    clock: Clock,
     trouble: Trouble,
 }
 
 impl<S: Served> Server<S> {
-    fn new(limits: Limits, service: S, stopping: CancellationToken) -> Self {
+    fn new(limits: Limits, service: S, clock: Clock, stopping: CancellationToken) -> Self {
         let places =
             Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
         let meter = Meter::new(limits.messages.clone());
-        let (started, trouble) = (Instant::now(), Trouble::default());
         Self {
             limits: Arc::new(limits),
             service,
@@ -234,8 +269,8 @@ impl<S: Served> Server<S> {
             stopping,
             places,
             connections: JoinSet::new(),
-            started,
-            trouble,
+            clock,
+            trouble: Trouble::default(),
         }
     }
 
@@ -244,8 +279,12 @@ impl<S: Served> Server<S> {
             < self.limits.connections_max + leaving_max(self.limits.connections_max)
     }
 
-    fn admit(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
-        let now = self.started.elapsed();
+    fn now(&self) -> Duration {
+        self.clock.now().since(Time(0))
+    }
+
+    fn admit(&mut self, stream: Stream, peer: SocketAddr) {
+        let now = self.now();
         match self.places.admit(peer.ip()) {
             Admission::Free => {}
             Admission::InsteadOf(leaving) => {
@@ -262,10 +301,10 @@ impl<S: Served> Server<S> {
                 return self.trouble.crowded(self.limits.name, reason, peer, now);
             }
         }
-        let activity = Arc::new(Activity::new(self.started));
+        let activity = Arc::new(Activity::new(self.clock));
         let served = connection::serve(
-            stream,
-            peer,
+            (stream, peer),
+            self.clock,
             Arc::clone(&activity),
             Arc::clone(&self.limits),
             self.meter.clone(),

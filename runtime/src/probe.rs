@@ -8,12 +8,23 @@
 use std::{error::Error, ffi::OsString, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    channel::{self, ChannelLimits},
+    world::World,
+};
+
+/// Limits of the connection: longer than every deadline of a probe, so that a probe of a process
+/// that hangs reports the deadline.
+const CONNECTION: ChannelLimits = ChannelLimits {
+    connect_within: Duration::from_secs(120),
+    window_bytes: 65_535,
+    ping_every: Duration::from_secs(120),
+    pong_within: Duration::from_secs(120),
 };
 
 /// Name of the subcommand on the command line.
@@ -69,7 +80,8 @@ fn main(arguments: &Arguments) -> ExitCode {
         }
     };
     let deadline = Duration::from_millis(arguments.deadline_ms);
-    match runtime.block_on(check(arguments.address, &arguments.service, deadline)) {
+    let world = World::system();
+    match runtime.block_on(check(&world, arguments.address, &arguments.service, deadline)) {
         Ok(()) => {
             println!("SERVING");
             ExitCode::SUCCESS
@@ -102,18 +114,22 @@ pub enum Sick {
 ///
 /// # Errors
 /// Any result other than SERVING within `deadline`.
-pub async fn check(address: SocketAddr, service: &str, deadline: Duration) -> Result<(), Sick> {
-    tokio::time::timeout(deadline, ask(address, service))
+pub async fn check(
+    world: &World,
+    address: SocketAddr,
+    service: &str,
+    deadline: Duration,
+) -> Result<(), Sick> {
+    tokio::time::timeout(deadline, ask(world, address, service))
         .await
         .unwrap_or(Err(Sick::Deadline(deadline)))
 }
 
-async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
+async fn ask(world: &World, address: SocketAddr, service: &str) -> Result<(), Sick> {
     let unreachable =
         |error: &dyn Error| Sick::Unreachable(format!("{address}: {}", with_causes(error)));
-    let endpoint =
-        Endpoint::from_shared(format!("http://{address}")).map_err(|e| unreachable(&e))?;
-    let channel: Channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
+    let channel =
+        channel::connect(world, address, CONNECTION).await.map_err(|e| unreachable(&e))?;
     let request = HealthCheckRequest { service: service.to_owned() };
     match HealthClient::new(channel).check(request).await {
         Ok(answer) => match answer.into_inner().status() {
@@ -147,6 +163,7 @@ fn with_causes(error: &dyn Error) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use std::future;
 
@@ -161,17 +178,20 @@ mod tests {
 
     #[tokio::test]
     async fn it_tells_whether_a_service_serves() {
-        let port = HealthPort::bind(loopback()).await.unwrap();
+        let port = HealthPort::bind(&World::system(), loopback()).await.unwrap();
         let address = port.address();
         let (reporter, service) = health::reporter().await;
         reporter.set_service_status("a.Ready", tonic_health::ServingStatus::Serving).await;
         reporter.set_service_status("a.Loading", tonic_health::ServingStatus::NotServing).await;
         let server = tokio::spawn(port.serve(service, future::pending()));
-        assert_eq!(check(address, "", PATIENCE).await, Ok(()));
-        assert_eq!(check(address, "a.Ready", PATIENCE).await, Ok(()));
-        assert_eq!(check(address, "a.Loading", PATIENCE).await, Err(Sick::Status("NOT_SERVING")));
+        assert_eq!(check(&World::system(), address, "", PATIENCE).await, Ok(()));
+        assert_eq!(check(&World::system(), address, "a.Ready", PATIENCE).await, Ok(()));
         assert_eq!(
-            check(address, "a.Other", PATIENCE).await,
+            check(&World::system(), address, "a.Loading", PATIENCE).await,
+            Err(Sick::Status("NOT_SERVING"))
+        );
+        assert_eq!(
+            check(&World::system(), address, "a.Other", PATIENCE).await,
             Err(Sick::UnknownService("a.Other".to_owned()))
         );
         server.abort();
@@ -180,8 +200,9 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_told_at_once_with_the_reason() {
         // A port that was bound and is free again.
-        let address = HealthPort::bind(loopback()).await.unwrap().address();
-        let Err(Sick::Unreachable(why)) = check(address, "", PATIENCE).await else {
+        let address = HealthPort::bind(&World::system(), loopback()).await.unwrap().address();
+        let Err(Sick::Unreachable(why)) = check(&World::system(), address, "", PATIENCE).await
+        else {
             panic!("somebody answered")
         };
         assert!(why.starts_with(&address.to_string()) && why.contains("refused"), "{why}");
@@ -194,7 +215,7 @@ mod tests {
         let silent = std::net::TcpListener::bind(loopback()).unwrap();
         let deadline = Duration::from_millis(500);
         assert_eq!(
-            check(silent.local_addr().unwrap(), "", deadline).await,
+            check(&World::system(), silent.local_addr().unwrap(), "", deadline).await,
             Err(Sick::Deadline(deadline))
         );
     }

@@ -101,6 +101,8 @@ pub struct CoreConfig {
     pub cores: usize,
     /// Seed of the core's jitter.
     pub seed: u64,
+    /// Seed of the partitions' hashes of device ids; see [`crate::partition::Partition::new`].
+    pub hash_seed: u64,
 }
 
 /// A request to the driver about a socket.
@@ -207,7 +209,7 @@ impl Core {
         Self {
             config,
             rng: Pcg64Mcg::seed_from_u64(config.seed),
-            partitions: Partitions::default(),
+            partitions: Partitions::new(config.hash_seed),
             waves: Vec::new(),
             lanes: Vec::new(),
             first_lane: 0,

@@ -1,5 +1,5 @@
 //! The driver: one thread for each core, with its sockets, TLS and timers. Only here does the
-//! sending side of a node read a clock.
+//! sending side of a node read the world's clock.
 //!
 //! A thread owns its core, its sockets and its poller; cores share no data while they send.
 //! Commands come in and events go out over bounded queues. Batches of the feed have a queue of
@@ -15,9 +15,9 @@ mod socket;
 mod thread;
 mod tls;
 
-use std::{io, panic, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{io, panic, sync::Arc, thread::JoinHandle};
 
-use clarion_proto::time::Time;
+use clarion_runtime::world::World;
 use futures_util::future::BoxFuture;
 use mio::{Poll, Waker};
 use tokio::sync::mpsc;
@@ -29,7 +29,6 @@ use crate::{
 use addresses::Addresses;
 use mail::Mail;
 use resolve::Resolver;
-pub use resolve::{Names, System};
 use thread::{CoreThread, WAKE};
 
 /// Longest queue of commands for one core, batches of the feed excluded.
@@ -38,27 +37,6 @@ const COMMANDS_MAX: usize = 256;
 const BATCHES_MAX: usize = 4;
 /// Events waiting for the control plane, from one core.
 const EVENTS_MAX: usize = 64;
-
-/// The node's clock: microseconds since its start, the same for the control plane and all cores.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    /// A clock that starts at zero now.
-    #[must_use]
-    #[allow(clippy::disallowed_methods)] // the clock that others are handed times from
-    pub fn start() -> Self {
-        Self { origin: Instant::now() }
-    }
-
-    /// Time since the clock started.
-    #[must_use]
-    pub fn now(&self) -> Time {
-        Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-}
 
 /// Handle of a core's thread.
 #[derive(Debug)]
@@ -141,24 +119,11 @@ impl CommandSink for CommandSender {
     }
 }
 
-/// Starts a thread for each core.
+/// Starts a thread for each core, on the clock and with the names and seeds of the world.
 ///
 /// # Errors
 /// The system has no more file descriptors or threads.
-pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
-    let names: Arc<dyn Names> = Arc::new(System);
-    spawn_with(cores, clock, &names)
-}
-
-/// Starts the cores like [`spawn`], with another name resolution.
-///
-/// # Errors
-/// The same as those of [`spawn`].
-pub fn spawn_with(
-    cores: usize,
-    clock: Clock,
-    names: &Arc<dyn Names>,
-) -> io::Result<Vec<CoreHandle>> {
+pub fn spawn(cores: usize, world: &World) -> io::Result<Vec<CoreHandle>> {
     let mut polls = Vec::with_capacity(cores);
     for _ in 0..cores {
         let poll = Poll::new()?;
@@ -167,30 +132,32 @@ pub fn spawn_with(
     }
     let mail = mail::between(polls.iter().map(|(_, waker)| Arc::clone(waker)));
     let cores_of = polls.into_iter().zip(mail).enumerate();
+    // One seed for the process: a partition may move to another core.
+    let hash_seed = world.seed();
     cores_of
-        .map(|(n, ((poll, waker), mail))| {
-            spawn_core(n, cores, clock, (poll, waker), mail, Arc::clone(names))
+        .map(|(n, (poll, mail))| {
+            // The jitter must differ between nodes, or nodes that fail together reconnect together.
+            let config = CoreConfig { single: cores == 1, cores, seed: world.seed(), hash_seed };
+            spawn_core(n, Core::new(config), world, poll, mail)
         })
         .collect()
 }
 
 fn spawn_core(
     n: usize,
-    cores: usize,
-    clock: Clock,
+    core: Core,
+    world: &World,
     (poll, waker): (Poll, Arc<Waker>),
     mail: Mail,
-    names: Arc<dyn Names>,
 ) -> io::Result<CoreHandle> {
     let (control, control_queue) = mpsc::channel(COMMANDS_MAX);
     let (feed, feed_queue) = mpsc::channel(BATCHES_MAX);
     let (event_queue, events) = mpsc::channel(EVENTS_MAX);
-    let core = Core::new(CoreConfig { single: cores == 1, cores, seed: seed() });
     let thread = CoreThread::new(
         core,
-        clock,
+        world.clock(),
         poll,
-        (Resolver::new(names, Arc::clone(&waker)), Addresses::new(n)),
+        (Resolver::new(world.clone(), Arc::clone(&waker)), Addresses::new(n)),
         mail,
         (control_queue, feed_queue),
         event_queue,
@@ -203,11 +170,4 @@ fn spawn_core(
         }
     })?;
     Ok(CoreHandle { commands: CommandSender { control, feed, waker }, events, join })
-}
-
-/// Seed of a core's jitter: it must differ between nodes, or nodes that fail together reconnect
-/// together.
-#[allow(clippy::disallowed_methods)] // a driver draws the seed that a core is handed
-fn seed() -> u64 {
-    rand::Rng::next_u64(&mut rand::rng())
 }

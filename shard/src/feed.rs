@@ -20,17 +20,19 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration}
 
 use clarion_proto::{
     ids::ClusterName,
+    time::Time,
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
 use clarion_runtime::{
     channel::{self, ChannelLimits},
     repeated::Repeated,
+    world::World,
 };
 use futures_util::future::join_all;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -91,15 +93,16 @@ pub struct Feed {
     pub cores: Vec<Arc<dyn CommandSink>>,
     /// Channel for the feed's notes to the node task.
     pub notes: mpsc::Sender<FeedNote>,
-    /// Generator of the pauses' jitter.
-    pub seed: u64,
+    /// Time, names, connections, and the jitter of the pauses.
+    pub world: World,
 }
 
-/// A running feed.
+/// A running feed; dropping it ends the feed at once.
 #[derive(Debug)]
 pub struct Following {
     stop: CancellationToken,
-    task: JoinHandle<Positions>,
+    /// The one task of the feed.
+    task: JoinSet<Positions>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,12 +133,11 @@ impl Feed {
     pub fn follow(self, splitter: Splitter, after: Vec<oneshot::Receiver<()>>) -> Following {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut follower = Follower {
-                coordinators: Coordinators::new(self.config.coordinators.clone()),
-                splitter,
-                feed: self,
-            };
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let (names, world) = (self.config.coordinators.clone(), self.world.clone());
+            let mut follower =
+                Follower { coordinators: Coordinators::new(names, world), splitter, feed: self };
             let run = async {
                 join_all(after).await;
                 follower.run().await;
@@ -152,9 +154,9 @@ impl Feed {
 impl Following {
     /// Ends the feed; after the return, no further batch reaches a core. Returns the position that
     /// each core has reached in each log.
-    pub async fn stop(self) -> Positions {
+    pub async fn stop(mut self) -> Positions {
         self.stop.cancel();
-        self.task.await.unwrap_or_default()
+        self.task.join_next().await.and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -170,9 +172,8 @@ impl Follower {
             let _ = self.feed.notes.send(FeedNote::CaughtUp).await;
             return;
         }
-        let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(self.feed.seed);
-        let (mut failures, mut failing, begun) =
-            (0, Repeated::default(), tokio::time::Instant::now());
+        let (clock, mut random) = (self.feed.world.clock(), self.feed.world.random());
+        let (mut failures, mut failing) = (0, Repeated::default());
         loop {
             let mut batches = 0_u64;
             let Err(error) = self.stream(&mut batches).await;
@@ -209,7 +210,7 @@ impl Follower {
                 FeedNote::Trimmed => TRIMMED_PAUSE.mul_f64(0.5 + jitter / 2.0),
                 _ => pause_max.mul_f64(jitter),
             };
-            let now = begun.elapsed();
+            let now = clock.now().since(Time(0));
             if batches > 0 {
                 failing = Repeated::default();
             }
@@ -249,9 +250,7 @@ impl Follower {
         &mut self,
         address: SocketAddr,
     ) -> Result<Streaming<wire::FeedResponse>, FeedError> {
-        let channel = channel::endpoint(address, CONNECTION)
-            .map_err(|e| FeedError::Connect(address, e))?
-            .connect()
+        let channel = channel::connect(&self.feed.world, address, CONNECTION)
             .await
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);

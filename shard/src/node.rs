@@ -9,7 +9,7 @@
 
 pub mod cores;
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{
     ids::{BootId, ClusterName},
@@ -19,9 +19,10 @@ use clarion_proto::{
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
     health::{self, HealthPort},
-    listener::{self, Budget, Limits, Method, WhenBusy},
+    listener::{Budget, Limits, Method, Port, WhenBusy},
+    world::World,
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -109,12 +110,10 @@ pub struct NodeConfig {
 
 /// A node with bound ports that does not run yet.
 pub struct Node {
-    listener: TcpListener,
-    address: SocketAddr,
-    limits: Limits,
+    port: Port,
     health: HealthPort,
     config: NodeConfig,
-    boot: BootId,
+    world: World,
 }
 
 impl Node {
@@ -122,7 +121,7 @@ impl Node {
     ///
     /// # Errors
     /// Names the address that cannot be bound; too few file descriptors.
-    pub async fn bind(config: NodeConfig) -> Result<Self, NodeError> {
+    pub async fn bind(config: NodeConfig, world: &World) -> Result<Self, NodeError> {
         let own = OWN_DESCRIPTORS + CORE_DESCRIPTORS * config.cores;
         let wanted = [
             Wanted { name: "session", min: CONNECTIONS_MIN, max: CONNECTIONS_MAX },
@@ -130,23 +129,16 @@ impl Node {
         ];
         let shares = descriptors::share(descriptors::raise()?, own, CONNECTS_MIN, &wanted)?;
         let limits = limits().with_connections_max(shares[0]);
-        let listener = health::bind(config.listen).await?;
-        let address = listener.local_addr()?;
-        let health = HealthPort::bind(config.health_listen).await?.with_connections_max(shares[1]);
-        Ok(Self {
-            listener,
-            address,
-            limits,
-            health,
-            config,
-            boot: BootId(*uuid::Uuid::new_v4().as_bytes()),
-        })
+        let port = Port::bind(world, config.listen, limits).await?;
+        let health =
+            HealthPort::bind(world, config.health_listen).await?.with_connections_max(shares[1]);
+        Ok(Self { port, health, config, world: world.clone() })
     }
 
     /// Address for coordinators' connections.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Address of the health port.
@@ -164,27 +156,23 @@ impl Node {
     pub async fn run(
         self,
         ports: Vec<CorePort>,
-        now: Now,
         stop: impl Future<Output = ()>,
         drain_within: Duration,
     ) -> Result<(), NodeError> {
+        let clock = self.world.clock();
+        let now: Now = Arc::new(move || clock.now());
         let (sessions, begun) = mpsc::channel(SESSIONS);
         let (reporter, health) = health::reporter().await;
         reporter.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
         let closing = CancellationToken::new();
         let mut servers = JoinSet::new();
         let service = Routes::new(Service::server(sessions, now.clone())).prepare();
-        servers.spawn(listener::serve(
-            self.listener,
-            self.limits,
-            service,
-            closing.clone().cancelled_owned(),
-        ));
+        servers.spawn(self.port.serve(service, closing.clone().cancelled_owned()));
         servers.spawn(self.health.serve(health, closing.clone().cancelled_owned()));
 
         let identity = Identity {
             node: self.config.name.clone(),
-            boot: self.boot,
+            boot: BootId(self.world.id()),
             cluster: self.config.cluster.clone(),
             version: env!("CARGO_PKG_VERSION"),
             cores: ports.len(),
@@ -195,8 +183,10 @@ impl Node {
             cluster: self.config.cluster,
             coordinators: self.config.coordinators,
         };
-        let task = NodeTask::new(control, ports, now, begun, reporter, feed, self.boot);
+        let task = NodeTask::new(control, ports, now, begun, reporter, feed, self.world);
+        // The task's own result names the failure; the end of a server is a consequence of it.
         let result = tokio::select! {
+            biased;
             result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };

@@ -77,7 +77,7 @@ use self::{
     ahead::Found,
     expiry::Expiry,
     held::Standing,
-    index::{IdHash, Index},
+    index::Index,
     key::Key,
     page::Pages,
     profile::{Profile, Profiles},
@@ -146,15 +146,16 @@ pub struct Applied {
 }
 
 impl Partition {
-    /// Creates an empty partition.
+    /// Creates an empty partition. Its look-ups hash device ids with a seed that callers who choose
+    /// ids must not know; nothing else depends on the seed.
     #[must_use]
-    pub fn new(id: PartitionId) -> Self {
-        Self::with_pages(id, page::PAGE_KEYS_MAX)
+    pub fn new(id: PartitionId, hash_seed: u64) -> Self {
+        Self::with_pages(id, hash_seed, page::PAGE_KEYS_MAX)
     }
 
     /// Creates an empty partition with pages of another size. Tests choose small pages, for many
     /// splits and merges.
-    pub(crate) fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
+    pub(crate) fn with_pages(id: PartitionId, hash_seed: u64, page_keys_max: usize) -> Self {
         Self {
             id,
             now: UnixMillis(0),
@@ -162,7 +163,7 @@ impl Partition {
             tokens: Tokens::default(),
             profiles: Profiles::new(),
             mutes: BTreeMap::new(),
-            index: Index::default(),
+            index: Index::new(hash_seed),
             pages: Pages::new(page_keys_max),
             expiry: Expiry::default(),
             held: Held::default(),
@@ -187,7 +188,8 @@ impl Partition {
         record: &Record,
         words: &mut Vocabulary,
     ) -> Applied {
-        self.apply_found(appended, record, &Found::of(record), words)
+        let found = Found::of(self.index.hash(record.device));
+        self.apply_found(appended, record, &found, words)
     }
 
     /// Applies one record with the results of [`ahead`].
@@ -242,7 +244,7 @@ impl Partition {
     /// Returns the ordinal of a device, also of a tombstone or an unregistered row.
     #[must_use]
     pub fn ordinal_of(&self, device: DeviceId) -> Option<Ordinal> {
-        self.index.find(IdHash::of(device), device, &self.rows)
+        self.index.find(self.index.hash(device), device, &self.rows)
     }
 
     /// Returns the reserved `person` of a registration; `None` without a registration or without a
@@ -319,7 +321,7 @@ impl Partition {
         if feedback {
             return None;
         }
-        let who = |rows: &Rows, device| self.index.find(IdHash::of(device), device, rows);
+        let who = |rows: &Rows, device| self.index.find(self.index.hash(device), device, rows);
         let ordinal = self.rows.insert(Row::new(record.device), self.now, who)?;
         self.keep_vacant(ordinal);
         self.index.insert(hash, ordinal, &self.rows);
@@ -377,7 +379,8 @@ impl Partition {
                 None => row.set_scheduled(false),
                 Some(due) if due > self.now => self.expiry.push(due, ordinal),
                 Some(_) => {
-                    self.index.remove(IdHash::of(row.device()), ordinal);
+                    let hash = self.index.hash(row.device());
+                    self.index.remove(hash, ordinal);
                     self.mutes.remove(&ordinal);
                     self.rows.remove(ordinal, self.now);
                 }

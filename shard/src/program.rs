@@ -3,13 +3,13 @@
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
-use clarion_runtime::{drain, lines, probe, telemetry};
+use clarion_runtime::{drain, lines, offload::offload, probe, telemetry, world::World};
 use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
     config::{Config, ConfigError},
-    driver::{self, Clock},
+    driver,
     node::{Node, NodeError, cores::CorePort},
 };
 
@@ -80,10 +80,10 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     // Before anything is bound: whoever reads our addresses may end us.
     let signal = drain::signalled()?;
     let Config { node: config, announce } = config;
-    let node = Node::bind(config.clone()).await?;
+    let world = World::system();
+    let node = Node::bind(config.clone(), &world).await?;
     let (listen, health) = (node.address(), node.health_address());
-    let clock = Clock::start();
-    let cores = driver::spawn(config.cores, clock)?;
+    let cores = driver::spawn(config.cores, &world)?;
     info!(
         node = config.name, %listen, %health, cores = config.cores,
         coordinators = ?config.coordinators, "shard node started"
@@ -102,16 +102,14 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
         let signal = signal.await;
         info!(signal, "signal received; draining the node");
     };
-    node.run(ports, Arc::new(move || clock.now()), stop, DRAIN_WITHIN).await?;
+    node.run(ports, stop, DRAIN_WITHIN).await?;
     join(threads).await?;
     info!("shard node stopped");
     Ok(())
 }
 
 async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), ProgramError> {
-    let all = tokio::task::spawn_blocking(move || {
-        threads.into_iter().all(|thread| thread.join().is_ok())
-    });
+    let all = offload(move || threads.into_iter().all(|thread| thread.join().is_ok()));
     match timeout(JOIN_WITHIN, all).await {
         Ok(Ok(true)) => Ok(()),
         _ => Err(ProgramError::Join),

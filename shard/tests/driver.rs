@@ -1,16 +1,24 @@
 //! Threads, sockets and TLS for real: a wave through the driver to an independent HTTP/2 server.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt, io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use clarion_proto::{ids::Epoch, outcome::Outcome, time::Time};
+use clarion_runtime::world::{Clock, Listener, Network, Stream, Tcp, World};
 use clarion_shard::{
     command::{Command, Counts, Event},
-    driver::{self, Clock},
+    driver,
     lane::{health::LaneHealth, rate::Rate},
 };
 use rustls::{RootCertStore, ServerConfig};
@@ -47,8 +55,8 @@ async fn seen_next(seen: &mut mpsc::Receiver<Seen>) -> Seen {
 #[tokio::test]
 async fn a_wave_reaches_an_independent_server_over_tls_once() {
     let (gateway, mut seen) = gateway().await;
-    let clock = Clock::start();
-    let mut cores = driver::spawn(CORES, clock).expect("threads");
+    let world = World::system();
+    let mut cores = driver::spawn(CORES, &world).expect("threads");
     prepare(&cores, &gateway, DEVICES, None).await;
 
     let total = wave_support::complete(&mut cores).await;
@@ -72,8 +80,8 @@ async fn a_wave_reaches_an_independent_server_over_tls_once() {
 #[tokio::test]
 async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
     let (gateway, mut seen) = gateway().await;
-    let clock = Clock::start();
-    let mut cores = driver::spawn(CORES, clock).expect("threads");
+    let world = World::system();
+    let mut cores = driver::spawn(CORES, &world).expect("threads");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 500.0, burst: 5.0 })).await;
     // Some, and of each core.
     let (mut pushes, mut begun) = (0, [false; CORES]);
@@ -99,7 +107,7 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
             _ => {}
         }
     }
-    let now = clock.now();
+    let now = world.clock().now();
     assert!(stopped.iter().all(|at| at.is_some_and(|at| at > Time(0) && at <= now)));
     let mut total = Counts::default();
     bands.iter().flat_map(BTreeMap::values).for_each(|counts| total.add(counts));
@@ -116,7 +124,7 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
 async fn two_cores_push_through_one_connection_once_and_nearest_first() {
     let (mut gateway, mut seen) = gateway().await;
     (gateway.connections, gateway.hosts) = (1, 1);
-    let mut cores = driver::spawn(CORES, Clock::start()).expect("threads");
+    let mut cores = driver::spawn(CORES, &World::system()).expect("threads");
     prepare(&cores, &gateway, DEVICES, None).await;
     let total = wave_support::complete(&mut cores).await;
     assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
@@ -140,23 +148,47 @@ async fn two_cores_push_through_one_connection_once_and_nearest_first() {
     }
 }
 
+/// The system's network, with the test's addresses of every name, by port.
+struct Named<F>(F);
+
+fn world_with_names(addresses: impl Fn(u16) -> Vec<SocketAddr> + Send + Sync + 'static) -> World {
+    World::new(Clock::start(), 1, Arc::new(Named(addresses)))
+}
+
+impl<F> fmt::Debug for Named<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Named")
+    }
+}
+
+#[async_trait]
+impl<F: Fn(u16) -> Vec<SocketAddr> + Send + Sync + 'static> Network for Named<F> {
+    fn lookup(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok((self.0)(name.rsplit_once(':').expect("a port").1.parse().expect("a number")))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        Tcp.connect(address).await
+    }
+
+    async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        Tcp.listen(address).await
+    }
+}
+
 #[tokio::test]
 async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail() {
-    /// A name with three addresses of this machine, in another order each time.
-    struct Three(std::sync::atomic::AtomicUsize);
-    impl driver::Names for Three {
-        fn resolve(&self, endpoint: &str) -> std::io::Result<Vec<SocketAddr>> {
-            let port = endpoint.rsplit_once(':').expect("a port").1.parse().expect("a number");
-            let mut all: Vec<_> = [1, 2, 3].map(|n| ([127, 0, 0, n], port).into()).to_vec();
-            all.rotate_left(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 3);
-            Ok(all)
-        }
-    }
+    // A name with three addresses of this machine, in another order each time.
+    let turn = AtomicUsize::new(0);
+    let three = move |port| {
+        let mut all: Vec<_> = [1, 2, 3].map(|n| ([127, 0, 0, n], port).into()).to_vec();
+        all.rotate_left(turn.fetch_add(1, Ordering::Relaxed) % 3);
+        all
+    };
     // Nobody listens at the third.
     let (mut gateway, mut seen) = gateway_at(&[1, 2]).await;
     (gateway.connections, gateway.hosts) = (8, 1);
-    let names: Arc<dyn clarion_shard::driver::Names> = Arc::new(Three(Default::default()));
-    let mut cores = driver::spawn_with(1, Clock::start(), &names).expect("a thread");
+    let mut cores = driver::spawn(1, &world_with_names(three)).expect("a thread");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 8_000.0, burst: 100.0 })).await;
     let total = wave_support::complete(&mut cores).await;
     assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
@@ -176,29 +208,23 @@ async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail
 /// missed or pushed twice.
 #[tokio::test]
 async fn a_name_that_moves_takes_the_wave_along() {
-    /// Before and after.
-    struct Moving(std::sync::atomic::AtomicBool);
-    impl driver::Names for Moving {
-        fn resolve(&self, endpoint: &str) -> std::io::Result<Vec<SocketAddr>> {
-            let port: u16 = endpoint.rsplit_once(':').expect("a port").1.parse().expect("a number");
-            let hosts: &[u8] =
-                if self.0.load(std::sync::atomic::Ordering::SeqCst) { &[3, 2] } else { &[1] };
-            Ok(hosts.iter().map(|n| ([127, 0, 0, *n], port).into()).collect())
-        }
-    }
+    let moved = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&moved);
+    let moving = move |port| {
+        let hosts: &[u8] = if asked.load(Ordering::SeqCst) { &[3, 2] } else { &[1] };
+        hosts.iter().map(|n| ([127, 0, 0, *n], port).into()).collect()
+    };
     let (leave, leaves) = watch::channel(0);
     let (mut gateway, mut seen) = gateway_that_leaves(&[1, 2], leaves).await;
     (gateway.connections, gateway.hosts) = (4, 1);
-    let moving = Arc::new(Moving(false.into()));
-    let names: Arc<dyn driver::Names> = Arc::clone(&moving) as _;
-    let mut cores = driver::spawn_with(1, Clock::start(), &names).expect("a thread");
+    let mut cores = driver::spawn(1, &world_with_names(moving)).expect("a thread");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 4_000.0, burst: 100.0 })).await;
     let meanwhile = async {
         let mut all = Vec::new();
         while all.len() < DEVICES as usize {
             all.push(seen_next(&mut seen).await);
             if all.len() == 500 {
-                moving.0.store(true, std::sync::atomic::Ordering::SeqCst);
+                moved.store(true, Ordering::SeqCst);
                 leave.send(1).expect("the server lives");
             }
         }
@@ -227,7 +253,7 @@ async fn a_name_that_moves_takes_the_wave_along() {
 async fn a_certificate_of_somebody_else_is_refused() {
     let (mut gateway, _seen) = gateway().await;
     gateway.roots = Arc::new(RootCertStore::empty());
-    let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+    let mut cores = driver::spawn(1, &World::system()).expect("a thread");
     prepare(&cores, &gateway, DEVICES, None).await;
     loop {
         if let (_, Event::LaneState { health, detail, .. }) = next(&mut cores).await {

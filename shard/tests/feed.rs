@@ -1,5 +1,6 @@
 //! The feed, as a coordinator serves it.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 mod support;

@@ -9,7 +9,8 @@
 use std::{collections::BTreeSet, fs};
 
 use clarion_proto::outcome::Outcome;
-use clarion_shard::driver::{self, Clock};
+use clarion_runtime::world::World;
+use clarion_shard::driver;
 
 mod foreign_support;
 mod wave_support;
@@ -30,8 +31,9 @@ async fn wave_through(kind: Kind, devices: u32, connections: usize) -> Option<Ve
     fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
     let server = Foreign::start(kind, dir.path())?;
     let gateway = Gateway { address: server.address, roots, connections, hosts: usize::MAX };
-    let clock = Clock::start();
-    let mut cores = driver::spawn(1, clock).expect("a thread");
+    let world = World::system();
+    let clock = world.clock();
+    let mut cores = driver::spawn(1, &world).expect("a thread");
     prepare(&cores, &gateway, devices, None).await;
     let begun = clock.now();
     let total = complete(&mut cores).await;

@@ -5,7 +5,8 @@
 use std::{io, sync::Arc};
 
 use clarion_proto::outcome::Outcome;
-use clarion_shard::driver::{self, Clock};
+use clarion_runtime::world::World;
+use clarion_shard::driver;
 use parking_lot::Mutex;
 
 mod floods;
@@ -47,7 +48,7 @@ async fn whatever_one_connection_does_the_wave_goes_on() {
             connections: 2,
             hosts: usize::MAX,
         };
-        let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+        let mut cores = driver::spawn(1, &World::system()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;
         let (name, handed) = (&attack.name, u64::from(DEVICES));
@@ -177,7 +178,7 @@ async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Lo
             connections: 2,
             hosts: usize::MAX,
         };
-        let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+        let mut cores = driver::spawn(1, &World::system()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;
         assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));

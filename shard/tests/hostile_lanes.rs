@@ -12,9 +12,10 @@ use clarion_proto::{
     outcome::Outcome,
     time::Time,
 };
+use clarion_runtime::world::World;
 use clarion_shard::{
     command::{AppSpec, Command, Counts, Event, ShardSpec, WaveSpec},
-    driver::{self, Clock, CoreHandle},
+    driver::{self, CoreHandle},
     lane::provider::authorization::Authorization,
 };
 use roaring::RoaringBitmap;
@@ -57,7 +58,7 @@ async fn a_wave_completes_beside_a_lane_under_attack() {
     let well = serve_all(&made, Vec::new());
     let gateway =
         |address| Gateway { address, roots: Arc::clone(&roots), connections: 4, hosts: usize::MAX };
-    let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+    let mut cores = driver::spawn(1, &World::system()).expect("a thread");
     prepare(&cores, &gateway(sick.address()), DEVICES, None).await;
     second_lane(&cores, &gateway(well.address())).await;
     let total = through_the_second(&mut cores).await;

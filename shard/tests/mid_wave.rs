@@ -1,6 +1,7 @@
 //! Partitions that are built anew, leave and come back in the middle of a wave: a whole node
 //! between a scripted coordinator and a gateway, judged by what the gateway got.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 mod support;
@@ -15,8 +16,9 @@ use clarion_proto::{
         self as wire, session_request::Message as Say, session_response::Message as Told,
     },
 };
+use clarion_runtime::world::World;
 use clarion_shard::{
-    driver::{self, Clock},
+    driver,
     node::{Node, NodeConfig, cores::CorePort},
 };
 use parking_lot::Mutex;
@@ -97,18 +99,17 @@ impl Bench {
             coordinators: vec![feed.address.to_string()],
             cores: CORES,
         };
-        let node = Node::bind(config).await.unwrap();
+        let world = World::system();
+        let node = Node::bind(config, &world).await.unwrap();
         let address = node.address();
-        let clock = Clock::start();
         let port = |core: driver::CoreHandle| CorePort {
             commands: Arc::new(core.commands),
             events: core.events,
         };
-        let ports = driver::spawn(CORES, clock).unwrap().into_iter().map(port).collect();
+        let ports = driver::spawn(CORES, &world).unwrap().into_iter().map(port).collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        let now = Arc::new(move || clock.now());
-        tokio::spawn(node.run(ports, now, stopped, Duration::from_secs(10)));
+        tokio::spawn(node.run(ports, stopped, Duration::from_secs(10)));
         let session = Session::open(address).await;
         let records = records();
         Self { feed, session, call: None, records, complete: None, _stop: stop }

@@ -1,5 +1,6 @@
 //! The program: what it says and how it ends.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 use std::{

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_coordinator::{
-    clock::Moment,
     feed::Follower,
     lane::LaneKey,
     machine::{Machine, MachineConfig, Output as Step},
@@ -16,6 +15,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1 as wire,
 };
+use clarion_runtime::world::Moment;
 use futures_util::FutureExt;
 use prost::Message as _;
 use rand::{RngExt, SeedableRng};

@@ -52,7 +52,8 @@ impl CoreActor {
     #[must_use]
     pub fn new(id: ActorId, place: CorePlace) -> Self {
         let cores = place.cores.len();
-        let config = CoreConfig { single: cores == 1, cores, seed: place.seed };
+        let config =
+            CoreConfig { single: cores == 1, cores, seed: place.seed, hash_seed: place.seed };
         Self {
             id,
             core: Core::new(config),

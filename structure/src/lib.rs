@@ -1,12 +1,14 @@
 //! Reader of the workspace's source, with which tests enforce the rules of `ARCHITECTURE.md`: which
 //! module imports which ([`imports`]), where imports form a circle ([`circles`]), which imports
-//! point upward ([`floors`]), and how long files, functions and lines are ([`sizes`]).
+//! point upward ([`floors`]), how long files, functions and lines are ([`sizes`]), and where a task
+//! chooses at random ([`choices`]).
 //!
 //! A module is a file: inline modules belong to the file that contains them. Code under
 //! `#[cfg(test)]` is not read, because tests may import whatever they test.
 
 use std::path::{Path, PathBuf};
 
+pub mod choices;
 pub mod circles;
 pub mod floors;
 pub mod imports;

@@ -11,6 +11,8 @@
 //! cargo bench -p clarion-benches --bench emulator [-- apns|fcm]
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a bench has clocks and sockets of its own")]
+
 mod client;
 mod credentials;
 
@@ -84,7 +86,6 @@ struct Run {
 
 impl Case {
     #[allow(clippy::cast_precision_loss, reason = "counts of a million")]
-    #[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
     fn run(&self) -> io::Result<Run> {
         let (config, credential) = credentials::configuration(self.platform);
         let streams_max = u32::try_from(self.streams).ok();

@@ -53,7 +53,7 @@ macro_rules! core {
 impl World {
     /// Creates a core that holds all devices and has one lane, without waves.
     pub(crate) fn new(setting: Setting) -> Self {
-        let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42 });
+        let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42, hash_seed: 42 });
         let (peers, out) = (Vec::new(), Vec::new());
         let (accepted, complete) =
             (vec![BTreeMap::new(); setting.alerts], vec![false; setting.alerts]);

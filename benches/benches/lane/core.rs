@@ -9,9 +9,10 @@ use clarion_benches::{
     city::{self, City, LANE},
 };
 use clarion_proto::{ids::PartitionId, outcome::Outcome, time::Time};
+use clarion_runtime::world::World;
 use clarion_shard::{
     command::{Command, Event},
-    driver::{self, Clock, CoreHandle},
+    driver::{self, CoreHandle},
     lane::{
         health::LaneHealth, provider::authorization::Authorization, rate::Rate, spec::LaneSpec,
     },
@@ -38,8 +39,9 @@ pub(crate) fn run(client: &Client) -> io::Result<Took> {
 async fn alert(client: &Client) -> io::Result<Took> {
     let case = if client.literal { Case::ApnsLiteral } else { Case::ApnsIndexed };
     let city = City { case, devices: client.requests, partitions: PARTITIONS };
-    let clock = Clock::start();
-    let mut core = driver::spawn(1, clock)?.pop().expect("one core");
+    let world = World::system();
+    let clock = world.clock();
+    let mut core = driver::spawn(1, &world)?.pop().expect("one core");
     let roots = roots(client)?.ok_or_else(|| io::Error::other("a core speaks TLS only"))?;
     let lane = LaneSpec {
         endpoint: client.address.to_string(),

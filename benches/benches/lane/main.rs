@@ -14,6 +14,8 @@
 //! process (for `core`, of its wave, without filling the partitions). Bytes are frames of requests
 //! as the server counts them, without TLS and TCP.
 
+#![allow(clippy::disallowed_methods, reason = "a bench has clocks and sockets of its own")]
+
 mod client;
 mod core;
 mod library;
@@ -106,7 +108,6 @@ fn main() -> ExitCode {
 }
 
 /// Runs one client, and prints its time and, for `core`, its CPU time.
-#[allow(clippy::disallowed_methods)] // a bench measures time
 fn push(kind: Kind, client: &Client) -> io::Result<()> {
     let begun = std::time::Instant::now();
     match kind {

@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use clarion_benches::devices::mixed;
 use clarion_proto::time::Time;
+use clarion_runtime::world::Clock;
 use clarion_shard::{
-    driver::Clock,
     lane::{
         connection::{Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec},
         provider::{

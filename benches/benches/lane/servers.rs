@@ -152,10 +152,8 @@ impl Running {
             authorization_file: PathBuf::new(),
         };
         // These servers do not print that they listen: connect until they do.
-        #[allow(clippy::disallowed_methods)] // a bench may wait by the clock
         let until = std::time::Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(address).is_err() {
-            #[allow(clippy::disallowed_methods)] // as above
             if std::time::Instant::now() > until {
                 return Err(io::Error::other(format!("{} does not listen", command.program)));
             }
@@ -294,7 +292,6 @@ fn emulate(ask: &Ask, directory: &Path) -> io::Result<()> {
 /// Returns a provider token that the emulator accepts.
 fn bearer(key: &KeyPair) -> io::Result<String> {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    #[allow(clippy::disallowed_methods)] // the emulator checks the age of tokens against this clock
     let issued = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_secs();
     let head = encode(format!(r#"{{"alg":"ES256","kid":"{KEY}"}}"#).as_bytes());
     let claims = encode(format!(r#"{{"iss":"{TEAM}","iat":{issued}}}"#).as_bytes());

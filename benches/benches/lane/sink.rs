@@ -16,7 +16,7 @@ use std::{
 };
 
 use clarion_proto::time::Time;
-use clarion_shard::driver::Clock;
+use clarion_runtime::world::Clock;
 use mio::{Events, Interest, Poll, Token, Waker, net::TcpListener, net::TcpStream};
 use rustls::{ServerConfig, ServerConnection};
 

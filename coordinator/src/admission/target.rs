@@ -9,7 +9,7 @@ use clarion_proto::{
     limits::COVER_CELLS_MAX,
     region::{LatLng, Region, Shape},
 };
-use clarion_runtime::peers::PeerKey;
+use clarion_runtime::{offload::offload, peers::PeerKey};
 
 use super::{Admission, Refusal};
 use crate::{
@@ -54,9 +54,8 @@ impl Admission {
     ) -> Result<(Target, Option<Sketch>), Refusal> {
         let _core = self.core(peer).await;
         let span = tracing::info_span!("cover");
-        let covered =
-            tokio::task::spawn_blocking(move || span.in_scope(|| cover_of(&spec, sketched)));
-        let covered = covered.await.map_err(|e| Refusal::CoverFailed(e.to_string()))?;
+        let covered = offload(move || span.in_scope(|| cover_of(&spec, sketched))).await;
+        let covered = covered.map_err(|e| Refusal::CoverFailed(e.to_string()))?;
         let Covered { cells, sketch, bands, area_km2 } = covered.map_err(Refusal::Invalid)?;
         let room = self.cells(peer, bands.iter().map(|band| band.cells.len()).sum())?;
         Ok((Target { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))

@@ -20,9 +20,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{ids::BootId, time::Time, wire::shard_v1 as wire};
+use clarion_runtime::world::Moment;
 
 use crate::{
-    clock::Moment,
     lane::lease::LEASE_MS,
     owners::NodeName,
     planned::PlannedAlert,

@@ -75,7 +75,8 @@ pub(super) struct Alerts {
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
         let config = &api.config.alerts;
-        let watchers = watch::Watchers::new(config.watchers_max, config.watchers_per_alert_max);
+        let (total_max, per_alert_max) = (config.watchers_max, config.watchers_per_alert_max);
+        let watchers = watch::Watchers::new(total_max, per_alert_max, api.world.clock());
         let active = Places::new(config.active_max);
         Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
     }

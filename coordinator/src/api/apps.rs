@@ -41,7 +41,7 @@ impl Apps {
     }
 
     fn now(&self) -> Duration {
-        self.api.clock.now().since(Time(0))
+        self.api.world.clock().now().since(Time(0))
     }
 
     /// Checks that the gateway and the credential of an app are configured and agree with the app.
@@ -108,7 +108,7 @@ impl AppService for Apps {
         let request = request.into_inner();
         let app = created(request).map_err(status::invalid)?;
         self.check_lane(&app)?;
-        let record = AppRecord { app, created: self.api.clock.wall(), revision: 1 };
+        let record = AppRecord { app, created: self.api.world.clock().wall(), revision: 1 };
         let wanted = record.app.clone();
         self.created
             .lock()

@@ -118,7 +118,7 @@ impl ServerStreamingService<FeedRequest> for Feed {
             let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
             let follower = follower.map_err(|error| {
                 let (reason, now) =
-                    (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
+                    (format!("{}: {error}", request.node), api.world.clock().now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
                     tracing::warn!(reason, times, "node feed request refused");
                 }

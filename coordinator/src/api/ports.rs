@@ -6,8 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_runtime::listener::{self, Budget, Limits, WhenBusy};
-use tokio::net::TcpListener;
+use clarion_runtime::{
+    listener::{Budget, Limits, Port, WhenBusy},
+    world::Clock,
+};
 use tonic::service::Routes;
 use tower::Layer as _;
 
@@ -114,26 +116,21 @@ pub fn feed() -> Limits {
 
 /// Serves callers until `stop` resolves and the last connection has ended.
 pub async fn serve_api(
-    listener: TcpListener,
-    limits: Limits,
+    port: Port,
+    context: &Context,
     routes: Routes,
     stop: impl Future<Output = ()>,
 ) {
-    listener::serve(listener, limits, behind_the_door(routes), stop).await;
+    port.serve(behind_the_door(routes, context.world.clock()), stop).await;
 }
 
 /// Serves nodes until `stop` resolves and the last connection has ended.
-pub async fn serve_feed(
-    listener: TcpListener,
-    limits: Limits,
-    context: &Arc<Context>,
-    stop: impl Future<Output = ()>,
-) {
+pub async fn serve_feed(port: Port, context: &Arc<Context>, stop: impl Future<Output = ()>) {
     let routes = Routes::new(feed::server(Arc::clone(context)));
-    listener::serve(listener, limits, behind_the_door(routes), stop).await;
+    port.serve(behind_the_door(routes, context.world.clock()), stop).await;
 }
 
 /// Puts a door before the routes of one port: requests on one port do not count on the other.
-fn behind_the_door(routes: Routes) -> Traced<Door<Routes>> {
-    TraceLayer::default().layer(DoorLayer::default().layer(routes.prepare()))
+fn behind_the_door(routes: Routes, clock: Clock) -> Traced<Door<Routes>> {
+    TraceLayer::new(clock).layer(DoorLayer::default().layer(routes.prepare()))
 }

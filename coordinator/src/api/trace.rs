@@ -21,15 +21,16 @@ use std::{
     time::Duration,
 };
 
+use clarion_proto::time::Time;
 use clarion_runtime::{
     listener::Peer,
     peers::PeerKey,
     repeated::{AGAIN_AFTER, Repeated},
+    world::Clock,
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use opentelemetry::propagation::Extractor;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tracing::Instrument as _;
@@ -74,13 +75,13 @@ fn method(path: &str) -> Option<&'static str> {
 /// Layer that gives each request of a service a span and log lines.
 #[derive(Debug, Clone)]
 pub(super) struct TraceLayer {
-    started: Instant,
+    clock: Clock,
     failures: Arc<Mutex<Failures>>,
 }
 
-impl Default for TraceLayer {
-    fn default() -> Self {
-        Self { started: Instant::now(), failures: Arc::default() }
+impl TraceLayer {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, failures: Arc::default() }
     }
 }
 
@@ -119,10 +120,11 @@ where
         let address = request.extensions().get::<Peer>().map(|peer| peer.address);
         let span = span(&request, method, address);
         let answer = span.in_scope(|| self.inner.call(request));
-        let (layer, begun) = (self.layer.clone(), Instant::now());
+        let (layer, begun) = (self.layer.clone(), self.layer.clock.now());
         let logged = async move {
             let answer = answer.await?;
-            layer.log(method, address, status(answer.headers()).as_ref(), begun.elapsed());
+            let elapsed = layer.clock.now().since(begun);
+            layer.log(method, address, status(answer.headers()).as_ref(), elapsed);
             Ok(answer)
         };
         logged.instrument(span).boxed()
@@ -171,9 +173,8 @@ impl TraceLayer {
             return tracing::debug!(elapsed_ms, "request answered in time");
         }
         let peer = address.map_or(PeerKey::NONE, |address| PeerKey::of(address.ip()));
-        let Some((method, times)) =
-            self.failures.lock().note(peer, method, code, self.started.elapsed())
-        else {
+        let now = self.clock.now().since(Time(0));
+        let Some((method, times)) = self.failures.lock().note(peer, method, code, now) else {
             return;
         };
         let reason =

@@ -8,7 +8,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clarion_runtime::repeated::Repeated;
+use clarion_proto::time::Time;
+use clarion_runtime::{offload::offload, repeated::Repeated, world::Clock};
 
 use super::{
     ConfigError,
@@ -57,13 +58,16 @@ impl CredentialFiles {
     }
 
     /// Passes the credentials of the files to `replace` every [`EVERY`]; runs until it is dropped.
-    pub(crate) async fn watch(self, replace: impl Fn(Vec<Credential>) -> Result<(), ReplaceError>) {
-        let started = tokio::time::Instant::now();
+    pub(crate) async fn watch(
+        self,
+        clock: Clock,
+        replace: impl Fn(Vec<Credential>) -> Result<(), ReplaceError>,
+    ) {
         let mut failures = Repeated::default();
         loop {
             tokio::time::sleep(EVERY).await;
             let files = self.clone();
-            let read = tokio::task::spawn_blocking(move || files.read()).await;
+            let read = offload(move || files.read()).await;
             let problem = match read {
                 Ok(Ok(credentials)) => replace(credentials).err().map(|e| e.to_string()),
                 Ok(Err(error)) => Some(error.to_string()),
@@ -72,7 +76,7 @@ impl CredentialFiles {
             match problem {
                 None => failures = Repeated::default(),
                 Some(problem) => {
-                    if let Some(times) = failures.note(&problem, started.elapsed()) {
+                    if let Some(times) = failures.note(&problem, clock.now().since(Time(0))) {
                         tracing::error!(
                             problem,
                             times,

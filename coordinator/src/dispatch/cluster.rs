@@ -6,12 +6,12 @@ use clarion_proto::{
     ids::{AlertName, BootId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
+use clarion_runtime::world::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::CancelState;
 use crate::{
-    clock::Clock,
     lane::AppLane,
     lane_owner::{
         LaneOwner,

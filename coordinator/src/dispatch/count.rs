@@ -3,11 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clarion_proto::wire::shard_v1::Counted;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use clarion_proto::{time::Time, wire::shard_v1::Counted};
+use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
     CountError,
@@ -91,7 +88,7 @@ struct Question {
     answers: mpsc::Receiver<(NodeName, NodeAnswer)>,
     answered: BTreeMap<NodeName, Counted>,
     limit: Duration,
-    deadline: Instant,
+    deadline: Time,
 }
 
 impl Question {
@@ -107,7 +104,7 @@ impl Question {
         cluster.open_question(id, answer);
         let cells: usize = plan.bands.iter().map(|band| band.cells.len()).sum();
         let limit = limit + Duration::from_secs((cells / CELLS_PER_SECOND) as u64);
-        let (cluster, deadline) = (cluster.clone(), Instant::now() + limit);
+        let (cluster, deadline) = (cluster.clone(), cluster.clock.now() + limit);
         let question = Self { id, cluster, answers, answered: BTreeMap::new(), limit, deadline };
         let room = question.cluster.board.change(|standing| {
             let room = standing.counts.len() < QUESTIONS_MAX;
@@ -121,7 +118,8 @@ impl Question {
 
     /// Waits for one more answer. Of a node that answers twice, the last answer counts.
     async fn next(&mut self) -> Result<(), CountError> {
-        let answer = timeout_at(self.deadline, self.answers.recv()).await;
+        let answer =
+            timeout_at(self.cluster.clock.instant(self.deadline), self.answers.recv()).await;
         let Ok(Some((node, counted))) = answer else {
             return Err(CountError::Deadline { seconds: self.limit.as_secs() });
         };

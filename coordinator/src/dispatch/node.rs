@@ -1,7 +1,7 @@
 //! The task of one node address: connects, exchanges messages, reconnects. The only module below
 //! the API that uses gRPC.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{
     ids::{BootId, ClusterName, LogIdentity},
@@ -14,13 +14,14 @@ use clarion_proto::{
 use clarion_runtime::{
     channel::{self, ChannelLimits},
     repeated::Repeated,
+    world::World,
 };
 use futures_util::stream::{PollNext, select_with_strategy};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Code, Streaming};
 
 use super::cluster::Cluster;
 use crate::{
@@ -50,34 +51,6 @@ const PARTS: usize = 1;
 
 /// Time to wait for a gRPC status that is in transit when the stream has failed.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-
-type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
-
-/// Connector from a node's address to a channel: TCP in production, pipes in tests.
-pub trait Connect: std::fmt::Debug + Send + Sync + 'static {
-    /// Makes one connection to an address.
-    fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>>;
-}
-
-/// Connections over plain TCP.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tcp;
-
-impl Connect for Tcp {
-    fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>> {
-        Box::pin(async move { endpoint(address)?.connect().await })
-    }
-}
-
-/// The settings of a session's connection over any transport.
-///
-/// # Errors
-/// See [`channel::endpoint`].
-pub fn endpoint(
-    address: SocketAddr,
-) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
-    channel::endpoint(address, CONNECTION)
-}
 
 /// Why a session ended or did not begin. Every variant is worth a retry.
 #[derive(Debug, thiserror::Error)]
@@ -128,19 +101,19 @@ impl SessionError {
 pub(crate) async fn keep_session(
     address: SocketAddr,
     cluster: Arc<Cluster>,
-    connect: Arc<dyn Connect>,
+    world: World,
     leave: CancellationToken,
     stop: CancellationToken,
 ) {
     // Reconnects to many nodes must not stay synchronized: each address draws its own pauses.
-    let mut random =
-        StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
+    let mut random = world.random();
     let mut reconnect = Reconnect::default();
     let mut failing = Repeated::default();
     while !leave.is_cancelled() {
         let opened = tokio::select! {
-            opened = Opened::open(address, &cluster, &*connect) => opened,
+            biased;
             () = leave.cancelled() => break,
+            opened = Opened::open(address, &cluster, &world) => opened,
         };
         let result = match opened {
             Ok(opened) => {
@@ -165,8 +138,9 @@ pub(crate) async fn keep_session(
         }
         let nap = random.random_range(Duration::ZERO..=reconnect.pause());
         tokio::select! {
-            () = tokio::time::sleep(nap) => {}
+            biased;
             () = leave.cancelled() => {}
+            () = tokio::time::sleep(nap) => {}
         }
     }
 }
@@ -184,9 +158,10 @@ impl Opened {
     async fn open(
         address: SocketAddr,
         cluster: &Cluster,
-        connect: &dyn Connect,
+        world: &World,
     ) -> Result<Self, SessionError> {
-        let connecting = timeout(CONNECTION.connect_within, connect.connect(address)).await;
+        let connecting = channel::connect(world, address, CONNECTION);
+        let connecting = timeout(CONNECTION.connect_within, connecting).await;
         let channel = match connecting {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
@@ -269,8 +244,9 @@ impl Opened {
         stop: &CancellationToken,
     ) -> Result<(), SessionError> {
         let result = tokio::select! {
-            result = self.exchange(cluster) => result,
+            biased;
             () = stop.cancelled() => Ok(()),
+            result = self.exchange(cluster) => result,
         };
         let (node, boot) = (self.session.node().clone(), self.session.boot());
         let left = self.session.has_left();
@@ -295,26 +271,32 @@ impl Opened {
             while let Some(note) = session.poll_note() {
                 cluster.note(&session.node().clone(), session.boot(), note).await;
             }
+            // At most one part in a turn: neither the parts of a large cover nor the messages of a
+            // busy node make each other wait.
+            if session.has_part()
+                && let Ok(permit) = parts.try_reserve()
+                && let Some(part) = session.poll_part()
+            {
+                permit.send(part);
+            }
             let wake = session.deadline();
+            // Messages to the node come first: grants are among them. Each message follows from a
+            // branch below, so the messages come to an end. A deadline passes once, and the board
+            // holds one value however often it changes. The node's stream, which may always have
+            // a message, is behind them; the last branch only waits for room, as each turn begins
+            // with a part.
             tokio::select! {
+                biased;
                 // Reading goes on while the node does not read: the node may be waiting for this
                 // coordinator to read, too.
-                permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
-                    (Ok(permit), Some(message)) => permit.send(message),
-                    (Err(_), _) => return Err(last_words(incoming).await),
-                    (Ok(_), None) => {}
-                },
-                permit = parts.reserve(), if session.has_part() => match (permit, session.poll_part()) {
-                    (Ok(permit), Some(part)) => permit.send(part),
-                    (Err(_), _) => return Err(last_words(incoming).await),
-                    (Ok(_), None) => {}
-                },
-                said = incoming.message() => {
-                    let said = said.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
-                    if let Some(message) = said.message {
-                        session.receive(message, cluster.clock.now())?;
+                permit = outgoing.reserve(), if session.has_message() => {
+                    match (permit, session.poll_message()) {
+                        (Ok(permit), Some(message)) => permit.send(message),
+                        (Err(_), _) => return Err(last_words(incoming).await),
+                        (Ok(_), None) => {}
                     }
                 }
+                () = cluster.clock.sleep_until(wake) => session.expire(cluster.clock.now()),
                 changed = standing.changed() => {
                     if changed.is_err() {
                         return Ok(()); // the dispatcher is gone
@@ -322,7 +304,19 @@ impl Opened {
                     let holds = standing.borrow_and_update().clone();
                     session.update(holds, cluster.clock.now());
                 }
-                () = cluster.clock.sleep_until(wake) => session.expire(cluster.clock.now()),
+                said = incoming.message() => {
+                    let said = said.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
+                    if let Some(message) = said.message {
+                        session.receive(message, cluster.clock.now())?;
+                    }
+                }
+                permit = parts.reserve(), if session.has_part() => {
+                    match (permit, session.poll_part()) {
+                        (Ok(permit), Some(part)) => permit.send(part),
+                        (Err(_), _) => return Err(last_words(incoming).await),
+                        (Ok(_), None) => {}
+                    }
+                }
             }
         }
     }

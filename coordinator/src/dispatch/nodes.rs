@@ -8,13 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use clarion_runtime::world::World;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    cluster::Cluster,
-    node::{Connect, keep_session},
-};
+use super::{cluster::Cluster, node::keep_session};
 
 /// Interval between two resolutions of a name.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
@@ -37,15 +35,16 @@ pub struct NodesConfig {
 pub(crate) async fn keep_sessions(
     config: NodesConfig,
     cluster: Arc<Cluster>,
-    connect: Arc<dyn Connect>,
+    world: World,
     stop: CancellationToken,
 ) {
     let mut names: BTreeMap<String, Found> =
         config.addresses.into_iter().map(|name| (name, Found::default())).collect();
     let mut tasks: BTreeMap<SocketAddr, Task> = BTreeMap::new();
+    let mut running = JoinSet::new();
     loop {
         for (name, found) in &mut names {
-            found.resolve(name).await;
+            found.resolve(name, &world).await;
         }
         let wanted = wanted(&names);
         cluster.roster.set_addresses(wanted.len());
@@ -63,28 +62,28 @@ pub(crate) async fn keep_sessions(
                 let session = keep_session(
                     *address,
                     cluster.clone(),
-                    connect.clone(),
+                    world.clone(),
                     leave.clone(),
                     stop.clone(),
                 );
-                Task { leave, handle: tokio::spawn(session) }
+                Task { leave, handle: running.spawn(session) }
             });
         }
         tokio::select! {
-            () = tokio::time::sleep(RESOLVE_EVERY) => {}
+            biased;
             () = stop.cancelled() => break,
+            () = tokio::time::sleep(RESOLVE_EVERY) => {}
         }
+        while running.try_join_next().is_some() {}
     }
-    for task in tasks.into_values() {
-        // Each task ends at once when `stop` is cancelled; a panic was logged by its own task.
-        let _ = task.handle.await;
-    }
+    // Each task ends at once when `stop` is cancelled; a panic was logged by its own task.
+    while running.join_next().await.is_some() {}
 }
 
 struct Task {
     /// Cancelled when the address is no longer configured or resolved: no reconnect.
     leave: CancellationToken,
-    handle: JoinHandle<()>,
+    handle: AbortHandle,
 }
 
 /// Addresses that a name resolved to.
@@ -96,13 +95,12 @@ struct Found {
 
 impl Found {
     /// Resolves the name. If the name server fails, the addresses of the last success stay valid.
-    async fn resolve(&mut self, name: &str) {
-        let found =
-            match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await {
-                Ok(Ok(found)) => Ok(found.collect::<BTreeSet<_>>()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {} s", RESOLVE_DEADLINE.as_secs())),
-            };
+    async fn resolve(&mut self, name: &str, world: &World) {
+        let found = match tokio::time::timeout(RESOLVE_DEADLINE, world.resolve(name)).await {
+            Ok(Ok(found)) => Ok(found.into_iter().collect::<BTreeSet<_>>()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", RESOLVE_DEADLINE.as_secs())),
+        };
         match found {
             Ok(found) if !found.is_empty() => (self.addresses, self.failing) = (found, false),
             problem => {
@@ -140,9 +138,9 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_fails_keeps_what_it_had() {
         let mut found = Found::default();
-        found.resolve("127.0.0.1:7500").await;
+        found.resolve("127.0.0.1:7500", &World::system()).await;
         assert_eq!(found.addresses.len(), 1);
-        found.resolve("not an address").await;
+        found.resolve("not an address", &World::system()).await;
         assert!(found.failing);
         assert_eq!(found.addresses.len(), 1);
     }
@@ -152,7 +150,7 @@ mod tests {
         let mut names = BTreeMap::from([("127.0.0.1:7500".to_owned(), Found::default())]);
         names.insert("127.0.0.1:07500".to_owned(), Found::default());
         for (name, found) in &mut names {
-            found.resolve(name).await;
+            found.resolve(name, &World::system()).await;
         }
         assert_eq!(wanted(&names).len(), 1);
     }

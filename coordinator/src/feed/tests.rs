@@ -6,15 +6,12 @@ use futures_util::FutureExt;
 use prost::Message;
 
 use super::*;
-use crate::{
-    clock::Clock,
-    store::{RecordBatch, memory::MemoryStore},
-};
+use crate::store::{RecordBatch, memory::MemoryStore};
 
 const PARTITIONS: u16 = 8;
 
 fn store(logs: u16) -> Arc<MemoryStore> {
-    Arc::new(MemoryStore::new(logs, u64::MAX, Clock::start()))
+    Arc::new(MemoryStore::new(logs, u64::MAX, &clarion_runtime::world::World::system()))
 }
 
 fn record(n: u8) -> Record {

@@ -16,7 +16,10 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1 as wire,
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{
+    repeated::Repeated,
+    world::{Clock, Moment},
+};
 use parking_lot::Mutex;
 use tokio::sync::{
     Notify,
@@ -25,7 +28,6 @@ use tokio::sync::{
 };
 
 use crate::{
-    clock::{Clock, Moment},
     lane::AppLane,
     progress::Answers,
     store::{ChangeLog, RecordBatch, StoreError},
@@ -175,7 +177,9 @@ impl Pruning {
     async fn keep_time(&self, clock: Clock) {
         loop {
             let deadline = self.evidence.lock().deadline();
+            // A deadline passes once; hearing an answer only means that the deadline is read again.
             tokio::select! {
+                biased;
                 () = clock.sleep_until(deadline) => {
                     let dead = self.judge(&clock, Evidence::expire);
                     self.prune(dead, clock.now());
@@ -239,7 +243,9 @@ pub(crate) async fn run(
             }
         }
     };
+    // Two tasks in one, of which only the first one ends.
     tokio::select! {
+        biased;
         () = appending => {}
         () = pruning.keep_time(clock) => {}
     }
@@ -260,10 +266,12 @@ async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) -> Result<()
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests have tasks of their own")]
 mod tests {
     use std::time::Duration;
 
     use clarion_proto::ids::Position;
+    use clarion_runtime::world::World;
 
     use super::*;
     use crate::store::memory::MemoryStore;
@@ -289,8 +297,9 @@ mod tests {
 
     /// What one report prunes, a minute later.
     async fn pruned(answers: Answers, tokens: &[wire::DeadToken]) -> u64 {
-        let clock = Clock::start();
-        let log: Arc<dyn ChangeLog> = Arc::new(MemoryStore::new(1, 1 << 20, clock));
+        let world = World::system();
+        let clock = world.clock();
+        let log: Arc<dyn ChangeLog> = Arc::new(MemoryStore::new(1, 1 << 20, &world));
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
         let running = tokio::spawn(run(pruning.clone(), pruned, log.clone(), 8, 1, clock));

@@ -7,10 +7,9 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, LaneHealth},
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{repeated::Repeated, world::Moment};
 
 use crate::{
-    clock::Moment,
     lane::LaneSpec,
     owners::NodeName,
     snapshot::{LaneTrouble, Trouble, truncated},

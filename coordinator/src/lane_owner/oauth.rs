@@ -17,6 +17,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_proto::ids::UnixMillis;
+use clarion_runtime::world::{Stream, World};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -24,7 +25,6 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rand::{Rng, RngExt};
 use rustls_pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{ServiceAccount, TokenEndpoint, token::Rules};
@@ -133,10 +133,11 @@ pub(crate) fn replace_after(life: Duration) -> Duration {
 /// Requests an access token once, without a retry.
 pub(crate) async fn exchange(
     account: &ServiceAccount,
+    world: &World,
     now: UnixMillis,
 ) -> Result<AccessToken, ExchangeError> {
     let assertion = assertion(account, now)?;
-    match tokio::time::timeout(DEADLINE, post(&account.token_endpoint, &assertion)).await {
+    match tokio::time::timeout(DEADLINE, post(&account.token_endpoint, world, &assertion)).await {
         Ok(answered) => {
             let (status, body) = answered?;
             answer(status, &body)
@@ -174,6 +175,7 @@ fn assertion(account: &ServiceAccount, now: UnixMillis) -> Result<SecretString, 
 
 async fn post(
     endpoint: &TokenEndpoint,
+    world: &World,
     assertion: &SecretString,
 ) -> Result<(u16, Bytes), ExchangeError> {
     let trust =
@@ -201,7 +203,7 @@ async fn post(
         .body(Full::new(Bytes::from(form)))
         .map_err(|e| trust(&e))?;
 
-    let tcp = connect(endpoint).await.map_err(ExchangeError::Connect)?;
+    let tcp = connect(endpoint, world).await.map_err(ExchangeError::Connect)?;
     let tls = TlsConnector::from(Arc::new(tls))
         .connect(name, tcp)
         .await
@@ -299,12 +301,15 @@ fn words(said: &str) -> String {
 
 /// Connects to the first address that accepts, with a deadline for each address: the network may
 /// drop one family of addresses, and the system's own timeout is longer than [`DEADLINE`].
-async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
+async fn connect(endpoint: &TokenEndpoint, world: &World) -> io::Result<Stream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    let addresses: Vec<_> =
-        tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    let TokenEndpoint { host, port, .. } = endpoint;
+    // A host with colons is an IPv6 address.
+    let name =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let addresses = world.resolve(&name).await?;
     for address in in_turn(&addresses).take(ADDRESSES_MAX) {
-        match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+        match tokio::time::timeout(CONNECT_DEADLINE, world.connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),

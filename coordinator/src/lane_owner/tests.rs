@@ -1,6 +1,7 @@
 //! Lanes and their tokens, with paused time.
 
 use clarion_proto::ids::UnixMillis;
+use clarion_runtime::world::Pipes;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret;
 
@@ -22,6 +23,11 @@ fn credential(name: &str) -> Credential {
 fn owner() -> LaneOwner {
     let other = Gateway { name: "h".to_owned(), ..gateway(None) };
     LaneOwner::new(vec![gateway(None), other], vec![credential("c"), credential("d")])
+}
+
+/// A world without connections: keys of APNs are signed in the process.
+fn world(clock: Clock) -> World {
+    World::new(clock, 1, Arc::new(Pipes::default()))
 }
 
 fn key(gateway: &str, credential: &str) -> LaneKey {
@@ -110,8 +116,9 @@ async fn changes(refused_at: &[u64]) -> Vec<u64> {
             tokio::time::sleep(Duration::from_secs(20)).await;
         }
     };
+    let world = world(clock);
     tokio::select! {
-        () = owner.keep_fresh(&board, clock) => {}
+        () = owner.keep_fresh(&board, &world) => {}
         () = watch => {}
     }
     changes
@@ -176,8 +183,9 @@ async fn another_key_makes_its_token_at_once_and_is_another_signer() {
         owner.replace(vec![with_id("ZZZZZ99999"), unchanged.clone()]).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
+    let world = world(clock);
     tokio::select! {
-        () = owner.keep_fresh(&board, clock) => {}
+        () = owner.keep_fresh(&board, &world) => {}
         () = replaced => {}
     }
     assert_ne!(
@@ -200,7 +208,8 @@ async fn credentials_that_do_not_fit_replace_nothing() {
     ] {
         assert_eq!(owner.replace(given), Err(refused));
     }
-    let wait = tokio::time::timeout(Duration::from_secs(60), owner.keep_fresh(&board, clock));
+    let world = world(clock);
+    let wait = tokio::time::timeout(Duration::from_secs(60), owner.keep_fresh(&board, &world));
     assert!(wait.await.is_err(), "runs on");
     assert_eq!(authorization(&board, &lane), before);
 }

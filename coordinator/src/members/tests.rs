@@ -1,5 +1,7 @@
 //! Accepted and refused nodes, and the assignment of partitions.
 
+use clarion_runtime::world::World;
+
 use super::*;
 use crate::{
     fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds},
@@ -162,7 +164,7 @@ async fn the_board_has_ownership_once_all_are_there() {
         let _b = claim(&roster, "b", BOOT_1, 2, 0).unwrap();
         watch.changed().await.unwrap();
     };
-    let store = MemoryStore::new(4, 1 << 20, clock);
+    let store = MemoryStore::new(4, 1 << 20, &World::system());
     tokio::join!(roster.share_out(&board, (PARTITIONS, 4), &store, clock), wait);
     let owned = board.read().owned.clone().unwrap();
     assert_eq!(owned.ownership.number, 1, "the first in a new store");
@@ -174,7 +176,7 @@ async fn the_board_has_ownership_once_all_are_there() {
 #[tokio::test(start_paused = true)]
 async fn ownership_of_the_store_is_on_the_board_before_any_node_is_there() {
     let (roster, board, clock) = (Roster::new(1), Board::new(), Clock::start());
-    let store = MemoryStore::new(4, 1 << 20, clock);
+    let store = MemoryStore::new(4, 1 << 20, &World::system());
     let first = Ownership::assign(1, PARTITIONS, &[node("a")]);
     let second = Ownership::assign(2, PARTITIONS, &[node("a"), node("b")]);
     for ownership in [&first, &second] {

@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use clarion_proto::{ids::UnixMillis, time::Time};
-
-use crate::clock::Moment;
+use clarion_runtime::world::Moment;
 
 /// Translates between the wall times of an alert's record and the process's clock.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@ use clarion_proto::{
     ids::{AppName, Epoch, UnixMillis},
     wire::v1 as wire,
 };
+use clarion_runtime::world::{Pipes, World};
 
 use super::*;
 use crate::{
@@ -217,8 +218,8 @@ impl Process {
 
 /// A store with an app, on made-up wall time.
 async fn store() -> (Arc<Flaky>, Clock) {
-    let clock = Clock::start_at(WALL);
-    let store = MemoryStore::new(4, 1 << 20, clock);
+    let world = World::new(Clock::start_at(WALL), 1, Arc::new(Pipes::default()));
+    let (store, clock) = (MemoryStore::new(4, 1 << 20, &world), world.clock());
     store.create_app(demo_app("demo")).await.expect("room");
     (Arc::new(Flaky { store, away: AtomicBool::new(false) }), clock)
 }
@@ -322,10 +323,10 @@ async fn a_cancel_before_the_first_node_ends_the_alert() {
     process.reconciler.hand_over(Arc::clone(&alert), bands(&alert).await);
     let reason = "found".to_owned();
     process.reconciler.record(&alert.name, Event::Cancel { reason }).await.expect("up");
-    let begun = tokio::time::Instant::now();
+    let begun = clock.now();
     let told = process.reconciler.cancel(&alert.name).await;
     assert_eq!(told, CancelState::At { state: State::Cancelled, unconfirmed: Vec::new() });
-    assert!(begun.elapsed() < SECOND, "nobody is waited for");
+    assert!(clock.now().since(begun) < SECOND, "nobody is waited for");
     let record = recorded(&store, State::Cancelled).await;
     assert_eq!((record.ended.is_some(), &record.plan), (true, &None));
     process.dispatch.comes();

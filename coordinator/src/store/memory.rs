@@ -15,17 +15,17 @@ use std::{
 
 use async_trait::async_trait;
 use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
+use clarion_runtime::world::{Clock, World};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use self::{log::Log, room::Room};
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint, ClusterStore,
     Created, RecordBatch, RequestId, StoreError,
 };
-use crate::{clock::Clock, owners::Ownership};
+use crate::owners::Ownership;
 
 mod log;
 mod room;
@@ -70,10 +70,10 @@ struct Tables {
 impl MemoryStore {
     /// An empty store with `logs` logs that together hold at most `log_bytes_max` bytes of records.
     #[must_use]
-    pub fn new(logs: u16, log_bytes_max: u64, clock: Clock) -> Self {
+    pub fn new(logs: u16, log_bytes_max: u64, world: &World) -> Self {
         Self {
-            clock,
-            identity: LogIdentity(Uuid::new_v4().into_bytes()),
+            clock: world.clock(),
+            identity: LogIdentity(world.id()),
             room: Room::new(log_bytes_max),
             logs: (0..logs).map(|_| RwLock::default()).collect(),
             grown: watch::Sender::new(0),

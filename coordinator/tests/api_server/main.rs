@@ -1,6 +1,8 @@
 //! The API through a real server: a tonic client over loopback, the engine in memory, and nodes that are scripted at the
 //! seam of dispatch. One program for all files, because linking takes longer than running.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 mod alerts;
 mod apps;
 mod cancel;

@@ -3,10 +3,15 @@
 use std::{
     ffi::OsString,
     process::{ExitCode, Stdio},
+    sync::Arc,
 };
 
 use clarion_coordinator::{Coordinator, config::Args};
-use clarion_proto::wire::v1 as wire;
+use clarion_proto::wire::v1::{self as wire, app_service_client::AppServiceClient};
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    world::{Clock, Pipes, World},
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
@@ -18,7 +23,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::registry::device;
-use crate::support::{config, create, demo_alert, demo_app, reason, soon};
+use crate::support::{PATIENCE, config, create, demo_alert, demo_app, reason, soon};
 
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
@@ -38,9 +43,31 @@ async fn connect(address: std::net::SocketAddr) -> Channel {
         .expect("listens")
 }
 
+/// The whole coordinator without a socket, under paused time: a world of pipes is all that it needs.
+#[tokio::test(start_paused = true)]
+async fn it_serves_callers_in_a_world_without_sockets() {
+    let world = World::new(Clock::start(), 1, Arc::new(Pipes::default()));
+    let coordinator = Coordinator::bind(config(any_port()), world.clone()).await.expect("bound");
+    let listen = coordinator.listen();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move { drop(stopped.await) }));
+    let limits = ChannelLimits {
+        connect_within: PATIENCE,
+        window_bytes: 65_535,
+        ping_every: PATIENCE,
+        pong_within: PATIENCE,
+    };
+    let channel = channel::connect(&world, listen, limits).await.expect("listens");
+    let app = AppServiceClient::new(channel).create_app(demo_app()).await.expect("created");
+    assert_eq!(app.into_inner().name, "apps/demo");
+    stop.send(()).expect("it runs");
+    soon(running).await.expect("no panic").expect("in order");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_missing_node() {
-    let coordinator = soon(Coordinator::bind(config(any_port()))).await.expect("bound");
+    let coordinator =
+        soon(Coordinator::bind(config(any_port()), World::system())).await.expect("bound");
     let (listen, health) = (coordinator.listen(), coordinator.health_listen());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(coordinator.run(async move {
@@ -105,7 +132,7 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_is_told_to_those_who_look_at_health() {
     let args = Args { store_bytes_max: Some(20_000), ..any_port() };
-    let coordinator = soon(Coordinator::bind(config(args))).await.expect("bound");
+    let coordinator = soon(Coordinator::bind(config(args), World::system())).await.expect("bound");
     let (listen, health) = (coordinator.listen(), coordinator.health_listen());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(coordinator.run(async move {
@@ -165,7 +192,8 @@ async fn a_port_in_use_is_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("bound");
     let args = Args { listen: Some(address), ..any_port() };
-    let refused = Coordinator::bind(config(args)).await.expect_err("in use").to_string();
+    let refused =
+        Coordinator::bind(config(args), World::system()).await.expect_err("in use").to_string();
     assert!(refused.starts_with(&format!("cannot listen on {address}: ")), "{refused}");
 }
 

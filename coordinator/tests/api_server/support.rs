@@ -12,7 +12,6 @@ use std::{
 use clarion_coordinator::{
     admission::Admission,
     api::{self, Context, ports},
-    clock::Clock,
     config::{Args, Config},
     dispatch::{CancelState, CountError, Dispatch, Start, StartError},
     lane::LaneKey,
@@ -30,7 +29,11 @@ use clarion_proto::{
         app_service_client::AppServiceClient, registry_service_client::RegistryServiceClient,
     },
 };
-use clarion_runtime::drain::Drain;
+use clarion_runtime::{
+    drain::Drain,
+    listener::{Limits, Port},
+    world::World,
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::{Code, Status, transport::Channel};
@@ -193,8 +196,8 @@ pub(crate) struct Server {
     pub(crate) feed_address: SocketAddr,
 }
 
-async fn listener_on_any_port() -> tokio::net::TcpListener {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port")
+async fn any_port(world: &World, limits: Limits) -> Port {
+    Port::bind(world, ([127, 0, 0, 1], 0).into(), limits).await.expect("a port")
 }
 
 /// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with
@@ -269,10 +272,10 @@ impl Server {
 
     pub(crate) async fn start_with(args: Args) -> Self {
         let config = config(args);
-        let clock = Clock::start();
+        let world = World::system();
         let nodes = Arc::new(Nodes::default());
         let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, &world));
         let drain = Drain::new();
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::clone(&nodes) as _;
@@ -280,7 +283,7 @@ impl Server {
             Arc::clone(&store) as _,
             Arc::clone(&dispatch),
             Arc::clone(&admission),
-            clock,
+            world.clock(),
             drain.clone(),
         );
         let context = Arc::new(Context {
@@ -288,26 +291,22 @@ impl Server {
             dispatch,
             reconciler,
             drain,
-            clock,
+            world: world.clone(),
             log: Arc::clone(&store) as _,
             store,
             config: config.api,
         });
         context.reconciler.listed().await;
-        let listener = listener_on_any_port().await;
-        let address = listener.local_addr().expect("bound");
+        let callers = any_port(&world, ports::api(&context.config)).await;
+        let feeds = any_port(&world, ports::feed()).await;
+        let (address, feed_address) = (callers.address(), feeds.address());
         let routes = api::routes(&context).expect("descriptors");
-        tokio::spawn(ports::serve_api(
-            listener,
-            ports::api(&context.config),
-            routes,
-            std::future::pending(),
-        ));
-        let (feeds, context_of_feeds) = (listener_on_any_port().await, Arc::clone(&context));
-        let feed_address = feeds.local_addr().expect("bound");
+        let (of_callers, of_feeds) = (Arc::clone(&context), Arc::clone(&context));
         tokio::spawn(async move {
-            ports::serve_feed(feeds, ports::feed(), &context_of_feeds, std::future::pending())
-                .await;
+            ports::serve_api(callers, &of_callers, routes, std::future::pending()).await;
+        });
+        tokio::spawn(async move {
+            ports::serve_feed(feeds, &of_feeds, std::future::pending()).await;
         });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
@@ -430,7 +429,6 @@ pub(crate) fn create(request: u128, alert: wire::Alert) -> wire::CreateAlertRequ
 }
 
 /// Seconds from now on the wall clock; negative: ago.
-#[allow(clippy::disallowed_methods)] // a client has a clock
 pub(crate) fn from_now(seconds: i64) -> prost_types::Timestamp {
     let now: prost_types::Timestamp = std::time::SystemTime::now().into();
     prost_types::Timestamp { seconds: now.seconds + seconds, nanos: 0 }

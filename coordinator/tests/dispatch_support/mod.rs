@@ -2,16 +2,16 @@
 //! where time is paused (real sockets and paused time do not mix: the clock would jump while a
 //! packet is on its way).
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 // Each test file uses a part of it; what fails here fails the test.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_coordinator::{
     bands::Band,
-    clock::Clock,
-    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, Start, endpoint},
+    dispatch::{Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, Start},
     lane::{ConnectionLimits, Gateway, LaneKey},
     lane_owner::{ApnsKey, Credential},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
@@ -28,22 +28,19 @@ use clarion_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
+pub use clarion_runtime::world::Pipes;
+use clarion_runtime::world::{Clock, Listener, World};
 use futures_util::FutureExt as _;
 use h3o::{LatLng, Resolution};
-use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use secrecy::SecretString;
 use tokio::{
-    io::DuplexStream,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Channel, Server},
-};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// For everything that must happen; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,14 +82,26 @@ impl Drop for ScriptedNode {
 impl ScriptedNode {
     /// On a port that the system chooses.
     pub async fn tcp() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        Self::on(World::system().listen(([127, 0, 0, 1], 0).into()).await.unwrap())
+    }
+
+    /// On an address of a network without sockets, reachable from now on.
+    pub fn on_pipes(pipes: &Pipes, address: SocketAddr) -> Self {
+        Self::on(pipes.open(address))
+    }
+
+    fn on(listener: Listener) -> Self {
+        let address = listener.address();
         let (sender, sessions) = mpsc::channel(4);
+        let incoming = futures_util::stream::unfold(listener, async |mut listener| {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        });
         let serve = Server::builder()
             .add_service(
                 ShardServiceServer::new(Script(sender)).max_decoding_message_size(64 << 20),
             )
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(incoming);
         let server = tokio::spawn(async move { serve.await.unwrap() });
         Self { address, sessions, server }
     }
@@ -121,47 +130,6 @@ pub fn hello(node: &str, boot: [u8; 16]) -> wire::Hello {
         positions: Vec::new(),
         cluster: ClusterName::DEFAULT.to_owned(),
         log_identity: Vec::new(),
-    }
-}
-
-type Listener = mpsc::Sender<Result<DuplexStream, io::Error>>;
-
-/// Pipes instead of a network.
-#[derive(Debug, Clone, Default)]
-pub struct Pipes(Arc<Mutex<BTreeMap<SocketAddr, Listener>>>);
-
-impl Pipes {
-    /// A node that can be reached from now on.
-    pub fn node(&self, address: SocketAddr) -> ScriptedNode {
-        let (pipes, incoming) = mpsc::channel(4);
-        self.0.lock().insert(address, pipes);
-        let (sender, sessions) = mpsc::channel(4);
-        let serve = Server::builder()
-            .add_service(ShardServiceServer::new(Script(sender)))
-            .serve_with_incoming(ReceiverStream::new(incoming));
-        let server = tokio::spawn(async move { serve.await.unwrap() });
-        ScriptedNode { address, sessions, server }
-    }
-}
-
-impl Connect for Pipes {
-    fn connect(
-        &self,
-        address: SocketAddr,
-    ) -> Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send + '_>> {
-        Box::pin(async move {
-            let listener = self.0.lock().get(&address).cloned();
-            let pipe = tower::service_fn(move |_| {
-                let listener = listener.clone();
-                async move {
-                    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-                    let (mine, theirs) = tokio::io::duplex(1 << 20);
-                    listener.ok_or_else(refused)?.send(Ok(theirs)).await.map_err(|_| refused())?;
-                    Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(mine))
-                }
-            });
-            endpoint(address)?.connect_with_connector(pipe).await
-        })
     }
 }
 
@@ -288,30 +256,21 @@ pub struct Coordinator {
 
 impl Coordinator {
     pub fn over_tcp(nodes: &[&ScriptedNode]) -> Self {
-        Self::new(&nodes.iter().map(|n| n.address).collect::<Vec<_>>(), None)
+        let addresses: Vec<_> = nodes.iter().map(|n| n.address).collect();
+        Self::new(&addresses, &World::system())
     }
 
     pub fn over_pipes(addresses: &[SocketAddr], pipes: &Pipes) -> Self {
-        Self::new(addresses, Some(pipes))
+        Self::new(addresses, &World::new(Clock::start(), 1, Arc::new(pipes.clone())))
     }
 
-    fn new(addresses: &[SocketAddr], pipes: Option<&Pipes>) -> Self {
-        let clock = Clock::start();
-        Self::over_store(
-            addresses,
-            pipes,
-            Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock)),
-            clock,
-        )
+    fn new(addresses: &[SocketAddr], world: &World) -> Self {
+        let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, world));
+        Self::over_store(addresses, log, world)
     }
 
     /// Over a store that may hold the work of a former coordinator.
-    pub fn over_store(
-        addresses: &[SocketAddr],
-        pipes: Option<&Pipes>,
-        log: Arc<MemoryStore>,
-        clock: Clock,
-    ) -> Self {
+    pub fn over_store(addresses: &[SocketAddr], log: Arc<MemoryStore>, world: &World) -> Self {
         let config = DispatchConfig {
             cluster: ClusterName::default(),
             nodes: NodesConfig {
@@ -323,13 +282,8 @@ impl Coordinator {
             gateways: vec![gateway()],
             credentials: vec![credential()],
         };
-        let dispatcher = match pipes {
-            Some(pipes) => {
-                Dispatcher::spawn_over(config, log.clone(), clock, Arc::new(pipes.clone()))
-            }
-            None => Dispatcher::spawn(config, log.clone(), clock),
-        };
-        Self { dispatcher, log, clock }
+        let dispatcher = Dispatcher::spawn(config, log.clone(), world.clone());
+        Self { dispatcher, log, clock: world.clock() }
     }
 
     /// An alert that is over `seconds` from now.

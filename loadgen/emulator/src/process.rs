@@ -29,10 +29,13 @@ use std::{
 };
 
 use clap::Parser;
-use clarion_runtime::health::{self, HealthPort};
+use clarion_runtime::{
+    health::{self, HealthPort},
+    world::World,
+};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{net::TcpListener, sync::mpsc};
 
 use super::{Gateway, GatewayConfig, GatewayHandle, clock, faults::Faults, platform::Platform};
 
@@ -166,14 +169,16 @@ async fn serve(
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Some(address) = arguments.health_listen {
-        let port = HealthPort::bind(address).await?;
+        let port = HealthPort::bind(&World::system(), address).await?;
         announcement["health"] = json!(port.address());
         let (_, service) = health::reporter().await;
         // The task ends with the runtime.
         tokio::spawn(port.serve(service, std::future::pending()));
     }
     let control = match arguments.control {
-        Some(address) => Some(health::bind(address).await?),
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        })?),
         None => None,
     };
     if let Some(listener) = &control {

@@ -13,7 +13,7 @@ use std::{
 
 use clarion_emulator::clock;
 use clarion_proto::wire::v1::{self as wire, Progress, alert_service_client::AlertServiceClient};
-use clarion_runtime::probe;
+use clarion_runtime::{probe, world::World};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
@@ -277,7 +277,7 @@ impl<'a> Player<'a> {
     }
 
     async fn probes(&self) -> BTreeMap<String, String> {
-        let mut said = BTreeMap::new();
+        let (world, mut said) = (World::system(), BTreeMap::new());
         for name in &self.expected {
             let service = if names::node_number(name).is_some() {
                 "clarion.shard.v1.ShardService"
@@ -290,7 +290,7 @@ impl<'a> Player<'a> {
                 .and_then(|health| health.parse::<SocketAddr>().ok())
             {
                 None => "process not found".to_owned(),
-                Some(address) => match probe::check(address, service, PROBE_WITHIN).await {
+                Some(address) => match probe::check(&world, address, service, PROBE_WITHIN).await {
                     Ok(()) => "SERVING".to_owned(),
                     Err(sick) => sick.to_string(),
                 },

@@ -11,33 +11,33 @@ use std::{
     time::Duration,
 };
 
+use clarion_proto::time::Time;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
-use crate::peers::turns::Turn;
+use crate::{peers::turns::Turn, world::Clock};
 
 /// Activity of one connection, shared by its task, its streams, and the listener that decides which
 /// connection closes.
 #[derive(Debug)]
 pub(super) struct Activity {
-    started: Instant,
+    clock: Clock,
     open: AtomicUsize,
     /// Streams that have received a complete message.
     working: AtomicUsize,
-    /// When a stream was opened or closed last, ms since `started`.
+    /// When a stream was opened or closed last, ms on the clock.
     changed_ms: AtomicU64,
     gone: AtomicBool,
     next: AtomicU64,
     /// Answers that have begun and must be taken, by their number: since when.
-    answers: Mutex<BTreeMap<u64, Instant>>,
+    answers: Mutex<BTreeMap<u64, Time>>,
 }
 
 impl Activity {
-    /// A connection that has just come; `started` is when the listener began.
-    pub(super) fn new(started: Instant) -> Self {
+    /// Activity of a connection that was accepted just now.
+    pub(super) fn new(clock: Clock) -> Self {
         let activity = Self {
-            started,
+            clock,
             open: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
             changed_ms: AtomicU64::new(0),
@@ -50,12 +50,10 @@ impl Activity {
     }
 
     fn touch(&self) {
-        // 584 million years of milliseconds.
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.changed_ms.store(ms, Ordering::Relaxed);
+        self.changed_ms.store(self.clock.now().0 / 1_000, Ordering::Relaxed);
     }
 
-    /// When a stream was opened or closed last, since the listener began.
+    /// When a stream was opened or closed last, on the clock.
     pub(super) fn changed(&self) -> Duration {
         Duration::from_millis(self.changed_ms.load(Ordering::Relaxed))
     }
@@ -63,7 +61,7 @@ impl Activity {
     /// For how long no stream has been open; zero while one is.
     pub(super) fn idle(&self) -> Duration {
         match self.open.load(Ordering::Relaxed) {
-            0 => self.started.elapsed().saturating_sub(self.changed()),
+            0 => self.clock.now().since(Time(0)).saturating_sub(self.changed()),
             _ => Duration::ZERO,
         }
     }
@@ -84,7 +82,7 @@ impl Activity {
     }
 
     /// Since when the oldest answer waits to be taken.
-    pub(super) fn oldest_answer(&self) -> Option<Instant> {
+    pub(super) fn oldest_answer(&self) -> Option<Time> {
         self.answers.lock().values().min().copied()
     }
 
@@ -127,7 +125,7 @@ impl Stream {
     pub(super) fn answered(&self) {
         let number = self.activity.next.fetch_add(1, Ordering::Relaxed);
         self.answer.store(number, Ordering::Relaxed);
-        self.activity.answers.lock().insert(number, Instant::now());
+        self.activity.answers.lock().insert(number, self.activity.clock.now());
     }
 
     /// Records the charge of an admitted message.

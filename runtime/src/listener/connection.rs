@@ -18,13 +18,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use clarion_proto::time::Time;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::Semaphore,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
@@ -35,7 +35,10 @@ use super::{
     activity::{Activity, Counted},
     meter::Metered,
 };
-use crate::peers::PeerKey;
+use crate::{
+    peers::PeerKey,
+    world::{Clock, Stream},
+};
 
 /// Preface of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -53,8 +56,8 @@ pub struct Peer {
 
 /// Serves one connection until it closes.
 pub(super) async fn serve(
-    stream: TcpStream,
-    address: SocketAddr,
+    (stream, address): (Stream, SocketAddr),
+    clock: Clock,
     activity: Arc<Activity>,
     limits: Arc<Limits>,
     meter: Meter,
@@ -62,9 +65,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let _end = End(Arc::clone(&activity));
-    // A socket that is closed already says so when it is read.
-    let _ = stream.set_nodelay(true);
-    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(address) };
+    let info = TcpConnectInfo { local_addr: None, remote_addr: Some(address) };
     let greeted = timeout(limits.hello_deadline, Greeted::read(stream));
     let io = match stop.run_until_cancelled(greeted).await {
         Some(Ok(Ok(io))) => io,
@@ -86,11 +87,14 @@ pub(super) async fn serve(
     };
     let connection = server(&limits).serve_connection(TokioIo::new(io), requests);
     let mut connection = pin!(connection);
-    let mut leaving: Option<Instant> = None;
+    let mut leaving: Option<Time> = None;
     // Precise to a quarter.
     let look_every = limits.idle_deadline.min(ANSWER_TAKEN_WITHIN).min(GOODBYE_WITHIN) / 4;
     loop {
+        // The connection comes first: the time that it takes to read must not count as idle. It is
+        // one future that ends once, so it starves nobody.
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%address, %error, "connection to client failed");
@@ -98,18 +102,20 @@ pub(super) async fn serve(
                 return;
             }
             () = stop.cancelled(), if leaving.is_none() => {
-                leaving = Some(Instant::now());
+                leaving = Some(clock.now());
                 connection.as_mut().graceful_shutdown();
             }
             () = sleep(look_every) => {
-                if activity.oldest_answer().is_some_and(|since| since.elapsed() >= ANSWER_TAKEN_WITHIN) {
+                let now = clock.now();
+                let waits = |since| now.since(since) >= ANSWER_TAKEN_WITHIN;
+                if activity.oldest_answer().is_some_and(waits) {
                     return tracing::debug!(%address, "connection closed: client does not read its response");
                 }
                 let idle = activity.idle();
                 match leaving {
-                    Some(since) if idle.min(since.elapsed()) >= GOODBYE_WITHIN => return,
+                    Some(since) if idle.min(now.since(since)) >= GOODBYE_WITHIN => return,
                     None if idle >= limits.idle_deadline => {
-                        leaving = Some(Instant::now());
+                        leaving = Some(now);
                         connection.as_mut().graceful_shutdown();
                     }
                     _ => {}
@@ -182,11 +188,11 @@ impl Drop for End {
 struct Greeted {
     hello: [u8; HELLO_BYTES],
     read: usize,
-    stream: TcpStream,
+    stream: Stream,
 }
 
 impl Greeted {
-    async fn read(mut stream: TcpStream) -> io::Result<Self> {
+    async fn read(mut stream: Stream) -> io::Result<Self> {
         let mut hello = [0; HELLO_BYTES];
         let mut filled = 0;
         while filled < HELLO_BYTES {

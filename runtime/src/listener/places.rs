@@ -109,9 +109,8 @@ impl<T> Places<T> {
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::Instant;
-
     use super::*;
+    use crate::world::Clock;
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
@@ -121,7 +120,7 @@ mod tests {
     fn crowd(places: &mut Places<usize>, of: &[(u8, usize, u64)]) -> Vec<Arc<Activity>> {
         let mut all = Vec::new();
         for (index, &(peer, working, changed)) in of.iter().enumerate() {
-            let activity = Arc::new(Activity::new(Instant::now()));
+            let activity = Arc::new(Activity::new(Clock::start()));
             activity.set(working, Duration::from_millis(changed));
             places.insert(ip(peer), Arc::clone(&activity), index);
             all.push(activity);

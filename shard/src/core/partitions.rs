@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// Partitions by slot; a slot holds the same partition for as long as the core owns it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Partitions {
+    hash_seed: u64,
     slots: Vec<Option<Partition>>,
     slot_of: BTreeMap<PartitionId, u16>,
     pub(crate) words: Vocabulary,
@@ -39,6 +40,20 @@ struct Batch {
 }
 
 impl Partitions {
+    /// No partitions; those that come hash device ids with this seed.
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Self {
+            hash_seed,
+            slots: Vec::new(),
+            slot_of: BTreeMap::new(),
+            words: Vocabulary::default(),
+            positions: BTreeMap::new(),
+            batch: None,
+            owns: 0,
+            changed: false,
+        }
+    }
+
     /// Sets the owned partitions. Returns the slots of the partitions that were removed.
     pub(crate) fn own(&mut self, owns: &Owns) -> Vec<u16> {
         let wanted = &owns.partitions;
@@ -54,7 +69,7 @@ impl Partitions {
         }
         for (id, _) in &owns.rebuilt {
             if let Some(slot) = self.slot_of.get(id) {
-                self.slots[usize::from(*slot)] = Some(Partition::new(*id));
+                self.slots[usize::from(*slot)] = Some(Partition::new(*id, self.hash_seed));
             }
         }
         // The rest of a held batch of such a log must not be applied to empty partitions; the feed
@@ -71,7 +86,7 @@ impl Partitions {
                     self.slots.push(None);
                     self.slots.len() - 1
                 });
-                self.slots[free] = Some(Partition::new(*id));
+                self.slots[free] = Some(Partition::new(*id, self.hash_seed));
                 self.slot_of.insert(*id, u16::try_from(free).expect("at most PARTITIONS_MAX"));
             }
         }

@@ -5,13 +5,14 @@
 
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
 };
 
+use clarion_runtime::world::World;
 use mio::Waker;
 
 use crate::core::ConnectionId;
@@ -19,31 +20,12 @@ use crate::core::ConnectionId;
 /// Questions waiting; more are answered with an error, and asked again after the core's backoff.
 const QUESTIONS_MAX: usize = 64;
 
-/// Name resolution, replaceable in tests.
-pub trait Names: Send + Sync + 'static {
-    /// All addresses of `host:port`, in any order. May block for as long as it takes.
-    ///
-    /// # Errors
-    /// The name does not exist, or no name server answers.
-    fn resolve(&self, endpoint: &str) -> io::Result<Vec<SocketAddr>>;
-}
-
-/// The resolver of the operating system.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct System;
-
-impl Names for System {
-    fn resolve(&self, endpoint: &str) -> io::Result<Vec<SocketAddr>> {
-        Ok(endpoint.to_socket_addrs()?.collect())
-    }
-}
-
 /// Result of a resolution.
 pub(super) type Resolved = io::Result<Vec<SocketAddr>>;
 
 /// Resolves names in a thread of its own, started with the first name that is not an address.
 pub(super) struct Resolver {
-    names: Arc<dyn Names>,
+    world: World,
     waker: Arc<Waker>,
     thread: Option<Thread>,
 }
@@ -54,8 +36,8 @@ struct Thread {
 }
 
 impl Resolver {
-    pub(super) fn new(names: Arc<dyn Names>, waker: Arc<Waker>) -> Self {
-        Self { names, waker, thread: None }
+    pub(super) fn new(world: World, waker: Arc<Waker>) -> Self {
+        Self { world, waker, thread: None }
     }
 
     /// `Some`: the endpoint is an address, or cannot be asked for. Otherwise the answer comes by
@@ -66,7 +48,7 @@ impl Resolver {
         }
         let thread = match &self.thread {
             Some(thread) => thread,
-            None => match start(Arc::clone(&self.names), Arc::clone(&self.waker)) {
+            None => match start(self.world.clone(), Arc::clone(&self.waker)) {
                 Ok(thread) => self.thread.insert(thread),
                 Err(error) => return Some(Err(error)),
             },
@@ -93,7 +75,7 @@ impl Resolver {
     }
 }
 
-fn start(names: Arc<dyn Names>, waker: Arc<Waker>) -> io::Result<Thread> {
+fn start(world: World, waker: Arc<Waker>) -> io::Result<Thread> {
     let (questions, asked) = sync_channel::<(ConnectionId, String)>(QUESTIONS_MAX);
     // Room for the answer to every question that may wait and the one in hand: the thread never
     // waits for the core.
@@ -101,7 +83,7 @@ fn start(names: Arc<dyn Names>, waker: Arc<Waker>) -> io::Result<Thread> {
     std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         // Ends when the core's end of the questions is gone.
         while let Ok((id, endpoint)) = asked.recv() {
-            if answer.send((id, names.resolve(&endpoint))).is_err() {
+            if answer.send((id, world.lookup(&endpoint))).is_err() {
                 return;
             }
             let _ = waker.wake();

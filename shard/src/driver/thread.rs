@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, time::Time};
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{repeated::Repeated, world::Clock};
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
-    Clock,
     addresses::{Addresses, DIALS_MAX},
     mail::Mail,
     resolve::{Resolved, Resolver},

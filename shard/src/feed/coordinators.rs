@@ -6,7 +6,9 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use clarion_proto::time::Time;
+use clarion_runtime::world::World;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 /// Maximum age of a DNS response.
@@ -17,17 +19,18 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 /// All coordinators, in turn.
 #[derive(Debug)]
 pub struct Coordinators {
+    world: World,
     names: Vec<String>,
     addresses: Vec<SocketAddr>,
-    asked: Option<Instant>,
+    asked: Option<Time>,
     next: usize,
 }
 
 impl Coordinators {
     /// Coordinators by name, each as `host:port`.
     #[must_use]
-    pub fn new(names: Vec<String>) -> Self {
-        Self { names, addresses: Vec::new(), asked: None, next: 0 }
+    pub fn new(names: Vec<String>, world: World) -> Self {
+        Self { world, names, addresses: Vec::new(), asked: None, next: 0 }
     }
 
     /// Address of the coordinator to connect to next.
@@ -35,7 +38,8 @@ impl Coordinators {
     /// # Errors
     /// No name resolves, and no name ever resolved.
     pub async fn next(&mut self) -> io::Result<SocketAddr> {
-        if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
+        let now = self.world.clock().now();
+        if self.asked.is_none_or(|asked| now.since(asked) >= ASK_AGAIN) {
             self.resolve().await?;
         }
         self.next += 1;
@@ -55,7 +59,7 @@ impl Coordinators {
         let mut addresses = Vec::new();
         let mut failed = None;
         for name in &self.names {
-            match timeout(RESOLVE_WITHIN, tokio::net::lookup_host(name)).await {
+            match timeout(RESOLVE_WITHIN, self.world.resolve(name)).await {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => failed = Some(format!("{name}: {error}")),
                 Err(_) => {
@@ -65,7 +69,7 @@ impl Coordinators {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        self.asked = Some(Instant::now());
+        self.asked = Some(self.world.clock().now());
         match failed {
             Some(problem) if addresses.is_empty() && self.addresses.is_empty() => {
                 self.asked = None;
@@ -89,7 +93,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn goes_round_and_stays_with_who_answers() {
-        let mut coordinators = Coordinators::new(vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()]);
+        let mut coordinators =
+            Coordinators::new(vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()], World::system());
         let ports = async |c: &mut Coordinators| c.next().await.unwrap().port();
         assert_eq!((ports(&mut coordinators).await, ports(&mut coordinators).await), (1, 2));
         coordinators.stay();

@@ -16,8 +16,10 @@ async fn a_core_that_takes_no_batch_is_a_failure_of_its_own() {
     let (notes, _told) = mpsc::channel(1);
     let (node, cluster) = ("node-1".to_owned(), ClusterName::default());
     let config = FeedConfig { node, cluster, coordinators: Vec::new() };
-    let feed = Feed { config, cores: vec![Arc::new(core)], notes, seed: 1 };
-    let mut follower = Follower { coordinators: Coordinators::new(Vec::new()), splitter, feed };
+    let world = World::system();
+    let coordinators = Coordinators::new(Vec::new(), world.clone());
+    let feed = Feed { config, cores: vec![Arc::new(core)], notes, world };
+    let mut follower = Follower { coordinators, splitter, feed };
     follower.splitter.request("node-1", &ClusterName::default());
     let head = wire::LogPosition { log: 0, position: 2 };
     let start = wire::FeedStart { log_identity: log.to_wire(), heads: vec![head] };
@@ -25,10 +27,11 @@ async fn a_core_that_takes_no_batch_is_a_failure_of_its_own() {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let batch = |position| wire::FeedResponse { position, ..wire::FeedResponse::default() };
     follower.deliver(batch(1), address).await.expect("there is room");
-    let begun = tokio::time::Instant::now();
+    let clock = follower.feed.world.clock();
+    let begun = clock.now();
     let failed = follower.deliver(batch(2), address).await;
     assert!(matches!(failed, Err(FeedError::CoreHangs(0))), "{failed:?}");
-    assert_eq!(begun.elapsed(), BATCH_TAKEN_WITHIN);
+    assert_eq!(clock.now().since(begun), BATCH_TAKEN_WITHIN);
     // A core that has ended is another matter: its events say so.
     drop(taken);
     let failed = follower.deliver(batch(2), address).await;

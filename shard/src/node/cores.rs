@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -43,7 +43,8 @@ const COMMAND_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Outbox {
     errands: mpsc::Sender<Errand>,
-    task: JoinHandle<()>,
+    /// The one task of the outbox, which ends with the outbox.
+    _task: JoinSet<()>,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,8 @@ impl Outbox {
         failed: mpsc::Sender<CoreFailure>,
     ) -> Self {
         let (errands, mut queue) = mpsc::channel(OUTBOX);
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             while let Some(errand) = queue.recv().await {
                 let command = match errand {
                     Errand::Command(command) => command,
@@ -78,7 +80,7 @@ impl Outbox {
                 return;
             }
         });
-        Self { errands, task }
+        Self { errands, _task: task }
     }
 
     /// Whether the commands of one more input have room; true for a core that has ended, because
@@ -108,12 +110,6 @@ impl Outbox {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Overrun),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(reached),
         }
-    }
-}
-
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use clarion_proto::{ids::BootId, time::Time, wire::shard_v1::shard_service_server::SERVICE_NAME};
-use clarion_runtime::{health::HealthReporter, repeated::Repeated};
+use clarion_proto::{time::Time, wire::shard_v1::shard_service_server::SERVICE_NAME};
+use clarion_runtime::{health::HealthReporter, repeated::Repeated, world::World};
 use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
@@ -64,7 +64,7 @@ impl NodeTask {
         begun: mpsc::Receiver<SessionHandle>,
         health: HealthReporter,
         feed: FeedConfig,
-        boot: BootId,
+        world: World,
     ) -> Self {
         let (failed, failures) = mpsc::channel(ports.len().max(1));
         let (tell, notes) = mpsc::channel(NOTES);
@@ -75,13 +75,7 @@ impl NodeTask {
             .enumerate()
             .map(|(core, s)| Outbox::new(core, s.clone(), failed.clone()))
             .collect();
-        let [a, b, c, d, e, f, g, h, ..] = boot.0;
-        let feed = Feed {
-            config: feed,
-            cores: sinks,
-            notes: tell,
-            seed: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        };
+        let feed = Feed { config: feed, cores: sinks, notes: tell, world };
         Self {
             control,
             now,

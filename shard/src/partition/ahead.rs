@@ -49,9 +49,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Runs the first stage for a record, which computes its hash.
-    pub(super) fn of(record: &Record) -> Self {
-        Self { hash: IdHash::of(record.device), ..Self::default() }
+    /// Begins a record with the hash of its device, the result of the first stage.
+    pub(super) fn of(hash: IdHash) -> Self {
+        Self { hash, ..Self::default() }
     }
 }
 
@@ -104,7 +104,7 @@ pub fn apply_all(
 impl Partition {
     #[inline]
     fn look_for_bucket(&self, record: &Record) -> Found {
-        let found = Found::of(record);
+        let found = Found::of(self.index.hash(record.device));
         self.index.prefetch_bucket(found.hash);
         found
     }

@@ -11,17 +11,14 @@
 //! bucket, 0.16 of the bucket's head and allocation.
 //!
 //! Callers choose ids, so the hash has a seed that callers do not know; otherwise they could choose
-//! ids that collide. The seed is drawn once per process and can differ between two nodes with the
-//! same log. Only the time of a look-up depends on it, because the index is never iterated.
-
-use std::sync::LazyLock;
+//! ids that collide. The core hands the seed to each partition. The seed can differ between two
+//! nodes with the same log. Only the time of a look-up depends on it, because the index is never
+//! iterated.
 
 use clarion_proto::ids::{DeviceId, Ordinal};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{prefetch, rows::Rows};
-
-static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
 /// Average number of entries of a bucket when the next bucket is split: a kilobyte, half of which
 /// an insertion moves.
@@ -35,6 +32,8 @@ const ORDINAL_BITS_MIN: u32 = 16;
 
 /// The ordinals of a partition's devices.
 pub(super) struct Index {
+    /// Seed of the hash of ids.
+    seed: u64,
     /// Buckets by the lower bits of the hash: as many bits as count the buckets, and one fewer for
     /// buckets that are not split yet. Each bucket is sorted by the hash bits of its entries.
     buckets: Vec<Vec<u32>>,
@@ -47,24 +46,25 @@ pub(super) struct Index {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct IdHash(u64);
 
-impl IdHash {
-    pub(super) fn of(device: DeviceId) -> Self {
-        Self(xxh3_64_with_seed(&device.0, *SEED))
-    }
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { buckets: vec![Vec::new()], entries: 0, ordinal_bits: ORDINAL_BITS_MIN }
-    }
-}
-
 impl Index {
-    /// Builds an index of devices whose rows exist; `None` if a device occurs twice.
-    pub(super) fn of(devices: &[(IdHash, Ordinal)], rows: &Rows) -> Option<Self> {
+    /// Creates an index without devices, which hashes ids with this seed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, buckets: vec![Vec::new()], entries: 0, ordinal_bits: ORDINAL_BITS_MIN }
+    }
+
+    /// Computes the hash of a device id in this index.
+    #[inline]
+    pub(super) fn hash(&self, device: DeviceId) -> IdHash {
+        IdHash(xxh3_64_with_seed(&device.0, self.seed))
+    }
+
+    /// Builds an index of devices whose rows exist and whose hashes are from the empty index
+    /// `self`; `None` if a device occurs twice.
+    pub(super) fn filled(&self, devices: &[(IdHash, Ordinal)], rows: &Rows) -> Option<Self> {
         let buckets = devices.len().div_ceil(BUCKET_ENTRIES).max(1);
         let most = devices.iter().map(|(_, ordinal)| ordinal.0).max().unwrap_or(0);
         let mut new = Self {
+            seed: self.seed,
             buckets: Vec::with_capacity(buckets),
             entries: devices.len(),
             ordinal_bits: (u32::BITS - most.leading_zeros()).max(ORDINAL_BITS_MIN),
@@ -214,10 +214,8 @@ impl Index {
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
         // Rows are spread over memory; in a pass that does nothing else the waits for them overlap.
-        let hashes: Vec<_> = entries
-            .iter()
-            .map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device()))
-            .collect();
+        let hashes: Vec<_> =
+            entries.iter().map(|entry| self.hash(rows.at(self.ordinal(*entry)).device())).collect();
         let stays = |hash: &IdHash| bucket_of(*hash, buckets) == from;
         let staying = hashes.iter().filter(|hash| stays(hash)).count();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
@@ -298,7 +296,7 @@ mod tests {
     }
 
     fn find(index: &Index, n: u32, rows: &Rows) -> Option<Ordinal> {
-        index.find(IdHash::of(device(n)), device(n), rows)
+        index.find(index.hash(device(n)), device(n), rows)
     }
 
     proptest! {
@@ -307,16 +305,19 @@ mod tests {
         /// Checks through splits and joins that exactly the added devices are found.
         #[test]
         fn finds_who_is_there(phases in prop::collection::vec((any::<bool>(), 0u32..3_000, 1u32..1_500), 1..8)) {
-            let (mut rows, mut index, mut model) = (Rows::default(), Index::default(), BTreeMap::new());
+            let (mut rows, mut index) = (Rows::default(), Index::new(7));
+            let mut model = BTreeMap::new();
             for (add, from, count) in phases {
                 for n in from..from + count {
                     match (add, model.contains_key(&n)) {
                         (true, false) => {
                             let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
-                            index.insert(IdHash::of(device(n)), ordinal, &rows);
+                            index.insert(index.hash(device(n)), ordinal, &rows);
                             model.insert(n, ordinal);
                         }
-                        (false, true) => index.remove(IdHash::of(device(n)), model.remove(&n).unwrap()),
+                        (false, true) => {
+                            index.remove(index.hash(device(n)), model.remove(&n).unwrap());
+                        }
                         _ => {}
                     }
                 }
@@ -324,8 +325,9 @@ mod tests {
                     prop_assert_eq!(find(&index, n, &rows), model.get(&n).copied());
                 }
                 prop_assert_eq!(index.buckets.iter().map(Vec::len).sum::<usize>(), model.len());
-                let devices: Vec<_> = model.iter().map(|(n, ordinal)| (IdHash::of(device(*n)), *ordinal)).collect();
-                let again = Index::of(&devices, &rows).expect("each comes once");
+                let hashed = |(n, ordinal): (&u32, &Ordinal)| (index.hash(device(*n)), *ordinal);
+                let devices: Vec<_> = model.iter().map(hashed).collect();
+                let again = Index::new(7).filled(&devices, &rows).expect("each comes once");
                 prop_assert!(model.iter().all(|(n, ordinal)| find(&again, *n, &rows) == Some(*ordinal)));
                 prop_assert!(again.buckets.iter().all(|bucket| bucket.is_sorted_by_key(|entry| entry >> again.ordinal_bits)));
             }
@@ -335,10 +337,10 @@ mod tests {
     /// More ordinals than the bits can hold: entries keep both halves.
     #[test]
     fn widens() {
-        let (mut rows, mut index) = (Rows::default(), Index::default());
+        let (mut rows, mut index) = (Rows::default(), Index::new(7));
         for n in 0..70_000 {
             let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
-            index.insert(IdHash::of(device(n)), ordinal, &rows);
+            index.insert(index.hash(device(n)), ordinal, &rows);
         }
         assert_eq!(index.ordinal_bits, 17);
         assert!((0..70_000).all(|n| find(&index, n, &rows) == Some(Ordinal(n))));
@@ -350,16 +352,16 @@ mod tests {
     /// A device with two ordinals is refused.
     #[test]
     fn each_device_comes_once() {
-        let mut rows = Rows::default();
+        let (mut rows, index) = (Rows::default(), Index::new(7));
         let devices: Vec<_> = [1, 2, 1]
             .map(|n| {
                 (
-                    IdHash::of(device(n)),
+                    index.hash(device(n)),
                     rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap(),
                 )
             })
             .to_vec();
-        assert!(Index::of(&devices, &rows).is_none());
-        assert!(Index::of(&devices[..2], &rows).is_some());
+        assert!(index.filled(&devices, &rows).is_none());
+        assert!(index.filled(&devices[..2], &rows).is_some());
     }
 }

@@ -134,7 +134,7 @@ struct Town {
 impl Town {
     fn new() -> Self {
         let (cover, places) = town();
-        let (partition, words) = (Partition::with_pages(PartitionId(0), 4), Vocabulary::new());
+        let (partition, words) = (Partition::with_pages(PartitionId(0), 7, 4), Vocabulary::new());
         Self { cover, places, partition, words, program: program(), now: START_MS, log: Vec::new() }
     }
 
@@ -164,7 +164,7 @@ impl Town {
 
     /// The partition that another node has: a snapshot, in two pieces, and the log behind it.
     fn replica(&self, snapshot: &[u8], cut: usize) -> (Partition, Vocabulary) {
-        let (mut reader, mut words) = (SnapshotReader::with_pages(5), Vocabulary::new());
+        let (mut reader, mut words) = (SnapshotReader::with_pages(7, 5), Vocabulary::new());
         words.intern_segments(&["met before".to_owned()]);
         let (one, two) = snapshot.split_at(cut % snapshot.len());
         for piece in [one, two] {

@@ -1,6 +1,7 @@
 //! Servers that nobody here wrote, as processes: nginx, nghttpd, node's http2, python's h2. Each
 //! answers by the last hexadecimal digit of the path, as far as it can (see `node.mjs`), and leaves
 //! a line for each answer. One that is not installed is said so loudly.
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(dead_code)] // each test program uses a part
 
 use std::{

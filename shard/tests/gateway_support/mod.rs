@@ -1,5 +1,6 @@
 //! A gateway made by hand, so that it can do what no library lets one do: threads that block, one
 //! for each connection.
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(dead_code)] // each test program uses a part
 
 use std::{

@@ -2,6 +2,7 @@
 //! and cores that are two queues each. A test is a conversation; every wait is bounded by
 //! [`within`].
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 #![allow(
     dead_code,
     unreachable_pub,
@@ -9,7 +10,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use clarion_proto::{
     device::{Change, Record},
@@ -22,9 +23,9 @@ use clarion_proto::{
         shard_service_client::ShardServiceClient,
     },
 };
+use clarion_runtime::world::World;
 use clarion_shard::{
     command::{Command, Event},
-    driver::Clock,
     node::{Node, NodeConfig, NodeError, cores},
 };
 use tokio::{
@@ -77,14 +78,12 @@ impl Bench {
             coordinators: vec![feed.address.to_string()],
             cores,
         };
-        let node = Node::bind(config).await.unwrap();
+        let node = Node::bind(config, &World::system()).await.unwrap();
         let (address, health) = (node.address(), node.health_address());
         let (ports, scripted): (_, Vec<_>) = cores::scripted(cores);
-        let clock = Clock::start();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        let running =
-            tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, drain_within));
+        let running = tokio::spawn(node.run(ports, stopped, drain_within));
         let cores = scripted
             .into_iter()
             .map(|c| ScriptedCore { commands: c.commands, events: c.events })

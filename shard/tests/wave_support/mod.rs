@@ -12,6 +12,7 @@ use clarion_proto::{
     },
     time::Time,
 };
+use clarion_runtime::offload::offload;
 use clarion_shard::{
     command::{AppSpec, Command, Counts, Event, MessageSpec, ShardSpec, WaveSpec},
     driver::CoreHandle,
@@ -259,7 +260,7 @@ pub(crate) async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
 
 pub(crate) async fn shut_down(cores: Vec<CoreHandle>) {
     tell_all(&cores, || Command::Shutdown).await;
-    let joined = tokio::task::spawn_blocking(move || {
+    let joined = offload(move || {
         cores.into_iter().for_each(|c| c.join.join().expect("no panic"));
     });
     timeout(PATIENCE, joined).await.expect("threads end").expect("joined");

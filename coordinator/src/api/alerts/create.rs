@@ -73,7 +73,7 @@ impl Alerts {
             return Err(status::draining());
         }
         let prepared = self.prepare(&spec, peer).await?;
-        let id = Uuid::now_v7();
+        let id = self.api.world.uuid_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
         if request.validate_only {
@@ -95,7 +95,7 @@ impl Alerts {
             epoch: FIRST_EPOCH,
             log: self.api.log.identity(),
             positions: Vec::new(),
-            created: self.api.clock.wall(),
+            created: self.api.world.clock().wall(),
             expires: spec.active_until,
             revision: 1,
             state: State::Active,

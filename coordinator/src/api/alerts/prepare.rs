@@ -48,7 +48,7 @@ impl Alerts {
         spec: &AlertSpec,
         peer: PeerKey,
     ) -> Result<Prepared, Status> {
-        spec.check_time(self.api.clock.wall()).map_err(within_alert)?;
+        spec.check_time(self.api.world.clock().wall()).map_err(within_alert)?;
         let mut apps = Vec::with_capacity(spec.audience.apps.len());
         for name in &spec.audience.apps {
             apps.push(self.api.store.app(name).await.map_err(status::store)?);
@@ -118,7 +118,7 @@ impl Alerts {
 
     /// Runs `ask` on the limits of questions, with the present time.
     pub(super) fn curious<T>(&self, ask: impl FnOnce(&mut Curiosity<Target>, Duration) -> T) -> T {
-        ask(&mut self.curiosity.lock(), self.api.clock.now().since(Time(0)))
+        ask(&mut self.curiosity.lock(), self.api.world.clock().now().since(Time(0)))
     }
 
     /// Whether this peer may validate this region now: a validation counts like a preview.
@@ -185,7 +185,7 @@ impl Prepared {
         spec: &AlertSpec,
         name: &AlertName,
     ) -> Result<Vec<Rendered>, Status> {
-        let (prefix, now) = (&api.config.alerts.exercise_prefix, api.clock.wall());
+        let (prefix, now) = (&api.config.alerts.exercise_prefix, api.world.clock().wall());
         let rendered =
             self.apps.iter().map(|app| render::render(spec, name, &app.app, prefix, now));
         rendered.collect::<Result<_, _>>().map_err(within_alert)

@@ -17,15 +17,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use clarion_proto::ids::AlertName;
-use clarion_runtime::peers::{PeerKey, shares::Shares};
+use clarion_proto::{ids::AlertName, time::Time};
+use clarion_runtime::{
+    peers::{PeerKey, shares::Shares},
+    world::Clock,
+};
 use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -52,9 +52,9 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Watchers {
     per_alert_max: usize,
     present: Mutex<Present>,
-    /// Start of the common schedule: all watchers read at the same moments, so that they share one
-    /// message and the transport writes many messages at once.
-    epoch: Instant,
+    /// Clock of the common schedule: all watchers read at the same moments, multiples of their
+    /// pace, so that they share one message and the transport writes many messages at once.
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -64,22 +64,23 @@ struct Present {
 }
 
 impl Watchers {
-    pub(super) fn new(total_max: usize, per_alert_max: usize) -> Arc<Self> {
+    pub(super) fn new(total_max: usize, per_alert_max: usize, clock: Clock) -> Arc<Self> {
         let present = Present { total: Shares::new(total_max as u64), views: BTreeMap::new() };
-        Arc::new(Self { per_alert_max, present: Mutex::new(present), epoch: Instant::now() })
+        Arc::new(Self { per_alert_max, present: Mutex::new(present), clock })
     }
 
     /// Time at which a watcher that has just been served is served next. Peers have equal shares of
     /// the pace: a peer with thousands of watchers slows down only its own watchers, not the single
     /// watcher of another peer.
-    fn next(&self, peer: PeerKey) -> Instant {
+    fn next(&self, peer: PeerKey) -> Time {
         let watchers = {
             let total = &self.present.lock().total;
             total.held(peer) * total.peers()
         };
         let pace = PACE * u32::try_from(watchers.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
-        let rounds = self.epoch.elapsed().as_nanos() / pace.as_nanos() + 1;
-        self.epoch + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+        let now = self.clock.now().since(Time(0));
+        let rounds = now.as_nanos() / pace.as_nanos() + 1;
+        Time(0) + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
     /// Takes a watcher's place.
@@ -171,7 +172,7 @@ struct Watch {
     /// The version of the last message; `None` before the first.
     sent: Option<u64>,
     cells: bool,
-    not_before: Instant,
+    not_before: Time,
     stop: CancellationToken,
     seat: Seat,
 }
@@ -192,7 +193,7 @@ pub(super) fn stream(
         };
         return Box::pin(stream::iter([Ok(last)]));
     };
-    let watch = Watch { newest, sent: None, cells, not_before: Instant::now(), stop, seat };
+    let watch = Watch { newest, sent: None, cells, not_before: Time(0), stop, seat };
     Box::pin(stream::unfold(Some(watch), |watch| async move {
         match watch?.next().await {
             Some((Ok(message), watch)) => Some((Ok(message), watch)),
@@ -206,9 +207,11 @@ impl Watch {
     /// The next message, and the stream after the message (`None` after the last message).
     async fn next(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         loop {
+            let clock = self.seat.watchers.clock;
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return self.at_stop(),
-                () = sleep_until(self.not_before) => {}
+                () = clock.sleep_until(Some(self.not_before)) => {}
             }
             let snapshot = Arc::clone(&self.newest.borrow_and_update());
             if self.sent.is_none_or(|sent| snapshot.version > sent) {
@@ -216,6 +219,7 @@ impl Watch {
                 return Some(self.send(&snapshot));
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return self.at_stop(),
                 // The sender is gone: the previous message was the last.
                 changed = self.newest.changed() => changed.ok()?,
@@ -281,9 +285,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_more_watch_the_less_often_each_is_served() {
-        let watchers = Watchers::new(10_000, 10_000);
+        let watchers = Watchers::new(10_000, 10_000, Clock::start());
         let alert = AlertName::from_id("a1").expect("a name");
-        let pace = |watchers: &Watchers| watchers.next(PeerKey::NONE) - watchers.epoch;
+        let pace = |watchers: &Watchers| watchers.next(PeerKey::NONE).since(Time(0));
         assert_eq!(pace(&watchers), PACE);
         let seats: Vec<_> =
             (0..1_000).map(|_| watchers.enter(&alert, PeerKey::NONE).expect("room")).collect();
@@ -291,7 +295,7 @@ mod tests {
         let other = PeerKey::of([10, 0, 0, 1].into());
         let seat = watchers.enter(&alert, other).expect("room");
         assert_eq!(
-            (watchers.next(other) - watchers.epoch, pace(&watchers)),
+            (watchers.next(other).since(Time(0)), pace(&watchers)),
             (PACE, 10 * PACE),
             "who has one waits for one"
         );

@@ -62,7 +62,7 @@ impl RawBatch {
 
     /// Checks the batch and appends it to the logs.
     pub(super) async fn write(&self, api: &Context) -> Result<wire::WriteDevicesResponse, Status> {
-        let now = api.clock.wall();
+        let now = api.world.clock().wall();
         let whole = Checked::of(self, api, now, false).await?;
         let (any_urgent, answer) = (whole.urgent > 0, whole.answer);
         match api.log.append_all(whole.logs.finish()).await {

@@ -40,9 +40,9 @@ use clarion_proto::{
     ids::{DeviceId, UnixMillis},
     time::Time,
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{repeated::Repeated, world::Moment};
 
-use crate::{clock::Moment, lane::AppLane, privacy::TOLD_MIN, progress::Answers};
+use crate::{lane::AppLane, privacy::TOLD_MIN, progress::Answers};
 
 /// Most tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad
 /// adds 10,000 in a second.

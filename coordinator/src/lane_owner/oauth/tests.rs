@@ -2,6 +2,8 @@
 //! Time is the machine's but where a test has to let an hour pass: then it is stopped, moved, and
 //! let go on.
 
+#![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use clarion_proto::{app::Platform, wire::shard_v1 as wire};
@@ -17,7 +19,6 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
-    clock::Clock,
     fixtures::{gateway, node},
     lane::{Gateway, LaneKey},
     lane_owner::{Credential, LaneOwner},
@@ -164,14 +165,16 @@ async fn answer_one(
 
 async fn exchanged(script: Script) -> Result<AccessToken, ExchangeError> {
     let endpoint = Endpoint::start(vec![script]).await;
-    timeout(PATIENCE, exchange(&endpoint.account(), NOW)).await.expect("in time")
+    timeout(PATIENCE, exchange(&endpoint.account(), &World::system(), NOW)).await.expect("in time")
 }
 
 #[tokio::test]
 async fn a_token_is_asked_for_as_google_wants_it_and_comes_with_its_life() {
     let mut endpoint = Endpoint::start(vec![token("ya29.a-b_c", 3_599)]).await;
-    let made =
-        timeout(PATIENCE, exchange(&endpoint.account(), NOW)).await.expect("in time").unwrap();
+    let made = timeout(PATIENCE, exchange(&endpoint.account(), &World::system(), NOW))
+        .await
+        .expect("in time")
+        .unwrap();
     assert_eq!(made.token.authorization.expose_secret(), "Bearer ya29.a-b_c");
     assert_eq!(made.life, Duration::from_secs(3_599));
 
@@ -278,7 +281,7 @@ async fn what_goes_away_is_told_from_what_does_not() {
 async fn an_endpoint_that_says_nothing_is_left_at_the_deadline() {
     let mut endpoint = Endpoint::start(vec![Script::Hang]).await;
     let account = endpoint.account();
-    let asking = tokio::spawn(async move { exchange(&account, NOW).await });
+    let asking = tokio::spawn(async move { exchange(&account, &World::system(), NOW).await });
     endpoint.asked().await;
     // Everybody waits: the clock goes on to the next deadline by itself.
     tokio::time::pause();
@@ -291,7 +294,10 @@ async fn nobody_else_is_told_what_was_signed() {
     let endpoint = Endpoint::start(vec![token("a", 60)]).await;
     let mut account = endpoint.account();
     account.token_endpoint.ca_pem = String::new();
-    let refused = timeout(PATIENCE, exchange(&account, NOW)).await.expect("in time").unwrap_err();
+    let refused = timeout(PATIENCE, exchange(&account, &World::system(), NOW))
+        .await
+        .expect("in time")
+        .unwrap_err();
     assert!(
         refused.to_string().starts_with("cannot connect: invalid peer certificate"),
         "{refused}"
@@ -329,7 +335,7 @@ fn pauses_grow_to_a_minute_and_differ() {
 struct Owner {
     owner: Arc<LaneOwner>,
     board: Arc<Board>,
-    clock: Clock,
+    world: World,
 }
 
 impl Owner {
@@ -337,15 +343,15 @@ impl Owner {
         let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
         let owner =
             Arc::new(LaneOwner::new(vec![gateway], vec![Credential::Fcm(endpoint.account())]));
-        let (board, clock) = (Arc::new(Board::new()), Clock::start());
-        let (keeper, shared) = (owner.clone(), board.clone());
-        tokio::spawn(async move { keeper.keep_fresh(&shared, clock).await });
-        Self { owner, board, clock }
+        let (board, world) = (Arc::new(Board::new()), World::system());
+        let (keeper, shared, of_task) = (owner.clone(), board.clone(), world.clone());
+        tokio::spawn(async move { keeper.keep_fresh(&shared, &of_task).await });
+        Self { owner, board, world }
     }
 
     fn ensure(&self) -> u32 {
         let key = LaneKey { gateway: "g".to_owned(), credential: "google".to_owned() };
-        self.owner.ensure(&key, &self.board, &self.clock).unwrap().id.0
+        self.owner.ensure(&key, &self.board, &self.world.clock()).unwrap().id.0
     }
 
     /// Waits until nodes are given that token.
@@ -359,7 +365,7 @@ impl Owner {
 
     fn say(&self, lane: u32, health: wire::LaneHealth) {
         let state = wire::LaneState { lane, health: health.into(), ..Default::default() };
-        self.owner.health_changed(&node("a"), &state, self.clock.moment());
+        self.owner.health_changed(&node("a"), &state, self.world.clock().moment());
     }
 }
 
@@ -442,10 +448,10 @@ async fn one_account_in_trouble_holds_up_no_other() {
     let key =
         |credential: &str| LaneKey { gateway: "g".to_owned(), credential: credential.to_owned() };
     for credential in ["google", "other"] {
-        owner.owner.ensure(&key(credential), &owner.board, &owner.clock).unwrap();
+        owner.owner.ensure(&key(credential), &owner.board, &owner.world.clock()).unwrap();
     }
     tokio::select! {
-        () = owner.owner.keep_fresh(&owner.board, owner.clock) => {}
+        () = owner.owner.keep_fresh(&owner.board, &owner.world) => {}
         () = owner.given("Bearer good") => {}
     }
     let status: BTreeMap<_, _> = owner

@@ -14,7 +14,7 @@ use super::{
 use crate::snapshot::State;
 
 fn store() -> MemoryStore {
-    MemoryStore::new(4, 10_000, Clock::start())
+    MemoryStore::new(4, 10_000, &World::system())
 }
 
 fn of(devices: impl IntoIterator<Item = u16>, change: &Change) -> RecordBatch {
@@ -36,7 +36,7 @@ fn place() -> Change {
 
 /// A store whose log 0 has places of devices from 0, appended ten at a time until it was full.
 async fn filled(limit: u64) -> (MemoryStore, u16) {
-    let store = MemoryStore::new(4, limit, Clock::start());
+    let store = MemoryStore::new(4, limit, &World::system());
     let mut devices = 0;
     loop {
         match append(&store, 0, of(devices..devices + 10, &place())).await {
@@ -114,7 +114,7 @@ async fn what_is_kept_for_removals_is_bounded_and_no_device_uses_it_up() {
 
 #[tokio::test]
 async fn what_is_known_is_charged_once() {
-    let store = MemoryStore::new(1, 1_000_000, Clock::start());
+    let store = MemoryStore::new(1, 1_000_000, &World::system());
     let mut appended = 0_u64;
     // Ten devices: each new place is stored again, each device counts only once.
     while append(&store, 0, of(0..10, &place())).await.is_ok() {

@@ -1,8 +1,7 @@
 use std::collections::VecDeque;
 
-use tokio::time::Instant;
-
 use super::{super::activity::Activity, *};
+use crate::world::Clock;
 
 /// A body of frames, which pends where there is none.
 #[derive(Debug, Default)]
@@ -60,7 +59,7 @@ impl Sent {
         method: Method,
         frames: impl IntoIterator<Item = Bytes>,
     ) -> Self {
-        let stream = Arc::new(Activity::new(Instant::now())).open();
+        let stream = Arc::new(Activity::new(Clock::start())).open();
         let frames = Frames(frames.into_iter().collect());
         Self {
             body: Metered::new(frames, method, meter.clone(), peer, Arc::clone(&stream)),

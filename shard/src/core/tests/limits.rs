@@ -44,7 +44,8 @@ fn a_full_retry_line_makes_the_walk_wait() {
         _ => Reply::Accept,
     });
     let cores = 128;
-    let mut world = World::with_config(gateway, CoreConfig { single: true, cores, seed: 1 }, 2);
+    let mut world =
+        World::with_config(gateway, CoreConfig { single: true, cores, seed: 1, hash_seed: 1 }, 2);
     world.populate(0..3_000);
     world.start(1, HOUR);
     world.run(until);
@@ -67,8 +68,11 @@ fn the_next_alert_begins_beside_one_that_fills_its_part_of_the_line() {
         0..3_000 => Reply::Refuse(429, "TooManyRequests"),
         _ => Reply::Accept,
     });
-    let mut world =
-        World::with_config(gateway, CoreConfig { single: true, cores: 128, seed: 1 }, 2);
+    let mut world = World::with_config(
+        gateway,
+        CoreConfig { single: true, cores: 128, seed: 1, hash_seed: 1 },
+        2,
+    );
     world.populate(0..3_000);
     world.start(1, HOUR);
     world.run(Time(30 * SECOND));

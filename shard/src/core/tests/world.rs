@@ -89,7 +89,11 @@ impl World {
     }
 
     pub(super) fn with(gateway: Gateway, single: bool, connections: usize) -> Self {
-        Self::with_config(gateway, CoreConfig { single, cores: 1, seed: 42 }, connections)
+        Self::with_config(
+            gateway,
+            CoreConfig { single, cores: 1, seed: 42, hash_seed: 42 },
+            connections,
+        )
     }
 
     pub(super) fn with_config(gateway: Gateway, config: CoreConfig, connections: usize) -> Self {

@@ -9,7 +9,7 @@ use super::{
     super::{
         Partition,
         bits::Bits,
-        index::{IdHash, Index},
+        index::IdHash,
         key::Key,
         page::{PAGE_KEYS_MAX, Pages},
         row::{Millis40, Registered, Row},
@@ -35,6 +35,7 @@ pub struct Restored {
 /// The reader holds at most one section in addition to the result. After an error it accepts no
 /// more bytes.
 pub struct SnapshotReader {
+    hash_seed: u64,
     page_keys_max: usize,
     /// Received bytes that are not used yet, less than a section.
     pending: Vec<u8>,
@@ -70,22 +71,17 @@ struct Expected {
     rows: u32,
 }
 
-impl Default for SnapshotReader {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl SnapshotReader {
-    /// Creates a reader of one snapshot.
+    /// Creates a reader of one snapshot; the partition gets the seed, see [`Partition::new`].
     #[must_use]
-    pub fn new() -> Self {
-        Self::with_pages(PAGE_KEYS_MAX)
+    pub fn new(hash_seed: u64) -> Self {
+        Self::with_pages(hash_seed, PAGE_KEYS_MAX)
     }
 
     /// Creates a reader whose partition has pages of another size.
-    pub(crate) fn with_pages(page_keys_max: usize) -> Self {
+    pub(crate) fn with_pages(hash_seed: u64, page_keys_max: usize) -> Self {
         Self {
+            hash_seed,
             page_keys_max,
             pending: Vec::new(),
             content: Vec::new(),
@@ -212,7 +208,8 @@ impl SnapshotReader {
         match (kind, &mut self.built) {
             (Kind::State, _) => {
                 let id = self.id.unwrap_or_default();
-                self.built = Some(Built::new(id, self.page_keys_max, &mut content)?);
+                self.built =
+                    Some(Built::new(id, self.hash_seed, self.page_keys_max, &mut content)?);
             }
             (Kind::Resting, Some(built)) => {
                 let entries = content.0.as_chunks::<8>();
@@ -252,10 +249,11 @@ impl SnapshotReader {
 impl Built {
     fn new(
         id: PartitionId,
+        hash_seed: u64,
         page_keys_max: usize,
         content: &mut Content<'_>,
     ) -> Result<Self, Problem> {
-        let mut partition = Partition::with_pages(id, page_keys_max);
+        let mut partition = Partition::with_pages(id, hash_seed, page_keys_max);
         let position = Position(content.u64()?);
         partition.now = UnixMillis(content.u64()?);
         let expected = Expected {
@@ -316,7 +314,7 @@ impl Built {
         if entry.mute_version != Millis40::NEVER {
             partition.set_mute_version(ordinal, entry.mute_version);
         }
-        self.hashes.push((IdHash::of(entry.device), ordinal));
+        self.hashes.push((partition.index.hash(entry.device), ordinal));
         let standing = partition.standing(ordinal);
         partition.held.count(standing, |n| *n += 1);
         self.keys.extend(standing.key);
@@ -351,8 +349,9 @@ impl Built {
         {
             return Err(Problem::Content("the expiry queue does not match the rows"));
         }
-        partition.index = Index::of(&mem::take(&mut self.hashes), &partition.rows)
-            .ok_or(Problem::Content("a device is stored twice"))?;
+        let hashes = mem::take(&mut self.hashes);
+        let index = partition.index.filled(&hashes, &partition.rows);
+        partition.index = index.ok_or(Problem::Content("a device is stored twice"))?;
         self.keys.sort_unstable();
         partition.pages =
             Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));

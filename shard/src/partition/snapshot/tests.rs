@@ -21,7 +21,7 @@ fn written(partition: &mut Partition, words: &Vocabulary, position: Position) ->
 }
 
 fn read(bytes: &[u8], words: &mut Vocabulary) -> Result<Restored, SnapshotError> {
-    let mut reader = SnapshotReader::with_pages(8);
+    let mut reader = SnapshotReader::with_pages(7, 8);
     reader.push(bytes, words)?;
     reader.finish()
 }
@@ -29,7 +29,8 @@ fn read(bytes: &[u8], words: &mut Vocabulary) -> Result<Restored, SnapshotError>
 /// Creates a partition with every kind of row: registered, muted, unplaced, places alone,
 /// tombstones, resting ordinals, a person, both kinds of token.
 fn example() -> (Partition, Vocabulary) {
-    let (mut partition, mut words) = (Partition::with_pages(PartitionId(77), 8), Vocabulary::new());
+    let (mut partition, mut words) =
+        (Partition::with_pages(PartitionId(77), 7, 8), Vocabulary::new());
     for (hour, record) in example_log() {
         partition.apply(UnixMillis(START_MS + hour * HOUR_MS), &record, &mut words);
     }
@@ -68,7 +69,8 @@ proptest! {
     /// and a reader that continues from it reaches the state of the writer.
     #[test]
     fn is_of_the_moment_when_it_began(history in history(), begin in 0usize..200, every in 1usize..40) {
-        let (mut partition, mut words) = (Partition::with_pages(PartitionId(3), 4), Vocabulary::new());
+        let mut partition = Partition::with_pages(PartitionId(3), 7, 4);
+        let mut words = Vocabulary::new();
         let (mut writing, mut expected, mut out) = (None, None, Vec::new());
         let (mut now, mut behind) = (START_MS, Vec::new());
         for (n, (device, observed, passed, change)) in history.into_iter().enumerate() {
@@ -107,7 +109,7 @@ proptest! {
         let (mut partition, words) = example();
         let whole = written(&mut partition, &words, Position(9));
         let error = |bytes: &[u8]| {
-            let (mut reader, mut words) = (SnapshotReader::with_pages(8), Vocabulary::new());
+            let (mut reader, mut words) = (SnapshotReader::with_pages(7, 8), Vocabulary::new());
             let pushed = bytes.chunks(piece).try_for_each(|piece| reader.push(piece, &mut words));
             pushed.err().or_else(|| reader.finish().err())
         };

@@ -1,15 +1,17 @@
-//! The coordinator's two clocks, a monotonic clock and the wall clock, read in one place.
+//! The two clocks of a process, a monotonic clock and the wall clock, read in one place.
 //!
 //! Every state machine takes [`Time`] (microseconds since the process started) as a parameter;
-//! drivers read the time here. [`Time`] follows tokio's clock, so a test that pauses tokio pauses
-//! the whole coordinator. Wall time is for values that leave the process: append times, `iat` of
-//! provider tokens.
+//! shells read the time here. [`Time`] follows tokio's clock, so a test that pauses tokio pauses
+//! every task of the process. A thread outside a runtime may read the clock as well: without
+//! tokio's feature `test-util`, which no program enables, tokio's clock *is* the system's monotonic
+//! clock, so a core's thread pays nothing for the choice. Wall time is for values that leave the
+//! process: append times, `iat` of provider tokens.
 
 use std::time::SystemTime;
 
 use clarion_proto::{ids::UnixMillis, time::Time};
 
-/// The clocks of the process; copied to each driver.
+/// The clocks of the process; copied to each shell.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: tokio::time::Instant,
@@ -37,6 +39,7 @@ impl Clock {
 
     /// Starts a clock at [`Time`] 0.
     #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "the only place that reads tokio's clock")]
     pub fn start() -> Self {
         Self { started: tokio::time::Instant::now(), wall_at_start: None, stands_at: None }
     }
@@ -81,7 +84,7 @@ impl Clock {
 
     /// Wall time in UTC, milliseconds since 1970.
     #[must_use]
-    #[allow(clippy::disallowed_methods)] // the only place that reads the system's wall clock
+    #[allow(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
     pub fn wall(&self) -> UnixMillis {
         if let Some(moment) = self.stands_at {
             return moment.wall;
