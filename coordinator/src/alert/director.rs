@@ -15,7 +15,7 @@
 //! | any input or time, and the alert is settled | no phase; the last snapshot; all answers; over |
 //!
 //! Inputs are methods, and [`Director::poll`] returns what the shell (`dispatch/alert.rs`) has to
-//! do. Each input also applies the passage of time.
+//! do. Each input also applies the passage of time. Inputs after the end change nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -139,6 +139,9 @@ impl Director {
 
     /// Processes a node's note.
     pub(crate) fn note(&mut self, node: &NodeName, boot: BootId, mut note: WaveNote, now: Time) {
+        if self.is_over {
+            return;
+        }
         let mut dead = Vec::new();
         match &mut note {
             WaveNote::Report(report) => {
@@ -151,7 +154,7 @@ impl Director {
                 self.publish_soon(now);
             }
             WaveNote::Stopped(stopped) => {
-                let (node, stopped) = (node.clone(), stopped.clone());
+                let (node, stopped) = (node.clone(), *stopped);
                 self.log(Log::Stopped { node, stopped });
             }
             WaveNote::Joined | WaveNote::Granted | WaveNote::Gone => {}
@@ -165,6 +168,9 @@ impl Director {
 
     /// Cancels the alert for a caller that waits for the answer.
     pub(crate) fn cancel(&mut self, caller: CallerId, now: Time) {
+        if self.is_over {
+            return;
+        }
         self.log(Log::CancelReceived);
         self.run.cancel(now);
         let has_room = self.waiting.len() < WAITING_MAX;
@@ -187,7 +193,7 @@ impl Director {
 
     /// Reports that a lane of the alert is in trouble, or an app has an alarm, from the beginning.
     pub(crate) fn begins_in_trouble(&mut self, now: Time) {
-        self.publish_at = Some(now);
+        self.publish_at = (!self.is_over).then_some(now);
         self.settle(now);
     }
 
@@ -231,7 +237,9 @@ impl Director {
     }
 
     fn publish_soon(&mut self, now: Time) {
-        self.publish_at.get_or_insert(now + PUBLISH);
+        if !self.is_over {
+            self.publish_at.get_or_insert(now + PUBLISH);
+        }
     }
 
     fn log(&mut self, log: Log) {
