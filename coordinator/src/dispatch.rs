@@ -33,9 +33,7 @@ use crate::{
     clock::Clock,
     lane::{Gateway, LaneKey},
     lane_owner::{
-        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError,
-        feedback::{self, Pruning},
-        health::LaneStatus,
+        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError, health::LaneStatus,
     },
     members::{NodeStatus, Roster, registry::RegistryTotals},
     owners::{NodeName, Owned},
@@ -47,6 +45,7 @@ use crate::{
 };
 use alert::AlertTask;
 use cluster::{Cluster, Input};
+use pruning::Pruning;
 
 mod alert;
 pub(crate) mod board;
@@ -56,6 +55,7 @@ pub(crate) mod lanes;
 mod members;
 mod node;
 mod nodes;
+mod pruning;
 
 pub use count::QUESTIONS_MAX;
 pub use node::{Connect, Tcp, endpoint};
@@ -294,7 +294,7 @@ impl Dispatcher {
         }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(clock).await }));
-        until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
+        until(Box::pin(pruning::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
         tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };

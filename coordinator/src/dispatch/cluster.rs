@@ -9,14 +9,11 @@ use clarion_proto::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{CancelState, board::Board, lanes::Lanes, members::Members};
+use super::{CancelState, board::Board, lanes::Lanes, members::Members, pruning::Pruning};
 use crate::{
     clock::Clock,
     lane::AppLane,
-    lane_owner::{
-        LaneOwner,
-        feedback::{Pruning, evidence::Alarm},
-    },
+    lane_owner::{LaneOwner, feedback::evidence::Alarm},
     members::Roster,
     owners::NodeName,
     session::{
