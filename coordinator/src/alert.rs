@@ -1,5 +1,5 @@
 //! The legal transitions of an alert's record: a state machine free of I/O. While the alert runs,
-//! [`run`] is a second state machine.
+//! [`run`] is a second state machine, and [`director`] a third one around it.
 //!
 //! ```text
 //!            ┌── all have their outcome ──▶ RESOLVED
@@ -20,6 +20,7 @@ use crate::{
     store::AlertRecord,
 };
 
+pub(crate) mod director;
 pub(crate) mod run;
 
 /// Longest reason of a cancel, bytes.

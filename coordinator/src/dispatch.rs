@@ -3,7 +3,7 @@
 //! The path of an alert: [`Dispatch::start`] puts the wave on the **board**
 //! ([`crate::standing`]). Every session reads from the board the waves that its node needs.
 //! The sessions pass the nodes' reports to the alert's **task** ([`alert`]). The task's state
-//! machine ([`crate::alert::run`]) decides when all nodes are complete, when the alert has expired
+//! machine ([`crate::alert::director`]) decides when all nodes are complete, when the alert has expired
 //! and when a cancel is confirmed. No task waits for a node: a node that reconnects reads from the
 //! board the waves that it has missed.
 //!
@@ -30,29 +30,32 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    alert::run::Run,
+    alert::director::Director,
     lane::{Gateway, LaneKey},
     lane_owner::{
-        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError,
-        feedback::{self, Pruning},
-        health::LaneStatus,
+        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError, health::LaneStatus,
     },
     members::{NodeStatus, Roster, registry::RegistryTotals},
     owners::{NodeName, Owned},
     planned::{CountPlan, CountedDevices, PlannedAlert},
     session::Identity,
     snapshot::{Snapshot, State},
-    standing::{Phase, StandingWave},
+    standing::{Change, StandingWave},
     store::{ChangeLog, ClusterStore},
 };
 use alert::AlertTask;
 use cluster::{Cluster, Input};
+use pruning::Pruning;
 
 mod alert;
+pub(crate) mod board;
 mod cluster;
 mod count;
+pub(crate) mod lanes;
+mod members;
 mod node;
 mod nodes;
+mod pruning;
 
 pub use count::QUESTIONS_MAX;
 pub use nodes::NodesConfig;
@@ -60,7 +63,7 @@ pub use nodes::NodesConfig;
 /// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the
 /// queue holds a quarter of a second.
 const INPUTS: usize = 256;
-/// Deadline of a cancel: two seconds to wait for nodes (`alert::CANCEL_WAIT`), and half a second
+/// Deadline of a cancel: two seconds to wait for nodes (`director::CANCEL_WAIT`), and half a second
 /// for the alert's task to receive the cancel.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// Time for all tasks to end at shutdown; each task is dropped at its next wait.
@@ -261,7 +264,8 @@ impl Dispatcher {
         );
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
-        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
+        let roster = Roster::new(nodes.min, partitions, logs);
+        let lanes = LaneOwner::new(gateways, credentials);
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
@@ -272,11 +276,11 @@ impl Dispatcher {
         };
         let shared = cluster.clone();
         until(Box::pin(async move {
-            shared.roster.share_out(&shared.board, (partitions, logs), &*store, clock).await;
+            shared.roster.assign(&shared.board, &*store, clock).await;
         }));
         let (shared, of_lanes) = (cluster.clone(), world.clone());
-        until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, &of_lanes).await }));
-        until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
+        until(Box::pin(async move { shared.lanes.keep_fresh(&of_lanes).await }));
+        until(Box::pin(pruning::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
         tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), world, stop.clone()));
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
@@ -297,7 +301,8 @@ impl Dispatcher {
     /// # Errors
     /// [`ReplaceError`]: the new credentials cannot replace the present ones. Nothing changes.
     pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
-        self.inner.cluster.lanes.replace(credentials)
+        let cluster = &self.inner.cluster;
+        cluster.lanes.replace(credentials, cluster.clock.now())
     }
 
     fn run(&self, start: Start, lanes: Vec<LaneId>, owned: &Owned) -> Result<(), StartError> {
@@ -305,19 +310,16 @@ impl Dispatcher {
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
         let (nodes, begun) = (owned.nodes().keys().cloned(), cluster.clock.moment());
-        let mut run = Run::new(&alert, nodes, cluster.lanes.request_deadline_max(), begun);
+        let deadline = cluster.lanes.request_deadline_max();
+        let mut director = Director::new(&alert, nodes, deadline, begun);
         if !cluster.enter(&alert.name, alert.wave, inputs) {
             return Err(StartError::Twice(alert.name.clone()));
         }
-        // From here on the run gets a note for every session that ends; a node without a session
+        // From here on the alert gets a note for every session that ends; a node without a session
         // at this point is disconnected.
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
-        away.for_each(|node| run.away(node));
-        match cancelled {
-            true => run.cancel(begun.at),
-            false => run.step(begun.at),
-        }
-        snapshots.send_replace(Arc::new(run.snapshot()));
+        let phase = director.begin(away, cancelled, begun.at);
+        snapshots.send_replace(Arc::new(director.snapshot()));
         tracing::info!(
             alert = %alert.name,
             wave = alert.wave.0,
@@ -333,14 +335,13 @@ impl Dispatcher {
             ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
         let apps =
             alert.apps.iter().map(|app| app.app.clone()).zip(lanes.iter().copied()).collect();
-        // A run that has ended by now has nothing for nodes: its task closes the wave at once.
-        let phase = run.standing().unwrap_or(Phase::Closed);
-        let (plan, expires) = (Arc::clone(&alert), run.expires());
-        cluster.board.begin(StandingWave { plan, lanes, expires, phase }, begun.at);
+        let (plan, expires) = (Arc::clone(&alert), director.expires());
+        let wave = StandingWave { plan, lanes, expires, phase };
+        cluster.board.apply(Change::Begin(wave), begun.at);
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
-            run,
+            director,
             lanes: specs,
             apps,
             cluster,
@@ -393,8 +394,7 @@ impl Dispatcher {
         lanes: impl Iterator<Item = &'a LaneKey>,
     ) -> Result<Vec<LaneId>, LaneError> {
         let cluster = &self.inner.cluster;
-        let ensure = |key| cluster.lanes.ensure(key, &cluster.board, &cluster.clock);
-        lanes.map(|key| Ok(ensure(key)?.id)).collect()
+        lanes.map(|key| Ok(cluster.lanes.ensure(key, &cluster.clock)?.id)).collect()
     }
 
     fn no_nodes(&self) -> StartError {

@@ -1,16 +1,32 @@
-//! Sends the logs to the nodes: one follower for each node's stream.
+//! Sends the logs to the nodes: one follower for each node's stream; free of I/O.
 //!
-//! The transport pulls a follower: the follower reads the next batch when the transport asks for
+//! The transport pulls a follower: the follower asks for the next batch when the transport asks for
 //! it, so a slow node costs the coordinator one read-ahead and nothing else. There is no queue and
 //! no task. A follower holds its position in each log, and one signal that any log has grown; logs
 //! are served in turn, so that a busy log does not starve the rest.
 //!
-//! The follower reads the heads of the logs at the opening and sends them first: a node that has
-//! applied these heads has caught up, whatever is appended meanwhile.
+//! The heads of the logs are read at the opening and sent first: a node that has applied these
+//! heads has caught up, whatever is appended meanwhile.
+//!
+//! [`Opening::check`] checks a node's request, [`Opening::follow`] takes the heads and returns the
+//! [`Follower`], which is in one of these states:
+//!
+//! | State | [`Follower::poll`] returns | Input | Next state |
+//! |---|---|---|---|
+//! | batches are ready | the next batch | – | the same, or none is ready |
+//! | none is ready | read | batches found | batches are ready; logs with batches go to the end of the turn |
+//! | none is ready | read | nothing found | waits |
+//! | none is ready | read | the log was trimmed | the last message is ready, then ended |
+//! | none is ready | read | another error of the store | ended with the error |
+//! | waits | wait | a log has grown | none is ready |
+//! | ended | end | – | ended |
+//!
+//! The shell (`api/feed/pulled.rs`) marks the signal as seen before it reads: a later append wakes
+//! it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    mem,
 };
 
 use clarion_proto::{
@@ -18,14 +34,26 @@ use clarion_proto::{
     ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, log_of},
     wire::shard_v1 as wire,
 };
-use tokio::sync::watch;
 
-use crate::store::{Batch, ChangeLog, StoreError};
+use crate::store::{Batch, StoreError};
 
 /// Bytes read ahead of the transport for one stream: some ten batches of a busy log.
 const READ_BYTES_MAX: usize = 256 * 1_024;
 
-/// Why a feed cannot be opened or continued.
+/// What a coordinator serves to the nodes of its cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a ClusterName,
+    /// Identity of the logs.
+    pub identity: LogIdentity,
+    /// Number of partitions, P.
+    pub partitions: u16,
+    /// Number of logs, L.
+    pub logs: u16,
+}
+
+/// Why a feed cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedError {
     /// A partition or log that the cluster does not have.
@@ -57,22 +85,67 @@ pub enum FeedError {
         /// Position that the node has applied.
         asked: Position,
     },
-    /// The log cannot be read.
+    /// The heads of the logs cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A node's request, checked against the cluster; the heads of the logs are not known yet.
+#[derive(Debug)]
+pub struct Opening {
+    identity: LogIdentity,
+    partitions: u16,
+    /// Positions that the node has applied, of any log.
+    applied: BTreeMap<LogId, Position>,
+    cursors: VecDeque<Cursor>,
 }
 
 /// One node's positions in all logs that the node follows.
 #[derive(Debug)]
 pub struct Follower {
-    log: Arc<dyn ChangeLog>,
-    /// Heads of the followed logs at the opening.
-    heads: Vec<(LogId, Position)>,
-    grown: watch::Receiver<u64>,
-    partition_count: u16,
+    partitions: u16,
     /// Cursors in turn: a served cursor goes to the back.
     cursors: VecDeque<Cursor>,
-    ready: VecDeque<(LogId, Batch)>,
+    ready: VecDeque<Fed>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// May read once no message is ready.
+    Reading,
+    /// Has found nothing new.
+    Waiting,
+    Ended(Option<StoreError>),
+}
+
+/// One message of a feed.
+#[derive(Debug, Clone)]
+pub enum Fed {
+    /// The first message: the log's identity and the heads at the opening.
+    Start(wire::FeedStart),
+    /// One batch of one log.
+    Batch(LogId, Batch),
+    /// The last message: the batches after the node's position were trimmed.
+    Trimmed(wire::FeedTrimmed),
+}
+
+/// One step for the shell to perform.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Send a message.
+    Send(Fed),
+    /// Read the logs after these positions, and return the result to [`Follower::read`].
+    Read {
+        /// Position in each log, the log whose turn it is first.
+        after: Vec<(LogId, Position)>,
+        /// Bytes after which the store stops reading.
+        bytes_max: usize,
+    },
+    /// Wait until any log has grown, then call [`Follower::grown`].
+    Wait,
+    /// End the stream, with the store's error if there is one.
+    End(Option<StoreError>),
 }
 
 #[derive(Debug)]
@@ -84,99 +157,106 @@ struct Cursor {
     only: Option<BTreeSet<PartitionId>>,
 }
 
-impl Follower {
-    /// Checks a node's request against the cluster and the logs.
+impl Opening {
+    /// Checks a node's request against the cluster.
     ///
     /// # Errors
     /// See [`FeedError`].
-    pub async fn open(
-        log: Arc<dyn ChangeLog>,
-        cluster: &ClusterName,
-        partition_count: u16,
-        request: &wire::FeedRequest,
-    ) -> Result<Self, FeedError> {
+    pub fn check(served: &Served<'_>, request: &wire::FeedRequest) -> Result<Self, FeedError> {
+        let Served { cluster, identity, partitions: count, logs } = *served;
         if request.cluster != cluster.as_str() {
             let theirs = request.cluster.chars().take(63).collect();
             return Err(FeedError::OtherCluster { theirs, ours: cluster.clone() });
         }
-        if LogIdentity::from_wire(&request.log_identity) != Ok(log.identity()) {
-            return Err(FeedError::OtherLog { ours: log.identity() });
+        if LogIdentity::from_wire(&request.log_identity) != Ok(identity) {
+            return Err(FeedError::OtherLog { ours: identity });
         }
-        let wanted = partitions(partition_count, log.logs(), &request.partitions)?;
-        let positions = positions(log.logs(), &request.positions)?;
-        let heads = log.heads().await?;
-        for (&log_id, &asked) in &positions {
-            let head = heads.get(usize::from(log_id.0)).copied().unwrap_or_default();
-            if asked > head {
-                return Err(FeedError::Ahead { log: log_id, head, asked });
-            }
-        }
-        let head = |log: LogId| heads.get(usize::from(log.0)).copied().unwrap_or_default();
-        let heads = wanted.keys().map(|log| (*log, head(*log))).collect();
-        let cursors = wanted.into_iter().map(|(log_id, partitions)| {
-            let whole = partitions.len() == partitions_in(log_id, partition_count, log.logs());
-            let after = positions.get(&log_id).copied().unwrap_or_default();
-            Cursor { log: log_id, after, only: (!whole).then_some(partitions) }
+        let wanted = partitions(count, logs, &request.partitions)?;
+        let applied = positions(logs, &request.positions)?;
+        let cursors = wanted.into_iter().map(|(log, partitions)| {
+            let is_whole = partitions.len() == partitions_in(log, count, logs);
+            let after = applied.get(&log).copied().unwrap_or_default();
+            Cursor { log, after, only: (!is_whole).then_some(partitions) }
         });
         let cursors = cursors.collect();
-        let grown = log.grown();
-        Ok(Self { log, heads, grown, partition_count, cursors, ready: VecDeque::new() })
+        Ok(Self { identity, partitions: count, applied, cursors })
     }
 
-    /// The first message of the stream: a node that has applied these heads has caught up.
-    #[must_use]
-    pub fn start(&self) -> wire::FeedStart {
-        let head = |(log, head): &(LogId, Position)| wire::LogPosition {
-            log: log.0.into(),
-            position: head.0,
-        };
-        wire::FeedStart {
-            log_identity: self.log.identity().to_wire(),
-            heads: self.heads.iter().map(head).collect(),
-        }
-    }
-
-    /// The next batch of any followed log; waits for a batch. Dropping the future loses nothing.
+    /// Opens the feed at these heads, by log.
     ///
     /// # Errors
-    /// The log cannot be read, or is closed.
-    pub async fn next(&mut self) -> Result<(LogId, Batch), StoreError> {
-        loop {
-            if let Some(next) = self.ready.pop_front() {
-                return Ok(next);
+    /// [`FeedError::Ahead`]: the node has applied batches that the log does not hold.
+    pub fn follow(self, heads: &[Position]) -> Result<Follower, FeedError> {
+        let head = |log: LogId| heads.get(usize::from(log.0)).copied().unwrap_or_default();
+        for (&log, &asked) in &self.applied {
+            if asked > head(log) {
+                return Err(FeedError::Ahead { log, head: head(log), asked });
             }
-            // The signal is marked seen before the logs are read: a later append wakes this future
-            // again.
-            self.grown.borrow_and_update();
-            if !self.read_ahead().await? {
-                let closed = |_| StoreError::Away("the log was closed".to_owned());
-                self.grown.changed().await.map_err(closed)?;
-            }
+        }
+        // A node that has applied these heads has caught up.
+        let heads = self.cursors.iter().map(|cursor| wire::LogPosition {
+            log: cursor.log.0.into(),
+            position: head(cursor.log).0,
+        });
+        let log_identity = self.identity.to_wire();
+        let start = wire::FeedStart { log_identity, heads: heads.collect() };
+        let (partitions, cursors) = (self.partitions, self.cursors);
+        let ready = VecDeque::from([Fed::Start(start)]);
+        Ok(Follower { partitions, cursors, ready, state: State::Reading })
+    }
+}
+
+impl Follower {
+    /// The next step for the shell to perform. [`Step::Read`] and [`Step::Wait`] come again until
+    /// their answer is here.
+    pub fn poll(&mut self) -> Step {
+        if let Some(fed) = self.ready.pop_front() {
+            return Step::Send(fed);
+        }
+        match &mut self.state {
+            State::Reading => Step::Read {
+                after: self.cursors.iter().map(|cursor| (cursor.log, cursor.after)).collect(),
+                bytes_max: READ_BYTES_MAX,
+            },
+            State::Waiting => Step::Wait,
+            State::Ended(error) => Step::End(mem::take(error)),
         }
     }
 
-    /// Fills `ready` from the logs that have new batches.
-    async fn read_ahead(&mut self) -> Result<bool, StoreError> {
-        let after: Vec<_> = self.cursors.iter().map(|c| (c.log, c.after)).collect();
-        let found = self.log.read_many(&after, READ_BYTES_MAX).await?;
-        // No await from here on: cursors and `ready` change together.
-        let any = !found.is_empty();
-        for (log, batches) in found {
-            let at = self.cursors.iter().position(|c| c.log == log).expect("asked for");
-            let mut cursor = self.cursors.remove(at).expect("just found");
-            let count = self.partition_count;
-            for batch in batches {
-                cursor.after = batch.position;
-                self.ready.push_back(match &cursor.only {
-                    None => (cursor.log, batch),
-                    Some(only) => {
-                        (cursor.log, batch.only(count, |partition| only.contains(&partition)))
-                    }
-                });
+    /// Takes the result of [`Step::Read`].
+    pub fn read(&mut self, found: Result<Vec<(LogId, Vec<Batch>)>, StoreError>) {
+        match found {
+            Ok(found) if found.is_empty() => self.state = State::Waiting,
+            Ok(found) => found.into_iter().for_each(|(log, batches)| self.take(log, batches)),
+            Err(StoreError::Trimmed { log, first }) => {
+                let (log, first) = (log.0.into(), first.0);
+                self.ready.push_back(Fed::Trimmed(wire::FeedTrimmed { log, first }));
+                self.state = State::Ended(None);
             }
-            self.cursors.push_back(cursor);
+            Err(error) => self.state = State::Ended(Some(error)),
         }
-        Ok(any)
+    }
+
+    /// Reports that any log has grown.
+    pub fn grown(&mut self) {
+        if matches!(self.state, State::Waiting) {
+            self.state = State::Reading;
+        }
+    }
+
+    /// Makes the batches of one log ready; the log goes to the end of the turn.
+    fn take(&mut self, log: LogId, batches: Vec<Batch>) {
+        let at = self.cursors.iter().position(|cursor| cursor.log == log).expect("asked for");
+        let mut cursor = self.cursors.remove(at).expect("just found");
+        for batch in batches {
+            cursor.after = batch.position;
+            let batch = match &cursor.only {
+                None => batch,
+                Some(only) => batch.only(self.partitions, |partition| only.contains(&partition)),
+            };
+            self.ready.push_back(Fed::Batch(log, batch));
+        }
+        self.cursors.push_back(cursor);
     }
 }
 

@@ -1,50 +1,53 @@
 //! The coordinator's state machines combined without tasks, transport and clock, for a simulator.
 //!
 //! In production [`crate::dispatch`] passes messages between these state machines: a task for each
-//! node drives a session, a task for each alert drives its run, and both watch the board.
-//! [`Machine`] does the same within one call, so that a simulator controls the order of events.
-//! [`Machine`] makes no decisions:
+//! node drives a session, a task for each alert drives its director, one task each carries the
+//! operations of the roster and of the lane owner, and all sessions watch the board. [`Machine`]
+//! does the same within one call, so that a simulator controls the order of events. [`Machine`]
+//! makes no decisions:
 //!
 //! ```text
-//! stream opened, message, stream closed ─▶ Session, NodeMemory ─notes─▶ Run with its Fold
-//!                                               ▲                          │ phase
-//!                                               └───── board ◀─────────────┘
+//! stream opened, message, closed ─▶ Session ─notes─▶ Director, LaneOwner, Roster ◀─▶ store
+//!                                      ▲                  │ changes
+//!                                      └──── Standing ◀───┘
 //! ```
 //!
-//! Not included: the store of alerts, admission, counts, feedback of dead tokens, and the
-//! replacement of provider tokens.
+//! Not included: the store of alerts, admission, counts, feedback of dead tokens, and exchanges
+//! with token endpoints.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId, LogIdentity, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, LogIdentity, UnixMillis, WaveId},
     time::Time,
-    wire::shard_v1::{SessionRequest, SessionResponse, session_response::Message},
+    wire::shard_v1::{self as wire, SessionRequest, SessionResponse},
 };
-use clarion_runtime::world::{Clock, Moment};
+use clarion_runtime::world::Moment;
 
 use crate::{
-    alert::run::Run,
+    alert::director::{self, Director},
     lane::{Gateway, LaneKey},
-    lane_owner::{Credential, LaneError, LaneOwner},
-    members::Roster,
-    owners::{NodeName, Owned, Ownership},
+    lane_owner::{self, Credential, LaneError, LaneOwner},
+    members::{
+        Roster,
+        assignment::{self, StoreOp, StoreResult},
+    },
+    owners::NodeName,
     planned::PlannedAlert,
     session::{
-        Identity, Session, message,
+        Identity, Session,
+        hello::{self, Greeted},
+        message,
         note::{Note, WaveNote},
+        routing::{self, Machines},
     },
     snapshot::Snapshot,
-    standing::{Board, Phase, Standing, StandingWave},
+    standing::{Change, Standing, StandingWave},
 };
-
-/// Time from the opening of a stream to the node's Hello.
-const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The settings of a [`Machine`].
 #[derive(Debug, Clone)]
@@ -84,6 +87,8 @@ pub enum Output {
         /// Reason of the stream's end.
         reason: String,
     },
+    /// Carry out an operation of the store, and return its result to [`Machine::stored`].
+    Store(StoreOp),
 }
 
 /// Why an alert cannot start.
@@ -97,19 +102,26 @@ pub enum StartError {
     Lane(#[from] LaneError),
 }
 
-/// One coordinator without tasks: sessions, alerts, lanes and the board.
+/// One coordinator without tasks: sessions, alerts, lanes and the desired state.
 #[derive(Debug)]
 pub struct Machine {
-    config: MachineConfig,
-    board: Board,
-    /// The value of the board that the sessions know.
-    told: Arc<Standing>,
+    identity: Identity,
+    parts: Parts,
+    streams: BTreeMap<u64, Stream>,
+    alerts: BTreeMap<WaveId, Director>,
+    outputs: VecDeque<Output>,
+}
+
+/// The machines that notes of sessions go to, at the moment of the present input.
+#[derive(Debug)]
+struct Parts {
+    now: Moment,
+    standing: Arc<Standing>,
+    /// Whether the desired state has changed since the sessions saw it.
+    changed: bool,
     roster: Roster,
     lanes: LaneOwner,
-    streams: BTreeMap<u64, Stream>,
-    alerts: BTreeMap<WaveId, Alert>,
     faults: Vec<String>,
-    outputs: VecDeque<Output>,
 }
 
 #[derive(Debug)]
@@ -119,26 +131,26 @@ struct Stream {
     session: Option<Session>,
 }
 
-#[derive(Debug)]
-struct Alert {
-    run: Run,
-    phase: Option<Phase>,
-}
-
 impl Machine {
     /// Creates a coordinator without nodes and alerts.
     #[must_use]
     pub fn new(config: MachineConfig) -> Self {
-        let board = Board::new();
+        let MachineConfig { cluster, coordinator, log, partitions, logs, nodes, .. } = config;
+        let mut roster = Roster::new(nodes, partitions, logs);
+        roster.set_addresses(nodes);
+        let parts = Parts {
+            now: Moment { at: Time(0), wall: UnixMillis(0) },
+            standing: Arc::default(),
+            changed: false,
+            roster,
+            lanes: LaneOwner::new(config.gateways, config.credentials),
+            faults: Vec::new(),
+        };
         Self {
-            told: board.read(),
-            board,
-            roster: Roster::new(config.nodes),
-            lanes: LaneOwner::new(config.gateways.clone(), config.credentials.clone()),
-            config,
+            identity: Identity { cluster, coordinator, log },
+            parts,
             streams: BTreeMap::new(),
             alerts: BTreeMap::new(),
-            faults: Vec::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -148,33 +160,33 @@ impl Machine {
     /// # Errors
     /// The configuration lacks the lane's gateway or credential.
     pub fn ensure_lane(&mut self, key: &LaneKey, now: Moment) -> Result<(), LaneError> {
-        self.lanes.ensure(key, &self.board, &Clock::standing(now))?;
+        self.parts.lanes.ensure(key, now)?;
         self.settle(now);
         Ok(())
+    }
+
+    /// Takes the result of [`Output::Store`].
+    pub fn stored(&mut self, result: StoreResult, now: Moment) {
+        self.parts.roster.stored(result, now.at);
+        self.settle(now);
     }
 
     /// Reports that a stream to a node is open. The number of a stream must never be used again.
     pub fn opened(&mut self, stream: u64, now: Moment) {
         self.streams.insert(stream, Stream { opened: now.at, session: None });
-        let config = &self.config;
-        let identity = Identity {
-            cluster: config.cluster.clone(),
-            coordinator: config.coordinator,
-            log: config.log,
-        };
-        self.outputs.push_back(Output::Say { stream, request: message::open(&identity) });
+        let request = message::open(&self.identity);
+        self.outputs.push_back(Output::Say { stream, request });
     }
 
     /// Processes a node's message.
     pub fn received(&mut self, stream: u64, response: SessionResponse, now: Moment) {
-        let Some(message) = response.message else { return };
         let Some(open) = self.streams.get_mut(&stream) else { return };
-        let result = match (&mut open.session, message) {
-            (Some(session), message) => {
+        let result = match (&mut open.session, response.message) {
+            (Some(session), Some(message)) => {
                 session.receive(message, now.at).map_err(|problem| problem.to_string())
             }
-            (None, Message::Hello(hello)) => self.begin(stream, &hello, now),
-            (None, _) => Err("another message came before the Hello".to_owned()),
+            (Some(_), None) => Ok(()),
+            (None, first) => self.begin(stream, first.as_ref(), now),
         };
         if let Err(reason) = result {
             self.closed(stream, Some(&reason), now);
@@ -191,13 +203,13 @@ impl Machine {
         let (node, boot) = (session.node().clone(), session.boot());
         let broken = broken.filter(|_| !session.has_left());
         let (memory, notes) = session.close(broken);
-        self.roster.release(&node, memory);
+        self.parts.roster.release(&node, memory);
         for note in notes {
             self.note(&node, boot, note, now);
         }
-        self.lanes.node_gone(&node);
-        for alert in self.alerts.values_mut() {
-            alert.run.note(&node, boot, WaveNote::Gone, now.at);
+        self.parts.lanes.node_gone(&node);
+        for director in self.alerts.values_mut() {
+            director.note(&node, boot, WaveNote::Gone, now.at);
         }
         self.settle(now);
     }
@@ -205,14 +217,7 @@ impl Machine {
     /// Whether partitions are assigned, so that an alert can start.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.told.owned.is_some()
-    }
-
-    /// Names of the nodes that have a session.
-    #[must_use]
-    pub fn connected(&self) -> Vec<NodeName> {
-        let all = self.roster.status(None).into_iter();
-        all.filter(|node| node.address.is_some()).map(|node| node.node).collect()
+        self.parts.standing.owned.is_some()
     }
 
     /// Starts an alert.
@@ -220,18 +225,19 @@ impl Machine {
     /// # Errors
     /// See [`StartError`].
     pub fn start(&mut self, plan: Arc<PlannedAlert>, now: Moment) -> Result<(), StartError> {
-        let owned = self.board.read().owned.clone().ok_or(StartError::NotReady)?;
-        let clock = Clock::standing(now);
-        let lanes = plan.apps.iter().map(|app| self.lanes.ensure(&app.lane, &self.board, &clock));
-        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
+        let Parts { standing, roster, lanes: owner, .. } = &mut self.parts;
+        let owned = standing.owned.clone().ok_or(StartError::NotReady)?;
+        let lanes = plan.apps.iter().map(|app| Ok(owner.ensure(&app.lane, now)?.id));
+        let lanes = lanes.collect::<Result<Vec<_>, LaneError>>()?;
         let nodes = owned.nodes().keys();
-        let mut run = Run::new(&plan, nodes.cloned(), self.lanes.request_deadline_max(), now);
-        for node in owned.nodes().keys().filter(|node| !self.roster.is_connected(node)) {
-            run.away(node);
-        }
-        let (phase, expires) = (Phase::Running, run.expires());
-        self.alerts.insert(plan.wave, Alert { run, phase: Some(phase) });
-        self.board.begin(StandingWave { plan, lanes, expires, phase }, now.at);
+        let deadline = owner.request_deadline_max();
+        let mut director = Director::new(&plan, nodes.clone().cloned(), deadline, now);
+        let away = nodes.filter(|node| !roster.is_connected(node));
+        let phase = director.begin(away, false, now.at);
+        let expires = director.expires();
+        self.alerts.insert(plan.wave, director);
+        self.carry_out(now);
+        self.parts.apply(Change::Begin(StandingWave { plan, lanes, expires, phase }), now.at);
         self.settle(now);
         Ok(())
     }
@@ -243,16 +249,17 @@ impl Machine {
         for (number, stream) in &mut self.streams {
             match &mut stream.session {
                 Some(session) if due(session.deadline()) => session.expire(now.at),
-                None if due(Some(stream.opened + HELLO_DEADLINE)) => late.push(*number),
+                None if due(Some(stream.opened + hello::DEADLINE)) => late.push(*number),
                 Some(_) | None => {}
             }
         }
         for stream in late {
             self.streams.remove(&stream);
-            let reason = format!("no Hello within {} s", HELLO_DEADLINE.as_secs());
+            let reason = format!("no Hello within {} s", hello::DEADLINE.as_secs());
             self.outputs.push_back(Output::End { stream, reason });
         }
-        self.alerts.values_mut().for_each(|alert| alert.run.step(now.at));
+        self.parts.lanes.expire(now);
+        self.alerts.values_mut().for_each(|director| director.expire(now.at));
         self.settle(now);
     }
 
@@ -261,10 +268,11 @@ impl Machine {
     pub fn deadline(&self, now: Time) -> Option<Time> {
         let streams = self.streams.values().filter_map(|stream| match &stream.session {
             Some(session) => session.deadline(),
-            None => Some(stream.opened + HELLO_DEADLINE),
+            None => Some(stream.opened + hello::DEADLINE),
         });
-        let alerts = self.alerts.values().filter_map(|alert| alert.run.deadline(now));
-        streams.chain(alerts).min()
+        let alerts = self.alerts.values().filter_map(|director| director.deadline(now));
+        let others = [self.parts.lanes.deadline(), self.parts.roster.deadline()];
+        streams.chain(alerts).chain(others.into_iter().flatten()).min()
     }
 
     /// The next step for the caller to perform.
@@ -274,78 +282,64 @@ impl Machine {
 
     /// The newest state of an alert; `None` if the alert was never started in this machine.
     pub fn snapshot(&mut self, wave: WaveId) -> Option<Snapshot> {
-        Some(self.alerts.get_mut(&wave)?.run.snapshot())
+        Some(self.alerts.get_mut(&wave)?.snapshot())
     }
 
     /// Whether an alert has ended and its numbers no longer change.
     #[must_use]
     pub fn is_settled(&self, wave: WaveId) -> bool {
-        self.alerts.get(&wave).is_some_and(|alert| alert.run.is_settled())
+        self.alerts.get(&wave).is_some_and(Director::is_settled)
     }
 
     /// Defects of nodes that the sessions found.
     #[must_use]
     pub fn faults(&self) -> &[String] {
-        &self.faults
+        &self.parts.faults
     }
 
     fn begin(
         &mut self,
         stream: u64,
-        hello: &clarion_proto::wire::shard_v1::Hello,
+        first: Option<&wire::session_response::Message>,
         now: Moment,
     ) -> Result<(), String> {
-        let boot = hello.boot_id.as_slice().try_into().map_err(|_| "boot_id: 16 bytes")?;
-        let boot = BootId(boot);
-        let node = NodeName::new(&hello.node).map_err(|problem| problem.to_string())?;
-        let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(self.config.log);
-        let positions = if of_this_log { &hello.positions[..] } else { &[] };
+        let greeted = hello::check(first, &self.identity).map_err(|error| error.to_string())?;
+        let Greeted { node, boot, positions, .. } = greeted;
         // The stream's number replaces the address, which only log lines and refusals contain.
         let port = u16::try_from(stream % 50_000).unwrap_or_default();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let memory = self.roster.claim(&node, boot, address, positions, now.at);
+        let memory = self.parts.roster.claim(&node, boot, address, positions, now.at);
         let memory = memory.map_err(|refused| refused.to_string())?;
-        let standing = self.board.read();
-        let session = Session::open((node, boot), self.config.log, memory, standing, now.at);
+        let (log, standing) = (self.identity.log, self.parts.standing.clone());
+        let session = Session::open((node, boot), log, memory, standing, now.at);
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.session = Some(session);
         }
         Ok(())
     }
 
-    /// Passes a session's notes to the alerts and lanes concerned, as `dispatch::cluster` does.
+    /// Passes a session's note to the machine concerned.
     fn note(&mut self, node: &NodeName, boot: BootId, note: Note, now: Moment) {
-        match note {
-            Note::Wave(wave, note) => {
-                if let Some(alert) = self.alerts.get_mut(&wave) {
-                    alert.run.note(node, boot, note, now.at);
-                }
-            }
-            Note::Lane(state) => self.lanes.health_changed(node, &state, now),
-            Note::Load(load) => self.lanes.loaded(node, load, &self.board, now.at),
-            Note::Registry(state) => {
-                let of_this_log = LogIdentity::from_wire(&state.log_identity);
-                let of_this_log = of_this_log == Ok(self.config.log);
-                self.roster.registry(node, of_this_log.then_some(&state));
-            }
-            Note::Counted(_) | Note::CountFailed { .. } => {}
-            Note::Fault(what) => self.faults.push(format!("{node}: {what}")),
+        self.parts.now = now;
+        let routed = routing::route(note, node, self.identity.log, &mut self.parts);
+        let Some((wave, note)) = routed else { return };
+        if let Some(director) = self.alerts.get_mut(&wave) {
+            director.note(node, boot, note, now.at);
         }
     }
 
-    /// Applies notes, phases of alerts, ownership and board changes until nothing changes.
+    /// Carries out notes, outputs and changes of the desired state until nothing changes.
     fn settle(&mut self, now: Moment) {
         loop {
             self.take_notes(now);
-            self.move_phases(now);
-            self.assign_partitions();
-            let standing = self.board.read();
-            if Arc::ptr_eq(&standing, &self.told) {
+            self.parts.roster.expire(now.at);
+            self.carry_out(now);
+            if !std::mem::take(&mut self.parts.changed) {
                 break;
             }
-            self.told = standing;
+            let standing = &self.parts.standing;
             let sessions = self.streams.values_mut().filter_map(|stream| stream.session.as_mut());
-            sessions.for_each(|session| session.update(self.told.clone(), now.at));
+            sessions.for_each(|session| session.update(standing.clone(), now.at));
         }
         for (number, stream) in &mut self.streams {
             let Some(session) = &mut stream.session else { continue };
@@ -370,37 +364,77 @@ impl Machine {
         }
     }
 
-    fn move_phases(&mut self, now: Moment) {
-        for (wave, alert) in &mut self.alerts {
-            // Without a store, an alert's end counts as recorded at once.
-            if alert.run.state().is_final() {
-                alert.run.recorded(now.at);
+    /// Carries out the outputs of all machines but the sessions.
+    fn carry_out(&mut self, now: Moment) {
+        for (wave, director) in &mut self.alerts {
+            // Without a store of alerts, an end counts as recorded at once.
+            if director.state().is_final() {
+                director.recorded(now.at);
             }
-            let phase = alert.run.standing();
-            if alert.phase == phase {
-                continue;
+            while let Some(output) = director.poll() {
+                match output {
+                    director::Output::Phase(phase) => {
+                        self.parts.apply(Change::Phase(*wave, phase), now.at);
+                    }
+                    director::Output::Over => self.parts.roster.forget(*wave),
+                    // Nobody watches, waits or prunes here.
+                    director::Output::Publish { .. }
+                    | director::Output::Answer { .. }
+                    | director::Output::Feedback { .. }
+                    | director::Output::Log(_) => {}
+                }
             }
-            alert.phase = phase;
-            self.board.set_phase(*wave, phase, now.at);
-            if alert.run.is_settled() {
-                self.roster.forget(*wave);
+        }
+        while let Some(output) = self.parts.lanes.poll() {
+            match output {
+                lane_owner::Output::Board(change) => self.parts.apply(change, now.at),
+                lane_owner::Output::Exchange(credential) => {
+                    let fault = format!("{}: no token endpoint is simulated", credential.name());
+                    self.parts.faults.push(fault);
+                }
+                lane_owner::Output::HealthChanged => {
+                    let alerts = self.alerts.values_mut();
+                    alerts.for_each(|director| director.troubles_changed(now.at));
+                }
+                lane_owner::Output::Log(_) => {}
+            }
+        }
+        while let Some(output) = self.parts.roster.poll() {
+            match output {
+                assignment::Output::Store(op) => self.outputs.push_back(Output::Store(op)),
+                assignment::Output::Publish(owned) => {
+                    self.parts.apply(Change::Owned(owned), now.at);
+                }
+                assignment::Output::Log(_) => {}
             }
         }
     }
+}
 
-    /// Assigns partitions once, when all nodes are connected.
-    fn assign_partitions(&mut self) {
-        if self.told.owned.is_some() {
-            return;
-        }
-        let here = self.connected();
-        if here.len() < self.config.nodes {
-            return;
-        }
-        let MachineConfig { partitions, logs, .. } = self.config;
-        let ownership = Ownership::assign(1, partitions, &here);
-        self.board.change(|standing| {
-            standing.owned = Some(Arc::new(Owned::new(ownership, partitions, logs)));
-        });
+impl Parts {
+    fn apply(&mut self, change: Change, now: Time) {
+        self.changed |= Arc::make_mut(&mut self.standing).apply(change, now);
+    }
+}
+
+impl Machines for Parts {
+    fn lane_health(&mut self, node: &NodeName, state: &wire::LaneState) {
+        self.lanes.health_changed(node, state, self.now);
+    }
+
+    fn lane_load(&mut self, node: &NodeName, load: wire::LaneLoad) {
+        self.lanes.loaded(node, load, &self.standing, self.now.at);
+    }
+
+    fn registry(&mut self, node: &NodeName, state: Option<&wire::RegistryState>) {
+        self.roster.registry(node, state);
+    }
+
+    fn counted(&mut self, _node: &NodeName, _counted: wire::Counted) {}
+
+    fn count_failed(&mut self, _node: &NodeName, _id: u64, _reason: String, _again: bool) {}
+
+    fn fault(&mut self, node: &NodeName, what: String) {
+        self.faults.push(format!("{node}: {what}"));
     }
 }

@@ -1,4 +1,4 @@
-//! The roster of nodes, their sessions, and the ownership of partitions.
+//! The roster of nodes, their sessions, and the ownership of partitions; free of I/O.
 //!
 //! The *name* in its Hello identifies a node: its address may change with every start, its memory
 //! is lost with every boot. [`Roster`] holds one entry for each name: the session's address, the
@@ -6,47 +6,38 @@
 //! each would get the other's partitions, and every device would be alerted twice; so the second
 //! process is refused for as long as the first is connected.
 //!
-//! **Ownership** is made once (R = 1) and kept in the store: a restarted coordinator reads it from
-//! the store. Ownership is made over the connected nodes, when as many nodes as known addresses
-//! have sent a Hello, or [`GATHER`] after the first Hello ([`GATHER_COMING`] while a node announces
-//! that it will accept a session soon). It never changes. A disconnected node keeps its partitions,
-//! and their work waits until the node reconnects; a node that joins later owns no partition, which
-//! is logged. Moving partitions needs a second owner with the data (R = 2), which is not built yet.
+//! | Node | Hello | End of the session |
+//! |---|---|---|
+//! | unknown | has a session, with an empty memory; refused beyond [`NAMES_MAX`] names | – |
+//! | with a session | refused: [`Refused::SameProcess`] or [`Refused::SameName`] | without a session; the roster has its memory |
+//! | without a session | has a session, with the memory; a new boot starts with new registry totals | – |
 //!
-//! [`crate::dispatch`] finds the nodes and keeps one session task for each address.
+//! [`assignment`] decides who owns which partition: a disconnected node keeps its partitions, and
+//! their work waits until the node reconnects; a node that joins later owns no partition.
+//!
+//! Inputs are methods; [`Roster::expire`] applies the passage of time after each of them, and
+//! [`Roster::poll`] returns what the shell has to do. The shell is `dispatch/members.rs`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use clarion_proto::{
     ids::{BootId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
-use clarion_runtime::{repeated::Repeated, world::Clock};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
 
 use crate::{
-    members::registry::{NodeRegistry, RegistryTotals, totals},
-    owners::{NodeName, Owned, Ownership},
+    members::{
+        assignment::{Assignment, Output, StoreResult},
+        registry::{NodeRegistry, RegistryTotals, totals},
+    },
+    owners::{NodeName, Owned},
     session::NodeMemory,
-    standing::Board,
-    store::{ClusterStore, StoreError},
 };
 
+pub mod assignment;
 pub mod registry;
 
-/// Time that ownership waits for all nodes after the first Hello: processes that start together
-/// are seconds apart.
-pub const GATHER: Duration = Duration::from_secs(5);
-/// Time that ownership waits while a node announces a session: a node refuses this coordinator for
-/// 10 s after its last session with a coordinator of another log, and is called again after 2 s at
-/// most. Without this wait a single new node would get all partitions.
-pub const GATHER_COMING: Duration = Duration::from_secs(15);
-/// Validity of such an announcement: longer than the longest pause between two calls.
-const COMING: Duration = Duration::from_secs(4);
-/// Pause between retries to read ownership while the store is down.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// Maximum number of node names, connected or not. No cluster has a thousand nodes; more names mean
 /// that nodes draw random names, and each name would get partitions.
 pub const NAMES_MAX: usize = 1_024;
@@ -65,23 +56,8 @@ pub struct NodeStatus {
 /// All nodes that this process has known.
 #[derive(Debug)]
 pub(crate) struct Roster {
-    nodes: Mutex<Nodes>,
-    changed: Notify,
-    /// Changes with every session that begins or ends, and when partitions are assigned.
-    sessions: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Nodes {
-    /// Minimum number of connected nodes before partitions are assigned.
-    min: usize,
     by_name: BTreeMap<NodeName, Node>,
-    /// Number of known addresses; `None` before the first resolution.
-    addresses: Option<usize>,
-    first_hello: Option<Time>,
-    /// End of the latest announcement: a reachable node still keeps to a former coordinator and has
-    /// asked to be called again.
-    coming_until: Option<Time>,
+    assignment: Assignment,
 }
 
 #[derive(Debug)]
@@ -106,15 +82,9 @@ pub(crate) enum Refused {
 
 impl Roster {
     /// Creates an empty roster; partitions are assigned only once `nodes_min` nodes are connected.
-    pub(crate) fn new(nodes_min: usize) -> Self {
-        let nodes = Nodes { min: nodes_min.max(1), ..Nodes::default() };
-        Self { nodes: Mutex::new(nodes), changed: Notify::new(), sessions: watch::Sender::new(0) }
-    }
-
-    /// Channel that changes with every session that begins or ends, and when partitions are
-    /// assigned.
-    pub(crate) fn sessions(&self) -> watch::Receiver<u64> {
-        self.sessions.subscribe()
+    pub(crate) fn new(nodes_min: usize, partitions: u16, logs: u16) -> Self {
+        let assignment = Assignment::new(nodes_min, partitions, logs);
+        Self { by_name: BTreeMap::new(), assignment }
     }
 
     /// Claims a node for a session after its Hello: the session owns the node's memory until
@@ -123,21 +93,20 @@ impl Roster {
     /// # Errors
     /// [`Refused`]: the name or the process is connected already, or there are too many names.
     pub(crate) fn claim(
-        &self,
+        &mut self,
         name: &NodeName,
         boot: BootId,
         address: SocketAddr,
         positions: &[wire::LogPosition],
         now: Time,
     ) -> Result<NodeMemory, Refused> {
-        let mut nodes = self.nodes.lock();
-        let known = nodes.by_name.len();
-        let memory = match nodes.by_name.get_mut(name) {
+        let known = self.by_name.len();
+        let memory = match self.by_name.get_mut(name) {
             None if known >= NAMES_MAX => return Err(Refused::TooManyNames),
             None => {
                 let registry = NodeRegistry::new(positions);
                 let node = Node { memory: None, session: Some((address, boot)), boot, registry };
-                nodes.by_name.insert(name.clone(), node);
+                self.by_name.insert(name.clone(), node);
                 NodeMemory::default()
             }
             Some(node) => {
@@ -154,41 +123,63 @@ impl Roster {
                 node.memory.take().unwrap_or_default()
             }
         };
-        nodes.first_hello.get_or_insert(now);
-        drop(nodes);
-        self.changed.notify_one();
-        self.sessions.send_modify(|n| *n += 1);
+        self.assignment.joined(name, now);
         Ok(memory)
     }
 
     /// Ends the session of a node and takes the node's memory back.
-    pub(crate) fn release(&self, name: &NodeName, memory: NodeMemory) {
-        if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
+    pub(crate) fn release(&mut self, name: &NodeName, memory: NodeMemory) {
+        if let Some(node) = self.by_name.get_mut(name) {
             (node.memory, node.session) = (Some(memory), None);
         }
-        self.sessions.send_modify(|n| *n += 1);
+        self.assignment.left(name);
     }
 
     /// Removes an ended wave from the memory of disconnected nodes. The sessions of connected nodes
     /// remove it themselves.
-    pub(crate) fn forget(&self, wave: WaveId) {
-        let mut nodes = self.nodes.lock();
-        nodes
-            .by_name
-            .values_mut()
-            .filter_map(|n| n.memory.as_mut())
-            .for_each(|memory| memory.forget_sets(wave));
+    pub(crate) fn forget(&mut self, wave: WaveId) {
+        let memories = self.by_name.values_mut().filter_map(|node| node.memory.as_mut());
+        memories.for_each(|memory| memory.forget_sets(wave));
     }
 
     /// Reports a reachable node that accepts no session *yet*: it is called again within seconds.
-    pub(crate) fn coming(&self, now: Time) {
-        self.nodes.lock().coming_until = Some(now + COMING);
+    pub(crate) fn coming(&mut self, now: Time) {
+        self.assignment.coming(now);
+    }
+
+    /// Sets the number of known addresses.
+    pub(crate) fn set_addresses(&mut self, addresses: usize) {
+        self.assignment.set_addresses(addresses);
+    }
+
+    /// Takes the answer of the store to [`Output::Store`].
+    pub(crate) fn stored(&mut self, result: StoreResult, now: Time) {
+        self.assignment.stored(result, now);
+    }
+
+    /// Applies all inputs so far, and the passage of time.
+    pub(crate) fn expire(&mut self, now: Time) {
+        self.assignment.expire(now);
+    }
+
+    /// Next time at which [`Roster::expire`] has something to do without a new input.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.assignment.deadline()
+    }
+
+    /// The next step for the shell to perform.
+    pub(crate) fn poll(&mut self) -> Option<Output> {
+        self.assignment.poll()
+    }
+
+    /// Whether ownership is decided: the roster asks the shell for nothing more.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.assignment.is_decided()
     }
 
     /// Records a node's registry state; `None`: the node has no data of this coordinator's log.
-    pub(crate) fn registry(&self, name: &NodeName, state: Option<&wire::RegistryState>) {
-        let mut nodes = self.nodes.lock();
-        match (nodes.by_name.get_mut(name), state) {
+    pub(crate) fn registry(&mut self, name: &NodeName, state: Option<&wire::RegistryState>) {
+        match (self.by_name.get_mut(name), state) {
             (Some(node), Some(state)) => node.registry.state(state),
             (Some(node), None) => node.registry = NodeRegistry::default(),
             (None, _) => {}
@@ -197,130 +188,25 @@ impl Roster {
 
     /// Totals over all nodes. A disconnected node counts with its last report.
     pub(crate) fn totals(&self, owned: Option<&Owned>) -> RegistryTotals {
-        let nodes = self.nodes.lock();
-        totals(nodes.by_name.iter().map(|(name, node)| (name, &node.registry)), owned)
+        totals(self.by_name.iter().map(|(name, node)| (name, &node.registry)), owned)
     }
 
     pub(crate) fn is_connected(&self, name: &NodeName) -> bool {
-        self.nodes.lock().by_name.get(name).is_some_and(|n| n.session.is_some())
+        self.by_name.get(name).is_some_and(|node| node.session.is_some())
     }
 
+    /// Number of known addresses; 0 before the first resolution.
     pub(crate) fn addresses(&self) -> usize {
-        self.nodes.lock().addresses.unwrap_or(0)
-    }
-
-    /// Sets the number of known addresses.
-    pub(crate) fn set_addresses(&self, addresses: usize) {
-        let before = self.nodes.lock().addresses.replace(addresses);
-        if before != Some(addresses) {
-            self.changed.notify_one();
-        }
+        self.assignment.addresses()
     }
 
     pub(crate) fn status(&self, owned: Option<&Owned>) -> Vec<NodeStatus> {
-        let nodes = self.nodes.lock();
         let status = |(name, node): (&NodeName, &Node)| NodeStatus {
             node: name.clone(),
             address: node.session.map(|(address, _)| address),
             partitions: owned.map_or(0, |o| o.share(name)),
         };
-        nodes.by_name.iter().map(status).collect()
-    }
-
-    /// Publishes the store's ownership on the board. If the store has none, waits for the nodes,
-    /// makes the first ownership, records and publishes it. Then ends.
-    pub(crate) async fn share_out(
-        &self,
-        board: &Board,
-        (partitions, logs): (u16, u16),
-        store: &dyn ClusterStore,
-        clock: Clock,
-    ) {
-        let mut away = Repeated::default();
-        loop {
-            let owned = match store.ownership().await {
-                Ok(Some(owned)) => Ok(owned),
-                Ok(None) => {
-                    let names = self.gather(clock).await;
-                    // Another coordinator may have been faster: then its ownership is read.
-                    store.replace_ownership(Ownership::assign(1, partitions, &names)).await
-                }
-                Err(error) => Err(error),
-            };
-            match owned {
-                Ok(owned) => return self.assigned(board, &owned, partitions, logs),
-                Err(StoreError::Conflict(_)) => {}
-                Err(error) => {
-                    let (reason, now) = (error.to_string(), clock.now().since(Time(0)));
-                    if let Some(times) = away.note(&reason, now) {
-                        tracing::warn!(reason, times, "ownership not read from store; retrying");
-                    }
-                    tokio::time::sleep(STORE_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Publishes ownership on the board: from now on alerts can start.
-    fn assigned(&self, board: &Board, ownership: &Ownership, partitions: u16, logs: u16) {
-        if ownership.partition_count() != partitions {
-            let (recorded, configured) = (ownership.partition_count(), partitions);
-            tracing::error!(recorded, configured, "ownership refused: partition count differs");
-            return;
-        }
-        let number = ownership.number;
-        let nodes: Vec<_> = ownership.nodes().iter().map(ToString::to_string).collect();
-        let owned = Arc::new(Owned::new(ownership.clone(), partitions, logs));
-        board.change(|standing| standing.owned = Some(owned));
-        tracing::info!(
-            nodes = nodes.join(", "),
-            partitions,
-            number,
-            "partitions assigned to nodes"
-        );
-        self.sessions.send_modify(|n| *n += 1);
-    }
-
-    /// Waits until partitions can be assigned; returns the names of the connected nodes.
-    async fn gather(&self, clock: Clock) -> Vec<NodeName> {
-        loop {
-            let due = match self.nodes.lock().gathered(clock.now()) {
-                Gathered::Ready(names) => return names,
-                Gathered::Wait(until) => until,
-            };
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = tokio::time::sleep_until(clock.instant(due)) => {}
-            }
-        }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Gathered {
-    /// Nothing to do before this time, unless the roster changes.
-    Wait(Time),
-    Ready(Vec<NodeName>),
-}
-
-impl Nodes {
-    fn gathered(&self, now: Time) -> Gathered {
-        let Some(first) = self.first_hello else { return Gathered::Wait(Time::NEVER) };
-        let there: Vec<_> = self
-            .by_name
-            .iter()
-            .filter(|(_, n)| n.session.is_some())
-            .map(|(n, _)| n.clone())
-            .collect();
-        if there.len() < self.min {
-            // Ownership never changes later: assigning no partition yet is better than assigning
-            // all partitions to the first node. The next Hello checks again.
-            return Gathered::Wait(Time::NEVER);
-        }
-        let all = self.addresses.is_some_and(|expected| there.len() >= expected);
-        let coming = self.coming_until.map_or(first, |until| until.min(first + GATHER_COMING));
-        let until = coming.max(first + GATHER);
-        if all || now >= until { Gathered::Ready(there) } else { Gathered::Wait(until) }
+        self.by_name.iter().map(status).collect()
     }
 }
 

@@ -36,11 +36,13 @@ use crate::{
 };
 
 mod delivery;
+pub(crate) mod hello;
 mod memory;
 pub(crate) mod message;
 pub(crate) mod note;
 mod offers;
 mod parts;
+pub(crate) mod routing;
 
 pub(crate) use memory::NodeMemory;
 

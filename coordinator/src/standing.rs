@@ -1,10 +1,24 @@
-//! The board: the desired state of all nodes (ownership, lanes, waves, counts).
+//! The desired state of all nodes: ownership, lanes, waves and counts. Free of I/O.
 //!
 //! A bounded queue of changes to each node would lose changes when it is full. So there is no
-//! queue: the desired state is one immutable value behind a `watch`; each session compares the
-//! value with the state that it has sent and sends the difference. A new session has sent nothing,
-//! so it sends the complete state; a slow session skips outdated states; memory does not grow with
-//! the rate of changes.
+//! queue: the desired state is one immutable value behind a `watch` (`dispatch/board.rs`); each
+//! session compares the value with the state that it has sent and sends the difference. A new
+//! session has sent nothing, so it sends the complete state; a slow session skips outdated states;
+//! memory does not grow with the rate of changes.
+//!
+//! Machines ask for a [`Change`]; [`Standing::apply`] is the only place where the value changes:
+//!
+//! | Change | Effect | No effect |
+//! |---|---|---|
+//! | `Owned` | replaces the ownership | – |
+//! | `Lane` | adds the lane, and its token if there is one | – |
+//! | `Token` | replaces the token of these lanes | without lanes |
+//! | `Budget` | sets the lane's budget of connections | at the same budget |
+//! | `Begin` | adds a wave; its lanes become busy if it runs | – |
+//! | `Phase(Some)` | moves a wave to the phase | at the same phase; of an unknown wave |
+//! | `Phase(None)` | removes the wave; lanes without a running wave become idle | of an unknown wave |
+//! | `BeginCount` | adds a count | if as many as allowed are under way |
+//! | `EndCount` | removes the count | of an unknown count |
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +26,6 @@ use clarion_proto::{
     ids::{LaneId, WaveId},
     time::Time,
 };
-use tokio::sync::watch;
 
 use crate::{
     lane::{LaneSpec, ProviderToken, ramp::Ramp},
@@ -38,7 +51,73 @@ pub(crate) struct Standing {
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
 
+/// A change of the desired state.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Partitions are assigned to nodes.
+    Owned(Arc<Owned>),
+    /// A lane exists from now on; without a token until one is issued.
+    Lane(Arc<LaneSpec>, Option<Arc<ProviderToken>>),
+    /// These lanes, which share a credential, have a new token.
+    Token(Vec<LaneId>, Arc<ProviderToken>),
+    /// The lane has this budget of connections in the cluster.
+    Budget(LaneId, u32),
+    /// A wave begins.
+    Begin(StandingWave),
+    /// A wave moves to another phase; `None` ends the wave.
+    Phase(WaveId, Option<Phase>),
+    /// A count begins, unless `limit` counts are under way.
+    BeginCount { id: u64, plan: Arc<CountPlan>, limit: usize },
+    /// A count ends.
+    EndCount(u64),
+}
+
 impl Standing {
+    /// Applies a change. False: the change has no effect, and sessions need no notice.
+    pub(crate) fn apply(&mut self, change: Change, now: Time) -> bool {
+        match change {
+            Change::Owned(owned) => self.owned = Some(owned),
+            Change::Lane(lane, token) => {
+                self.tokens.extend(token.map(|token| (lane.id, token)));
+                self.lanes.insert(lane.id, lane);
+            }
+            Change::Token(lanes, _) if lanes.is_empty() => return false,
+            Change::Token(lanes, token) => {
+                self.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone())));
+            }
+            Change::Budget(lane, connections) => {
+                return self.connections.insert(lane, connections) != Some(connections);
+            }
+            Change::Begin(wave) => {
+                self.waves.insert(wave.plan.wave, Arc::new(wave));
+                self.turn_ramps(now);
+            }
+            Change::Phase(wave, phase) => {
+                let has_moved = self.move_wave(wave, phase);
+                if has_moved {
+                    self.turn_ramps(now);
+                }
+                return has_moved;
+            }
+            Change::BeginCount { limit, .. } if self.counts.len() >= limit => return false,
+            Change::BeginCount { id, plan, .. } => drop(self.counts.insert(id, plan)),
+            Change::EndCount(id) => return self.counts.remove(&id).is_some(),
+        }
+        true
+    }
+
+    /// Moves a wave to a phase, or removes it; false if that changes nothing.
+    fn move_wave(&mut self, wave: WaveId, phase: Option<Phase>) -> bool {
+        let Some(phase) = phase else { return self.waves.remove(&wave).is_some() };
+        match self.waves.get_mut(&wave) {
+            Some(entry) if entry.phase != phase => {
+                Arc::make_mut(entry).phase = phase;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
     /// Updates lanes to busy or idle after waves have begun or ended.
     fn turn_ramps(&mut self, now: Time) {
         for (id, lane) in &self.lanes {
@@ -79,51 +158,5 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// The only place where the desired state changes.
-#[derive(Debug)]
-pub(crate) struct Board(watch::Sender<Arc<Standing>>);
-
-impl Board {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(Arc::default()))
-    }
-
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Standing>> {
-        self.0.subscribe()
-    }
-
-    pub(crate) fn read(&self) -> Arc<Standing> {
-        self.0.borrow().clone()
-    }
-
-    /// Changes the state for all sessions. `change` runs under a lock: it must be short and must
-    /// not access the board.
-    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
-        let mut result = None;
-        self.0.send_modify(|standing| result = Some(change(Arc::make_mut(standing))));
-        result.expect("send_modify calls its argument")
-    }
-
-    /// Begins a wave: puts it on the board.
-    pub(crate) fn begin(&self, wave: StandingWave, now: Time) {
-        self.change(|standing| {
-            standing.waves.insert(wave.plan.wave, Arc::new(wave));
-            standing.turn_ramps(now);
-        });
-    }
-
-    /// Moves a wave to another phase; `None` ends the wave.
-    pub(crate) fn set_phase(&self, wave: WaveId, phase: Option<Phase>, now: Time) {
-        self.change(|standing| {
-            match phase {
-                None => drop(standing.waves.remove(&wave)),
-                Some(phase) => {
-                    if let Some(entry) = standing.waves.get_mut(&wave) {
-                        Arc::make_mut(entry).phase = phase;
-                    }
-                }
-            }
-            standing.turn_ramps(now);
-        });
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,21 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_coordinator::{
-    feed::Follower,
+    feed::{Fed, Follower, Opening, Served, Step as FeedStep},
     lane::LaneKey,
     machine::{Machine, MachineConfig, Output as Step},
+    members::assignment::{StoreOp, StoreResult},
+    owners::Ownership,
     planned::PlannedAlert,
     snapshot::Snapshot,
-    store::{Batch, ChangeLog},
+    store::{Batch, ChangeLog, StoreError},
 };
 use clarion_proto::{
-    ids::{LogId, UnixMillis, WaveId},
+    ids::{UnixMillis, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
 use clarion_runtime::world::Moment;
-use futures_util::FutureExt;
 use prost::Message as _;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -37,6 +38,8 @@ pub struct Coordinator {
     machine: Machine,
     config: MachineConfig,
     log: Arc<LogModel>,
+    /// The stored ownership of partitions.
+    ownership: Option<Arc<Ownership>>,
     /// Wall time at time 0 of the coordinator's clock.
     wall_at_start: UnixMillis,
     lanes: Vec<LaneKey>,
@@ -72,6 +75,7 @@ impl Coordinator {
             machine: Machine::new(config.clone()),
             config,
             log,
+            ownership: None,
             wall_at_start,
             lanes,
             nodes: nodes.iter().map(|node| (*node, Call::Due(Time(0)))).collect(),
@@ -171,31 +175,54 @@ impl Coordinator {
     }
 
     fn follow(&mut self, stream: StreamId, request: &wire::FeedRequest, out: &mut Vec<Output>) {
-        let log: Arc<dyn ChangeLog> = self.log.clone();
-        let opened = Follower::open(log, &self.config.cluster, self.config.partitions, request);
-        // The model responds at once, so the future is ready at its first poll.
-        match opened.now_or_never() {
-            Some(Ok(follower)) => {
-                let start = Some(follower.start());
-                let first = wire::FeedResponse { start, ..Default::default() };
-                out.push(Output::Send { stream, message: Message::Batch(first) });
-                self.feeds.insert(stream, Some(follower));
-            }
-            problem => {
-                self.problems.push(format!("feed refused: {problem:?}"));
+        let served = Served {
+            cluster: &self.config.cluster,
+            identity: self.log.identity(),
+            partitions: self.config.partitions,
+            logs: self.log.logs(),
+        };
+        let opening = Opening::check(&served, request);
+        match opening.and_then(|opening| opening.follow(&self.log.newest())) {
+            Ok(follower) => drop(self.feeds.insert(stream, Some(follower))),
+            Err(problem) => {
+                self.problems.push(format!("feed refused: {problem}"));
                 self.feeds.remove(&stream);
                 out.push(Output::Close { stream });
             }
         }
     }
 
-    /// Sends all batches that the feeds have not got yet.
+    /// Sends all messages that the feeds have not got yet.
     fn feed(&mut self, outputs: &mut Vec<Output>) {
         for (stream, follower) in &mut self.feeds {
             let Some(follower) = follower else { continue };
-            while let Some(Ok((log, batch))) = follower.next().now_or_never() {
-                let message = Message::Batch(to_wire(log, &batch));
-                outputs.push(Output::Send { stream: *stream, message });
+            follower.grown();
+            loop {
+                match follower.poll() {
+                    FeedStep::Send(fed) => {
+                        let message = Message::Batch(to_wire(fed));
+                        outputs.push(Output::Send { stream: *stream, message });
+                    }
+                    FeedStep::Read { after, bytes_max } => {
+                        follower.read(Ok(self.log.read(&after, bytes_max)));
+                    }
+                    FeedStep::Wait | FeedStep::End(_) => break,
+                }
+            }
+        }
+    }
+
+    /// A model of the store's ownership: it answers at once, like the engine in memory.
+    fn store(&mut self, op: StoreOp) -> StoreResult {
+        match op {
+            StoreOp::ReadOwnership => StoreResult::Read(Ok(self.ownership.clone())),
+            StoreOp::WriteOwnership(next) => {
+                let stored = self.ownership.as_ref().map_or(0, |ownership| ownership.number);
+                if next.number != stored + 1 {
+                    let conflict = StoreError::Conflict("ownership".to_owned());
+                    return StoreResult::Written(Err(conflict));
+                }
+                StoreResult::Written(Ok(self.ownership.insert(Arc::new(next)).clone()))
             }
         }
     }
@@ -213,6 +240,10 @@ impl Coordinator {
                     let Some(stream) = self.stream_of(stream) else { continue };
                     outputs.push(Output::Close { stream });
                     self.closed(stream, false);
+                }
+                Step::Store(op) => {
+                    let (result, moment) = (self.store(op), self.moment());
+                    self.machine.stored(result, moment);
                 }
             }
         }
@@ -256,13 +287,17 @@ impl Actor for Coordinator {
     }
 }
 
-/// Encodes a batch like the feed does.
-fn to_wire(log: LogId, batch: &Batch) -> wire::FeedResponse {
-    let decoded = wire::FeedResponse::decode(&batch.records[..]).expect("encoded by the model");
-    wire::FeedResponse {
-        log: u32::from(log.0),
-        position: batch.position.0,
-        append_time_ms: batch.appended.0,
-        ..decoded
+/// Encodes a message like the feed does.
+fn to_wire(fed: Fed) -> wire::FeedResponse {
+    let empty = wire::FeedResponse::default();
+    match fed {
+        Fed::Start(start) => wire::FeedResponse { start: Some(start), ..empty },
+        Fed::Trimmed(trimmed) => wire::FeedResponse { trimmed: Some(trimmed), ..empty },
+        Fed::Batch(log, Batch { position, appended, records }) => wire::FeedResponse {
+            log: u32::from(log.0),
+            position: position.0,
+            append_time_ms: appended.0,
+            ..wire::FeedResponse::decode(&records[..]).expect("encoded by the model")
+        },
     }
 }

@@ -48,6 +48,28 @@ impl LogModel {
         self.grown.send_modify(|changes| *changes += 1);
     }
 
+    /// Batches of several logs after the given positions, like [`ChangeLog::read_many`].
+    #[must_use]
+    pub fn read(&self, after: &[(LogId, Position)], bytes_max: usize) -> Vec<(LogId, Vec<Batch>)> {
+        let logs = self.logs.lock();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for (log, Position(after)) in after {
+            let mut batches = Vec::new();
+            let skipped = usize::try_from(*after).unwrap_or(usize::MAX);
+            for batch in logs[usize::from(log.0)].iter().skip(skipped) {
+                if bytes >= bytes_max {
+                    break;
+                }
+                bytes += batch.records.len();
+                batches.push(batch.clone());
+            }
+            if !batches.is_empty() {
+                found.push((*log, batches));
+            }
+        }
+        found
+    }
+
     /// The newest position of each log.
     #[must_use]
     pub fn newest(&self) -> Vec<Position> {
@@ -85,23 +107,7 @@ impl ChangeLog for LogModel {
         after: &[(LogId, Position)],
         bytes_max: usize,
     ) -> Result<Vec<(LogId, Vec<Batch>)>, StoreError> {
-        let logs = self.logs.lock();
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        for (log, Position(after)) in after {
-            let mut batches = Vec::new();
-            let skipped = usize::try_from(*after).unwrap_or(usize::MAX);
-            for batch in logs[usize::from(log.0)].iter().skip(skipped) {
-                if bytes >= bytes_max {
-                    break;
-                }
-                bytes += batch.records.len();
-                batches.push(batch.clone());
-            }
-            if !batches.is_empty() {
-                found.push((*log, batches));
-            }
-        }
-        Ok(found)
+        Ok(self.read(after, bytes_max))
     }
 
     async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError> {

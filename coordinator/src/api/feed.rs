@@ -14,14 +14,11 @@ use std::{
 
 use bytes::{BufMut, Bytes};
 use clarion_proto::{
-    ids::LogId,
     time::Time,
-    wire::shard_v1::{
-        FeedRequest, FeedResponse, FeedStart, FeedTrimmed, feed_service_server::SERVICE_NAME,
-    },
+    wire::shard_v1::{FeedRequest, FeedResponse, feed_service_server::SERVICE_NAME},
 };
 use clarion_runtime::repeated::Repeated;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -40,12 +37,10 @@ use super::{
     by_hand::{ByHand, Served},
     status,
 };
-use crate::{
-    feed::{FeedError, Follower},
-    store::{Batch, StoreError},
-};
+use crate::feed::{Fed, FeedError};
 
 mod places;
+mod pulled;
 
 /// Largest request: 65,535 partitions and as many logs' positions, as varints.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -91,17 +86,6 @@ impl ByHand for Feed {
     }
 }
 
-/// One message of a feed.
-#[derive(Debug)]
-pub(super) enum Fed {
-    /// The first message: the log's identity and the heads at the opening.
-    Start(FeedStart),
-    /// One batch of one log.
-    Batch(LogId, Batch),
-    /// The last message: the batches after the node's position were trimmed.
-    Trimmed(FeedTrimmed),
-}
-
 impl ServerStreamingService<FeedRequest> for Feed {
     type Response = Fed;
     type ResponseStream = BoxStream<'static, Result<Self::Response, Status>>;
@@ -114,9 +98,9 @@ impl ServerStreamingService<FeedRequest> for Feed {
             let request = request.into_inner();
             let place =
                 Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
-            let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
-            let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
-            let follower = follower.map_err(|error| {
+            let (log, config) = (Arc::clone(&api.log), &api.config);
+            let opened = pulled::open(log, (&config.cluster, config.partitions), &request).await;
+            let pulled = opened.map_err(|error| {
                 let (reason, now) =
                     (format!("{}: {error}", request.node), api.world.clock().now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
@@ -129,40 +113,10 @@ impl ServerStreamingService<FeedRequest> for Feed {
                 partitions = request.partitions.len(),
                 "a node follows its logs"
             );
-            Ok(Response::new(pulled(follower, place, api.drain.token())))
+            Ok(Response::new(pulled.stream(place, api.drain.token())))
         }
         .boxed()
     }
-}
-
-/// The stream: the start message, then the polled follower; no task, no queue.
-fn pulled(
-    follower: Follower,
-    place: Place,
-    stop: CancellationToken,
-) -> BoxStream<'static, Result<Fed, Status>> {
-    let start = futures_util::stream::iter([Ok(Fed::Start(follower.start()))]);
-    let batches = futures_util::stream::unfold(Some((follower, place)), move |feed| {
-        let stop = stop.clone();
-        async move {
-            let (mut follower, place) = feed?;
-            let next = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Some((Err(status::draining()), None)),
-                () = place.superseded.cancelled() => return Some((Err(superseded()), None)),
-                next = follower.next() => next,
-            };
-            match next {
-                Ok((log, batch)) => Some((Ok(Fed::Batch(log, batch)), Some((follower, place)))),
-                Err(StoreError::Trimmed { log, first }) => {
-                    let (log, first) = (log.0.into(), first.0);
-                    Some((Ok(Fed::Trimmed(FeedTrimmed { log, first })), None))
-                }
-                Err(error) => Some((Err(status::store(error)), None)),
-            }
-        }
-    });
-    start.chain(batches).boxed()
 }
 
 /// A feed's place; dropping it frees the place.
@@ -189,10 +143,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.places.lock().give_back(&self.node, self.number);
     }
-}
-
-fn superseded() -> Status {
-    Status::aborted("a newer feed of this node's name has begun")
 }
 
 fn refused(error: FeedError) -> Status {

@@ -3,28 +3,26 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
-    ids::{AlertName, BootId, LogIdentity, WaveId},
+    ids::{AlertName, BootId, WaveId},
     wire::shard_v1 as wire,
 };
 use clarion_runtime::world::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::CancelState;
+use super::{CancelState, board::Board, lanes::Lanes, members::Members, pruning::Pruning};
 use crate::{
     lane::AppLane,
-    lane_owner::{
-        LaneOwner,
-        feedback::{Pruning, evidence::Alarm},
-    },
+    lane_owner::{LaneOwner, feedback::evidence::Alarm},
     members::Roster,
     owners::NodeName,
     session::{
         Identity,
         note::{Note, WaveNote},
+        routing::{self, Machines},
     },
     snapshot::PruningAlarm,
-    standing::Board,
+    standing::Change,
 };
 
 /// Answer of one node to a count.
@@ -43,9 +41,9 @@ pub(super) struct NotCounted {
 pub(crate) struct Cluster {
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
-    pub(crate) board: Board,
-    pub(crate) roster: Roster,
-    pub(crate) lanes: LaneOwner,
+    pub(crate) board: Arc<Board>,
+    pub(crate) roster: Members,
+    pub(crate) lanes: Lanes,
     pub(crate) pruning: Arc<Pruning>,
     alerts: Mutex<Alerts>,
     /// Channels for the answers of the counts under way.
@@ -86,7 +84,9 @@ impl Cluster {
         pruning: Arc<Pruning>,
     ) -> Self {
         let (alerts, answers) = (Mutex::default(), Mutex::default());
-        Self { identity, clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
+        let board = Arc::new(Board::new());
+        let (roster, lanes) = (Members::new(roster), Lanes::new(lanes, board.clone()));
+        Self { identity, clock, board, roster, lanes, pruning, alerts, answers }
     }
 
     /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of
@@ -142,33 +142,20 @@ impl Cluster {
     }
 
     pub(super) fn close_question(&self, id: u64) {
-        self.board.change(|standing| standing.counts.remove(&id));
+        self.board.apply(Change::EndCount(id), self.clock.now());
         self.answers.lock().remove(&id);
     }
 
-    /// Passes a session's note to the task concerned. Waits while an alert's task is behind; the
+    /// Passes a session's note to the machine concerned. Waits while an alert's task is behind; the
     /// node's stream waits too.
     pub(crate) async fn note(&self, node: &NodeName, boot: BootId, note: Note) {
-        match note {
-            Note::Wave(wave, note) => {
-                let inputs = self.alerts.lock().by_wave.get(&wave).cloned();
-                if let Some(inputs) = inputs {
-                    // Fails only if the alert has just ended.
-                    let _ = inputs.send(Input::Note { node: node.clone(), boot, note }).await;
-                }
-            }
-            Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
-            Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
-            Note::Registry(state) => {
-                let of_this_log =
-                    LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
-                self.roster.registry(node, of_this_log.then_some(&state));
-            }
-            Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
-            Note::CountFailed { id, reason, again } => {
-                self.answer(node, id, Err(NotCounted { reason, again }));
-            }
-            Note::Fault(what) => tracing::warn!(%node, what, "node reports fault"),
+        let Some((wave, note)) = routing::route(note, node, self.identity.log, &mut &*self) else {
+            return;
+        };
+        let inputs = self.alerts.lock().by_wave.get(&wave).cloned();
+        if let Some(inputs) = inputs {
+            // Fails only if the alert has just ended.
+            let _ = inputs.send(Input::Note { node: node.clone(), boot, note }).await;
         }
     }
 
@@ -185,12 +172,38 @@ impl Cluster {
     pub(crate) async fn gone(&self, node: &NodeName, boot: BootId) {
         // If another process with this node name is connected already, its lane status stays valid.
         if !self.roster.is_connected(node) {
-            self.lanes.node_gone(node);
+            self.lanes.node_gone(node, self.clock.now());
         }
         let inputs: Vec<_> = self.alerts.lock().by_wave.values().cloned().collect();
         for inputs in inputs {
             let _ =
                 inputs.send(Input::Note { node: node.clone(), boot, note: WaveNote::Gone }).await;
         }
+    }
+}
+
+impl Machines for &Cluster {
+    fn lane_health(&mut self, node: &NodeName, state: &wire::LaneState) {
+        self.lanes.health_changed(node, state, self.clock.moment());
+    }
+
+    fn lane_load(&mut self, node: &NodeName, load: wire::LaneLoad) {
+        self.lanes.loaded(node, load, self.clock.now());
+    }
+
+    fn registry(&mut self, node: &NodeName, state: Option<&wire::RegistryState>) {
+        self.roster.registry(node, state);
+    }
+
+    fn counted(&mut self, node: &NodeName, counted: wire::Counted) {
+        self.answer(node, counted.id, Ok(counted));
+    }
+
+    fn count_failed(&mut self, node: &NodeName, id: u64, reason: String, again: bool) {
+        self.answer(node, id, Err(NotCounted { reason, again }));
+    }
+
+    fn fault(&mut self, node: &NodeName, what: String) {
+        tracing::warn!(%node, what, "node reports fault");
     }
 }

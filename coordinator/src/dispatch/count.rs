@@ -13,6 +13,7 @@ use super::{
 use crate::{
     owners::{NodeName, Owned},
     planned::{CountPlan, CountedDevices},
+    standing::Change,
 };
 
 /// Deadline of a count. Walking all pages of a million devices takes some 10 ms a core; the rest
@@ -106,13 +107,9 @@ impl Question {
         let limit = limit + Duration::from_secs((cells / CELLS_PER_SECOND) as u64);
         let (cluster, deadline) = (cluster.clone(), cluster.clock.now() + limit);
         let question = Self { id, cluster, answers, answered: BTreeMap::new(), limit, deadline };
-        let room = question.cluster.board.change(|standing| {
-            let room = standing.counts.len() < QUESTIONS_MAX;
-            if room {
-                standing.counts.insert(id, Arc::new(plan));
-            }
-            room
-        });
+        let plan = Arc::new(plan);
+        let change = Change::BeginCount { id, plan, limit: QUESTIONS_MAX };
+        let room = question.cluster.board.apply(change, question.cluster.clock.now());
         if room { Ok(question) } else { Err(CountError::Busy { limit: QUESTIONS_MAX }) }
     }
 

@@ -4,12 +4,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, LogIdentity},
     limits::{DRAINING, RESPONSE_BYTES_TAKEN},
     time::Time,
-    wire::shard_v1::{
-        self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient,
-    },
+    wire::shard_v1::{self as wire, SessionRequest, shard_service_client::ShardServiceClient},
 };
 use clarion_runtime::{
     channel::{self, ChannelLimits},
@@ -26,8 +23,11 @@ use tonic::{Code, Streaming};
 use super::cluster::Cluster;
 use crate::{
     members::Refused,
-    owners::NodeName,
-    session::{NotReading, Session, message},
+    session::{
+        NotReading, Session,
+        hello::{self, Greeted, HelloError},
+        message,
+    },
     standing::Standing,
 };
 use reconnect::Reconnect;
@@ -41,8 +41,6 @@ const CONNECTION: ChannelLimits = ChannelLimits {
     ping_every: Duration::from_secs(2),
     pong_within: Duration::from_secs(3),
 };
-/// Time from the request to the node's Hello.
-const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// Queue of messages between the state machine and the stream. HTTP/2 buffers more after the queue;
 /// the state machine's own limit applies before it.
 const OUTGOING: usize = 64;
@@ -59,10 +57,10 @@ enum SessionError {
     Connect(String),
     #[error("the node refuses the session: {}", .0.message())]
     Call(tonic::Status),
-    #[error("no Hello within {} s", HELLO_DEADLINE.as_secs())]
+    #[error("no Hello within {} s", hello::DEADLINE.as_secs())]
     NoHello,
-    #[error("the Hello is wrong: {0}")]
-    Hello(&'static str),
+    #[error(transparent)]
+    Hello(#[from] HelloError),
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
@@ -71,8 +69,6 @@ enum SessionError {
     Broken(tonic::Status),
     #[error("the node ended the stream")]
     Ended,
-    #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
-    Cluster { theirs: String, ours: ClusterName },
 }
 
 impl SessionError {
@@ -89,7 +85,6 @@ impl SessionError {
             | Self::NoHello
             | Self::Hello(_)
             | Self::Refused(_) => false,
-            Self::Cluster { .. } => false,
             // The node does not read at all; no single message is the cause.
             Self::NotReading(_) => true,
         }
@@ -194,28 +189,10 @@ impl Opened {
             Ok::<_, SessionError>((first, incoming))
         };
         let (first, incoming) =
-            timeout(HELLO_DEADLINE, hello).await.map_err(|_| SessionError::NoHello)??;
-        let Some(session_response::Message::Hello(hello)) = first.message else {
-            return Err(SessionError::Hello("another message came first"));
-        };
-        let boot = BootId(
-            hello
-                .boot_id
-                .as_slice()
-                .try_into()
-                .map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?,
-        );
-        let node = NodeName::new(&hello.node)
-            .map_err(|_| SessionError::Hello("node: no name of a node"))?;
-        if hello.cluster != cluster.identity.cluster.as_str() {
-            let theirs = hello.cluster.chars().take(63).collect();
-            return Err(SessionError::Cluster { theirs, ours: cluster.identity.cluster.clone() });
-        }
-        let now = cluster.clock.now();
-        let log = cluster.identity.log;
-        // Positions in another log are meaningless: the node drops its data of that log.
-        let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
-        let positions = if of_this_log { &hello.positions[..] } else { &[] };
+            timeout(hello::DEADLINE, hello).await.map_err(|_| SessionError::NoHello)??;
+        let Greeted { node, boot, positions, hello } =
+            hello::check(first.message.as_ref(), &cluster.identity)?;
+        let (now, log) = (cluster.clock.now(), cluster.identity.log);
         let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
         tracing::info!(
             %node,

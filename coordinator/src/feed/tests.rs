@@ -2,16 +2,17 @@ use clarion_proto::{
     device::{Change, Record},
     ids::{DeviceId, UnixMillis, partition_of},
 };
+use clarion_runtime::world::World;
 use futures_util::FutureExt;
 use prost::Message;
 
 use super::*;
-use crate::store::{RecordBatch, memory::MemoryStore};
+use crate::store::{ChangeLog, RecordBatch, memory::MemoryStore};
 
 const PARTITIONS: u16 = 8;
 
-fn store(logs: u16) -> Arc<MemoryStore> {
-    Arc::new(MemoryStore::new(logs, u64::MAX, &clarion_runtime::world::World::system()))
+fn store(logs: u16) -> MemoryStore {
+    MemoryStore::new(logs, u64::MAX, &World::system())
 }
 
 fn record(n: u8) -> Record {
@@ -34,51 +35,72 @@ fn request(store: &MemoryStore, partitions: &[u32], positions: &[(u32, u64)]) ->
     }
 }
 
-async fn open(
-    store: &Arc<MemoryStore>,
-    request: &wire::FeedRequest,
-) -> Result<Follower, FeedError> {
-    let log: Arc<dyn ChangeLog> = Arc::clone(store) as _;
-    Follower::open(log, &ClusterName::default(), PARTITIONS, request).await
+/// The answer of a store that never waits.
+fn now<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("the store in memory never waits")
 }
 
-/// All messages that are available now.
-async fn drain(follower: &mut Follower) -> Vec<(LogId, u64, Vec<Record>)> {
+fn open(store: &MemoryStore, request: &wire::FeedRequest) -> Result<Follower, FeedError> {
+    let (cluster, identity) = (&ClusterName::default(), store.identity());
+    let served = Served { cluster, identity, partitions: PARTITIONS, logs: store.logs() };
+    Opening::check(&served, request)?.follow(&now(store.heads()).expect("readable"))
+}
+
+/// All steps that are possible now, after the store has carried them out.
+fn steps(store: &MemoryStore, follower: &mut Follower) -> Vec<Step> {
     let mut all = Vec::new();
-    while let Some(next) = follower.next().now_or_never() {
-        let (log, batch) = next.expect("readable");
-        let records = wire::FeedResponse::decode(batch.records).expect("records").records;
-        let records = records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
-        all.push((log, batch.position.0, records));
+    loop {
+        match follower.poll() {
+            Step::Read { after, bytes_max } => {
+                follower.read(now(store.read_many(&after, bytes_max)));
+            }
+            step @ Step::Send(_) => all.push(step),
+            step @ (Step::Wait | Step::End(_)) => {
+                all.push(step);
+                return all;
+            }
+        }
     }
-    all
 }
 
-#[tokio::test]
-async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() {
+/// All batches that are available now.
+fn drain(store: &MemoryStore, follower: &mut Follower) -> Vec<(LogId, u64, Vec<Record>)> {
+    follower.grown();
+    let batches = steps(store, follower).into_iter().filter_map(|step| match step {
+        Step::Send(Fed::Batch(log, batch)) => Some((log, batch)),
+        _ => None,
+    });
+    let record = |record: wire::Record| Record::from_wire(record).expect("valid");
+    let decoded = batches.map(|(log, batch)| {
+        let records = wire::FeedResponse::decode(batch.records).expect("records").records;
+        (log, batch.position.0, records.into_iter().map(record).collect())
+    });
+    decoded.collect()
+}
+
+fn append<'a>(store: &MemoryStore, log: u16, records: impl IntoIterator<Item = &'a Record>) {
+    let batch = RecordBatch::from_records(records);
+    now(store.append_all(vec![(LogId(log), batch)])).expect("room");
+}
+
+const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+#[test]
+fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() {
     let store = store(2);
-    for n in 0..6 {
-        store
-            .append_all(vec![(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)]))])
-            .await
-            .expect("room");
-    }
-    let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
-    let mut follower = open(&store, &request(&store, &all, &[(1, 2)])).await.expect("valid");
-    let seen = drain(&mut follower).await;
+    (0..6).for_each(|n| append(&store, u16::from(n % 2), &[record(n)]));
+    let mut follower = open(&store, &request(&store, &ALL, &[(1, 2)])).expect("valid");
+    let seen = drain(&store, &mut follower);
     let of = |log| {
         seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>()
     };
     assert_eq!((of(0), of(1)), (vec![1, 2, 3], vec![3]));
-    store
-        .append_all(vec![(LogId(1), RecordBatch::from_records(&[record(9)]))])
-        .await
-        .expect("room");
-    assert_eq!(drain(&mut follower).await, [(LogId(1), 4, vec![record(9)])]);
+    append(&store, 1, &[record(9)]);
+    assert_eq!(drain(&store, &mut follower), [(LogId(1), 4, vec![record(9)])]);
 }
 
-#[tokio::test]
-async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
+#[test]
+fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
     // 2 logs of 4 partitions each: partitions 0, 2, 4, 6 write to log 0.
     let store = store(2);
     let records: Vec<Record> = (0..=255).map(record).collect();
@@ -86,15 +108,12 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
         records.iter().filter(move |r| log_of(partition_of(r.device, PARTITIONS), 2) == LogId(log))
     };
     for chunk in of_log(0).collect::<Vec<_>>().chunks(5) {
-        store
-            .append_all(vec![(LogId(0), RecordBatch::from_records(chunk.iter().copied()))])
-            .await
-            .expect("room");
+        append(&store, 0, chunk.iter().copied());
     }
-    store.append_all(vec![(LogId(1), RecordBatch::from_records(of_log(1)))]).await.expect("room");
-    let mut follower = open(&store, &request(&store, &[2, 6], &[])).await.expect("valid");
-    let seen = drain(&mut follower).await;
-    let head = store.heads().await.expect("up")[0].0;
+    append(&store, 1, of_log(1));
+    let mut follower = open(&store, &request(&store, &[2, 6], &[])).expect("valid");
+    let seen = drain(&store, &mut follower);
+    let head = now(store.heads()).expect("up")[0].0;
     assert_eq!(
         seen.iter().map(|(l, p, _)| (l.0, *p)).collect::<Vec<_>>(),
         (1..=head).map(|p| (0, p)).collect::<Vec<_>>()
@@ -104,87 +123,112 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
     assert_eq!(got, records.iter().filter(wanted).cloned().collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn logs_are_served_in_turn() {
+#[test]
+fn logs_are_served_in_turn() {
     let store = store(2);
     // Far more than one read-ahead in log 0, one batch in log 1.
     for _ in 0..40 {
         let many: Vec<Record> = std::iter::repeat_with(|| record(1)).take(1_000).collect();
-        store.append_all(vec![(LogId(0), RecordBatch::from_records(&many))]).await.expect("room");
+        append(&store, 0, &many);
     }
-    store
-        .append_all(vec![(LogId(1), RecordBatch::from_records(&[record(2)]))])
-        .await
-        .expect("room");
-    let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
-    let mut follower = open(&store, &request(&store, &all, &[])).await.expect("valid");
-    let order: Vec<u16> = drain(&mut follower).await.iter().map(|(l, _, _)| l.0).collect();
+    append(&store, 1, &[record(2)]);
+    let mut follower = open(&store, &request(&store, &ALL, &[])).expect("valid");
+    let order: Vec<u16> = drain(&store, &mut follower).iter().map(|(l, _, _)| l.0).collect();
     let at = order.iter().position(|l| *l == 1).expect("served");
     assert!((1..39).contains(&at), "served at {at} of {}", order.len());
 }
 
-#[tokio::test]
-async fn the_start_names_the_log_and_the_heads_of_the_opening() {
+#[test]
+fn the_start_comes_first_and_names_the_log_and_the_heads_of_the_opening() {
     let store = store(2);
-    let append = async |log, n| {
-        let batch = RecordBatch::from_records(&[record(n)]);
-        store.append_all(vec![(LogId(log), batch)]).await.expect("room");
-    };
-    append(1, 1).await;
-    append(1, 2).await;
-    let heads = |follower: &Follower| {
-        let start = follower.start();
+    append(&store, 1, &[record(1)]);
+    append(&store, 1, &[record(2)]);
+    let heads = |follower: &mut Follower| {
+        let Step::Send(Fed::Start(start)) = follower.poll() else { panic!("no start") };
         assert_eq!(start.log_identity, store.identity().to_wire());
         start.heads.iter().map(|head| (head.log, head.position)).collect::<Vec<_>>()
     };
-    let mut both = open(&store, &request(&store, &[0, 1], &[(1, 1)])).await.expect("valid");
-    assert_eq!(heads(&both), [(0, 0), (1, 2)], "an empty log is named, too");
-    append(0, 3).await;
-    drain(&mut both).await;
-    assert_eq!(heads(&both), [(0, 0), (1, 2)], "as of the opening");
-    let one = open(&store, &request(&store, &[2], &[])).await.expect("valid");
-    assert_eq!(heads(&one), [(0, 1)], "of the logs followed");
+    let mut both = open(&store, &request(&store, &[0, 1], &[(1, 1)])).expect("valid");
+    append(&store, 0, &[record(3)]);
+    assert_eq!(heads(&mut both), [(0, 0), (1, 2)], "as of the opening; an empty log is named, too");
+    let mut one = open(&store, &request(&store, &[2], &[])).expect("valid");
+    assert_eq!(heads(&mut one), [(0, 1)], "of the logs followed");
 }
 
-#[tokio::test]
-async fn what_was_trimmed_away_is_an_answer_of_its_own() {
+#[test]
+fn what_was_trimmed_away_is_an_answer_of_its_own() {
     let store = store(2);
-    for n in 0..4 {
-        store
-            .append_all(vec![(LogId(0), RecordBatch::from_records(&[record(n)]))])
-            .await
-            .expect("room");
-    }
-    store.trim(LogId(0), Position(3)).await.expect("up");
-    let mut behind = open(&store, &request(&store, &[0], &[(0, 1)])).await.expect("valid");
-    let trimmed = StoreError::Trimmed { log: LogId(0), first: Position(3) };
-    assert_eq!(behind.next().await.expect_err("trimmed"), trimmed);
-    let mut follower = open(&store, &request(&store, &[0], &[(0, 2)])).await.expect("valid");
-    assert_eq!(drain(&mut follower).await.len(), 2);
+    (0..4).for_each(|n| append(&store, 0, &[record(n)]));
+    now(store.trim(LogId(0), Position(3))).expect("up");
+    let mut behind = open(&store, &request(&store, &[0], &[(0, 1)])).expect("valid");
+    let steps = steps(&store, &mut behind);
+    let Step::Send(Fed::Trimmed(trimmed)) = &steps[1] else { panic!("{steps:?}") };
+    assert_eq!(*trimmed, wire::FeedTrimmed { log: 0, first: 3 });
+    assert!(matches!(steps[2..], [Step::End(None)]), "{steps:?}");
+    let mut follower = open(&store, &request(&store, &[0], &[(0, 2)])).expect("valid");
+    assert_eq!(drain(&store, &mut follower).len(), 2);
 }
 
-#[tokio::test]
-async fn what_the_cluster_does_not_have_is_refused() {
+/// The next two steps, each as a word.
+fn next_two(follower: &mut Follower) -> [String; 2] {
+    [follower.poll(), follower.poll()].map(|step| match step {
+        Step::Send(Fed::Start(_)) => "start".to_owned(),
+        Step::Send(Fed::Batch(log, batch)) => format!("send {log}/{}", batch.position),
+        Step::Send(Fed::Trimmed(_)) => "trimmed".to_owned(),
+        Step::Read { after, .. } => {
+            let after = after.iter().map(|(log, position)| format!("{log}/{position}"));
+            format!("read {}", after.collect::<Vec<_>>().join(" "))
+        }
+        Step::Wait => "wait".to_owned(),
+        Step::End(error) => format!("end {}", error.map(|e| e.to_string()).unwrap_or_default()),
+    })
+}
+
+/// The table at the top of the module, with answers of the store by hand.
+#[test]
+fn each_answer_of_the_store_has_its_next_step() {
     let store = store(2);
-    store.append_all(vec![(LogId(0), RecordBatch::default())]).await.expect("room");
-    let refused = async |request: wire::FeedRequest| {
-        open(&store, &request).await.expect_err("must be refused")
+    let batch = |position| Batch {
+        position: Position(position),
+        appended: UnixMillis(1),
+        records: bytes::Bytes::new(),
     };
+    let mut follower = open(&store, &request(&store, &ALL, &[])).expect("valid");
+    assert_eq!(next_two(&mut follower), ["start", "read 0/0 1/0"]);
+    assert_eq!(next_two(&mut follower), ["read 0/0 1/0"; 2], "until it is answered");
+    follower.read(Ok(vec![(LogId(0), vec![batch(1), batch(2)])]));
+    assert_eq!(next_two(&mut follower), ["send 0/1", "send 0/2"]);
+    assert_eq!(next_two(&mut follower), ["read 1/0 0/2"; 2], "the other log's turn");
+    follower.read(Ok(Vec::new()));
+    assert_eq!(next_two(&mut follower), ["wait"; 2]);
+    follower.grown();
+    assert_eq!(next_two(&mut follower), ["read 1/0 0/2"; 2]);
+    follower.read(Err(StoreError::Away("down".to_owned())));
+    assert_eq!(next_two(&mut follower), ["end the store is away: down", "end "]);
+    follower.grown();
+    assert_eq!(next_two(&mut follower), ["end "; 2], "for ever");
+}
+
+#[test]
+fn what_the_cluster_does_not_have_is_refused() {
+    let store = store(2);
+    append(&store, 0, &[]);
+    let refused = |request: wire::FeedRequest| open(&store, &request).expect_err("must be refused");
     let request =
         |partitions: &[u32], positions: &[(u32, u64)]| request(&store, partitions, positions);
     let field = |e: FeedError| match e {
         FeedError::Invalid(e) => e.field,
         other => panic!("{other:?}"),
     };
-    assert_eq!(field(refused(request(&[0, 8], &[])).await), "partitions[1]");
-    assert_eq!(field(refused(request(&[], &[(2, 0)])).await), "positions[0].log");
-    assert_eq!(field(refused(request(&[], &[(1, 0), (1, 0)])).await), "positions[1].log");
-    let ahead = refused(request(&[0], &[(0, 2)])).await;
+    assert_eq!(field(refused(request(&[0, 8], &[]))), "partitions[1]");
+    assert_eq!(field(refused(request(&[], &[(2, 0)]))), "positions[0].log");
+    assert_eq!(field(refused(request(&[], &[(1, 0), (1, 0)]))), "positions[1].log");
+    let ahead = refused(request(&[0], &[(0, 2)]));
     assert_eq!(ahead, FeedError::Ahead { log: LogId(0), head: Position(1), asked: Position(2) });
-    let other = refused(wire::FeedRequest { cluster: "other".into(), ..request(&[0], &[]) }).await;
+    let other = refused(wire::FeedRequest { cluster: "other".into(), ..request(&[0], &[]) });
     assert!(matches!(other, FeedError::OtherCluster { .. }), "{other}");
     for log_identity in [vec![7; 16], Vec::new()] {
-        let other = refused(wire::FeedRequest { log_identity, ..request(&[0], &[]) }).await;
+        let other = refused(wire::FeedRequest { log_identity, ..request(&[0], &[]) });
         assert_eq!(other, FeedError::OtherLog { ours: store.identity() });
     }
 }

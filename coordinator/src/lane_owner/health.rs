@@ -1,4 +1,4 @@
-//! Health of lane ends, as nodes reported it last; each change is logged.
+//! Health of lane ends, as nodes reported it last; each change is logged. Pure.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -11,6 +11,7 @@ use clarion_runtime::{repeated::Repeated, world::Moment};
 
 use crate::{
     lane::LaneSpec,
+    lane_owner::log::Log,
     owners::NodeName,
     snapshot::{LaneTrouble, Trouble, truncated},
 };
@@ -44,8 +45,16 @@ struct LaneEnd {
     logged: bool,
 }
 
+/// What a node's report leads to.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Whether watchers have to be notified.
+    pub(super) is_news: bool,
+    pub(super) log: Option<Log>,
+}
+
 impl HealthBook {
-    /// Records a node's report; true if watchers have to be notified.
+    /// Records a node's report.
     pub(super) fn changed(
         &mut self,
         node: &NodeName,
@@ -53,7 +62,7 @@ impl HealthBook {
         lane: &str,
         state: &wire::LaneState,
         now: Moment,
-    ) -> bool {
+    ) -> Heard {
         let health = state.health();
         let status = LaneStatus {
             lane: lane.to_owned(),
@@ -67,8 +76,7 @@ impl HealthBook {
         match self.0.entry((id, node.clone())) {
             Entry::Vacant(entry) => {
                 let end = LaneEnd { status, troubles: Repeated::default(), logged: false };
-                entry.insert(end).log(None, now.at);
-                true
+                Heard { is_news: true, log: entry.insert(end).log(None, now.at) }
             }
             Entry::Occupied(mut entry) => {
                 let end = entry.get_mut();
@@ -79,10 +87,10 @@ impl HealthBook {
                     // A repeated report: transit times must not move the beginning.
                     status.since = former.since.min(status.since);
                 }
-                if !same {
-                    end.log(Some(former.health), now.at);
+                Heard {
+                    is_news: !same || former.next_probe != end.status.next_probe,
+                    log: if same { None } else { end.log(Some(former.health), now.at) },
                 }
-                !same || former.next_probe != end.status.next_probe
             }
         }
     }
@@ -149,53 +157,27 @@ impl HealthBook {
 }
 
 impl LaneEnd {
-    /// Logs a trouble (first occurrence, each change of reason, then once a minute) and its end.
-    fn log(&mut self, former: Option<LaneHealth>, now: Time) {
-        let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
+    /// The log message of a change: a trouble (first occurrence, each change of reason, then once a
+    /// minute), or its end.
+    fn log(&mut self, former: Option<LaneHealth>, now: Time) -> Option<Log> {
+        let LaneStatus { lane, node, health, detail, .. } = &self.status;
         if *health == LaneHealth::Ready {
             let ended = former.is_some_and(|former| former != LaneHealth::Ready)
                 && std::mem::take(&mut self.logged);
-            match (former, ended) {
-                (None, _) => tracing::info!(lane, %node, "lane connected for the first time"),
-                (Some(_), true) => tracing::info!(lane, %node, "lane trouble ended"),
-                (Some(_), false) => {}
-            }
-            return;
+            let (lane, node) = (lane.clone(), node.clone());
+            return match (former, ended) {
+                (None, _) => Some(Log::EndConnected { lane, node }),
+                (Some(_), true) => Some(Log::TroubleEnded { lane, node }),
+                (Some(_), false) => None,
+            };
         }
         if *health == LaneHealth::Unspecified {
-            return;
+            return None;
         }
         let reason = format!("{health:?} {detail}");
-        let Some(times) = self.troubles.note(&reason, now.since(Time(0))) else { return };
+        let times = self.troubles.note(&reason, now.since(Time(0)))?;
         self.logged = true;
-        let (since, next_probe) = (since.map(|at| at.0), next_probe.map(|at| at.0));
-        match health {
-            // These need an operator: they do not pass by themselves.
-            LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
-                tracing::error!(
-                    lane,
-                    %node,
-                    ?health,
-                    detail,
-                    since,
-                    next_probe,
-                    times,
-                    "lane needs an operator"
-                );
-            }
-            _ => {
-                tracing::warn!(
-                    lane,
-                    %node,
-                    ?health,
-                    detail,
-                    since,
-                    next_probe,
-                    times,
-                    "lane trouble began"
-                );
-            }
-        }
+        Some(Log::Trouble { end: self.status.clone(), times })
     }
 }
 
@@ -237,7 +219,7 @@ mod tests {
     }
 
     fn says(book: &mut HealthBook, name: &str, state: &wire::LaneState, now: Moment) -> bool {
-        book.changed(&node(name), LaneId(1), "g/c", state, now)
+        book.changed(&node(name), LaneId(1), "g/c", state, now).is_news
     }
 
     fn troubles(book: &HealthBook) -> Vec<LaneTrouble> {

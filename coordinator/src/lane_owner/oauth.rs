@@ -8,7 +8,7 @@
 //!
 //! The exchange is one request an hour, so it opens a connection and closes it afterwards. One
 //! deadline covers the whole exchange, the answer's size is limited, and redirects are not
-//! followed. Nothing else waits for the exchange: see [`super::LaneOwner::keep_fresh`].
+//! followed. Nothing else waits for the exchange: see `dispatch/lanes.rs`.
 //!
 //! The log gets the endpoint's words about a failure. They are untrusted: they are cut, and long
 //! words are omitted, because an endpoint may repeat the secret that it was sent.

@@ -9,7 +9,7 @@ use crate::{
     fixtures::*,
     lane::Quota,
     planned::{CountPlan, PlannedAlert, PushRequest},
-    standing::StandingWave,
+    standing::{Change, StandingWave},
 };
 
 /// What a session said, by kind.
@@ -271,22 +271,21 @@ fn a_quota_is_sliced_once_no_former_lease_can_hold_and_a_new_process_begins_smal
 #[test]
 fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
     let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
-    let board = crate::standing::Board::new();
-    board.change(|holds| *holds = standing(Some(quota)));
-    let mut session = open(BOOT_1, NodeMemory::default(), &board.read());
-    let at = |session: &mut Session, second| {
-        session.update(board.read(), seconds(second));
+    let mut holds = standing(Some(quota));
+    let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(holds.clone()));
+    let at = |session: &mut Session, holds: &Standing, second| {
+        session.update(Arc::new(holds.clone()), seconds(second));
         slice(session, seconds(second)).unwrap().0
     };
     let whole = 475_806;
-    assert_eq!(at(&mut session, 100), whole / 20, "cold");
-    board.begin(StandingWave::clone(&wave(Phase::Running)), seconds(100));
-    assert_eq!(at(&mut session, 100), whole / 20);
-    assert_eq!(at(&mut session, 130), whole * 525 / 1_000);
-    assert_eq!(at(&mut session, 160), whole);
-    board.set_phase(WAVE, None, seconds(200));
-    assert_eq!(at(&mut session, 200), whole);
-    assert_eq!(at(&mut session, 230), whole * 525 / 1_000);
+    assert_eq!(at(&mut session, &holds, 100), whole / 20, "cold");
+    holds.apply(Change::Begin(StandingWave::clone(&wave(Phase::Running))), seconds(100));
+    assert_eq!(at(&mut session, &holds, 100), whole / 20);
+    assert_eq!(at(&mut session, &holds, 130), whole * 525 / 1_000);
+    assert_eq!(at(&mut session, &holds, 160), whole);
+    holds.apply(Change::Phase(WAVE, None), seconds(200));
+    assert_eq!(at(&mut session, &holds, 200), whole);
+    assert_eq!(at(&mut session, &holds, 230), whole * 525 / 1_000);
 }
 
 #[test]

@@ -19,10 +19,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
+    dispatch::{board::Board, lanes::Lanes},
     fixtures::{gateway, node},
     lane::{Gateway, LaneKey},
     lane_owner::{Credential, LaneOwner},
-    standing::Board,
 };
 
 const RSA: &str = include_str!("../../../tests/keys/rsa-2048.pem");
@@ -333,7 +333,7 @@ fn pauses_grow_to_a_minute_and_differ() {
 
 /// A lane owner at work on one lane of that endpoint.
 struct Owner {
-    owner: Arc<LaneOwner>,
+    owner: Arc<Lanes>,
     board: Arc<Board>,
     world: World,
 }
@@ -341,17 +341,17 @@ struct Owner {
 impl Owner {
     fn start(endpoint: &Endpoint) -> Self {
         let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
-        let owner =
-            Arc::new(LaneOwner::new(vec![gateway], vec![Credential::Fcm(endpoint.account())]));
+        let owner = LaneOwner::new(vec![gateway], vec![Credential::Fcm(endpoint.account())]);
         let (board, world) = (Arc::new(Board::new()), World::system());
-        let (keeper, shared, of_task) = (owner.clone(), board.clone(), world.clone());
-        tokio::spawn(async move { keeper.keep_fresh(&shared, &of_task).await });
+        let owner = Arc::new(Lanes::new(owner, board.clone()));
+        let (keeper, of_task) = (owner.clone(), world.clone());
+        tokio::spawn(async move { keeper.keep_fresh(&of_task).await });
         Self { owner, board, world }
     }
 
     fn ensure(&self) -> u32 {
         let key = LaneKey { gateway: "g".to_owned(), credential: "google".to_owned() };
-        self.owner.ensure(&key, &self.board, &self.world.clock()).unwrap().id.0
+        self.owner.ensure(&key, &self.world.clock()).unwrap().id.0
     }
 
     /// Waits until nodes are given that token.
@@ -441,17 +441,16 @@ async fn one_account_in_trouble_holds_up_no_other() {
     let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
     let other = ServiceAccount { name: "other".to_owned(), ..good.account() };
     let credentials = vec![Credential::Fcm(silent.account()), Credential::Fcm(other)];
-    let owner = Owner {
-        owner: Arc::new(LaneOwner::new(vec![gateway], credentials)),
-        ..Owner::start(&silent)
-    };
+    let started = Owner::start(&silent);
+    let lanes = Lanes::new(LaneOwner::new(vec![gateway], credentials), started.board.clone());
+    let owner = Owner { owner: Arc::new(lanes), ..started };
     let key =
         |credential: &str| LaneKey { gateway: "g".to_owned(), credential: credential.to_owned() };
     for credential in ["google", "other"] {
-        owner.owner.ensure(&key(credential), &owner.board, &owner.world.clock()).unwrap();
+        owner.owner.ensure(&key(credential), &owner.world.clock()).unwrap();
     }
     tokio::select! {
-        () = owner.owner.keep_fresh(&owner.board, &owner.world) => {}
+        () = owner.owner.keep_fresh(&owner.world) => {}
         () = owner.given("Bearer good") => {}
     }
     let status: BTreeMap<_, _> = owner
