@@ -5,7 +5,10 @@
 //! computed for the first device that has it, and remembered, so that the ten-thousandth device
 //! costs two loads and no comparison of text.
 
-use clarion_proto::ids::{AppName, LaneId};
+use clarion_proto::{
+    ids::{AppName, LaneId},
+    locale::Chooser,
+};
 
 use super::templates::TemplateIds;
 use crate::{
@@ -39,6 +42,8 @@ pub(crate) struct App {
     /// Whether a common header of its messages cannot be written: then no push of the app is sent.
     pub(crate) stopped: bool,
     messages: Vec<Message>,
+    /// Choice of a message by locale; the first message is the fallback.
+    chooser: Chooser,
     /// Position in `messages`, indexed by `LocaleIndex`.
     message_of: Vec<u16>,
 }
@@ -130,7 +135,9 @@ impl App {
             evidence: MessageEvidence::default(),
         };
         let messages = spec.messages.iter().map(message).collect();
-        Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
+        let chooser = Chooser::new(spec.messages.iter().map(|message| message.locale.as_str()));
+        let spec = spec.clone();
+        Self { spec, outlet, stopped: false, messages, chooser, message_of: Vec::new() }
     }
 
     /// Which app it is.
@@ -148,8 +155,8 @@ impl App {
             self.message_of.resize(at + 1, NOT_ASKED);
         }
         if self.message_of[at] == NOT_ASKED {
-            let tags = self.spec.messages.iter().map(|message| message.locale.as_str());
-            self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
+            let message = self.chooser.choose(words.locale(locale)).unwrap_or(0);
+            self.message_of[at] = u16::try_from(message).unwrap_or(0);
         }
         self.message_of[at]
     }
@@ -157,40 +164,5 @@ impl App {
     /// A message by its position.
     pub(crate) fn message(&mut self, message: u16) -> &mut Message {
         &mut self.messages[usize::from(message)]
-    }
-}
-
-/// The position of the longest tag that is a prefix of the locale at a hyphen, else of the first.
-fn choose<'a>(tags: impl Iterator<Item = &'a str>, locale: &str) -> usize {
-    let fits = |tag: &str| {
-        !tag.is_empty()
-            && locale.strip_prefix(tag).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    };
-    tags.enumerate()
-        .filter(|(_, tag)| fits(tag))
-        .max_by_key(|(_, tag)| tag.len())
-        .map_or(0, |(n, _)| n)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn longest_prefix_at_a_hyphen_else_the_first() {
-        let tags = ["en", "zh", "zh-hant", "z"];
-        for (locale, want) in [
-            ("zh-hant-tw", 2),
-            ("zh-hans-cn", 1),
-            ("zh", 1),
-            ("zhx", 0),
-            ("", 0),
-            ("fr", 0),
-            ("en-gb", 0),
-            ("z-x", 3),
-            ("zh-hantx", 1),
-        ] {
-            assert_eq!(choose(tags.into_iter(), locale), want, "{locale}");
-        }
     }
 }
