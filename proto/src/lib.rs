@@ -11,6 +11,7 @@
 //! ```text
 //! alert                              an alert as submitted
 //! message                            texts and links
+//! locale                             languages, and who reads which text
 //! app audience device region         whom it addresses, and where
 //! ids                                names and numbers
 //! error latency limits outcome time  words that all share
@@ -24,6 +25,7 @@ pub mod error;
 pub mod ids;
 pub mod latency;
 pub mod limits;
+pub mod locale;
 pub mod message;
 pub mod outcome;
 pub mod region;

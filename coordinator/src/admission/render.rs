@@ -11,7 +11,8 @@ use clarion_proto::{
     app::{App, Platform},
     error::InvalidField,
     ids::{AlertName, UnixMillis},
-    message::{Locale, Message},
+    locale::Locale,
+    message::Message,
 };
 
 use crate::planned::{LocaleMessage, PushRequest};

@@ -75,10 +75,11 @@ const ALERT: &[Refusal<wire::Alert>] = refusals! { wire::Alert:
     // What.
     "no case", |a| a.case = None => "alert.case", ["is required"];
     "no locale", |a| case(a).messages.clear() => "alert.case.messages", ["1 to 64", "got 0"];
-    "a locale that is none", |a| { let text = text(); case(a).messages.insert("zh_CN".into(), text); } => "alert.case.messages[zh_CN]", ["BCP 47"];
-    "a locale too long", |a| { let text = text(); case(a).messages.insert("en-".to_owned() + &"a".repeat(40), text); } => "alert.case.messages[en-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]", ["1 to 35 bytes", "got 43"];
-    "a locale twice", |a| { let text = text(); case(a).messages.insert("EN".into(), text); } => "alert.case.messages", ["got en more than once"];
-    "too many locales", |a| for i in 0..64 { let text = text(); case(a).messages.insert(format!("l{i}"), text); } => "alert.case.messages", ["1 to 64", "got 65"];
+    "a locale that is none", |a| { let text = text(); case(a).messages.insert("z".into(), text); } => "alert.case.messages[z]", ["BCP 47", "got \"z\""];
+    "a locale without a meaning", |a| { let text = text(); case(a).messages.insert("en-".to_owned() + &"a".repeat(40), text); } => "alert.case.messages[en-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa]", ["only \"en\" has a meaning"];
+    "a locale twice", |a| { let text = text(); case(a).messages.insert("EN".into(), text); } => "alert.case.messages", ["same readers: en and en"];
+    "a language twice", |a| for tag in ["zh", "zh-Hans"] { let text = text(); case(a).messages.insert(tag.into(), text); } => "alert.case.messages", ["same readers: zh and zh-hans"];
+    "too many locales", |a| for i in 0..64 { let text = text(); case(a).messages.insert(format!("de-DE-{i:05}"), text); } => "alert.case.messages", ["1 to 64", "got 65"];
     "fallback missing", |a| case(a).fallback_locale.clear() => "alert.case.fallback_locale", ["is required"];
     "fallback without a message", |a| case(a).fallback_locale = "fr".into() => "alert.case.fallback_locale", ["got fr"];
     "no title", |a| message(a).title.clear() => "alert.case.messages[en].title", ["is required"];
@@ -150,7 +151,6 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "token not hexadecimal", |c| registration(c).token = "zz".repeat(32) => "arrival.registration.token", ["hexadecimal", "64"];
     "token of an odd length", |c| registration(c).token = "abc".into() => "arrival.registration.token", ["hexadecimal", "3"];
     "token too long", |c| registration(c).token = "ab".repeat(101) => "arrival.registration.token", ["at most 200", "202"];
-    "locale that is none", |c| registration(c).locale = "en_GB".into() => "arrival.registration.locale", ["BCP 47"];
     "too many segments", |c| registration(c).segments = vec!["a".into(); 17] => "arrival.registration.segments", ["at most 16", "got 17"];
     "a segment that is no name", |c| registration(c).segments = vec!["ok".into(), "No".into()] => "arrival.registration.segments[1]", ["'N'"];
     "person too long", |c| registration(c).person = "p".repeat(129) => "arrival.registration.person", ["at most 128 bytes", "got 129"];

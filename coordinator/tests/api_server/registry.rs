@@ -189,6 +189,39 @@ async fn strings_are_hashed_and_locales_folded() {
 }
 
 #[tokio::test]
+async fn no_locale_loses_a_device_and_uuids_have_many_spellings() {
+    let server = Server::with_demo().await;
+    let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let spellings =
+        [id.to_owned(), id.to_uppercase(), format!("{{{id}}}"), format!("urn:uuid:{id}")];
+    let locales = ["zh_TW_#Hant", "iw-IL", "?", ""];
+    let changes = spellings.iter().zip(locales).map(|(device, locale)| {
+        let mut change = arrival(device);
+        let Some(wire::device_change::Change::Arrival(arrival)) = &mut change.change else {
+            panic!("an arrival")
+        };
+        arrival.registration.as_mut().expect("of one").locale = locale.to_owned();
+        change
+    });
+    let batch = wire::WriteDevicesRequest { batch_id: 1, changes: changes.collect() };
+    let answers = write(&server, vec![batch]).await.expect("answered");
+    let warned: Vec<_> = answers[0].warnings.iter().map(|w| (w.index, w.field.as_str())).collect();
+    assert_eq!((answers[0].written, answers[0].errors.len()), (4, 0));
+    assert_eq!(warned, [(2, "arrival.registration.locale")]);
+    let logged = logged(&server).await;
+    let [(_, records)] = &logged[..] else { panic!("one device, one log, one batch: {logged:?}") };
+    let stored: Vec<_> = records
+        .iter()
+        .map(|record| match &record.change {
+            Change::Arrival(registration, _) => (record.device, registration.locale.as_str()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let device = DeviceId(*uuid::Uuid::parse_str(id).expect("valid").as_bytes());
+    assert_eq!(stored, ["zh-hant-tw", "he-il", "", ""].map(|locale| (device, locale)));
+}
+
+#[tokio::test]
 async fn a_batch_over_the_limits_ends_the_stream() {
     let server = Server::with_demo().await;
     let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes };

@@ -5,7 +5,10 @@
 //! computed for the first device that has it, and stored. So the ten-thousandth device costs two
 //! loads and no comparison of text.
 
-use clarion_proto::ids::{AppName, LaneId};
+use clarion_proto::{
+    ids::{AppName, LaneId},
+    locale::Chooser,
+};
 
 use super::templates::TemplateIds;
 use crate::{
@@ -40,6 +43,8 @@ pub(crate) struct App {
     /// the app is sent.
     pub(crate) stopped: bool,
     messages: Vec<Message>,
+    /// Choice of a message by locale; the first message is the fallback.
+    chooser: Chooser,
     /// Position in `messages`, indexed by `LocaleIndex`.
     message_of: Vec<u16>,
 }
@@ -131,7 +136,9 @@ impl App {
             evidence: MessageEvidence::default(),
         };
         let messages = spec.messages.iter().map(message).collect();
-        Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
+        let chooser = Chooser::new(spec.messages.iter().map(|message| message.locale.as_str()));
+        let spec = spec.clone();
+        Self { spec, outlet, stopped: false, messages, chooser, message_of: Vec::new() }
     }
 
     /// Returns the name of the app.
@@ -149,8 +156,8 @@ impl App {
             self.message_of.resize(at + 1, UNRESOLVED);
         }
         if self.message_of[at] == UNRESOLVED {
-            let tags = self.spec.messages.iter().map(|message| message.locale.as_str());
-            self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
+            let message = self.chooser.choose(words.locale(locale)).unwrap_or(0);
+            self.message_of[at] = u16::try_from(message).unwrap_or(0);
         }
         self.message_of[at]
     }
@@ -158,41 +165,5 @@ impl App {
     /// Returns a message by its position.
     pub(crate) fn message(&mut self, message: u16) -> &mut Message {
         &mut self.messages[usize::from(message)]
-    }
-}
-
-/// Returns the position of the longest tag that is a prefix of the locale up to a hyphen, or of the
-/// first tag.
-fn choose<'a>(tags: impl Iterator<Item = &'a str>, locale: &str) -> usize {
-    let fits = |tag: &str| {
-        !tag.is_empty()
-            && locale.strip_prefix(tag).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    };
-    tags.enumerate()
-        .filter(|(_, tag)| fits(tag))
-        .max_by_key(|(_, tag)| tag.len())
-        .map_or(0, |(n, _)| n)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn longest_prefix_at_a_hyphen_else_the_first() {
-        let tags = ["en", "zh", "zh-hant", "z"];
-        for (locale, want) in [
-            ("zh-hant-tw", 2),
-            ("zh-hans-cn", 1),
-            ("zh", 1),
-            ("zhx", 0),
-            ("", 0),
-            ("fr", 0),
-            ("en-gb", 0),
-            ("z-x", 3),
-            ("zh-hantx", 1),
-        ] {
-            assert_eq!(choose(tags.into_iter(), locale), want, "{locale}");
-        }
     }
 }

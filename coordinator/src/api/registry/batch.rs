@@ -25,7 +25,11 @@ use prost::{
 };
 use tonic::Status;
 
-use super::{Context, change, status};
+use super::{
+    Context,
+    change::{self, Accepted},
+    status,
+};
 use crate::store::{RecordBatch, RecordBatchBuilder, StoreError};
 
 /// Maximum number of items in one batch.
@@ -152,9 +156,15 @@ impl Checked {
                 tokio::task::yield_now().await;
             }
             let error = match record(&item, &mut apps, now, api).await? {
-                Ok(record) if urgent_only && is_growing(&record.change) => Some(no_room(index)),
-                Ok(record) => {
+                Ok(accepted) if urgent_only && is_growing(&accepted.record.change) => {
+                    Some(no_room(index))
+                }
+                Ok(Accepted { record, warning }) => {
                     checked.take(&record, api);
+                    let warning = warning.map(|InvalidField { field, problem }| {
+                        wire::DeviceWarning { index, field, description: problem }
+                    });
+                    checked.answer.warnings.extend(warning);
                     None
                 }
                 Err(InvalidField { field, problem }) => {
@@ -198,7 +208,7 @@ async fn record(
     apps: &mut KnownApps<'_>,
     now: UnixMillis,
     api: &Context,
-) -> Result<Result<Record, InvalidField>, Status> {
+) -> Result<Result<Accepted, InvalidField>, Status> {
     if item.len() > CHANGE_BYTES_MAX {
         let problem = format!("must be at most {CHANGE_BYTES_MAX} bytes; got {} bytes", item.len());
         return Ok(Err(InvalidField::new("change", problem)));

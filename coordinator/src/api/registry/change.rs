@@ -11,7 +11,7 @@ use clarion_proto::{
     device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token, check_fcm_token},
     error::{InvalidField, required},
     ids::{AppName, DeviceId, UnixMillis},
-    message::Locale,
+    locale::{Locale, Reported},
     region::LatLng,
     wire::v1::{self as wire, device_change, place},
 };
@@ -43,31 +43,43 @@ pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
     }
 }
 
+/// A change that may be written.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) record: Record,
+    /// Part of the change that has no meaning and is not in the record.
+    pub(super) warning: Option<InvalidField>,
+}
+
 /// Checks a change. `app` is the existing app that [`app`] found, with its platform.
 pub(super) fn record(
     change: wire::DeviceChange,
     app: Option<(AppName, Platform)>,
     now: UnixMillis,
     key: &DeviceKey,
-) -> Result<Record, InvalidField> {
+) -> Result<Accepted, InvalidField> {
+    let mut warning = None;
     let device = device(&change.device, key)?;
     let observed = observed(required(change.observe_time, "observe_time")?, now)?;
     let app = || required(app, "registration.app");
     let change = match required(change.change, "change")? {
         device_change::Change::Registration(r) => {
-            Change::Registration(registration(r, app()?).map_err(|e| e.within("registration"))?)
+            let checked = registration(r, app()?).map_err(|e| e.within("registration"))?;
+            warning = checked.1.map(|ignored| ignored.within("registration"));
+            Change::Registration(checked.0)
         }
         device_change::Change::Place(p) => Change::Place(cell(p).map_err(|e| e.within("place"))?),
         device_change::Change::Arrival(a) => {
             let r = required(a.registration, "arrival.registration")?;
-            let r = registration(r, app()?).map_err(|e| e.within("arrival.registration"))?;
+            let checked = registration(r, app()?).map_err(|e| e.within("arrival.registration"))?;
+            warning = checked.1.map(|ignored| ignored.within("arrival.registration"));
             let p = required(a.place, "arrival.place")?;
-            Change::Arrival(r, cell(p).map_err(|e| e.within("arrival.place"))?)
+            Change::Arrival(checked.0, cell(p).map_err(|e| e.within("arrival.place"))?)
         }
         device_change::Change::Removal(_) => Change::Removal,
         device_change::Change::Mute(m) => Change::Mute(m.muted),
     };
-    Ok(Record { device, observed, change })
+    Ok(Accepted { record: Record { device, observed, change }, warning })
 }
 
 fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
@@ -77,9 +89,9 @@ fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
             "device",
             format_args!("must be at most {NAME_BYTES_MAX} bytes; got {n} bytes"),
         )),
-        // The lengths of the two plain forms of a UUID; the forms with braces and `urn:uuid:` are
-        // hashed like any other string.
-        32 | 36 => Ok(uuid::Uuid::try_parse(device)
+        // The lengths of a UUID's spellings: 32 digits, with hyphens, in braces, as a URN. The
+        // parser takes any case.
+        32 | 36 | 38 | 45 => Ok(uuid::Uuid::try_parse(device)
             .map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
         _ => Ok(key.id(device)),
     }
@@ -103,26 +115,42 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
     Ok(at)
 }
 
+/// Checks a registration; the second value names the part of its locale that has no meaning.
 fn registration(
     registration: wire::Registration,
     (app, platform): (AppName, Platform),
-) -> Result<Registration, InvalidField> {
-    let locale = match registration.locale.as_str() {
-        "" => String::new(),
-        tag => Locale::new(tag).map_err(|e| e.within("locale"))?.into_string(),
-    };
+) -> Result<(Registration, Option<InvalidField>), InvalidField> {
+    let Reported { locale, ignored } = Reported::read(&registration.locale);
+    let warning = ignored.then(|| left_out(locale.as_ref()));
     if registration.person.len() > NAME_BYTES_MAX {
         let bytes = registration.person.len();
         let problem = format!("must be at most {NAME_BYTES_MAX} bytes; got {bytes} bytes");
         return Err(InvalidField::new("person", problem));
     }
-    Ok(Registration {
+    let checked = Registration {
         app,
         token: token(registration.token, platform)?,
-        locale,
+        locale: locale.map(Locale::into_string).unwrap_or_default(),
         segments: segments(registration.segments)?,
         person: registration.person,
-    })
+    };
+    Ok((checked, warning))
+}
+
+/// The warning about a locale that was not understood completely. The phone's words are not
+/// repeated: an app may have put anything there.
+fn left_out(locale: Option<&Locale>) -> InvalidField {
+    match locale {
+        Some(locale) => InvalidField::new(
+            "locale",
+            format_args!("has parts without meaning; stored as {}", locale.as_str()),
+        ),
+        None => InvalidField::new(
+            "locale",
+            "must begin with a language, as in zh-Hans-CN; stored as unknown: the device receives \
+             the fallback message of alerts",
+        ),
+    }
 }
 
 /// Checks a token as the app gets it from its platform: hexadecimal for APNs, plain text for FCM.

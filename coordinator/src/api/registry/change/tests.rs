@@ -27,6 +27,10 @@ fn change(change: device_change::Change) -> wire::DeviceChange {
 }
 
 fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
+    accepted(change).map(|accepted| accepted.record)
+}
+
+fn accepted(change: wire::DeviceChange) -> Result<Accepted, InvalidField> {
     record(change, Some((demo(), Platform::Apns)), NOW, &DeviceKey::random())
 }
 
@@ -57,6 +61,26 @@ fn a_registration_becomes_its_record() {
 }
 
 #[test]
+fn a_strange_locale_is_stored_as_far_as_it_has_a_meaning() {
+    for (reported, stored, warned) in [
+        ("zh_TW_#Hant", "zh-hant-tw", None),
+        ("iw", "he", None),
+        ("", "", None),
+        ("en-GB-oed", "en-gb", Some("has parts without meaning; stored as en-gb")),
+        ("s3cret!", "", Some("stored as unknown")),
+    ] {
+        let accepted = accepted(registered(|r| r.locale = reported.into())).expect("valid");
+        let Change::Registration(registration) = accepted.record.change else { panic!("of one") };
+        assert_eq!(registration.locale, stored, "{reported}");
+        assert_eq!(accepted.warning.is_some(), warned.is_some(), "{reported}");
+        if let (Some(warning), Some(text)) = (accepted.warning, warned) {
+            assert_eq!(warning.field, "registration.locale");
+            assert!(warning.problem.contains(text) && !warning.problem.contains("s3cret"));
+        }
+    }
+}
+
+#[test]
 fn uuids_are_taken_as_they_are_and_other_strings_are_hashed() {
     let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     let key = DeviceKey::random();
@@ -65,7 +89,11 @@ fn uuids_are_taken_as_they_are_and_other_strings_are_hashed() {
     assert_eq!(device(&id.replace('-', ""), &key), Ok(plain));
     assert_eq!(device(&id.to_uppercase(), &key), Ok(plain));
     assert_eq!(device(&"x".repeat(36), &key), Ok(key.id(&"x".repeat(36))));
-    assert_ne!(device(&format!("{{{id}}}"), &key), Ok(plain));
+    for spelling in
+        [format!("{{{id}}}"), format!("urn:uuid:{id}"), format!("{{{}}}", id.to_uppercase())]
+    {
+        assert_eq!(device(&spelling, &key), Ok(plain), "{spelling}");
+    }
     assert!(device("", &key).is_err() && device(&"x".repeat(129), &key).is_err());
 }
 
@@ -112,7 +140,6 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
     let odd = checked(registered(|r| r.token = "abcdefg1".into())).expect_err("no digit");
     assert_eq!(odd.problem, "must be pairs of hexadecimal digits; got 8 characters");
     assert_eq!(refused(registered(|r| r.token = "abc".into())), "registration.token");
-    assert_eq!(refused(registered(|r| r.locale = "zh_CN".into())), "registration.locale");
     assert_eq!(refused(registered(|r| r.segments[1] = "A".into())), "registration.segments[1]");
     assert_eq!(refused(registered(|r| r.segments = vec!["a".into(); 17])), "registration.segments");
     assert_eq!(refused(registered(|r| r.person = "x".repeat(129))), "registration.person");
@@ -136,7 +163,8 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
 fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
     let checked = |token: &str| {
         let change = registered(|r| r.token = token.to_owned());
-        record(change, Some((demo(), Platform::Fcm)), NOW, &DeviceKey::random())
+        let accepted = record(change, Some((demo(), Platform::Fcm)), NOW, &DeviceKey::random());
+        accepted.map(|accepted| accepted.record)
     };
     let token = |record: Record| match record.change {
         Change::Registration(registration) => registration.token.as_bytes().to_vec(),
