@@ -1,5 +1,4 @@
-//! One core's end of a lane: the state of the gateway as its answers show it, and the number of
-//! requests that may be sent now.
+//! One core's end of a lane: the state of the gateway, and how many requests may be sent now.
 //!
 //! Several kinds of trouble look alike to a single request and need different reactions:
 //!
@@ -10,14 +9,12 @@
 //!   requests in flight are repeated: the walk has not moved. Good answers to earlier requests do
 //!   not end a pause that the gateway has asked for.
 //! - **An intermediary answers** (a proxy's pages, redirects, truncated answers). A full row of
-//!   these is an outage, too, with pauses of seconds, because an intermediary has asked for
-//!   nothing.
+//!   these is an outage, too, with pauses of seconds.
 //! - **All answers say that the project does not exist.** The reaction is the same, because an
 //!   operator may be repairing the project.
 //! - **The gateway does not answer.** Requests reach their deadlines without any answer. Then too
-//!   one request per connection probes: a recovering gateway must not meet a flood of repeats.
-//! - **Connections accept no request** ([`Mute`]) although they are established. This is reported
-//!   with its reason, like a lack of connections.
+//!   one request per connection probes, because a recovering gateway needs time.
+//! - **Connections accept no request** ([`Mute`]) although they are established.
 //! - **The credential is refused.** Single requests try it until it is accepted or a new provider
 //!   token arrives ([`trust`]).
 //!
@@ -68,8 +65,7 @@ const PROBE: Backoff = Backoff {
 pub enum Doubt {
     /// The gateway asks for less load; with a duration, for no request during that time.
     Load(Option<Duration>),
-    /// The provider token has changed too often, although it was accepted before. A probe uses the
-    /// same token, so it is no further change.
+    /// The provider token changed too often. A probe uses the same token: no further change.
     TokenChange,
     /// The gateway did not sign the answer.
     Unsigned,
@@ -116,11 +112,11 @@ pub struct LaneEnd {
     pauses: u32,
     /// Whether each connection sends only one request until a good answer.
     probing: bool,
-    /// Trouble that a full row of answers has shown and that keeps the lane from sending.
+    /// Trouble shown by a full row of answers, which keeps the lane from sending.
     trouble: Option<LaneHealth>,
     /// Reason why connections serve no requests, until one serves a request again.
     mute: Option<Mute>,
-    /// Row of answers by which the gateway asks for less, and the shortest time that they ask for.
+    /// Row of answers that ask for less, with the shortest requested time.
     load: Row,
     load_wait: Duration,
     /// Row of answers that the gateway did not sign.
@@ -181,14 +177,12 @@ impl LaneEnd {
         }
     }
 
-    /// Counts a failed connection. Returns the number of failures since the last log line if the
-    /// caller must log this one.
+    /// Counts a failed connection. Returns the failures since the last log line, if it is logged.
     pub fn times_to_log(&mut self, reason: &str, now: Time) -> Option<u64> {
         self.failures.note(reason, now.since(Time(0)))
     }
 
-    /// Replaces the specification. Returns true if the gateway changed, so that the connections
-    /// must be closed.
+    /// Replaces the specification. Returns true if the connections must close: another gateway.
     pub fn respecify(&mut self, spec: Arc<LaneSpec>) -> bool {
         let moved = self.spec.endpoint != spec.endpoint
             || self.spec.server_name != spec.server_name
@@ -278,15 +272,14 @@ impl LaneEnd {
         self.rests
     }
 
-    /// Returns the time at which [`LaneEnd::room`] may grow without an event; `None` if it cannot.
+    /// Returns when [`LaneEnd::room`] may grow without an event; `None` if it cannot.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
         let until = self.silent_until();
         if now < until {
             return Some(until);
         }
-        // Computed for a new wave and for the others. A token whose next attempt is later prevents
-        // no connection from sending with another token.
+        // For a new wave and for the others. A token with a later attempt delays no other token.
         let (first, others) =
             (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
         let slice = first.filter(|at| *at > now).or(others);
@@ -296,8 +289,7 @@ impl LaneEnd {
         }
     }
 
-    /// Returns the number of requests of the slice that are reserved for a new wave. It may send
-    /// that many before it waits like the others.
+    /// Returns the number of requests of the slice that only a new wave may use.
     #[must_use]
     pub fn reserve(&self) -> usize {
         self.slice.reserve()
