@@ -3,8 +3,8 @@
 //! The path of an alert: [`Dispatch::start`] puts the wave on the **board**
 //! ([`crate::standing`]). Every session reads from the board the waves that its node needs.
 //! The sessions pass the nodes' reports to the alert's **task** ([`alert`]). The task's state
-//! machine ([`crate::alert::director`]) decides when all nodes are complete, when the alert has expired
-//! and when a cancel is confirmed. No task waits for a node: a node that reconnects reads from the
+//! machine ([`crate::alert::director`]) decides when all nodes are complete, when the alert has
+//! expired and when a cancel is confirmed. No task waits for a node: a node that reconnects reads from the
 //! board the waves that it has missed.
 //!
 //! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be

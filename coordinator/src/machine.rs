@@ -438,3 +438,6 @@ impl Machines for Parts {
         self.faults.push(format!("{node}: {what}"));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,9 @@
 //! a delay for each message, in order. A cut of a link breaks its streams, and each end detects
 //! this after a while. The clocks of the processes differ by up to an hour.
 //!
-//! Not simulated: the coordinator's API, admission, store and feedback of dead tokens; a node's
-//! readiness and shutdown; TLS, names and addresses; bounds of queues and sockets, so there is no
-//! backpressure; crashes of the processes.
+//! Not simulated: the coordinator's API, admission, store of alerts, feedback of dead tokens and
+//! exchanges with token endpoints; a node's readiness and shutdown; TLS, names and addresses; bounds
+//! of queues and sockets, so there is no backpressure; crashes of the processes.
 //!
 //! The modules stand on floors, the highest first. A module imports from its own floor and from
 //! floors below it, never from above; a test in `structure` holds it to that:
