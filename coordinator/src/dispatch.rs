@@ -17,7 +17,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,10 +51,11 @@ use cluster::{Cluster, Input};
 mod alert;
 mod cluster;
 mod count;
+mod direction;
 mod node;
 mod nodes;
 
-pub use count::QUESTIONS_MAX;
+pub use count::{CountError, QUESTIONS_MAX};
 pub use node::{Connect, Tcp, endpoint};
 pub use nodes::NodesConfig;
 
@@ -101,45 +102,9 @@ pub struct Start {
     pub cancelled: bool,
     /// Channel of progress snapshots, with growing versions, up to a settled snapshot.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-}
-
-/// Why a count failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CountError {
-    /// No shard node is connected.
-    #[error("no shard node is connected ({configured} configured)")]
-    NoNodes {
-        /// Number of known node addresses.
-        configured: usize,
-    },
-    /// Nodes that own partitions are not connected: a count without them would be wrong.
-    #[error("not connected: {}", nodes.join(", "))]
-    Absent {
-        /// Names of the nodes that are not connected.
-        nodes: Vec<String>,
-    },
-    /// Some nodes did not answer within the deadline.
-    #[error("not all nodes answered within {seconds} s")]
-    Deadline {
-        /// Deadline of the question, seconds.
-        seconds: u64,
-    },
-    /// A node cannot count the audience.
-    #[error("node {node} cannot count it: {reason}")]
-    Refused {
-        /// Name of the node.
-        node: String,
-        /// Reason that the node gave, or how its session broke each time that it was asked.
-        reason: String,
-        /// Whether a later retry may succeed.
-        again: bool,
-    },
-    /// Too many counts run at once.
-    #[error("{limit} counts are under way")]
-    Busy {
-        /// Largest number of counts at a time.
-        limit: usize,
-    },
+    /// Cancelled when another coordinator has taken the alert over, by whoever learns it first: the
+    /// run ends without an end of the alert.
+    pub superseded: CancellationToken,
 }
 
 /// Result of [`Dispatch::cancel`].
@@ -147,6 +112,8 @@ pub enum CountError {
 pub enum CancelState {
     /// The alert does not run in this process: never started, or ended.
     Unknown,
+    /// Another coordinator has taken the alert over.
+    Superseded,
     /// `Cancelled`: all nodes confirmed. `Cancelling`: some nodes did not confirm. Otherwise the
     /// alert had ended before.
     At {
@@ -266,7 +233,8 @@ impl Dispatcher {
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
-        let identity = Identity { cluster, coordinator, log: log.identity() };
+        let lanes_epoch = OnceLock::new();
+        let identity = Identity { cluster, coordinator, log: log.identity(), lanes_epoch };
         tracing::info!(
             cluster = %identity.cluster,
             %coordinator,
@@ -284,15 +252,21 @@ impl Dispatcher {
                 let _ = stop.run_until_cancelled(task).await;
             });
         };
-        let shared = cluster.clone();
+        let (shared, of_cluster) = (cluster.clone(), store.clone());
         until(Box::pin(async move {
-            shared.roster.share_out(&shared.board, (partitions, logs), &*store, clock).await;
+            shared.roster.share_out(&shared.board, (partitions, logs), &*of_cluster, clock).await;
         }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
-        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        let (shared, stopped) = (cluster.clone(), stop.clone());
+        tasks.spawn(async move {
+            let direct = direction::direct_lanes(&*store, coordinator, clock);
+            let Some(epoch) = stopped.run_until_cancelled(direct).await else { return };
+            shared.identity.lanes_epoch.get_or_init(|| epoch);
+            nodes::keep_sessions(nodes, shared, connect, stopped).await;
+        });
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
@@ -315,7 +289,7 @@ impl Dispatcher {
     }
 
     fn run(&self, start: Start, lanes: Vec<LaneId>, owned: &Owned) -> Result<(), StartError> {
-        let Start { plan: alert, cancelled, snapshots } = start;
+        let Start { plan: alert, cancelled, snapshots, superseded } = start;
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
         let (nodes, begun) = (owned.nodes().keys().cloned(), cluster.clock.moment());
@@ -360,6 +334,7 @@ impl Dispatcher {
             cluster,
             inputs: received,
             snapshots,
+            superseded,
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {

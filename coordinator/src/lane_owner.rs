@@ -38,12 +38,14 @@ pub(crate) mod budget;
 mod credential;
 pub(crate) mod feedback;
 pub mod health;
+mod number;
 mod oauth;
 mod token;
 
 use budget::Budget;
 pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
 use health::{HealthBook, LaneStatus};
+use number::free_id;
 use oauth::{AccessToken, ExchangeError};
 use token::Refresh;
 
@@ -476,18 +478,6 @@ impl Kept {
         }
         Ok(Self { refresh, token, problem: None, failures: Repeated::default() })
     }
-}
-
-/// The number of a lane: a hash of its name, or the next free number if another lane has that hash
-/// (probability one in four thousand million).
-fn free_id(key: &LaneKey, table: &Table) -> LaneId {
-    let hash = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.gateway, key.credential).as_bytes());
-    #[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash
-    let mut id = LaneId(hash as u32);
-    while id.0 == 0 || table.lanes.values().any(|lane| lane.id == id) {
-        id.0 = id.0.wrapping_add(1);
-    }
-    id
 }
 
 /// Requests per second that a quota grants at a ramp's share, in thousandths.

@@ -17,12 +17,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId, LogIdentity, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, Epoch, LogIdentity, WaveId},
     time::Time,
     wire::shard_v1::{SessionRequest, SessionResponse, session_response::Message},
 };
@@ -55,6 +55,8 @@ pub struct MachineConfig {
     pub coordinator: CoordinatorId,
     /// Identity of the log that the coordinator serves.
     pub log: LogIdentity,
+    /// Number under which the coordinator directs the lanes of the cluster, at least 1.
+    pub lanes_epoch: Epoch,
     /// Number of partitions, P.
     pub partitions: u16,
     /// Number of logs, L.
@@ -161,6 +163,7 @@ impl Machine {
             cluster: config.cluster.clone(),
             coordinator: config.coordinator,
             log: config.log,
+            lanes_epoch: OnceLock::from(config.lanes_epoch),
         };
         self.outputs.push_back(Output::Say { stream, request: message::open(&identity) });
     }
@@ -322,6 +325,9 @@ impl Machine {
                 }
             }
             Note::Lane(state) => self.lanes.health_changed(node, &state, now),
+            Note::LaneUnknown(lane) => {
+                self.lanes.ensure_id(lane, &self.board, &Clock::standing(now));
+            }
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, now.at),
             Note::Registry(state) => {
                 let of_this_log = LogIdentity::from_wire(&state.log_identity);

@@ -6,10 +6,14 @@
 //! so it sends the complete state; a slow session skips outdated states; memory does not grow with
 //! the rate of changes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
+    limits::WAVES_MAX,
     time::Time,
 };
 use tokio::sync::watch;
@@ -34,6 +38,8 @@ pub(crate) struct Standing {
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// Waves under way; a wave without an entry has ended, and nodes that had it get its end.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
+    /// Waves that another coordinator has taken over, at most [`WAVES_MAX`]: nodes get no End.
+    pub(crate) abandoned: BTreeSet<WaveId>,
     /// Counts under way at the nodes.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
@@ -107,7 +113,19 @@ impl Board {
     /// Begins a wave: puts it on the board.
     pub(crate) fn begin(&self, wave: StandingWave, now: Time) {
         self.change(|standing| {
+            standing.abandoned.remove(&wave.plan.wave);
             standing.waves.insert(wave.plan.wave, Arc::new(wave));
+            standing.turn_ramps(now);
+        });
+    }
+
+    /// Removes a wave that another coordinator has taken over.
+    pub(crate) fn abandon(&self, wave: WaveId, now: Time) {
+        self.change(|standing| {
+            standing.waves.remove(&wave);
+            if standing.abandoned.len() < WAVES_MAX {
+                standing.abandoned.insert(wave);
+            }
             standing.turn_ramps(now);
         });
     }

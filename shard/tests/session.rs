@@ -40,7 +40,7 @@ async fn a_wave_from_plan_to_confirmed_cancel() {
         _ => None,
     });
     let ask = ask.await;
-    let waves = vec![wire::WaveGrant { wave: 5, rate_millis_per_second: 0 }];
+    let waves = vec![wire::WaveGrant { wave: 5, rate_millis_per_second: 0, epoch: 1 }];
     session.say(Say::Grant(wire::Grant { nonce: ask.nonce, lease_ms: 5_000, waves })).await;
     for core in &mut bench.cores {
         core.until("leave", |c| match c {

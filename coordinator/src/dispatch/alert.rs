@@ -9,6 +9,7 @@ use clarion_proto::{
     wire::shard_v1 as wire,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CancelState,
@@ -43,6 +44,8 @@ pub(super) struct AlertTask {
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Cancelled when another coordinator has taken the alert over.
+    pub(super) superseded: CancellationToken,
 }
 
 impl AlertTask {
@@ -64,6 +67,7 @@ impl AlertTask {
             let wake =
                 [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
             tokio::select! {
+                () = self.superseded.cancelled() => return self.give_up(waiting),
                 input = self.inputs.recv() => match input {
                     Some(Input::Note { node, boot, note }) => {
                         if matches!(note, WaveNote::Report(_) | WaveNote::Isolated(_)) {
@@ -114,6 +118,18 @@ impl AlertTask {
         self.answer(&mut waiting, now);
     }
 
+    /// Ends the task of an alert that another coordinator has taken over: no grant, no End and no
+    /// further snapshot. Watchers find the channel closed.
+    fn give_up(self, waiting: Vec<(Time, oneshot::Sender<CancelState>)>) {
+        tracing::info!(alert = %self.alert, "alert run stopped: another coordinator directs it");
+        self.cluster.board.abandon(self.wave, self.cluster.clock.now());
+        self.cluster.ended(&self.alert, self.wave);
+        for (_, answer) in waiting {
+            // A caller that has hung up needs no answer.
+            let _ = answer.send(CancelState::Superseded);
+        }
+    }
+
     fn publish(&mut self) {
         let lane_troubles = if self.run.is_settled() {
             Vec::new()
@@ -133,6 +149,11 @@ impl AlertTask {
     async fn note(&mut self, node: &NodeName, boot: BootId, mut note: WaveNote) {
         let dead = match &mut note {
             WaveNote::Report(report) => std::mem::take(&mut report.dead),
+            WaveNote::Superseded(epoch) => {
+                let (alert, epoch) = (&self.alert, epoch.0);
+                tracing::info!(%alert, %node, epoch, "node obeys another coordinator for alert");
+                return self.superseded.cancel();
+            }
             WaveNote::Stopped(stopped) => {
                 self.log_stop(node, stopped);
                 Vec::new()

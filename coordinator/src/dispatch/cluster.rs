@@ -158,6 +158,7 @@ impl Cluster {
                 }
             }
             Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
+            Note::LaneUnknown(lane) => self.lanes.ensure_id(lane, &self.board, &self.clock),
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
             Note::Registry(state) => {
                 let of_this_log =

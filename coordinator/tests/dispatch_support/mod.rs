@@ -40,6 +40,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
     transport::{Channel, Server},
@@ -392,7 +393,8 @@ impl Coordinator {
 pub fn start_of(alert: &Arc<PlannedAlert>) -> (Start, watch::Receiver<Arc<Snapshot>>) {
     let snapshot = Snapshot::empty(alert.name.clone(), State::Active);
     let (snapshots, watch) = watch::channel(Arc::new(snapshot));
-    (Start { plan: alert.clone(), cancelled: false, snapshots }, watch)
+    let superseded = CancellationToken::new();
+    (Start { plan: alert.clone(), cancelled: false, snapshots, superseded }, watch)
 }
 
 /// The first snapshot for which `is` holds.
