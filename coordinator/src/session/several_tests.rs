@@ -47,7 +47,8 @@ fn ask(nonce: u64, lane: LaneId) -> Said {
 
 #[test]
 fn a_refusal_with_a_higher_epoch_ends_grants_and_sends_no_end() {
-    let mut session = open(NodeMemory::default(), with_wave());
+    let running = with_wave();
+    let mut session = open(NodeMemory::default(), running.clone());
     sent(&mut session);
     notes(&mut session);
     session.receive(superseded(2), seconds(3)).unwrap();
@@ -59,7 +60,7 @@ fn a_refusal_with_a_higher_epoch_ends_grants_and_sends_no_end() {
     let messages = sent(&mut session);
     assert!(matches!(&messages[0], Message::Grant(grant) if grant.waves.is_empty()));
 
-    let mut left = standing(None);
+    let mut left = Standing { waves: BTreeMap::new(), ..running };
     left.abandoned.insert(WAVE);
     session.update(Arc::new(left.clone()), seconds(4));
     assert!(sent(&mut session).is_empty(), "the node would forget what it has handed");
