@@ -231,6 +231,9 @@ impl LaneOwner {
             granted_per_second(quota, ramp.share(quota.ramp, now))
         });
         let (limits, streams) = (lane.gateway.connections, lane.gateway.streams_per_connection);
+        if lane.gateway.quota.is_some_and(|quota| !quota.ramp.is_zero()) {
+            board.set_used(lane.id, load.busy, now);
+        }
         let mut table = self.table.lock();
         let budget =
             table.budgets.entry(lane.id).or_insert_with(|| Budget::new(limits, streams, now));

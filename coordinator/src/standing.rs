@@ -33,6 +33,9 @@ pub(crate) struct Standing {
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
     /// Warm-up states of the lanes with a ramp; a lane without an entry is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
+    /// Lanes with a ramp that a node uses, as its reports of load say: the waves may be another
+    /// coordinator's.
+    pub(crate) used: BTreeSet<LaneId>,
     /// Connection budgets in the cluster; a lane without an entry has no budget yet, and each node
     /// holds one connection.
     pub(crate) connections: BTreeMap<LaneId, u32>,
@@ -45,7 +48,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Updates lanes to busy or idle after waves have begun or ended.
+    /// Updates lanes to busy or idle after waves have begun or ended, or nodes have reported loads.
     fn turn_ramps(&mut self, now: Time) {
         for (id, lane) in &self.lanes {
             let Some(length) =
@@ -54,7 +57,7 @@ impl Standing {
                 continue;
             };
             let mut running = self.waves.values().filter(|wave| wave.phase == Phase::Running);
-            let busy = running.any(|wave| wave.lanes.contains(id));
+            let busy = self.used.contains(id) || running.any(|wave| wave.lanes.contains(id));
             self.ramps.entry(*id).or_default().turn(busy, length, now);
         }
     }
@@ -117,6 +120,27 @@ impl Board {
             standing.waves.insert(wave.plan.wave, Arc::new(wave));
             standing.turn_ramps(now);
         });
+    }
+
+    /// Records whether a node uses a lane.
+    pub(crate) fn set_used(&self, lane: LaneId, used: bool, now: Time) {
+        if self.read().used.contains(&lane) != used {
+            self.change(|standing| {
+                match used {
+                    true => standing.used.insert(lane),
+                    false => standing.used.remove(&lane),
+                };
+                standing.turn_ramps(now);
+            });
+        }
+    }
+
+    /// Forgets which lanes are used, because a node has no session: the other nodes report again
+    /// within a tenth of a second.
+    pub(crate) fn forget_used(&self, now: Time) {
+        for lane in self.read().used.iter().copied() {
+            self.set_used(lane, false, now);
+        }
     }
 
     /// Removes a wave that another coordinator has taken over.

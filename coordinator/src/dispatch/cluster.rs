@@ -187,6 +187,7 @@ impl Cluster {
         // If another process with this node name is connected already, its lane status stays valid.
         if !self.roster.is_connected(node) {
             self.lanes.node_gone(node);
+            self.board.forget_used(self.clock.now());
         }
         let inputs: Vec<_> = self.alerts.lock().by_wave.values().cloned().collect();
         for inputs in inputs {

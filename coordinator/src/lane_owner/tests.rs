@@ -54,6 +54,11 @@ async fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     let (elsewhere, board) = (self::owner(), Board::new());
     elsewhere.ensure(&key("h", "d"), &board, &clock).unwrap();
     assert_eq!(elsewhere.ensure(&key("g", "c"), &board, &clock).unwrap().id, lane.id);
+    // Where nodes ask for it by the number, the number is enough.
+    let (asked, board) = (self::owner(), Board::new());
+    asked.ensure_id(lane.id, &board, &clock);
+    asked.ensure_id(LaneId(5), &board, &clock);
+    assert_eq!(board.read().lanes.keys().copied().collect::<Vec<_>>(), [lane.id]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -197,8 +197,8 @@ impl Waves {
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
 
-    /// Passes a grant on to the cores, each with its part of the rate. A grant for a forgotten wave,
-    /// or under an epoch that the node has not seen yet, is ignored.
+    /// Passes a grant on to the cores, each with its part of the rate. A grant for a forgotten or
+    /// cancelled wave, or under an epoch that the node has not seen yet, is ignored.
     ///
     /// # Errors
     /// Another coordinator directs the wave.
@@ -210,9 +210,12 @@ impl Waves {
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
         let WaveGrant { wave, epoch, per_second } = *granted;
+        let running = self.waves.get(&wave).filter(|state| state.cancel.is_none());
+        let Some(state) = running else { return Ok(()) };
         self.check_director(from, wave, epoch, "grant.waves.epoch")?;
-        let running = |s: &&State| s.cancel.is_none() && s.spec.epoch == epoch;
-        let Some(state) = self.waves.get(&wave).filter(running) else { return Ok(()) };
+        if state.spec.epoch != epoch {
+            return Ok(());
+        }
         let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.parts));
         state.tell(out, || Command::Grant { wave, until, rate });
         Ok(())

@@ -214,6 +214,7 @@ fn lanes_follow_the_highest_epoch_and_the_next_coordinator_is_asked_to_state_the
             signer: 1,
         })
     };
+    bench.now = bench.now + SECOND;
     let nonce = ask_of(&mut bench, 2).unwrap().nonce;
     let slice = |nonce| {
         let lane = 1;
