@@ -17,7 +17,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,13 +51,14 @@ mod alert;
 pub(crate) mod board;
 mod cluster;
 mod count;
+mod direction;
 pub(crate) mod lanes;
 mod members;
 mod node;
 mod nodes;
 mod pruning;
 
-pub use count::QUESTIONS_MAX;
+pub use count::{CountError, QUESTIONS_MAX};
 pub use nodes::NodesConfig;
 
 /// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the
@@ -103,45 +104,9 @@ pub struct Start {
     pub cancelled: bool,
     /// Channel of progress snapshots, with growing versions, up to a settled snapshot.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-}
-
-/// Why a count failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CountError {
-    /// No shard node is connected.
-    #[error("no shard node is connected ({configured} configured)")]
-    NoNodes {
-        /// Number of known node addresses.
-        configured: usize,
-    },
-    /// Nodes that own partitions are not connected: a count without them would be wrong.
-    #[error("not connected: {}", nodes.join(", "))]
-    Absent {
-        /// Names of the nodes that are not connected.
-        nodes: Vec<String>,
-    },
-    /// Some nodes did not answer within the deadline.
-    #[error("not all nodes answered within {seconds} s")]
-    Deadline {
-        /// Deadline of the question, seconds.
-        seconds: u64,
-    },
-    /// A node cannot count the audience.
-    #[error("node {node} cannot count it: {reason}")]
-    Refused {
-        /// Name of the node.
-        node: String,
-        /// Reason that the node gave, or how its session broke each time that it was asked.
-        reason: String,
-        /// Whether a later retry may succeed.
-        again: bool,
-    },
-    /// Too many counts run at once.
-    #[error("{limit} counts are under way")]
-    Busy {
-        /// Largest number of counts at a time.
-        limit: usize,
-    },
+    /// Cancelled when another coordinator has taken the alert over, by whoever learns it first: the
+    /// run ends without an end of the alert.
+    pub superseded: CancellationToken,
 }
 
 /// Result of [`Dispatch::cancel`].
@@ -149,6 +114,8 @@ pub enum CountError {
 pub enum CancelState {
     /// The alert does not run in this process: never started, or ended.
     Unknown,
+    /// Another coordinator has taken the alert over.
+    Superseded,
     /// `Cancelled`: all nodes confirmed. `Cancelling`: some nodes did not confirm. Otherwise the
     /// alert had ended before.
     At {
@@ -255,7 +222,8 @@ impl Dispatcher {
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(world.id());
-        let identity = Identity { cluster, coordinator, log: log.identity() };
+        let lanes_epoch = OnceLock::new();
+        let identity = Identity { cluster, coordinator, log: log.identity(), lanes_epoch };
         tracing::info!(
             cluster = %identity.cluster,
             %coordinator,
@@ -274,15 +242,21 @@ impl Dispatcher {
                 let _ = stop.run_until_cancelled(task).await;
             });
         };
-        let shared = cluster.clone();
+        let (shared, of_cluster) = (cluster.clone(), store.clone());
         until(Box::pin(async move {
-            shared.roster.assign(&shared.board, &*store, clock).await;
+            shared.roster.assign(&shared.board, &*of_cluster, clock).await;
         }));
         let (shared, of_lanes) = (cluster.clone(), world.clone());
         until(Box::pin(async move { shared.lanes.keep_fresh(&of_lanes).await }));
         until(Box::pin(pruning::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
-        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), world, stop.clone()));
+        let (shared, stopped) = (cluster.clone(), stop.clone());
+        tasks.spawn(async move {
+            let direct = direction::direct_lanes(&*store, coordinator, clock);
+            let Some(epoch) = stopped.run_until_cancelled(direct).await else { return };
+            shared.identity.lanes_epoch.get_or_init(|| epoch);
+            nodes::keep_sessions(nodes, shared, world, stopped).await;
+        });
         let inner = Inner { cluster, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
@@ -306,7 +280,7 @@ impl Dispatcher {
     }
 
     fn run(&self, start: Start, lanes: Vec<LaneId>, owned: &Owned) -> Result<(), StartError> {
-        let Start { plan: alert, cancelled, snapshots } = start;
+        let Start { plan: alert, cancelled, snapshots, superseded } = start;
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
         let (nodes, begun) = (owned.nodes().keys().cloned(), cluster.clock.moment());
@@ -347,6 +321,7 @@ impl Dispatcher {
             cluster,
             inputs: received,
             snapshots,
+            superseded,
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {

@@ -32,7 +32,7 @@
 //! the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -57,6 +57,7 @@ pub(crate) mod feedback;
 pub(crate) mod fixtures;
 pub mod health;
 mod log;
+mod number;
 pub(crate) mod oauth;
 mod refusal;
 mod token;
@@ -80,6 +81,8 @@ pub(crate) struct LaneOwner {
     kept: BTreeMap<String, Kept>,
     health: HealthBook,
     budgets: BTreeMap<LaneId, Budget>,
+    /// Nodes that use a lane with a ramp, as their last reports of load say.
+    users: BTreeMap<LaneId, BTreeSet<NodeName>>,
     outputs: VecDeque<Output>,
 }
 
@@ -129,6 +132,7 @@ impl LaneOwner {
             kept: BTreeMap::new(),
             health: HealthBook::default(),
             budgets: BTreeMap::new(),
+            users: BTreeMap::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -200,6 +204,8 @@ impl LaneOwner {
         if self.health.gone(node) {
             self.outputs.push_back(Output::HealthChanged);
         }
+        let used: Vec<_> = self.users.keys().copied().collect();
+        used.into_iter().for_each(|lane| self.set_used(lane, node, false));
     }
 
     /// Records the load of a node's connections of a lane; may change the lane's budget.
@@ -216,6 +222,9 @@ impl LaneOwner {
             let ramp = standing.ramps.get(&lane.id).copied().unwrap_or_default();
             granted_per_second(quota, ramp.share(quota.ramp, now))
         });
+        if lane.gateway.quota.is_some_and(|quota| !quota.ramp.is_zero()) {
+            self.set_used(lane.id, node, load.busy);
+        }
         let (limits, streams) = (lane.gateway.connections, lane.gateway.streams_per_connection);
         let known = self.budgets.contains_key(&lane.id);
         let budget =
@@ -388,21 +397,26 @@ impl LaneOwner {
         }
     }
 
-    fn log(&mut self, log: Log) {
-        self.outputs.push_back(Output::Log(log));
+    /// Records whether a node uses a lane. The waves may be another coordinator's, which no board of
+    /// this process shows, but the lane's ramp warms up for them, too.
+    fn set_used(&mut self, lane: LaneId, node: &NodeName, used: bool) {
+        let users = self.users.entry(lane).or_default();
+        let before = !users.is_empty();
+        match used {
+            true => drop(users.insert(node.clone())),
+            false => drop(users.remove(node)),
+        }
+        let is_used = !users.is_empty();
+        if !is_used {
+            self.users.remove(&lane);
+        }
+        if is_used != before {
+            self.outputs.push_back(Output::Board(Change::Used(lane, is_used)));
+        }
     }
 
-    /// The number of a new lane: a hash of its name, or the next free number if another lane has
-    /// that hash (probability one in four thousand million).
-    fn free_id(&self, key: &LaneKey) -> LaneId {
-        let name = format!("{}/{}", key.gateway, key.credential);
-        let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
-        #[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash
-        let mut id = LaneId(hash as u32);
-        while id.0 == 0 || self.lanes.values().any(|lane| lane.id == id) {
-            id.0 = id.0.wrapping_add(1);
-        }
-        id
+    fn log(&mut self, log: Log) {
+        self.outputs.push_back(Output::Log(log));
     }
 }
 

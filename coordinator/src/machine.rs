@@ -18,11 +18,11 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId, LogIdentity, UnixMillis, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, UnixMillis, WaveId},
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, SessionResponse},
 };
@@ -58,6 +58,8 @@ pub struct MachineConfig {
     pub coordinator: CoordinatorId,
     /// Identity of the log that the coordinator serves.
     pub log: LogIdentity,
+    /// Number under which the coordinator directs the lanes of the cluster, at least 1.
+    pub lanes_epoch: Epoch,
     /// Number of partitions, P.
     pub partitions: u16,
     /// Number of logs, L.
@@ -136,6 +138,7 @@ impl Machine {
     #[must_use]
     pub fn new(config: MachineConfig) -> Self {
         let MachineConfig { cluster, coordinator, log, partitions, logs, nodes, .. } = config;
+        let lanes_epoch = OnceLock::from(config.lanes_epoch);
         let mut roster = Roster::new(nodes, partitions, logs);
         roster.set_addresses(nodes);
         let parts = Parts {
@@ -147,7 +150,7 @@ impl Machine {
             faults: Vec::new(),
         };
         Self {
-            identity: Identity { cluster, coordinator, log },
+            identity: Identity { cluster, coordinator, log, lanes_epoch },
             parts,
             streams: BTreeMap::new(),
             alerts: BTreeMap::new(),
@@ -376,6 +379,9 @@ impl Machine {
                     director::Output::Phase(phase) => {
                         self.parts.apply(Change::Phase(*wave, phase), now.at);
                     }
+                    director::Output::Abandon { .. } => {
+                        self.parts.apply(Change::Abandon(*wave), now.at);
+                    }
                     director::Output::Over => self.parts.roster.forget(*wave),
                     // Nobody watches, waits or prunes here.
                     director::Output::Publish { .. }
@@ -420,6 +426,10 @@ impl Parts {
 impl Machines for Parts {
     fn lane_health(&mut self, node: &NodeName, state: &wire::LaneState) {
         self.lanes.health_changed(node, state, self.now);
+    }
+
+    fn lane_unknown(&mut self, lane: LaneId) {
+        self.lanes.ensure_id(lane, self.now);
     }
 
     fn lane_load(&mut self, node: &NodeName, load: wire::LaneLoad) {

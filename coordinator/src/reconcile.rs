@@ -138,7 +138,8 @@ impl Reconciler {
         }
     }
 
-    /// The newest state of an alert; `None` if another process runs it or it ended long ago.
+    /// The newest state of an alert; `None` if another process runs it or it ended long ago. The
+    /// channel closes before a settled state if another process has taken the alert over.
     #[must_use]
     pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
         Some(self.shared.handle(alert)?.snapshots.subscribe())
@@ -161,7 +162,7 @@ impl Reconciler {
             CancelState::Unknown => {
                 CancelState::At { state: handle.state(), unconfirmed: Vec::new() }
             }
-            at @ CancelState::At { .. } => at,
+            told @ (CancelState::At { .. } | CancelState::Superseded) => told,
         }
     }
 

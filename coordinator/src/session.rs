@@ -9,12 +9,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId, LaneId, LogIdentity, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message, session_response},
@@ -63,6 +63,9 @@ pub(crate) struct Identity {
     pub(crate) coordinator: CoordinatorId,
     /// Identity of the log that this coordinator serves.
     pub(crate) log: LogIdentity,
+    /// Number under which this coordinator directs the lanes of the cluster; set before the first
+    /// session begins.
+    pub(crate) lanes_epoch: OnceLock<Epoch>,
 }
 
 /// One session, from the node's Hello to the end of the stream.
@@ -124,6 +127,8 @@ enum SentWave {
     Cancelled(Time),
     /// The node confirmed that it stopped the wave.
     Stopped,
+    /// Another coordinator directs the wave at this node.
+    Superseded,
     /// End was sent to the node.
     Ended,
 }
@@ -204,6 +209,12 @@ impl Session {
             Said::LaneLoad(load) => {
                 self.sent.connections.entry(LaneId(load.lane)).or_default();
                 self.notes.push_back(Note::Load(load));
+                self.send_differences(now);
+            }
+            Said::LanesWanted(wire::LanesWanted {}) => {
+                self.sent.lanes.clear();
+                self.sent.tokens.clear();
+                self.sent.connections.values_mut().for_each(|sent| *sent = None);
                 self.send_differences(now);
             }
             Said::LaneState(state) => self.notes.push_back(Note::Lane(state)),
@@ -322,9 +333,11 @@ impl Session {
             self.taken(Subject::Wave(wave));
             let running =
                 standing.waves.get(&wave).filter(|w| w.phase == Phase::Running && mine > 0);
-            if let Some(running) = running.filter(|w| w.expires > now) {
+            let superseded = self.sent.waves.get(&wave) == Some(&SentWave::Superseded);
+            if let Some(running) = running.filter(|w| w.expires > now && !superseded) {
                 let rate = lease::rate_millis(running.plan.max_rate_per_second, mine, all);
-                grants.push(wire::WaveGrant { wave: wave.0, rate_millis_per_second: rate });
+                let epoch = running.plan.epoch.0;
+                grants.push(wire::WaveGrant { wave: wave.0, rate_millis_per_second: rate, epoch });
                 self.notes.push_back(Note::Wave(wave, WaveNote::Granted));
             }
         }
@@ -333,7 +346,11 @@ impl Session {
             self.outbox.push_back(message::request(Message::Grant(grant)));
         }
         for id in &request.lanes {
-            let Some(lane) = standing.lanes.get(&LaneId(*id)) else { continue };
+            let Some(lane) = standing.lanes.get(&LaneId(*id)) else {
+                // Another coordinator has described it to the node.
+                self.notes.push_back(Note::LaneUnknown(LaneId(*id)));
+                continue;
+            };
             // Without a slice the node sends nothing through the lane, and requests a slice again.
             let Some(part) = self.slice(lane, mine, all, now) else { continue };
             let slice = wire::Slice {
@@ -393,3 +410,5 @@ mod tests;
 mod isolation_tests;
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod several_tests;

@@ -20,10 +20,14 @@
 //! | `BeginCount` | adds a count | if as many as allowed are under way |
 //! | `EndCount` | removes the count | of an unknown count |
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
+    limits::WAVES_MAX,
     time::Time,
 };
 
@@ -42,11 +46,16 @@ pub(crate) struct Standing {
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
     /// Warm-up states of the lanes with a ramp; a lane without an entry is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
+    /// Lanes with a ramp that a node uses, as its reports of load say: the waves may be another
+    /// coordinator's.
+    pub(crate) used: BTreeSet<LaneId>,
     /// Connection budgets in the cluster; a lane without an entry has no budget yet, and each node
     /// holds one connection.
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// Waves under way; a wave without an entry has ended, and nodes that had it get its end.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
+    /// Waves that another coordinator has taken over, at most [`WAVES_MAX`]: nodes get no End.
+    pub(crate) abandoned: BTreeSet<WaveId>,
     /// Counts under way at the nodes.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
@@ -68,6 +77,10 @@ pub(crate) enum Change {
     Phase(WaveId, Option<Phase>),
     /// A count begins, unless `limit` counts are under way.
     BeginCount { id: u64, plan: Arc<CountPlan>, limit: usize },
+    /// Another coordinator has taken the wave over.
+    Abandon(WaveId),
+    /// Whether a node uses the lane, as its reports of load say.
+    Used(LaneId, bool),
     /// A count ends.
     EndCount(u64),
 }
@@ -89,6 +102,7 @@ impl Standing {
                 return self.connections.insert(lane, connections) != Some(connections);
             }
             Change::Begin(wave) => {
+                self.abandoned.remove(&wave.plan.wave);
                 self.waves.insert(wave.plan.wave, Arc::new(wave));
                 self.turn_ramps(now);
             }
@@ -98,6 +112,23 @@ impl Standing {
                     self.turn_ramps(now);
                 }
                 return has_moved;
+            }
+            Change::Abandon(wave) => {
+                self.waves.remove(&wave);
+                if self.abandoned.len() < WAVES_MAX {
+                    self.abandoned.insert(wave);
+                }
+                self.turn_ramps(now);
+            }
+            Change::Used(lane, used) => {
+                let has_changed = match used {
+                    true => self.used.insert(lane),
+                    false => self.used.remove(&lane),
+                };
+                if has_changed {
+                    self.turn_ramps(now);
+                }
+                return has_changed;
             }
             Change::BeginCount { limit, .. } if self.counts.len() >= limit => return false,
             Change::BeginCount { id, plan, .. } => drop(self.counts.insert(id, plan)),
@@ -118,7 +149,7 @@ impl Standing {
         }
     }
 
-    /// Updates lanes to busy or idle after waves have begun or ended.
+    /// Updates lanes to busy or idle after waves have begun or ended, or nodes have reported loads.
     fn turn_ramps(&mut self, now: Time) {
         for (id, lane) in &self.lanes {
             let Some(length) =
@@ -127,7 +158,7 @@ impl Standing {
                 continue;
             };
             let mut running = self.waves.values().filter(|wave| wave.phase == Phase::Running);
-            let busy = running.any(|wave| wave.lanes.contains(id));
+            let busy = self.used.contains(id) || running.any(|wave| wave.lanes.contains(id));
             self.ramps.entry(*id).or_default().turn(busy, length, now);
         }
     }

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use crate::owners::Ownership;
 
 mod batch;
+mod director;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod known;
@@ -41,6 +42,7 @@ mod record;
 pub(crate) mod suite;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
+pub use director::LaneDirector;
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
 
 /// Why an operation of the store failed.
@@ -169,14 +171,18 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Arc<AppRecord>>, StoreError>;
 }
 
-/// The ownership of partitions and the checkpoints of alerts: the state that a coordinator needs to
-/// take over the work of another coordinator.
+/// The ownership of partitions, the director of the lanes and the checkpoints of alerts: the state
+/// that a coordinator needs to take over the work of another coordinator.
 #[async_trait]
 pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// The newest ownership; `None` before the first.
     async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError>;
     /// Records the next ownership: its number is one more than the stored number, or 1.
     async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError>;
+    /// The coordinator that directs the lanes of the cluster; `None` before the first.
+    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError>;
+    /// Records the next director: its epoch is one more than the stored epoch, or 1.
+    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError>;
     /// The newest checkpoint of an alert that has not ended; `None` before the first.
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError>;
     /// Replaces the checkpoint of an active alert whose record has no higher epoch. The checkpoint

@@ -127,8 +127,14 @@ async fn a_node_that_always_refuses_an_alert() {
     let refuse = async |peer: &Peer| {
         let (ownership, reason) = (1, "wave.bands: no".to_owned());
         let cause = RefusalCause::Message.into();
-        peer.say(Said::Refusal(wire::Refusal { ownership, wave: POISON, reason, cause, count: 0 }))
-            .await;
+        peer.say(Said::Refusal(wire::Refusal {
+            ownership,
+            wave: POISON,
+            reason,
+            cause,
+            ..wire::Refusal::default()
+        }))
+        .await;
         true
     };
     isolated_and_the_other_resolves(refuse, "wave.bands: no").await;
@@ -200,6 +206,7 @@ async fn a_preview_that_a_node_refuses_is_an_error_and_not_a_wait() {
             reason: "count.cover_cells: at most 10".to_owned(),
             count: count.id,
             cause: RefusalCause::Message.into(),
+            ..wire::Refusal::default()
         };
         peer.say(Said::Refusal(refusal)).await;
     };

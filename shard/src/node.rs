@@ -2,8 +2,9 @@
 //! to the state machine and executes its outputs. This module makes no decisions.
 //!
 //! Queues and waits: commands for a core wait in its outbox (bounded; while one outbox is nearly
-//! full, no input is read). Messages for the coordinator do not wait: they are pulled when its
-//! queue has room, and 10 s without room end the session. The feed waits in its own task. A core
+//! full, no input is read). Messages for a coordinator do not wait: they are pulled when the queue
+//! of its session has room, and 10 s without room end that session. Sessions and cores are served in
+//! turn, so a slow coordinator delays no other. The feed waits in its own task. A core
 //! that ends, or accepts no command for 10 s, ends the node: the core's partitions would send
 //! nothing, and a new process starts within a few seconds.
 
@@ -23,7 +24,7 @@ use clarion_runtime::{
     world::World,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use self::{
@@ -31,20 +32,21 @@ use self::{
     task::NodeTask,
 };
 use crate::{
-    control::{Control, Identity},
+    control::{Control, Identity, fence::SESSIONS_MAX},
     feed::FeedConfig,
     service::{ADMIT_WITHIN, Now, OPEN_WITHIN, Service},
 };
 
+mod sessions;
 mod task;
 
-/// Queue of new sessions that wait for the node task; a newer session supersedes an older session.
-const SESSIONS: usize = 4;
+/// Queue of new sessions that wait for the node task: each coordinator opens one at a time.
+const SESSIONS: usize = SESSIONS_MAX;
 /// Maximum number of connections of coordinators. Each coordinator has one connection, and a second
-/// connection while its session is superseded.
-const CONNECTIONS_MAX: usize = 32;
-/// Minimum number of connections of coordinators: with fewer, third-party clients could hold all
-/// connections and lock the coordinator out.
+/// connection while its session is superseded; as many again are for connections without a session.
+const CONNECTIONS_MAX: usize = 2 * 2 * SESSIONS_MAX;
+/// Minimum number of connections of coordinators, two for each of two coordinators: with fewer,
+/// third-party clients could hold all connections and lock the coordinators out.
 const CONNECTIONS_MIN: usize = 4;
 /// Maximum number of streams of one connection. A coordinator needs one stream.
 const STREAMS_MAX: u32 = 2;
@@ -166,7 +168,9 @@ impl Node {
         reporter.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
         let closing = CancellationToken::new();
         let mut servers = JoinSet::new();
-        let service = Routes::new(Service::server(sessions, now.clone())).prepare();
+        let streams = TaskTracker::new();
+        let service = Service::server(sessions, now.clone(), streams.clone());
+        let service = Routes::new(service).prepare();
         servers.spawn(self.port.serve(service, closing.clone().cancelled_owned()));
         servers.spawn(self.health.serve(health, closing.clone().cancelled_owned()));
 
@@ -186,25 +190,29 @@ impl Node {
         let task = NodeTask::new(control, ports, now, begun, reporter, feed, self.world);
         // The task's own result names the failure; the end of a server is a consequence of it.
         let result = tokio::select! {
+            // The task's own result says more than the end of a server.
             biased;
             result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };
         // The sessions have ended with the task; only connections without a stream are left.
         closing.cancel();
-        if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} })
-            .await
-            .is_err()
-        {
+        streams.close();
+        let ended = async {
+            while servers.join_next().await.is_some() {}
+            streams.wait().await;
+        };
+        if timeout(SERVERS_WITHIN, ended).await.is_err() {
             servers.abort_all();
         }
         result
     }
 }
 
-/// The limits of the node's port: at most 42 MiB, of which 32 MiB are for the one message that may
-/// be received at a time, a wave. A connection without a session is closed if a new connection
-/// needs its place.
+/// The limits of the node's port. Messages that are being received take at most 32 MiB: one of the
+/// maximum size for each session, so that a coordinator that sends slowly delays no other. Windows
+/// of 1 MiB for each session and the buffers of 64 streams take 17 MiB more. A connection without a
+/// session is closed if a new connection needs its place.
 #[must_use]
 pub fn limits() -> Limits {
     let streams_max = CONNECTIONS_MAX * STREAMS_MAX as usize;
@@ -219,14 +227,15 @@ pub fn limits() -> Limits {
         header_list_bytes_max: 8 << 10,
         stream_window_bytes: 1 << 20,
         connection_window_bytes: 1 << 20,
-        streams_unread_max: SESSIONS,
+        streams_unread_max: SESSIONS_MAX,
         send_buffer_bytes: 64 << 10,
         messages: Budget {
-            bytes: REQUEST_BYTES_TAKEN,
-            peer_bytes_max: REQUEST_BYTES_TAKEN,
+            bytes: SESSIONS_MAX * REQUEST_BYTES_TAKEN,
+            // All coordinators may have one address: behind a proxy, or on one machine.
+            peer_bytes_max: SESSIONS_MAX * REQUEST_BYTES_TAKEN,
             free_bytes: 8 << 10,
             streams_max,
-            waiting_max: 8,
+            waiting_max: 2 * SESSIONS_MAX,
             message_bytes_max: REQUEST_BYTES_TAKEN,
         },
         hello_deadline: Duration::from_secs(5),

@@ -1,6 +1,6 @@
 //! The gRPC service of a node: accepts sessions and passes checked messages to the control plane.
 //!
-//! Only this file creates a `Status`. A coordinator that may not direct the node gets a `Status`,
+//! Only this file creates a `Status`. A coordinator that may not have a session gets a `Status`,
 //! and a session ends with one when it is superseded or the node shuts down; a node answers any
 //! invalid later message with a message of the session.
 
@@ -26,13 +26,15 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::Stream;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
 use tracing::{Instrument, Span, debug, info_span, warn};
 
 use crate::{
     control::{
         assembly::Assembly,
-        fence::{Fenced, Opened},
+        fence::{FORMER_LOG_FOR, Fenced, Opened},
         message::{Message, Rejected, opened},
     },
     wave::Room,
@@ -50,6 +52,9 @@ const TAKE_WITHIN: Duration = Duration::from_secs(10);
 pub const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// Time limit for the control plane to admit a session; cores may delay it.
 pub const ADMIT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause before a coordinator asks again for a session that all other coordinators hold.
+const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// The clock of the node, shared with its cores.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -89,15 +94,22 @@ pub struct Service {
     room: Room,
     /// Limits the log lines about sessions that the node closes.
     closed: Arc<Mutex<Repeated>>,
+    /// Owns the tasks that receive the messages of sessions.
+    streams: TaskTracker,
 }
 
 impl Service {
-    /// The gRPC service; new sessions go to `sessions`.
+    /// The gRPC service; new sessions go to `sessions`, the tasks that receive their messages to
+    /// `streams`. A task ends with its session.
     #[must_use]
-    pub fn server(sessions: mpsc::Sender<SessionHandle>, now: Now) -> ShardServiceServer<Self> {
+    pub fn server(
+        sessions: mpsc::Sender<SessionHandle>,
+        now: Now,
+        streams: TaskTracker,
+    ) -> ShardServiceServer<Self> {
         let room = Room::default();
         let closed = Arc::default();
-        ShardServiceServer::new(Self { sessions, now, room, closed })
+        ShardServiceServer::new(Self { sessions, now, room, closed, streams })
             .max_decoding_message_size(REQUEST_BYTES_TAKEN)
     }
 }
@@ -138,7 +150,7 @@ impl ShardService for Service {
         // the queue.
         let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
-        tokio::spawn(
+        self.streams.spawn(
             receive(
                 requests,
                 assembly,
@@ -168,10 +180,19 @@ async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status
     opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
 }
 
+/// The status of a refused session, with the time of a retry if a retry helps without a change by an
+/// operator.
 fn refused(fenced: &Fenced) -> Status {
-    let code =
-        if fenced.passes() { tonic::Code::Unavailable } else { tonic::Code::FailedPrecondition };
-    Status::new(code, fenced.to_string())
+    let (code, retry) = match fenced {
+        Fenced::Cluster { .. } | Fenced::OtherLog { .. } => (Code::FailedPrecondition, None),
+        Fenced::FormerLog { .. } => (Code::Unavailable, Some(FORMER_LOG_FOR)),
+        Fenced::Full => (Code::ResourceExhausted, Some(FULL_RETRY)),
+    };
+    let mut details = ErrorDetails::new();
+    if retry.is_some() {
+        details.set_retry_info(retry);
+    }
+    Status::with_error_details(code, fenced.to_string(), details)
 }
 
 /// Receives messages until the session ends. `unreadable` tells the coordinator why an undecodable
@@ -187,8 +208,10 @@ async fn receive(
     let times_to_log = |reason: &str| closed.lock().note(reason, now().since(Time(0)));
     loop {
         let request = tokio::select! {
-            request = requests.message() => request,
+            // Of a session that has ended nothing more is taken.
+            biased;
             () = inbound.closed() => return,
+            request = requests.message() => request,
         };
         let message = match request {
             Ok(Some(request)) => match assembly.take(request, now()) {

@@ -154,11 +154,13 @@ impl Bench {
     async fn turn(&mut self) {
         match self.session.next().await.unwrap().expect("the session goes on") {
             Told::LeaseRequest(ask) => {
-                let waves = ask.waves.iter();
-                let grants = waves
-                    .map(|wave| wire::WaveGrant { wave: *wave, rate_millis_per_second: 600_000 });
-                let grant =
-                    wire::Grant { nonce: ask.nonce, lease_ms: 5_000, waves: grants.collect() };
+                let grant = |wave: &u64| wire::WaveGrant {
+                    wave: *wave,
+                    rate_millis_per_second: 600_000,
+                    epoch: 1,
+                };
+                let waves = ask.waves.iter().map(grant).collect();
+                let grant = wire::Grant { nonce: ask.nonce, lease_ms: 5_000, waves };
                 self.session.say(Say::Grant(grant)).await;
                 for lane in ask.lanes {
                     let slice = wire::Slice {

@@ -15,6 +15,7 @@ use clarion_shard::command::{Command, CoreReport, Counts, Event};
 use roaring::RoaringBitmap;
 use support::{Bench, LOG, Session, channel, lane, open, ownership, wave, within};
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 #[tokio::test]
 async fn a_wave_from_plan_to_confirmed_cancel() {
@@ -40,7 +41,7 @@ async fn a_wave_from_plan_to_confirmed_cancel() {
         _ => None,
     });
     let ask = ask.await;
-    let waves = vec![wire::WaveGrant { wave: 5, rate_millis_per_second: 0 }];
+    let waves = vec![wire::WaveGrant { wave: 5, rate_millis_per_second: 0, epoch: 1 }];
     session.say(Say::Grant(wire::Grant { nonce: ask.nonce, lease_ms: 5_000, waves })).await;
     for core in &mut bench.cores {
         core.until("leave", |c| match c {
@@ -198,19 +199,105 @@ async fn a_drain_ends_at_its_deadline_though_the_coordinator_does_not_answer() {
 }
 
 #[tokio::test]
-async fn the_second_of_two_coordinators_is_refused_while_the_first_directs() {
+async fn two_coordinators_of_one_log_direct_waves_of_their_own() {
+    let bench = Bench::start(1).await;
+    let mut first = bench.session().await;
+    let mut second = Session::open_as(bench.address, open(2, LOG)).await.unwrap();
+    for session in [&mut first, &mut second] {
+        assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))));
+        session.say(ownership(1, &[0])).await;
+        session.say(lane(1)).await;
+    }
+    first.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
+    second.say(Say::Wave(wave(6, 1, 1, &[0]))).await;
+    let asks =
+        |id| move |m| matches!(m, Told::LeaseRequest(ask) if ask.waves == [id]).then_some(());
+    first.until("a request for its wave", asks(5)).await;
+    second.until("a request for its wave", asks(6)).await;
+    for unanswered_requests in [1, 2] {
+        for id in [5, 6] {
+            let wave = WaveId(id);
+            let report =
+                CoreReport { wave, all: true, unanswered_requests, ..CoreReport::default() };
+            bench.cores[0].tell(Event::Report(Box::new(report))).await;
+        }
+    }
+    let last = |id: u64| {
+        move |m| match m {
+            Told::Report(report) => {
+                assert_eq!(report.wave, id, "only its own");
+                (report.unanswered_requests == 2).then_some(())
+            }
+            _ => None,
+        }
+    };
+    first.until("its last report", last(5)).await;
+    second.until("its last report", last(6)).await;
+    // The end of one session is nothing to the other one.
+    drop(first);
+    second.say(Say::Cancel(wire::Cancel { wave: 77, epoch: 1 })).await;
+    second.until("an answer", |m| matches!(m, Told::Stopped(_)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_ninth_coordinator_is_refused_with_the_time_of_a_retry() {
+    let bench = Bench::start(1).await;
+    let mut sessions = Vec::new();
+    for coordinator in 1..=8 {
+        let session = Session::open_as(bench.address, open(coordinator, LOG)).await;
+        sessions.push(session.unwrap_or_else(|status| panic!("{coordinator}: {status}")));
+    }
+    let refused = Session::open_as(bench.address, open(9, LOG)).await.err().unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("at most 8 coordinators"), "{}", refused.message());
+    let retry = refused.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    assert_eq!(retry, Some(std::time::Duration::from_secs(5)));
+    // One of the eight comes back while its former session is open.
+    let again = Session::open_as(bench.address, open(8, LOG)).await;
+    assert!(again.is_ok());
+}
+
+#[tokio::test]
+async fn a_coordinator_of_another_log_is_refused_while_a_session_is_open() {
     let mut bench = Bench::start(1).await;
     let mut first = bench.session().await;
     assert!(matches!(first.next().await, Ok(Some(Told::Hello(_)))));
-    for log in [LOG, [2; 16]] {
-        let refused = Session::open_as(bench.address, open(2, log)).await.err().unwrap();
-        assert_eq!(refused.code(), Code::FailedPrecondition);
-        assert!(refused.message().contains("another coordinator process"), "{}", refused.message());
-    }
+    let refused = Session::open_as(bench.address, open(2, [2; 16])).await.err().unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("log_identity: must be"), "{}", refused.message());
     first.say(ownership(1, &[0])).await;
     first.say(lane(1)).await;
     first.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
     bench.cores[0].until("the wave", |c| matches!(c, Command::Wave(_)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_does_not_read_delays_no_other() {
+    let bench = Bench::start(1).await;
+    // Nothing of it is read: its queue and its window fill up.
+    let silent = bench.session().await;
+    silent.say(ownership(1, &[0])).await;
+    silent.say(lane(1)).await;
+    silent.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
+    let mut other = Session::open_as(bench.address, open(2, LOG)).await.unwrap();
+    other.say(Say::Wave(wave(6, 1, 1, &[0]))).await;
+    for n in 1..=200 {
+        let cells = (0..5_000).map(|cell| (cell, Counts { handed: n, ..Counts::default() }));
+        let large = CoreReport {
+            wave: WaveId(5),
+            all: true,
+            cells: cells.collect(),
+            ..CoreReport::default()
+        };
+        let wave = WaveId(6);
+        let small = CoreReport { wave, all: true, unanswered_requests: n, ..CoreReport::default() };
+        for report in [large, small] {
+            bench.cores[0].tell(Event::Report(Box::new(report))).await;
+        }
+    }
+    let last =
+        |m| matches!(m, Told::Report(report) if report.unanswered_requests == 200).then_some(());
+    other.until("the newest report", last).await;
 }
 
 #[tokio::test]
@@ -239,7 +326,7 @@ async fn another_cluster_another_first_message_and_a_former_log_are_refused() {
         if refused.code() == Code::Unavailable {
             break refused;
         }
-        assert!(refused.message().contains("another coordinator process"), "{}", refused.message());
+        assert!(refused.message().contains("has a session"), "{}", refused.message());
     };
     assert!(refused.message().contains("less than 10 s ago"), "{}", refused.message());
     // Another process with the same log goes on at once.

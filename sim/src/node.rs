@@ -3,10 +3,10 @@
 //! It passes the same messages as the production node task between the same state machines:
 //! `Assembly`, `Control` and `Splitter`.
 
-use std::{mem, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
 use clarion_proto::{
-    ids::{BootId, ClusterName},
+    ids::{BootId, ClusterName, CoordinatorId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -54,7 +54,7 @@ pub struct Node {
     config: NodeConfig,
     control: Control,
     room: Room,
-    session: Option<Session>,
+    sessions: BTreeMap<CoordinatorId, Session>,
     /// A stream whose Open has not arrived yet.
     begun: Option<StreamId>,
     feed: Feed,
@@ -96,7 +96,7 @@ impl Node {
             // The memory of the test's process would differ in each run.
             control: Control::new(identity, || 0),
             room: Room::default(),
-            session: None,
+            sessions: BTreeMap::new(),
             begun: None,
             feed: Feed::Idle(Positions::new()),
             random: Pcg64Mcg::seed_from_u64(config.seed),
@@ -114,23 +114,28 @@ impl Node {
     }
 
     fn request(&mut self, stream: StreamId, request: wire::SessionRequest) -> Option<Output> {
-        if let Some(session) = self.session.as_mut().filter(|session| session.stream == stream) {
+        let mut sessions = self.sessions.iter_mut();
+        if let Some((from, session)) = sessions.find(|(_, session)| session.stream == stream) {
             if let Some(message) = session.assembly.take(request, self.now) {
-                self.control.message(message, self.now);
+                self.control.message(*from, message, self.now);
             }
             return None;
         }
         self.begun.take_if(|begun| *begun == stream)?;
         let opened = message::opened(request).map_err(|problem| problem.to_string());
         let admitted = opened.and_then(|opened| {
-            self.control.open(&opened, self.now).map_err(|fenced| fenced.to_string())
+            let admitted = self.control.open(&opened, self.now);
+            admitted.map(|()| opened.coordinator).map_err(|fenced| fenced.to_string())
         });
-        if let Err(problem) = admitted {
-            self.problems.push(format!("coordinator refused: {problem}"));
-            return Some(Output::Close { stream });
-        }
+        let coordinator = match admitted {
+            Ok(coordinator) => coordinator,
+            Err(problem) => {
+                self.problems.push(format!("coordinator refused: {problem}"));
+                return Some(Output::Close { stream });
+            }
+        };
         let assembly = Assembly::new(self.room.clone());
-        let former = self.session.replace(Session { stream, assembly });
+        let former = self.sessions.insert(coordinator, Session { stream, assembly });
         former.map(|former| Output::Close { stream: former.stream })
     }
 
@@ -173,8 +178,11 @@ impl Node {
 
     fn closed(&mut self, stream: StreamId) {
         self.begun.take_if(|begun| *begun == stream);
-        if self.session.take_if(|session| session.stream == stream).is_some() {
-            self.control.close(self.now);
+        let mut sessions = self.sessions.iter();
+        let closed = sessions.find(|(_, session)| session.stream == stream).map(|(id, _)| *id);
+        if let Some(coordinator) = closed {
+            self.sessions.remove(&coordinator);
+            self.control.close(coordinator, self.now);
         }
         let mine =
             |feed: &Feed| matches!(feed, Feed::Opening(_, s) | Feed::Open(_, s, _) if *s == stream);
@@ -242,10 +250,11 @@ impl Node {
     }
 
     fn speak(&mut self, outputs: &mut Vec<Output>) {
-        let Some(stream) = self.session.as_ref().map(|session| session.stream) else { return };
-        while let Some(response) = self.control.next_message(self.now) {
-            let message = Message::Response(Box::new(response));
-            outputs.push(Output::Send { stream, message });
+        for (coordinator, Session { stream, .. }) in &self.sessions {
+            while let Some(response) = self.control.next_message(*coordinator, self.now) {
+                let message = Message::Response(Box::new(response));
+                outputs.push(Output::Send { stream: *stream, message });
+            }
         }
     }
 }
@@ -298,9 +307,8 @@ impl Actor for Node {
             Feed::Paused(_, at) => Some(*at),
             Feed::Idle(_) | Feed::Opening(..) | Feed::Open(..) => None,
         };
-        [self.control.message_due(self.now), self.control.deadline(), feed]
-            .into_iter()
-            .flatten()
-            .min()
+        let due = |to: &CoordinatorId| self.control.message_due(*to, self.now);
+        let due = self.sessions.keys().filter_map(due).min();
+        [due, self.control.deadline(), feed].into_iter().flatten().min()
     }
 }

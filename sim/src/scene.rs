@@ -17,7 +17,9 @@ use clarion_coordinator::{
 };
 use clarion_emulator::record::Entry;
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId, LogIdentity, UnixMillis, log_of, partition_of},
+    ids::{
+        BootId, ClusterName, CoordinatorId, Epoch, LogIdentity, UnixMillis, log_of, partition_of,
+    },
     time::Time,
 };
 use rand::{RngExt, SeedableRng};
@@ -134,6 +136,7 @@ impl Scene {
             cluster: cluster.clone(),
             coordinator: CoordinatorId([3; 16]),
             log: identity,
+            lanes_epoch: Epoch(1),
             partitions: config.partitions,
             logs: config.logs,
             nodes: nodes.len(),

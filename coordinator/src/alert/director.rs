@@ -9,6 +9,7 @@
 //! | an isolation | log; a snapshot within [`PUBLISH`] |
 //! | a node's confirmation that it stopped the wave | log |
 //! | lane troubles or pruning alarms changed | a snapshot within [`PUBLISH`] |
+//! | another coordinator directs the alert, by a node's note or by the store | log; the wave is abandoned, without an end; over |
 //! | a caller's cancel | log; an answer once every connected node has confirmed, or after [`CANCEL_WAIT`]; at once beyond [`WAITING_MAX`] callers |
 //! | any input or time, and the wave has another phase | the phase for the board |
 //! | any input or time, and the alert has another state | log; a snapshot now |
@@ -23,7 +24,7 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{AlertName, BootId},
+    ids::{AlertName, BootId, Epoch},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -81,7 +82,10 @@ pub(crate) enum Output {
     Answer { caller: CallerId, state: State, unconfirmed: Vec<String> },
     /// Write a log message.
     Log(Log),
-    /// The alert is settled; no output follows.
+    /// Another coordinator has taken the alert over: remove the wave without an end, and tell these
+    /// callers of cancel.
+    Abandon { callers: Vec<CallerId> },
+    /// The alert is settled or abandoned; no output follows.
     Over,
 }
 
@@ -94,6 +98,10 @@ pub(crate) enum Log {
     StateChanged(State),
     /// A node has stopped the alert.
     Stopped { node: NodeName, stopped: wire::Stopped },
+    /// A node obeys another coordinator, which has raised the alert's epoch.
+    ObeysAnother { node: NodeName, epoch: Epoch },
+    /// The run ends, because another coordinator directs the alert.
+    Superseded,
     /// A node failed to take the alert three times.
     Isolated { node: NodeName, reason: String },
 }
@@ -153,6 +161,11 @@ impl Director {
                 self.log(Log::Isolated { node, reason });
                 self.publish_soon(now);
             }
+            WaveNote::Superseded(epoch) => {
+                let (node, epoch) = (node.clone(), *epoch);
+                self.log(Log::ObeysAnother { node, epoch });
+                return self.superseded();
+            }
             WaveNote::Stopped(stopped) => {
                 let (node, stopped) = (node.clone(), *stopped);
                 self.log(Log::Stopped { node, stopped });
@@ -177,6 +190,18 @@ impl Director {
         let wait = if has_room { CANCEL_WAIT } else { Duration::ZERO };
         self.waiting.push((now + wait, caller));
         self.settle(now);
+    }
+
+    /// Reports that another coordinator has taken the alert over: no grant, no end, no further
+    /// snapshot.
+    pub(crate) fn superseded(&mut self) {
+        if self.is_over {
+            return;
+        }
+        self.is_over = true;
+        self.log(Log::Superseded);
+        let callers = self.waiting.drain(..).map(|(_, caller)| caller).collect();
+        self.outputs.extend([Output::Abandon { callers }, Output::Over]);
     }
 
     /// Reports that the store holds the end of the alert.
@@ -298,6 +323,17 @@ impl Log {
         match self {
             Self::CancelReceived => {
                 tracing::info!(%alert, "cancel of running alert received");
+            }
+            Self::ObeysAnother { node, epoch } => {
+                tracing::info!(
+                    %alert,
+                    %node,
+                    epoch = epoch.0,
+                    "node obeys another coordinator for alert"
+                );
+            }
+            Self::Superseded => {
+                tracing::info!(%alert, "alert run stopped: another coordinator directs it");
             }
             Self::StateChanged(state) => tracing::info!(%alert, ?state, "alert state changed"),
             Self::Stopped { node, stopped } => tracing::info!(

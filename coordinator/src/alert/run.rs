@@ -134,6 +134,8 @@ impl Run {
                 node.connected = true;
             }
             WaveNote::Gone => self.away(name),
+            // The alert's task ends: the run says nothing more.
+            WaveNote::Superseded(_) => {}
             // A node that asks for a grant has accepted the wave after all.
             WaveNote::Granted => (node.granted, node.isolated) = (Some(now), None),
             WaveNote::Isolated(reason) => node.isolated = Some(reason),

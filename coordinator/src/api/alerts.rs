@@ -90,6 +90,10 @@ impl Alerts {
         let alert = self.existing(&request.name).await?;
         let seat = self.watchers.enter(&alert.name, peer)?;
         let newest = self.api.reconciler.watch(&alert.name);
+        // Neither runs here nor has ended: progress would never come.
+        if newest.is_none() && !alert.state.is_final() {
+            return Err(status::elsewhere(&alert.name));
+        }
         Ok(watch::stream(seat, &alert, newest, request.cells, self.api.drain.token()))
     }
 
@@ -241,9 +245,14 @@ async fn cancel(
             }
             api.reconciler.record(&alert.name, Event::End(state)).await.map_err(status::store)
         }
-        // Another process runs the alert, or the alert has just ended: the process that runs it
-        // finds its record CANCELLING.
-        CancelState::Unknown => Ok(alert),
+        // Another process runs the alert, whose nodes this one cannot stop, or it has just ended.
+        CancelState::Unknown | CancelState::Superseded => {
+            let newest = api.store.alert(&alert.name).await.map_err(status::store)?;
+            match newest.filter(|newest| newest.state.is_final()) {
+                Some(ended) => Ok(ended),
+                None => Err(status::elsewhere(&alert.name)),
+            }
+        }
     }
 }
 

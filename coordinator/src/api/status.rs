@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use clarion_proto::error::InvalidField;
+use clarion_proto::{error::InvalidField, ids::AlertName};
 use clarion_runtime::peers::{PeerKey, shares::Full};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -106,6 +106,17 @@ pub(super) fn share(
 /// DEADLINE_EXCEEDED: the caller was too slow. The message names the awaited event.
 pub(super) fn late(reason: &str, message: String) -> Status {
     again(Code::DeadlineExceeded, reason, message, Duration::from_secs(1))
+}
+
+/// UNAVAILABLE: another coordinator directs the alert, and knows its progress. A new connection may
+/// reach that coordinator.
+pub(super) fn elsewhere(alert: &AlertName) -> Status {
+    again(
+        Code::Unavailable,
+        "DIRECTED_ELSEWHERE",
+        format!("another coordinator directs {alert}; connect again to reach it there"),
+        Duration::from_secs(1),
+    )
 }
 
 /// UNAVAILABLE during a graceful shutdown; another coordinator, or the next one, will answer.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::ids::{AlertName, WaveId};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CancelState,
@@ -28,6 +29,8 @@ pub(super) struct AlertTask {
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Cancelled when another coordinator has taken the alert over.
+    pub(super) superseded: CancellationToken,
 }
 
 /// Callers that wait for the result of their cancel.
@@ -51,6 +54,7 @@ impl AlertTask {
             let wake = self.director.deadline(clock.now());
             tokio::select! {
                 biased;
+                () = self.superseded.cancelled() => self.director.superseded(),
                 // Nothing starves: each input applies the passage of time, too, and troubles and
                 // alarms merge into one change however often they change. `changed` cannot fail:
                 // the cluster, which this task holds, owns the senders.
@@ -98,6 +102,14 @@ impl AlertTask {
                     // A caller that has hung up needs no answer.
                     let answer = callers.remove(&caller);
                     let _ = answer.map(|to| to.send(CancelState::At { state, unconfirmed }));
+                }
+                Output::Abandon { callers: waiting } => {
+                    // Watchers find the channel of snapshots closed.
+                    self.superseded.cancel();
+                    cluster.board.apply(Change::Abandon(self.wave), cluster.clock.now());
+                    for answer in waiting.iter().filter_map(|caller| callers.remove(caller)) {
+                        let _ = answer.send(CancelState::Superseded);
+                    }
                 }
                 Output::Log(log) => log.write(&self.alert),
                 Output::Over => {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
-    ids::{AlertName, BootId, WaveId},
+    ids::{AlertName, BootId, LaneId, WaveId},
     wire::shard_v1 as wire,
 };
 use clarion_runtime::world::Clock;
@@ -185,6 +185,10 @@ impl Cluster {
 impl Machines for &Cluster {
     fn lane_health(&mut self, node: &NodeName, state: &wire::LaneState) {
         self.lanes.health_changed(node, state, self.clock.moment());
+    }
+
+    fn lane_unknown(&mut self, lane: LaneId) {
+        self.lanes.ensure_id(lane, self.clock.moment());
     }
 
     fn lane_load(&mut self, node: &NodeName, load: wire::LaneLoad) {

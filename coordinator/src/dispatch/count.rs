@@ -6,10 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use clarion_proto::{time::Time, wire::shard_v1::Counted};
 use tokio::{sync::mpsc, time::timeout_at};
 
-use super::{
-    CountError,
-    cluster::{Cluster, NodeAnswer, NotCounted},
-};
+use super::cluster::{Cluster, NodeAnswer, NotCounted};
 use crate::{
     owners::{NodeName, Owned},
     planned::{CountPlan, CountedDevices},
@@ -26,6 +23,45 @@ const REACHES_DEADLINE: Duration = Duration::from_secs(2);
 const CELLS_PER_SECOND: usize = 500_000;
 /// Largest number of counts under way: each count walks all devices at every node.
 pub const QUESTIONS_MAX: usize = 8;
+
+/// Why a count failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CountError {
+    /// No shard node is connected.
+    #[error("no shard node is connected ({configured} configured)")]
+    NoNodes {
+        /// Number of known node addresses.
+        configured: usize,
+    },
+    /// Nodes that own partitions are not connected: a count without them would be wrong.
+    #[error("not connected: {}", nodes.join(", "))]
+    Absent {
+        /// Names of the nodes that are not connected.
+        nodes: Vec<String>,
+    },
+    /// Some nodes did not answer within the deadline.
+    #[error("not all nodes answered within {seconds} s")]
+    Deadline {
+        /// Deadline of the question, seconds.
+        seconds: u64,
+    },
+    /// A node cannot count the audience.
+    #[error("node {node} cannot count it: {reason}")]
+    Refused {
+        /// Name of the node.
+        node: String,
+        /// Reason that the node gave, or how its session broke each time that it was asked.
+        reason: String,
+        /// Whether a later retry may succeed.
+        again: bool,
+    },
+    /// Too many counts run at once.
+    #[error("{limit} counts are under way")]
+    Busy {
+        /// Largest number of counts at a time.
+        limit: usize,
+    },
+}
 
 /// Counts at all owners and sums their answers.
 pub(super) async fn ask(

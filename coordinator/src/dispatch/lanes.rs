@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{time::Time, wire::shard_v1 as wire};
+use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -54,6 +54,11 @@ impl Lanes {
     /// Marks the lane ends of a node as unknown, because the node has no session.
     pub(crate) fn node_gone(&self, node: &NodeName, now: Time) {
         self.feed(now, |owner| owner.node_gone(node));
+    }
+
+    /// Creates the lane with this number, see [`LaneOwner::ensure_id`].
+    pub(crate) fn ensure_id(&self, lane: LaneId, now: Moment) {
+        self.feed(now.at, |owner| owner.ensure_id(lane, now));
     }
 
     /// Records the load of a node's connections of a lane.

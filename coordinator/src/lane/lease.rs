@@ -74,8 +74,9 @@ pub(crate) struct Claim {
 ///   coordinator does not know the slices of the former coordinator. So a process first gets the
 ///   burst that the former bucket would hold by now, had it been empty at the end of its last
 ///   lease: `rate × alone_for`, and no slice while that is less than a request for each partition.
-///   With a burst of one second, this phase ends a second after the lease. (A coordinator must have
-///   ended before the next one starts.)
+///   With a burst of one second, this phase ends a second after the lease.
+/// - Several coordinators may live at once. A process of a node takes slices from one of them, into
+///   the same bucket as before: the one that directs the lanes.
 /// - A ramp lowers rate and burst, never raises them. A slice with another rate changes the inflow
 ///   of the bucket, not its content.
 pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {

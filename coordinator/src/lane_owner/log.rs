@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::{lane::LaneSpec, lane_owner::health::LaneStatus, owners::NodeName};
+use crate::{
+    lane::LaneSpec,
+    lane_owner::{health::LaneStatus, refusal::LaneError},
+    owners::NodeName,
+};
 use clarion_proto::wire::shard_v1::LaneHealth;
 
 /// A log message of the lane owner.
@@ -10,6 +14,8 @@ use clarion_proto::wire::shard_v1::LaneHealth;
 pub(crate) enum Log {
     /// A lane was created.
     LaneAdded(Arc<LaneSpec>),
+    /// A lane that nodes use for another coordinator cannot exist here.
+    LaneNotCreated { error: LaneError },
     /// The budget of a lane's connections has changed; `before` is `None` for its first budget.
     BudgetChanged { lane: Arc<LaneSpec>, connections: u32, before: Option<u32> },
     /// A credential has another key.
@@ -43,6 +49,9 @@ impl Log {
                 live = lane.gateway.live,
                 "lane added to the cluster"
             ),
+            Self::LaneNotCreated { error } => {
+                tracing::warn!(%error, "lane of another coordinator not created");
+            }
             Self::BudgetChanged { lane, connections, before } => tracing::info!(
                 lane = lane.name(),
                 connections,

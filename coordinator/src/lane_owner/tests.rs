@@ -62,6 +62,11 @@ fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     let mut elsewhere = self::owner();
     elsewhere.ensure(&key("h", "d"), at(0)).unwrap();
     assert_eq!(elsewhere.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
+    // Where nodes ask for it by the number, the number is enough.
+    let mut asked = self::owner();
+    asked.ensure_id(first.id, at(0));
+    asked.ensure_id(LaneId(5), at(0));
+    assert_eq!(asked.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Accepted and refused nodes, and what the roster keeps of them.
 
+use clarion_proto::ids::Epoch;
+
 use super::*;
 use crate::{
     fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds},
@@ -45,7 +47,7 @@ fn a_nodes_memory_outlives_its_session() {
     let mut roster = roster();
     let mut memory = claim(&mut roster, "a", BOOT_1, 1, 0).unwrap();
     memory.hello(BOOT_1);
-    memory.offer(WaveId(1));
+    memory.inherit(WaveId(1), Epoch(1));
     roster.release(&node("a"), memory);
     assert!(
         claim(&mut roster, "a", BOOT_1, 2, 1).unwrap().was_offered(WaveId(1)),

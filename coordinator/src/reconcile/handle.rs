@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     snapshot::{Snapshot, State},
@@ -20,6 +21,8 @@ pub(super) struct Handle {
     pub(super) over: watch::Sender<bool>,
     /// Wakes the task that waits to start.
     pub(super) wake: Notify,
+    /// Cancelled when another coordinator has taken the alert over.
+    pub(super) superseded: CancellationToken,
     stage: Mutex<Stage>,
 }
 
@@ -43,6 +46,7 @@ impl Handle {
             snapshots: watch::Sender::new(Arc::new(snapshot)),
             over: watch::Sender::new(false),
             wake: Notify::new(),
+            superseded: CancellationToken::new(),
             stage: Mutex::new(Stage::Waiting { cancelled: alert.state == State::Cancelling }),
         }
     }

@@ -83,7 +83,8 @@ impl AlertTask {
             Stage::Started => return Some(Ok(())),
         };
         let snapshots = self.handle.snapshots.clone();
-        let started = self.shared.dispatch.start(Start { plan, cancelled, snapshots });
+        let superseded = self.handle.superseded.clone();
+        let started = self.shared.dispatch.start(Start { plan, cancelled, snapshots, superseded });
         if started.is_ok() {
             *stage = Stage::Started;
         }
@@ -170,8 +171,9 @@ impl AlertTask {
             tracing::warn!(alert = %self.record.name, reason, times, "alert waits to start");
         }
         tokio::select! {
-            _ = self.changes.changed() => {}
+            biased;
             () = self.handle.wake.notified() => {}
+            _ = self.changes.changed() => {}
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
@@ -186,7 +188,28 @@ impl AlertTask {
     }
 
     /// Follows the progress until it no longer changes; records the end as soon as it is known.
+    /// Once another coordinator has taken the alert over, this process forgets the alert: its
+    /// watchers find the channel closed and go to the other coordinator.
     async fn follow(mut self) {
+        let superseded = self.handle.superseded.clone();
+        let (handle, shared) = (Arc::clone(&self.handle), Arc::clone(&self.shared));
+        let name = self.record.name.clone();
+        let ended = tokio::select! {
+            biased;
+            () = superseded.cancelled() => false,
+            () = self.record_end() => !superseded.is_cancelled(),
+        };
+        handle.over.send_replace(true);
+        match ended {
+            true => shared.ended(&name),
+            false => {
+                tracing::info!(alert = %name, "alert left to another coordinator");
+                shared.forget(&name);
+            }
+        }
+    }
+
+    async fn record_end(&mut self) {
         let mut newest = self.handle.snapshots.subscribe();
         let mut recorded = false;
         loop {
@@ -215,8 +238,6 @@ impl AlertTask {
                 break; // unreachable: the handle owns the sender
             }
         }
-        self.handle.over.send_replace(true);
-        self.shared.ended(&self.record.name);
     }
 
     /// Records an event, with retries while the store is down; false if the store refuses it.
@@ -236,6 +257,10 @@ impl AlertTask {
                             "recording alert end failed; retrying"
                         );
                     }
+                }
+                Err(StoreError::Superseded { .. }) => {
+                    self.handle.superseded.cancel();
+                    return false;
                 }
                 Err(error) => {
                     tracing::error!(alert = %name, %error, "recording alert end refused");

@@ -424,8 +424,23 @@ async fn a_take_over_raises_the_epoch_before_anything_starts() {
     tokio::time::sleep(5 * SECOND).await;
     assert_eq!(read(&store).await.state, State::Active);
     assert!(former.dispatch.recorded.lock().is_empty());
+    let superseded = former.dispatch.started.lock()[0].superseded.clone();
+    assert!(superseded.is_cancelled(), "its run stops");
+    assert!(former.reconciler.watch(&alert.name).is_none(), "watchers go to the other process");
     next.dispatch.publish(0, |s| (s.state, s.ended) = (State::Resolved, Some(WALL)));
     recorded(&store, State::Resolved).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alert_that_nodes_obey_another_process_for_is_left_without_an_end() {
+    let (store, clock) = store().await;
+    let process = Process::serving(&store, clock).await;
+    let alert = created(&store).await;
+    process.reconciler.hand_over(Arc::clone(&alert), bands(&alert).await);
+    process.starts().await.superseded.cancel();
+    process.reconciler.all_ended().await;
+    assert!(process.reconciler.watch(&alert.name).is_none());
+    assert_eq!(read(&store).await.state, State::Active);
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,8 +112,9 @@ fn every_message_but_waves_is_small() {
     );
     let token = token(&"x".repeat(AUTHORIZATION_BYTES_MAX));
     within("provider token", &message::provider_token(LaneId(u32::MAX), &token));
-    let waves =
-        vec![wire::WaveGrant { wave: u64::MAX, rate_millis_per_second: u64::MAX }; WAVES_MAX];
+    let granted =
+        wire::WaveGrant { wave: u64::MAX, rate_millis_per_second: u64::MAX, epoch: u64::MAX };
+    let waves = vec![granted; WAVES_MAX];
     let grant = wire::Grant { nonce: u64::MAX, lease_ms: u32::MAX, waves };
     within("grant", &message::request(Message::Grant(grant)));
     let plan = largest(0, 1);

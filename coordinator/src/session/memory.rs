@@ -12,13 +12,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{BootId, PartitionId, WaveId},
+    ids::{BootId, Epoch, PartitionId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
 use roaring::RoaringBitmap;
 
-use super::delivery::Deliveries;
+use super::delivery::{Deliveries, Edition};
 use crate::lane::lease::LEASE;
 
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
@@ -39,8 +39,8 @@ pub(crate) struct NodeMemory {
 /// Progress of one wave at one node.
 #[derive(Debug, Default)]
 struct WaveMemory {
-    /// Whether the wave was sent to this process, perhaps in part.
-    offered: bool,
+    /// Edition in which the wave was last sent to this process, perhaps in part.
+    offered: Option<Edition>,
     /// Sequence number of the newest report of this process; 0: none.
     sequence: u64,
     /// Ordinals that former processes finished: must not be handed over again.
@@ -85,13 +85,24 @@ impl NodeMemory {
     }
 
     /// Records that the wave is about to be sent to the present process.
-    pub(crate) fn offer(&mut self, wave: WaveId) {
-        self.waves.entry(wave).or_default().offered = true;
+    pub(crate) fn offer(&mut self, wave: WaveId, edition: Edition) {
+        self.waves.entry(wave).or_default().offered = Some(edition);
+    }
+
+    /// Records that the present process may know the wave from a former coordinator.
+    pub(crate) fn inherit(&mut self, wave: WaveId, epoch: Epoch) {
+        let offered = &mut self.waves.entry(wave).or_default().offered;
+        offered.get_or_insert(Edition { epoch, ownership: 0 });
+    }
+
+    /// Edition of the wave that the present process may know; `None`: it knows none.
+    pub(crate) fn edition(&self, wave: WaveId) -> Option<Edition> {
+        self.waves.get(&wave)?.offered
     }
 
     /// Whether the present process may know the wave.
     pub(crate) fn was_offered(&self, wave: WaveId) -> bool {
-        self.waves.get(&wave).is_some_and(|w| w.offered)
+        self.edition(wave).is_some()
     }
 
     /// Whether the present process has reported on the wave, and so knows it.
@@ -99,16 +110,16 @@ impl NodeMemory {
         self.waves.get(&wave).is_some_and(|w| w.sequence > 0)
     }
 
-    /// Waves that the present process may know.
-    pub(crate) fn offered(&self) -> Vec<WaveId> {
-        self.waves.iter().filter(|(_, w)| w.offered).map(|(id, _)| *id).collect()
+    /// Waves that the present process may know, with the epoch of the newest offer.
+    pub(crate) fn offered(&self) -> Vec<(WaveId, Epoch)> {
+        self.waves.iter().filter_map(|(id, w)| Some((*id, w.offered?.epoch))).collect()
     }
 
     /// Drops the sets of a wave that ended without a session; keeps that the node needs its End.
     pub(crate) fn forget_sets(&mut self, wave: WaveId) {
         match self.waves.get_mut(&wave) {
-            Some(memory) if memory.offered => {
-                *memory = WaveMemory { offered: true, ..WaveMemory::default() }
+            Some(memory) if memory.offered.is_some() => {
+                *memory = WaveMemory { offered: memory.offered, ..WaveMemory::default() }
             }
             _ => drop(self.waves.remove(&wave)),
         }
@@ -215,7 +226,7 @@ mod tests {
     fn fresh() -> NodeMemory {
         let mut memory = NodeMemory::default();
         assert!(memory.hello(BootId([1; 16])));
-        memory.offer(WAVE);
+        memory.offer(WAVE, Edition::default());
         memory
     }
 
@@ -237,7 +248,7 @@ mod tests {
         let mut memory = fresh();
         memory.report(&report(1, &[1, 2], &[2])).unwrap();
         memory.hello(BootId([2; 16]));
-        memory.offer(WAVE);
+        memory.offer(WAVE, Edition::default());
         memory.report(&report(1, &[2, 3], &[3])).unwrap();
         memory.hello(BootId([3; 16]));
         assert_eq!(done(&memory), [1, 2]);

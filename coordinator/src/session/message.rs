@@ -34,6 +34,7 @@ pub(crate) fn open(identity: &Identity) -> SessionRequest {
         coordinator: identity.coordinator.to_wire(),
         log_identity: identity.log.to_wire(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        lanes_epoch: identity.lanes_epoch.get().map_or(0, |epoch| epoch.0),
     }))
 }
 

@@ -1,6 +1,9 @@
 //! Notes of a session to the rest of the coordinator.
 
-use clarion_proto::{ids::WaveId, wire::shard_v1 as wire};
+use clarion_proto::{
+    ids::{Epoch, LaneId, WaveId},
+    wire::shard_v1 as wire,
+};
 
 /// Note of a session to the rest of the coordinator.
 #[derive(Debug)]
@@ -8,6 +11,8 @@ pub(crate) enum Note {
     Wave(WaveId, WaveNote),
     Lane(wire::LaneState),
     Load(wire::LaneLoad),
+    /// The node asks for a slice of a lane that this coordinator has not created.
+    LaneUnknown(LaneId),
     Registry(wire::RegistryState),
     Counted(wire::Counted),
     /// The node cannot take a count; `again`: a retry may succeed.
@@ -33,6 +38,8 @@ pub(crate) enum WaveNote {
     Granted,
     /// The node failed to take the wave three times, for this reason, and does not get it again.
     Isolated(String),
+    /// Another coordinator directs the wave under this epoch, which is higher.
+    Superseded(Epoch),
     /// The session's stream has ended.
     Gone,
 }

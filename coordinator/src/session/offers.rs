@@ -5,7 +5,7 @@
 //! parts.
 
 use clarion_proto::{
-    ids::WaveId,
+    ids::{Epoch, WaveId},
     time::Time,
     wire::shard_v1::{self as wire, RefusalCause, SessionRequest, session_request::Message},
 };
@@ -25,6 +25,7 @@ use crate::{
 impl Session {
     pub(super) fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {
         use SentWave::{Cancelled, Ended, Isolated, Offered, Passed, Refused, Stopped, Waiting};
+        let present = edition(wave, owned);
         let id = wave.plan.wave;
         let sent = self.sent.waves.get(&id).copied();
         if sent.is_none() && owned.share(&self.node) > 0 {
@@ -32,16 +33,24 @@ impl Session {
             if wave.plan.is_taken_over() {
                 // The node may have it from a former coordinator: it is told of a cancel and of the
                 // end, too.
-                self.memory.offer(id);
+                self.memory.inherit(id, wave.plan.epoch);
             }
         }
         if wave.phase != Phase::Running {
             self.withdraw(Subject::Wave(id));
         }
+        let has_part = owned.share(&self.node) > 0;
+        let known = self.memory.has_reported(id) && self.memory.edition(id) == Some(present);
         let next = match (wave.phase, sent) {
-            (_, None) if owned.share(&self.node) == 0 => Passed,
-            (Phase::Running, None) if self.memory.has_reported(id) => Offered,
+            (_, None) if !has_part => Passed,
+            (Phase::Running, None) if known => Offered,
             (Phase::Running, None | Some(Waiting)) => self.offer_wave(wave, owned, now),
+            // A newer ownership: the node plans the wave anew, and keeps what it has handed.
+            (Phase::Running, Some(Offered | Passed))
+                if has_part && self.memory.edition(id) != Some(present) =>
+            {
+                self.offer_wave(wave, owned, now)
+            }
             // A process that never got the wave has nothing to stop.
             (Phase::Cancelled, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => {
                 let stopped = wire::Stopped { wave: id.0, ..wire::Stopped::default() };
@@ -57,7 +66,7 @@ impl Session {
                 Passed
             }
             (Phase::Ended, None | Some(Waiting | Isolated | Offered | Refused(_))) => {
-                self.end(id);
+                self.end(id, wave.plan.epoch);
                 Ended
             }
             (Phase::Closed, None | Some(Waiting)) => Passed,
@@ -66,13 +75,16 @@ impl Session {
         self.sent.waves.insert(id, next);
     }
 
-    /// Sends End for waves that have ended everywhere and that this node may know.
+    /// Sends End for waves that have ended everywhere and that this node may know. A wave that
+    /// another coordinator has taken over goes on: its End would make the node forget the devices
+    /// that it has handed.
     pub(super) fn end_others(&mut self, standing: &Standing) {
-        for wave in self.memory.offered() {
-            if !standing.waves.contains_key(&wave)
-                && self.sent.waves.get(&wave) != Some(&SentWave::Ended)
-            {
-                self.end(wave);
+        for (wave, epoch) in self.memory.offered() {
+            let ends = !standing.waves.contains_key(&wave)
+                && !standing.abandoned.contains(&wave)
+                && self.sent.waves.get(&wave) != Some(&SentWave::Ended);
+            if ends {
+                self.end(wave, epoch);
             }
         }
         self.sent.waves.retain(|wave, _| standing.waves.contains_key(wave));
@@ -86,8 +98,9 @@ impl Session {
         self.parts.retain(|parts| stands(parts.subject()));
     }
 
-    fn end(&mut self, wave: WaveId) {
-        self.outbox.push_back(message::request(Message::End(wire::End { wave: wave.0 })));
+    fn end(&mut self, wave: WaveId, epoch: Epoch) {
+        let end = wire::End { wave: wave.0, epoch: epoch.0 };
+        self.outbox.push_back(message::request(Message::End(end)));
     }
 
     pub(super) fn send_counts(&mut self, standing: &Standing, owned: &Owned) {
@@ -165,7 +178,7 @@ impl Session {
                 }
                 let head = message::wave(wave, owned, &self.node, &self.memory, delivery, now);
                 self.outbox.push_back(head);
-                self.memory.offer(id);
+                self.memory.offer(id, edition(wave, owned));
                 SentWave::Offered
             }
         }
@@ -268,6 +281,13 @@ impl Session {
             }
             (wave, _) => {
                 let wave = WaveId(wave);
+                if cause == RefusalCause::Superseded && self.is_superseded(wave, refusal.epoch) {
+                    self.withdraw(Subject::Wave(wave));
+                    self.sent.waves.insert(wave, SentWave::Superseded);
+                    let epoch = Epoch(refusal.epoch);
+                    self.notes.push_back(Note::Wave(wave, WaveNote::Superseded(epoch)));
+                    return;
+                }
                 // The refusal is of a Cancel, or of a delivery that was given up.
                 if self.sent.waves.get(&wave) != Some(&SentWave::Offered) {
                     return;
@@ -281,6 +301,11 @@ impl Session {
             }
         }
         self.suspects_due = true;
+    }
+
+    /// Whether an epoch that a node obeys is another coordinator's.
+    fn is_superseded(&self, wave: WaveId, epoch: u64) -> bool {
+        self.standing.waves.get(&wave).is_some_and(|wave| epoch > wave.plan.epoch.0)
     }
 
     /// Fails the deliveries whose sign did not arrive in time.

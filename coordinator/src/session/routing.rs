@@ -3,13 +3,13 @@
 //! | Note | Machine |
 //! |---|---|
 //! | about a wave | the alert's director; the caller delivers it, because alerts have inputs of their own |
-//! | health or load of a lane end | lane owner |
+//! | health, load or number of a lane end | lane owner |
 //! | registry state | roster; nothing of it counts under another log |
 //! | answer to a count, or its failure | the count |
 //! | defect of the node | the log |
 
 use clarion_proto::{
-    ids::{LogIdentity, WaveId},
+    ids::{LaneId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
 
@@ -20,6 +20,9 @@ use crate::owners::NodeName;
 pub(crate) trait Machines {
     /// Records the health of a lane end in the lane owner.
     fn lane_health(&mut self, node: &NodeName, state: &wire::LaneState);
+    /// Creates in the lane owner the lane with this number, which a node uses for another
+    /// coordinator.
+    fn lane_unknown(&mut self, lane: LaneId);
     /// Records the load of a lane's connections in the lane owner.
     fn lane_load(&mut self, node: &NodeName, load: wire::LaneLoad);
     /// Records a registry state in the roster; `None`: the node has no data of this log.
@@ -43,6 +46,7 @@ pub(crate) fn route(
     match note {
         Note::Wave(wave, note) => return Some((wave, note)),
         Note::Lane(state) => machines.lane_health(node, &state),
+        Note::LaneUnknown(lane) => machines.lane_unknown(lane),
         Note::Load(load) => machines.lane_load(node, load),
         Note::Registry(state) => {
             let of_this_log = LogIdentity::from_wire(&state.log_identity) == Ok(log);
@@ -67,6 +71,9 @@ mod tests {
     impl Machines for Noted {
         fn lane_health(&mut self, _: &NodeName, state: &wire::LaneState) {
             self.0.push(format!("health {}", state.lane));
+        }
+        fn lane_unknown(&mut self, lane: LaneId) {
+            self.0.push(format!("unknown {}", lane.0));
         }
         fn lane_load(&mut self, _: &NodeName, load: wire::LaneLoad) {
             self.0.push(format!("load {}", load.lane));
@@ -94,6 +101,7 @@ mod tests {
         };
         for (note, expected) in [
             (Note::Lane(wire::LaneState { lane: 3, ..Default::default() }), "health 3"),
+            (Note::LaneUnknown(LaneId(8)), "unknown 8"),
             (Note::Load(wire::LaneLoad { lane: 4, ..Default::default() }), "load 4"),
             (registry(log), "registry Some(5)"),
             (registry(other), "registry None"),

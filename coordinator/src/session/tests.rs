@@ -228,7 +228,8 @@ fn a_lease_is_half_of_the_rate_for_half_of_the_partitions() {
         panic!("{messages:?}")
     };
     assert_eq!((grant.nonce, grant.lease_ms), (9, 5_000));
-    assert_eq!(grant.waves, [wire::WaveGrant { wave: WAVE.0, rate_millis_per_second: 500_000 }]);
+    let expected = wire::WaveGrant { wave: WAVE.0, rate_millis_per_second: 500_000, epoch: 1 };
+    assert_eq!(grant.waves, [expected]);
     assert_eq!((slice.nonce, slice.lane, slice.lease_ms), (9, LANE.0, 5_000));
     assert_eq!((slice.rate_millis_per_second, slice.burst), (0, 0), "no quota");
     assert!(matches!(notes(&mut session)[..], [Note::Wave(WAVE, WaveNote::Granted)]));

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use self::{log::Log, room::Room};
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint, ClusterStore,
-    Created, RecordBatch, RequestId, StoreError,
+    Created, LaneDirector, RecordBatch, RequestId, StoreError,
 };
 use crate::owners::Ownership;
 
@@ -61,6 +61,7 @@ struct Tables {
     /// Checkpoints of the alerts that have not ended.
     checkpoints: BTreeMap<AlertName, Arc<Checkpoint>>,
     ownership: Option<Arc<Ownership>>,
+    lane_director: Option<LaneDirector>,
     /// Names of the ended alerts, in the order of their end.
     ended: std::collections::VecDeque<AlertName>,
     /// Bytes of all alerts, as [`bytes_of`] counts them.
@@ -328,6 +329,20 @@ impl ClusterStore for MemoryStore {
             return Err(StoreError::Conflict(format!("ownership {stored}")));
         }
         Ok(Arc::clone(tables.ownership.insert(Arc::new(next))))
+    }
+
+    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError> {
+        Ok(self.tables.lock().lane_director)
+    }
+
+    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError> {
+        let mut tables = self.tables.lock();
+        let stored = tables.lane_director.map_or(0, |stored| stored.epoch.0);
+        if next.epoch.0 != stored + 1 {
+            return Err(StoreError::Conflict(format!("lane director {stored}")));
+        }
+        tables.lane_director = Some(next);
+        Ok(())
     }
 
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {

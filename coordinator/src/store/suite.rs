@@ -6,12 +6,15 @@ use std::sync::Arc;
 use clarion_proto::{
     app::{App, Environment, LaneKind, Platform},
     device::{Change, Record},
-    ids::{AlertName, AppName, DeviceId, Epoch, LogId, PartitionId, Position, UnixMillis},
+    ids::{
+        AlertName, AppName, CoordinatorId, DeviceId, Epoch, LogId, PartitionId, Position,
+        UnixMillis,
+    },
 };
 
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created,
-    RecordBatch, StoreError,
+    LaneDirector, RecordBatch, StoreError,
     fixtures::{ended, record},
 };
 use crate::{
@@ -49,6 +52,7 @@ macro_rules! suite {
             pages_are_newest_first_and_miss_nobody
             an_app_in_use_stays
             ownership_is_numbered_without_a_gap
+            the_lane_director_is_numbered_without_a_gap
             a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_alert
         }
     };
@@ -309,6 +313,22 @@ pub(super) async fn ownership_is_numbered_without_a_gap(store: impl Engine) {
     let owners: std::collections::BTreeSet<_> =
         (0..8).filter_map(|p| stored.owner(PartitionId(p))).collect();
     assert_eq!(owners.len(), 2, "as it was assigned");
+}
+
+pub(super) async fn the_lane_director_is_numbered_without_a_gap(store: impl Engine) {
+    assert_eq!(store.lane_director().await, Ok(None));
+    let of = |epoch, coordinator| LaneDirector {
+        epoch: Epoch(epoch),
+        coordinator: CoordinatorId([coordinator; 16]),
+    };
+    store.replace_lane_director(of(1, 1)).await.expect("the first");
+    for wrong in [1, 3] {
+        let replaced = store.replace_lane_director(of(wrong, 2)).await;
+        assert!(matches!(replaced, Err(StoreError::Conflict(_))), "{wrong}");
+    }
+    assert_eq!(store.lane_director().await, Ok(Some(of(1, 1))));
+    store.replace_lane_director(of(2, 2)).await.expect("the next");
+    assert_eq!(store.lane_director().await, Ok(Some(of(2, 2))));
 }
 
 pub(super) async fn a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_alert(

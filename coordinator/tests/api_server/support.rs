@@ -120,7 +120,7 @@ impl Dispatch for Nodes {
     }
 
     fn start(&self, start: Start) -> Result<(), StartError> {
-        let Start { plan: alert, cancelled, snapshots } = start;
+        let Start { plan: alert, cancelled, snapshots, .. } = start;
         self.check_start(&[])?;
         let bands = alert.bands.iter().map(|band| snapshot::BandCounts {
             from_m: band.from_m,

@@ -40,6 +40,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// For everything that must happen; a test that waits so long has failed.
@@ -346,7 +347,8 @@ impl Coordinator {
 pub fn start_of(alert: &Arc<PlannedAlert>) -> (Start, watch::Receiver<Arc<Snapshot>>) {
     let snapshot = Snapshot::empty(alert.name.clone(), State::Active);
     let (snapshots, watch) = watch::channel(Arc::new(snapshot));
-    (Start { plan: alert.clone(), cancelled: false, snapshots }, watch)
+    let superseded = CancellationToken::new();
+    (Start { plan: alert.clone(), cancelled: false, snapshots, superseded }, watch)
 }
 
 /// The first snapshot for which `is` holds.

@@ -112,7 +112,7 @@ impl Assembly {
                 match &other {
                     Some(Wire::Wave(wire::Wave { id: wave, .. }))
                     | Some(Wire::Cancel(wire::Cancel { wave, .. }))
-                    | Some(Wire::End(wire::End { wave })) => {
+                    | Some(Wire::End(wire::End { wave, .. })) => {
                         drop(self.partial.remove(&About::Wave(WaveId(*wave))));
                     }
                     _ => {}

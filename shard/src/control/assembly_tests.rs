@@ -162,9 +162,10 @@ fn a_count_in_parts() {
 fn cancel_end_a_new_try_and_the_end_of_the_session_drop_what_is_incomplete() {
     let room = Room::default();
     let cancel = wire::Cancel { wave: 7, epoch: 1 };
-    for (what, message) in
-        [("cancel", say(Wire::Cancel(cancel))), ("end", say(Wire::End(wire::End { wave: 7 })))]
-    {
+    for (what, message) in [
+        ("cancel", say(Wire::Cancel(cancel))),
+        ("end", say(Wire::End(wire::End { wave: 7, epoch: 1 }))),
+    ] {
         let mut assembly = Assembly::new(room.clone());
         assembly.take(head(7, 1, 10), NOW);
         let parts = parts(7, 1);

@@ -1,4 +1,5 @@
-//! Counts of devices for the coordinator: every core counts, the node answers with the sum.
+//! Counts of devices for coordinators: every core counts, the node answers with the sum. The answer
+//! goes to the session that asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -6,26 +7,33 @@ use std::{
     time::Duration,
 };
 
-use clarion_proto::{error::InvalidField, time::Time, wire::shard_v1 as wire};
+use clarion_proto::{error::InvalidField, ids::CoordinatorId, time::Time, wire::shard_v1 as wire};
 
 use super::{message::Count, output::Output};
 use crate::command::{Command, CountSpec};
 
-/// Highest number of counts in progress. Each may hold a cover of some 100 KB; a preview is one
-/// click of a person.
-const COUNTS_MAX: usize = 32;
+/// Maximum number of counts in progress of one session: twice the maximum of a coordinator, because
+/// a count that its coordinator has given up goes on here. All sessions together hold at most 8 × 16
+/// counts of 2 MiB (64 apps × 4,096 bands); their covers are part of the node's room.
+const COUNTS_MAX: usize = 16;
 /// Time after which the caller of a count has given up.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Counts in progress.
 #[derive(Debug, Default)]
 pub struct Counts {
+    /// By the node's own number: ids of two coordinators may be equal.
     asked: BTreeMap<u64, Asked>,
-    answers: VecDeque<wire::Counted>,
+    answers: VecDeque<(CoordinatorId, wire::Counted)>,
+    /// Number of the newest count.
+    newest: u64,
 }
 
 #[derive(Debug)]
 struct Asked {
+    by: CoordinatorId,
+    /// Id that the coordinator gave the count.
+    id: u64,
     waiting: BTreeSet<usize>,
     devices: Vec<Vec<u64>>,
     until: Time,
@@ -38,33 +46,32 @@ impl Counts {
     /// Asked already, or one too many.
     pub fn ask(
         &mut self,
+        by: CoordinatorId,
         count: Count,
         cores: usize,
         now: Time,
         out: &mut VecDeque<Output>,
     ) -> Result<(), InvalidField> {
         let id = count.id;
-        if self.asked.contains_key(&id) {
-            return Err(InvalidField::new(
-                "count.id",
-                format_args!("must be unique; count {id} is under way"),
-            ));
+        let mine = || self.asked.values().filter(|asked| asked.by == by);
+        if mine().any(|asked| asked.id == id) {
+            let problem = format_args!("must be unique; count {id} is under way");
+            return Err(InvalidField::new("count.id", problem));
         }
-        if self.asked.len() + self.answers.len() >= COUNTS_MAX {
-            return Err(InvalidField::new(
-                "count",
-                format_args!(
-                    "must not be one more: {COUNTS_MAX} counts are under way, the maximum"
-                ),
-            ));
+        let unread = self.answers.iter().filter(|(of, _)| *of == by).count();
+        if mine().count() + unread >= COUNTS_MAX {
+            let problem = format_args!(
+                "must not be one more: {COUNTS_MAX} counts of this session are under way, the \
+                 maximum"
+            );
+            return Err(InvalidField::new("count", problem));
         }
+        self.newest += 1;
         let devices = vec![vec![0; count.bands]; count.apps.len()];
-        self.asked.insert(
-            id,
-            Asked { waiting: (0..cores).collect(), devices, until: now + ANSWER_WITHIN },
-        );
+        let (waiting, until) = ((0..cores).collect(), now + ANSWER_WITHIN);
+        self.asked.insert(self.newest, Asked { by, id, waiting, devices, until });
         let spec = CountSpec {
-            id,
+            id: self.newest,
             cover: Arc::new(count.cover),
             apps: count.apps,
             segments: count.segments,
@@ -74,26 +81,27 @@ impl Counts {
         Ok(())
     }
 
-    /// One core's answer; the last one makes the sum.
-    pub fn counted(&mut self, core: usize, id: u64, devices: &[Vec<u64>]) {
-        let Some(asked) = self.asked.get_mut(&id) else { return };
+    /// One core's answer to a count, by the node's number; the last one makes the sum.
+    pub fn counted(&mut self, core: usize, number: u64, devices: &[Vec<u64>]) {
+        let Some(asked) = self.asked.get_mut(&number) else { return };
         if !asked.waiting.remove(&core) {
             return;
         }
         for (sum, part) in asked.devices.iter_mut().zip(devices) {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
-        if asked.waiting.is_empty() {
-            let apps = self.asked.remove(&id).map(|a| a.devices).unwrap_or_default();
-            let apps = apps.into_iter().map(|devices| wire::AppCounted { devices }).collect();
-            self.answers.push_back(wire::Counted { id, apps });
+        if asked.waiting.is_empty()
+            && let Some(Asked { by, id, devices, .. }) = self.asked.remove(&number)
+        {
+            let apps = devices.into_iter().map(|devices| wire::AppCounted { devices }).collect();
+            self.answers.push_back((by, wire::Counted { id, apps }));
         }
     }
 
-    /// Drops all counts: the session that asked has ended.
-    pub fn forget(&mut self) {
-        self.asked.clear();
-        self.answers.clear();
+    /// Drops the counts of a session that has ended.
+    pub fn forget(&mut self, by: CoordinatorId) {
+        self.asked.retain(|_, asked| asked.by != by);
+        self.answers.retain(|(of, _)| *of != by);
     }
 
     /// Drops counts whose caller has given up.
@@ -107,14 +115,15 @@ impl Counts {
         self.asked.values().map(|a| a.until).min()
     }
 
-    /// Whether an answer can be sent.
+    /// Whether an answer can be sent to a coordinator.
     #[must_use]
-    pub fn is_due(&self) -> bool {
-        !self.answers.is_empty()
+    pub fn is_due(&self, to: CoordinatorId) -> bool {
+        self.answers.iter().any(|(of, _)| *of == to)
     }
 
-    /// The next complete answer.
-    pub fn take(&mut self) -> Option<wire::Counted> {
-        self.answers.pop_front()
+    /// The next complete answer to a coordinator.
+    pub fn take(&mut self, to: CoordinatorId) -> Option<wire::Counted> {
+        let at = self.answers.iter().position(|(of, _)| *of == to)?;
+        self.answers.remove(at).map(|(_, counted)| counted)
     }
 }

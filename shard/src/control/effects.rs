@@ -1,11 +1,11 @@
 //! The effects of each message. The order of the resulting commands is the order in which a core
 //! must receive them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{LaneId, PartitionId, Position, WaveId, log_of},
+    ids::{CoordinatorId, LaneId, PartitionId, Position, WaveId, log_of},
     time::Time,
 };
 use tracing::{debug, info};
@@ -24,55 +24,63 @@ use crate::{
 };
 
 impl Control {
-    pub(super) fn take(&mut self, message: Message, now: Time) -> Result<(), Rejected> {
+    pub(super) fn take(
+        &mut self,
+        from: CoordinatorId,
+        message: Message,
+        now: Time,
+    ) -> Result<(), Rejected> {
         match message {
-            Message::Ownership(o) => self.ownership(o).map_err(Rejected::new),
-            Message::Lane(lane) => self.lane(*lane),
+            Message::Ownership(o) => self.ownership(from, o).map_err(Rejected::new),
+            Message::Lane(lane) => self.lane(from, *lane),
             Message::ProviderToken { lane, authorization, signer } => {
-                self.check_lane(lane, "provider_token.lane")?;
-                self.tell_all(|| Command::ProviderToken {
-                    lane,
-                    authorization: authorization.clone(),
-                    signer,
-                });
+                if self.directs(from, lane, "provider_token.lane")? {
+                    self.tell_all(|| Command::ProviderToken {
+                        lane,
+                        authorization: authorization.clone(),
+                        signer,
+                    });
+                }
                 Ok(())
             }
-            Message::Wave(wave) => self.wave(*wave, now),
+            Message::Wave(wave) => self.wave(from, *wave, now),
             Message::Grant(grant) => {
-                self.grant(&grant, now);
+                self.grant(from, &grant, now);
                 Ok(())
             }
-            Message::Slice(slice) => self.slice(&slice, now),
+            Message::Slice(slice) => self.slice(from, &slice, now),
             Message::Connections { lane, connections } => {
-                self.check_lane(lane, "connections.lane")?;
-                if self.lanes.set_connections(lane, connections) {
+                if self.directs(from, lane, "connections.lane")?
+                    && self.lanes.set_connections(lane, connections)
+                {
                     self.tell_connections(lane);
                 }
                 Ok(())
             }
             Message::Cancel { wave, epoch } => {
-                self.waves.cancel(wave, epoch, &mut self.outputs)?;
-                self.stopped_unknown(wave)
+                self.waves.cancel(from, wave, epoch, &mut self.outputs);
+                self.stopped_unknown(from, wave)
             }
-            Message::End(wave) => {
-                self.waves.end(wave, now, &mut self.outputs);
-                Ok(())
+            Message::End { wave, epoch } => {
+                self.waves.end(from, wave, epoch, now, &mut self.outputs)
             }
             Message::Left => {
-                self.left();
+                self.left(from);
                 Ok(())
             }
             Message::Count(count) => {
-                let id = count.id;
-                let asked = self.counts.ask(*count, self.identity.cores, now, &mut self.outputs);
-                asked.map_err(|problem| Rejected::of_count(id, problem))
+                let (id, cores) = (count.id, self.identity.cores);
+                let asked = self.counts.ask(from, *count, cores, now, &mut self.outputs);
+                asked.map_err(|problem| Rejected::of_count(id, problem).because(Cause::Room))
             }
         }
     }
 
-    fn ownership(&mut self, new: Ownership) -> Result<(), InvalidField> {
-        let result = self.check_ownership(&new);
-        self.ownership_refused = result.is_err();
+    fn ownership(&mut self, from: CoordinatorId, new: Ownership) -> Result<(), InvalidField> {
+        let result = self.check_ownership(from, &new);
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.ownership_refused = result.is_err();
+        }
         if result.is_ok() && self.owned() != Some(&new) {
             let held = self.assignment.take();
             let change = change(held.as_ref(), new, self.identity.cores);
@@ -83,13 +91,14 @@ impl Control {
             let applied = |(core, p)| (p, self.registry.position(core, log_of(p, log_count)));
             let walk_from = rebuilt.map(applied).collect();
             self.own(change, &walk_from);
+            self.assigned_by = Some(from);
         }
         result
     }
 
     /// Checks the number of an ownership. Numbers are comparable because the node holds nothing of
     /// another log while a session is open ([`super::fence`]).
-    fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
+    fn check_ownership(&self, from: CoordinatorId, new: &Ownership) -> Result<(), InvalidField> {
         let field = "ownership.number";
         if self.fence.follows().is_some_and(|follows| follows != new.log) {
             let problem = format_args!("must be the log of this session; got {}", new.log);
@@ -103,10 +112,16 @@ impl Control {
                     held.number, new.number
                 ),
             )),
-            Some(held) if held.number == new.number && held != new => Err(InvalidField::new(
-                field,
-                format_args!("must grow with a new list of partitions; got {} again", new.number),
-            )),
+            Some(held) if held.number == new.number && held != new => {
+                let (number, first) = (held.number, self.assigned_by.unwrap_or(from));
+                let problem = format_args!(
+                    "must grow with a new list of partitions; coordinator {first} assigned {} \
+                     partitions with {number}, coordinator {from} assigns {} with {number} again",
+                    held.partitions.len(),
+                    new.partitions.len()
+                );
+                Err(InvalidField::new(field, problem))
+            }
             _ => Ok(()),
         }
     }
@@ -117,7 +132,7 @@ impl Control {
         self.tell_all(|| Command::Own(Owns::default()));
         self.registry.owned();
         self.registry.clear();
-        (self.assignment, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
+        (self.assignment, self.assigned_by, self.feed) = (None, None, FeedState::Loading);
     }
 
     /// Carries out a change of ownership: the feed stops, cores let go of what they do not keep and
@@ -154,9 +169,9 @@ impl Control {
         self.feed = FeedState::Loading;
     }
 
-    fn lane(&mut self, lane: Lane) -> Result<(), Rejected> {
+    fn lane(&mut self, from: CoordinatorId, lane: Lane) -> Result<(), Rejected> {
         let id = lane.terms.id;
-        match self.lanes.take(lane) {
+        match self.lanes.take(lane, self.direction.is_director(from)) {
             Taken::Known => debug!(lane = %id, "lane terms received again without a change"),
             Taken::Made(specs) => {
                 info!(
@@ -167,7 +182,7 @@ impl Control {
                 self.outputs
                     .extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
                 self.tell_connections(id);
-                self.leases.ask_now();
+                self.ask_now(|control, of| control.direction.is_director(of));
             }
             Taken::TooMany => {
                 let problem = format_args!(
@@ -191,7 +206,8 @@ impl Control {
         }
     }
 
-    fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {
+    fn wave(&mut self, from: CoordinatorId, wave: Wave, now: Time) -> Result<(), Rejected> {
+        let (id, epoch) = (wave.id, wave.epoch);
         let refuse = |field: &str, problem, cause| {
             Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause))
         };
@@ -203,27 +219,38 @@ impl Control {
             return refuse("wave.ownership", problem, Cause::Superseded);
         };
         let platform = |lane| self.lanes.platform(lane);
-        self.waves.take(wave, held, platform, now, &mut self.outputs)?;
-        self.leases.ask_now();
+        let former = self.waves.take(from, wave, held, platform, now, &mut self.outputs)?;
+        if let Some(former) = former {
+            // The former director is asked for nothing any more, and would wait for reports.
+            let problem =
+                format_args!("must be at least {epoch}, under which coordinator {from} directs it");
+            let superseded = Rejected::of(id, InvalidField::new("wave.epoch", problem));
+            self.refuse(former, superseded.because(Cause::Superseded));
+        }
+        self.ask_now(|_, of| of == from);
         Ok(())
     }
 
     /// Applies a grant. A grant that comes too late, or to another request, is not a mistake of the
     /// coordinator: nothing is refused.
-    fn grant(&mut self, grant: &Grant, now: Time) {
-        let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
+    fn grant(&mut self, from: CoordinatorId, grant: &Grant, now: Time) {
+        let Some(until) = self.leased_until(from, grant.nonce, grant.lease, now) else {
             debug!(nonce = grant.nonce, "grant ignored: it arrived too late");
             return;
         };
-        for (wave, per_second) in &grant.waves {
-            self.waves.grant(*wave, *per_second, until, &mut self.outputs);
+        for granted in &grant.waves {
+            if let Err(rejected) = self.waves.grant(from, granted, until, &mut self.outputs) {
+                self.reject(from, rejected, now);
+            }
         }
     }
 
-    fn slice(&mut self, slice: &Slice, now: Time) -> Result<(), Rejected> {
+    fn slice(&mut self, from: CoordinatorId, slice: &Slice, now: Time) -> Result<(), Rejected> {
         let lane = slice.lane;
-        self.check_lane(lane, "slice.lane")?;
-        let Some(until) = self.leases.until(slice.nonce, slice.lease, now) else {
+        if !self.directs(from, lane, "slice.lane")? {
+            return Ok(());
+        }
+        let Some(until) = self.leased_until(from, slice.nonce, slice.lease, now) else {
             debug!(nonce = slice.nonce, "quota slice ignored: it arrived too late");
             return Ok(());
         };
@@ -233,9 +260,36 @@ impl Control {
         Ok(())
     }
 
-    fn check_lane(&self, lane: LaneId, field: &str) -> Result<(), Rejected> {
+    /// Until when an answer to a coordinator's lease request holds; `None`: it came too late.
+    fn leased_until(
+        &self,
+        from: CoordinatorId,
+        nonce: u64,
+        lease: Duration,
+        now: Time,
+    ) -> Option<Time> {
+        self.sessions.get(&from)?.leases.until(nonce, lease, now)
+    }
+
+    /// Asks those coordinators at once for what they may grant.
+    pub(super) fn ask_now(&mut self, which: impl Fn(&Self, CoordinatorId) -> bool) {
+        let ids: Vec<_> = self.sessions.keys().copied().filter(|id| which(self, *id)).collect();
+        for id in ids {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.leases.ask_now();
+            }
+        }
+    }
+
+    /// Whether a message about a lane counts: every coordinator states its lanes, and the node
+    /// follows the one that directs the lanes.
+    fn directs(&self, from: CoordinatorId, lane: LaneId, field: &str) -> Result<bool, Rejected> {
+        if !self.direction.is_director(from) {
+            debug!(%lane, coordinator = %from, "lane message ignored: another coordinator directs");
+            return Ok(false);
+        }
         if self.lanes.contains(lane) {
-            return Ok(());
+            return Ok(true);
         }
         Err(Rejected::new(InvalidField::new(
             field,
@@ -245,8 +299,9 @@ impl Control {
 
     /// Answers a cancel of an unknown wave at once: nothing of the wave will be written, as
     /// requested.
-    fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
-        let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
+    fn stopped_unknown(&mut self, from: CoordinatorId, wave: WaveId) -> Result<(), Rejected> {
+        let known = self.waves.contains(wave);
+        let Some(session) = self.sessions.get_mut(&from).filter(|_| !known) else {
             return Ok(());
         };
         if session.stopped_unknown.len() >= REFUSALS_MAX {

@@ -29,16 +29,19 @@ const LOGGED_EVERY: Duration = Duration::from_mins(1);
 pub struct LaneEnd {
     lane: Lane,
     cores: Vec<Option<News>>,
-    told: Option<News>,
-    changed: bool,
+    /// Health of the worst core at the last change, and the number of that change.
+    worst: Option<News>,
+    state_news: u64,
     log: Log,
     /// Connections of the node, over all its cores.
     connections: usize,
     /// Last load reported by each core.
     loads: Vec<LaneLoad>,
-    /// Whether `loads` has unreported changes.
+    /// Whether `loads` has changes that no session gets yet.
     load_changed: bool,
-    load_told: Option<Time>,
+    /// Time and number of the last change that sessions get.
+    load_published: Option<Time>,
+    load_news: u64,
 }
 
 /// State of the log lines about a lane.
@@ -57,6 +60,16 @@ struct Log {
 pub struct Lanes {
     cores: usize,
     ends: BTreeMap<LaneId, LaneEnd>,
+    /// Number of changes of health and load so far.
+    news: u64,
+}
+
+/// State of lanes that a session's coordinator knows: the number of the newest change of health, and
+/// of load. The default knows nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    state: u64,
+    load: u64,
 }
 
 /// Result of a lane message.
@@ -76,13 +89,16 @@ impl Lanes {
     /// The lanes of a node with `cores` cores: none yet.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { cores, ends: BTreeMap::new() }
+        Self { cores, ends: BTreeMap::new(), news: 0 }
     }
 
-    /// Creates or replaces a lane.
-    pub fn take(&mut self, lane: Lane) -> Taken {
+    /// Creates or replaces a lane. `directs`: whether the lane comes from the coordinator that
+    /// directs the lanes. Another coordinator's description counts only for a lane that the node
+    /// does not know, because that coordinator's waves may need it.
+    pub fn take(&mut self, lane: Lane, directs: bool) -> Taken {
         let id = lane.terms.id;
         match self.ends.get(&id) {
+            Some(_) if !directs => return Taken::Known,
             Some(end) if end.lane.terms == lane.terms => return Taken::Known,
             Some(end) if end.lane.terms.platform != lane.terms.platform => {
                 return Taken::Speaks(end.lane.terms.platform);
@@ -99,13 +115,14 @@ impl Lanes {
         let end = LaneEnd {
             lane,
             cores: vec![None; self.cores],
-            told: None,
-            changed: false,
+            worst: None,
+            state_news: 0,
             log: Log::default(),
             connections,
             loads: former.map_or_else(|| vec![LaneLoad::default(); self.cores], |end| end.loads),
             load_changed: false,
-            load_told: None,
+            load_published: None,
+            load_news: 0,
         };
         self.ends.insert(id, end);
         Taken::Made(specs)
@@ -157,18 +174,11 @@ impl Lanes {
         let Some(end) = self.ends.get_mut(&lane) else { return };
         news.detail.truncate(news.detail.floor_char_boundary(DETAIL_BYTES_MAX));
         end.cores[core] = Some(news);
-        end.changed = end.worst() != end.told.as_ref();
-        end.write_log(now);
-    }
-
-    /// Makes all lanes unreported, for a new session.
-    pub fn start_over(&mut self) {
-        for end in self.ends.values_mut() {
-            end.told = None;
-            end.changed = end.worst().is_some();
-            // The cores are asked to tell theirs again.
-            (end.load_changed, end.load_told) = (false, None);
+        if end.worst() != end.worst.as_ref() {
+            self.news += 1;
+            (end.worst, end.state_news) = (end.worst().cloned(), self.news);
         }
+        end.write_log(now);
     }
 
     /// Records the load that a core reports.
@@ -179,48 +189,60 @@ impl Lanes {
         }
     }
 
-    /// Time of the next load report; [`Time::default`]: at once.
+    /// Time of a session's next load report; [`Time::default`]: at once.
     #[must_use]
-    pub fn load_due(&self) -> Option<Time> {
-        self.ends.values().filter_map(LaneEnd::load_due).min()
+    pub fn load_due(&self, told: &Told) -> Option<Time> {
+        let due = |end: &LaneEnd| match end.load_news > told.load {
+            true => Some(Time::default()),
+            false => end.publish_due(),
+        };
+        self.ends.values().filter_map(due).min()
     }
 
-    /// The next load report that is due.
-    pub fn take_load(&mut self, now: Time) -> Option<wire::LaneLoad> {
-        let (id, end) =
-            self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
-        (end.load_changed, end.load_told) = (false, Some(now));
+    /// The next load report that is due to a session.
+    pub fn take_load(&mut self, told: &mut Told, now: Time) -> Option<wire::LaneLoad> {
+        for end in self.ends.values_mut() {
+            if end.publish_due().is_some_and(|due| due <= now) {
+                self.news += 1;
+                (end.load_changed, end.load_published) = (false, Some(now));
+                end.load_news = self.news;
+            }
+        }
+        let news = self.ends.iter().filter(|(_, end)| end.load_news > told.load);
+        let (id, end) = news.min_by_key(|(_, end)| end.load_news)?;
+        told.load = end.load_news;
         Some(load_to_wire(*id, &end.loads))
     }
 
-    /// Whether a lane has an unreported change of health.
+    /// Whether a session does not know the health of some lane.
     #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.ends.values().any(|end| end.changed)
+    pub fn is_due(&self, told: &Told) -> bool {
+        self.ends.values().any(|end| end.state_news > told.state)
     }
 
-    /// The next lane whose health changed.
-    pub fn take_state(&mut self, now: Time) -> Option<wire::LaneState> {
-        let (id, end) = self.ends.iter_mut().find(|(_, end)| end.changed)?;
-        end.changed = false;
-        let news = end.worst()?.clone();
+    /// The next lane whose health a session does not know.
+    pub fn take_state(&self, told: &mut Told, now: Time) -> Option<wire::LaneState> {
+        let news = self.ends.iter().filter(|(_, end)| end.state_news > told.state);
+        let (id, end) = news.min_by_key(|(_, end)| end.state_news)?;
+        told.state = end.state_news;
+        let news = end.worst.as_ref()?;
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let state = wire::LaneState {
+        Some(wire::LaneState {
             lane: id.0,
             health: to_wire(news.health).into(),
             detail: news.detail.clone(),
             // A trouble of less than a millisecond is one all the same.
             troubled_for_ms: news.since.map_or(0, |since| ms(now.since(since)).max(1)),
             next_probe_in_ms: news.next_probe.map(|at| ms(at.since(now))),
-        };
-        end.told = Some(news);
-        Some(state)
+        })
     }
 }
 
 impl LaneEnd {
-    fn load_due(&self) -> Option<Time> {
-        self.load_changed.then(|| self.load_told.map_or(Time::default(), |told| told + TELL_EVERY))
+    /// Time from which sessions may get the newest load.
+    fn publish_due(&self) -> Option<Time> {
+        let next = |published: Time| published + TELL_EVERY;
+        self.load_changed.then(|| self.load_published.map_or(Time::default(), next))
     }
 
     /// The node's end is as well as its worst part: a credential refused on one core is refused.

@@ -18,10 +18,9 @@ pub const ASK_EVERY: Duration = Duration::from_millis(500);
 /// asks at new waves. An answer to a forgotten one is worth nothing and is ignored.
 const ASKED_MAX: usize = 64;
 
-/// When was asked what, and when to ask again.
+/// Lease requests of one session: when each was sent, and when to ask again.
 #[derive(Debug, Default)]
 pub struct Leases {
-    nonce: u64,
     asked: VecDeque<(u64, Time)>,
     due: Time,
 }
@@ -38,21 +37,14 @@ impl Leases {
         self.due = Time::default();
     }
 
-    /// The answers to earlier asks will not come: their session is gone. Nonces go on growing.
-    pub fn forget(&mut self) {
-        self.asked.clear();
-        self.due = Time::default();
-    }
-
-    /// One ask, sent now: its nonce.
-    pub fn ask(&mut self, now: Time) -> u64 {
-        self.nonce += 1;
+    /// Records a lease request that is sent now. The node uses no nonce twice, whatever the
+    /// session.
+    pub fn ask(&mut self, nonce: u64, now: Time) {
         if self.asked.len() == ASKED_MAX {
             self.asked.pop_front();
         }
-        self.asked.push_back((self.nonce, now));
+        self.asked.push_back((nonce, now));
         self.due = now + ASK_EVERY;
-        self.nonce
     }
 
     /// Until when an answer holds; `None`: it was not asked for in this session, or has run out on
@@ -93,38 +85,29 @@ mod tests {
     fn a_lease_runs_from_the_asking() {
         let mut leases = Leases::default();
         let asked = Time(7_000_000);
-        let nonce = leases.ask(asked);
+        leases.ask(7, asked);
         // The answer took 4.9 s: 0.1 s of it is left.
-        assert_eq!(leases.until(nonce, LEASE, asked + LEASE - 100 * MS), Some(asked + LEASE));
-        assert_eq!(leases.until(nonce, LEASE, asked + LEASE), None);
-        assert_eq!(leases.until(nonce + 1, LEASE, asked), None, "never asked");
+        assert_eq!(leases.until(7, LEASE, asked + LEASE - 100 * MS), Some(asked + LEASE));
+        assert_eq!(leases.until(7, LEASE, asked + LEASE), None);
+        assert_eq!(leases.until(8, LEASE, asked), None, "never asked");
     }
 
     #[test]
     fn asks_come_every_half_second_and_at_once_for_news() {
         let mut leases = Leases::default();
-        leases.ask(Time(1_000_000));
+        leases.ask(1, Time(1_000_000));
         assert_eq!(leases.due(), Time(1_500_000));
         leases.ask_now();
         assert!(leases.due() <= Time(1_000_000));
     }
 
     #[test]
-    fn answers_to_another_session_are_worth_nothing() {
-        let mut leases = Leases::default();
-        let old = leases.ask(Time(0));
-        leases.forget();
-        assert_eq!(leases.until(old, LEASE, Time(1)), None);
-        assert!(leases.ask(Time(2)) > old, "nonces are never used twice");
-    }
-
-    #[test]
     fn memory_is_bounded_and_the_newest_count() {
         let mut leases = Leases::default();
-        let nonces: Vec<u64> = (0..1_000).map(|i| leases.ask(Time(i))).collect();
+        (0..1_000).for_each(|nonce| leases.ask(nonce, Time(nonce)));
         assert_eq!(leases.asked.len(), ASKED_MAX);
-        assert_eq!(leases.until(nonces[999], LEASE, Time(1_000)), Some(Time(999) + LEASE));
-        assert_eq!(leases.until(nonces[0], LEASE, Time(1_000)), None);
+        assert_eq!(leases.until(999, LEASE, Time(1_000)), Some(Time(999) + LEASE));
+        assert_eq!(leases.until(0, LEASE, Time(1_000)), None);
     }
 
     #[test]

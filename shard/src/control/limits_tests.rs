@@ -3,11 +3,12 @@
 use clarion_proto::{
     ids::{AppName, BootId, DeviceId, Epoch, LaneId, PARTITIONS_MAX, PartitionId, WaveId},
     limits::{BANDS_MAX, RESPONSE_BYTES_MAX, WAVES_MAX},
+    wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
 use prost::Message as _;
 use roaring::RoaringBitmap;
 
-use super::{lanes::LANES_MAX, merge::Merge, *};
+use super::{lanes::LANES_MAX, merge::Merge};
 use crate::{
     command::{CoreReport, Counts, DeadToken},
     outcome::Answers,

@@ -72,11 +72,16 @@ pub enum Message {
     Cancel {
         /// The wave to stop.
         wave: WaveId,
-        /// By whom, in effect: the highest is obeyed.
+        /// Epoch of the coordinator that sends the cancel; a cancel is final under any epoch.
         epoch: Epoch,
     },
     /// A wave has ended everywhere.
-    End(WaveId),
+    End {
+        /// The wave that has ended.
+        wave: WaveId,
+        /// Epoch under which the coordinator directs the wave.
+        epoch: Epoch,
+    },
     /// Count who would be reached.
     Count(Box<Count>),
     /// All that this node said has been applied.
@@ -90,8 +95,19 @@ pub struct Grant {
     pub nonce: u64,
     /// From when that was sent.
     pub lease: Duration,
-    /// Each with this node's rate, pushes a second; `None`: no limit.
-    pub waves: Vec<(WaveId, Option<f64>)>,
+    /// The waves that may go on.
+    pub waves: Vec<WaveGrant>,
+}
+
+/// Leave to send for one wave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WaveGrant {
+    /// The wave that may go on.
+    pub wave: WaveId,
+    /// Epoch under which the coordinator directs the wave.
+    pub epoch: Epoch,
+    /// This node's rate, pushes a second; `None`: no limit.
+    pub per_second: Option<f64>,
 }
 
 /// Part of a lane's quota, as answered to one asking.
@@ -213,7 +229,7 @@ impl Message {
                 connections(&c).map_err(|e| Rejected::new(e.within("connections")))
             }
             Wire::Cancel(c) => Ok(Self::Cancel { wave: WaveId(c.wave), epoch: Epoch(c.epoch) }),
-            Wire::End(e) => Ok(Self::End(WaveId(e.wave))),
+            Wire::End(e) => Ok(Self::End { wave: WaveId(e.wave), epoch: Epoch(e.epoch) }),
             Wire::Count(mut c) => {
                 let id = c.id;
                 let cover = wave::cover(std::mem::take(&mut c.bands));
@@ -250,6 +266,10 @@ pub fn opened(request: wire::SessionRequest) -> Result<Opened, InvalidField> {
         cluster: ClusterName::new(&open.cluster).map_err(field("cluster"))?,
         coordinator: CoordinatorId::from_wire(&open.coordinator).map_err(field("coordinator"))?,
         log: LogIdentity::from_wire(&open.log_identity).map_err(field("log_identity"))?,
+        lanes_epoch: match open.lanes_epoch {
+            0 => return Err(InvalidField::new("open.lanes_epoch", "must be at least 1; got 0")),
+            epoch => Epoch(epoch),
+        },
         version: open.version,
     })
 }
@@ -297,8 +317,12 @@ fn provider_token(t: wire::ProviderToken) -> Result<Message, InvalidField> {
 
 fn grant(g: &wire::Grant) -> Result<Grant, InvalidField> {
     let lease = lease(g.lease_ms)?;
-    let waves = g.waves.iter().map(|w| (WaveId(w.wave), rate(w.rate_millis_per_second))).collect();
-    Ok(Grant { nonce: g.nonce, lease, waves })
+    let wave = |w: &wire::WaveGrant| WaveGrant {
+        wave: WaveId(w.wave),
+        epoch: Epoch(w.epoch),
+        per_second: rate(w.rate_millis_per_second),
+    };
+    Ok(Grant { nonce: g.nonce, lease, waves: g.waves.iter().map(wave).collect() })
 }
 
 fn slice(s: &wire::Slice) -> Result<Slice, InvalidField> {

@@ -34,7 +34,7 @@ pub enum NotReady {
     OtherCluster,
     /// No coordinator gave any to it.
     NoPartitions,
-    /// What it holds is not what its coordinator wants it to hold.
+    /// What it holds is not what one of its coordinators wants it to hold.
     OwnershipRefused,
     /// No session for some time: no grant, no alert.
     NotDirected,
@@ -75,7 +75,9 @@ impl Control {
             _ if self.draining => Err(NotReady::Draining),
             _ if !owns && self.other_cluster => Err(NotReady::OtherCluster),
             _ if !owns => Err(NotReady::NoPartitions),
-            _ if self.ownership_refused => Err(NotReady::OwnershipRefused),
+            _ if self.sessions.values().any(|s| s.ownership_refused) => {
+                Err(NotReady::OwnershipRefused)
+            }
             _ if !self.fence.is_directed(now) => Err(NotReady::NotDirected),
             FeedState::Loading => Err(NotReady::Loading),
             FeedState::Lost => Err(NotReady::LogLost),

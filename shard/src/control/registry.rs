@@ -14,7 +14,7 @@ use clarion_proto::{
 use super::ownership::{Assignment, Follows};
 use crate::command::HeldStats;
 
-/// Least time between two messages about it.
+/// Least time between two messages about it to one session.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// Last report of each core.
@@ -23,7 +23,16 @@ pub struct Registry {
     cores: Vec<HeldStats>,
     /// Number of ownership commands sent to each core.
     owns: u64,
-    changed: bool,
+    /// Number of changes so far, from 1: a new session knows none of them.
+    news: u64,
+}
+
+/// State of the registry that a session's coordinator knows. The default knows nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Number of the newest change that it knows.
+    news: u64,
+    /// Time of its next message.
     due: Time,
 }
 
@@ -31,12 +40,7 @@ impl Registry {
     /// A registry without reports.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self {
-            cores: vec![HeldStats::default(); cores],
-            owns: 0,
-            changed: false,
-            due: Time::default(),
-        }
+        Self { cores: vec![HeldStats::default(); cores], owns: 0, news: 1 }
     }
 
     /// Stores a core's report. A report from before the newest change of ownership is ignored: its
@@ -44,7 +48,7 @@ impl Registry {
     pub fn hold(&mut self, core: usize, stats: HeldStats) {
         if stats.owns >= self.owns {
             self.cores[core] = stats;
-            self.changed = true;
+            self.news += 1;
         }
     }
 
@@ -56,7 +60,7 @@ impl Registry {
     /// Drops all reports: the node holds nothing any more.
     pub fn clear(&mut self) {
         self.cores.fill(HeldStats::default());
-        self.changed = true;
+        self.news += 1;
     }
 
     /// Logs that do not go on from where they were are read from their beginning: their old
@@ -65,19 +69,19 @@ impl Registry {
         for (core, stats) in self.cores.iter_mut().enumerate() {
             stats.positions.retain(|(log, _)| continues.contains(&(core, *log)));
         }
-        self.changed = true;
+        self.news += 1;
     }
 
-    /// Makes the state due at once, for a new session.
-    pub fn start_over(&mut self) {
-        self.changed = true;
-        self.due = Time::default();
-    }
-
-    /// Time of the next state message; `None`: nothing has changed.
+    /// Time of a session's next state message; `None`: nothing has changed.
     #[must_use]
-    pub fn due(&self) -> Option<Time> {
-        self.changed.then_some(self.due)
+    pub fn due(&self, told: &Told) -> Option<Time> {
+        (self.news > told.news).then_some(told.due)
+    }
+
+    /// What a session knows that is sent the present state now.
+    #[must_use]
+    pub fn told(&self, now: Time) -> Told {
+        Told { news: self.news, due: now + TELL_EVERY }
     }
 
     /// Position of each log of the ownership that is applied on every core that follows it.
@@ -99,15 +103,9 @@ impl Registry {
         known.map_or(Position(0), |(_, p)| *p)
     }
 
-    /// Builds the next `RegistryState` and marks all changes as reported.
-    pub fn take(
-        &mut self,
-        assignment: Option<&Assignment>,
-        rss_bytes: u64,
-        now: Time,
-    ) -> wire::RegistryState {
-        self.changed = false;
-        self.due = now + TELL_EVERY;
+    /// The present state, as a message.
+    #[must_use]
+    pub fn state(&self, assignment: Option<&Assignment>, rss_bytes: u64) -> wire::RegistryState {
         let mut apps: BTreeMap<&AppName, u64> = BTreeMap::new();
         for (app, devices) in self.cores.iter().flat_map(|c| &c.apps) {
             *apps.entry(app).or_default() += devices;
@@ -170,13 +168,13 @@ mod tests {
         let held = change(None, ownership, 2).assignment;
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
-        let state = registry.take(Some(&held), 42, Time(0));
+        let state = registry.state(Some(&held), 42);
         assert_eq!(
             state.positions,
             to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into())
         );
         registry.hold(1, stats(&[(1, 9)], 4, &[("demo", 1), ("other", 3)]));
-        let state = registry.take(Some(&held), 42, Time(0));
+        let state = registry.state(Some(&held), 42);
         assert_eq!((state.devices, state.placed, state.muted, state.rss_bytes), (14, 7, 2, 42));
         assert_eq!(
             state.positions,
@@ -210,20 +208,20 @@ mod tests {
         registry.clear();
         registry.owned();
         registry.hold(0, stats(&[(0, 7)], 10, &[]));
-        assert_eq!(registry.take(None, 0, Time(0)).devices, 0);
+        assert_eq!(registry.state(None, 0).devices, 0);
         registry.hold(0, HeldStats { owns: 1, ..stats(&[], 3, &[]) });
-        assert_eq!(registry.take(None, 0, Time(0)).devices, 3);
+        assert_eq!(registry.state(None, 0).devices, 3);
     }
 
     #[test]
-    fn told_when_changed_and_at_most_every_100_ms() {
+    fn told_when_changed_and_at_most_every_100_ms_in_each_session() {
         let mut registry = Registry::new(1);
-        assert_eq!(registry.due(), None);
+        let (mut first, second) = (Told::default(), Told::default());
+        assert_eq!(registry.due(&first), Some(Time(0)), "a new session knows nothing");
+        first = registry.told(Time(1_000));
+        assert_eq!(registry.due(&first), None);
+        assert_eq!(registry.due(&second), Some(Time(0)), "the other session has not read it");
         registry.hold(0, HeldStats::default());
-        assert_eq!(registry.due(), Some(Time(0)));
-        registry.take(None, 0, Time(1_000));
-        assert_eq!(registry.due(), None);
-        registry.hold(0, HeldStats::default());
-        assert_eq!(registry.due(), Some(Time(101_000)));
+        assert_eq!(registry.due(&first), Some(Time(101_000)));
     }
 }

@@ -12,40 +12,41 @@
 //! number of its plan, so a report on a former plan does not complete a later plan.
 //!
 //! The epoch decides which coordinator directs a wave: the node obeys the highest epoch seen and
-//! refuses lower epochs. The node remembers cancels and ends beyond the wave's state, so that a
-//! late plan of a superseded coordinator cannot restart the wave.
+//! refuses lower epochs. An epoch belongs to the coordinator that first used it. The **director**
+//! of a wave is the coordinator that offered the wave under its highest epoch: it alone is asked
+//! for grants and gets reports, also after its session broke and began anew. [`super::over`]
+//! remembers cancels and ends beyond the wave's state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{Epoch, LaneId, WaveId},
+    ids::{CoordinatorId, Epoch, LaneId, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1 as wire,
 };
-use tracing::{Span, debug, info, info_span, warn};
+use tracing::{debug, info, info_span, warn};
 
+use self::state::State;
 use super::{
     leases,
-    merge::Merge,
-    message::{Cause, Rejected, Wave},
+    message::{Cause, Rejected, Wave, WaveGrant},
     output::Output,
+    over::Over,
     ownership::Assignment,
-    placement::Placement,
-    plan::{self, Plan},
+    plan,
 };
 use crate::{
-    command::{Command, CoreReport, WaveSpec},
+    command::{Command, CoreReport},
     outcome::Platform,
 };
 
-/// Maximum number of ended waves of which only the id and epoch are kept: 1,024 × 16 bytes.
-const OVER_MAX: usize = 1_024;
+mod state;
+
 /// Least time between two reports on one wave.
 pub const REPORT_EVERY: Duration = Duration::from_millis(20);
 /// Time that a wave ended on all nodes waits for the last reports of its cores.
@@ -55,55 +56,28 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Waves {
     waves: BTreeMap<WaveId, State>,
-    /// Waves cancelled or ended on all nodes, with the epoch; the oldest first.
-    over: VecDeque<(WaveId, Epoch)>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// The newest plan, without partitions.
-    spec: WaveSpec,
-    ownership: u64,
-    bands: u32,
-    /// Number of open bands, by lane of the wave.
-    bands_open: BTreeMap<LaneId, u32>,
-    /// Cores that got the wave, in this plan or a former plan.
-    told: BTreeSet<usize>,
-    /// Number of cores that have partitions of the newest plan.
-    parts: usize,
-    placement: Placement,
-    merge: Merge,
-    report_due: Time,
-    cancel: Option<Cancel>,
-    /// Set when the wave has ended on all nodes: its state is kept until this time for the last
-    /// report.
-    ended_until: Option<Time>,
-    span: Span,
-}
-
-#[derive(Debug, Default)]
-struct Cancel {
-    answers: BTreeMap<usize, (Option<Time>, u64)>,
-    told: bool,
+    over: Over,
 }
 
 impl Waves {
     /// Accepts a wave, or a new plan of a wave under a higher epoch or for a newer ownership.
-    /// Devices that this process has handed in a partition stay handed.
+    /// Devices that this process has handed in a partition stay handed. Returns the coordinator
+    /// that directed the wave before, if that is another one.
     ///
     /// # Errors
     /// The plan is for another ownership; the wave is superseded or cancelled; a lane was never
     /// described or speaks another platform's protocol than its app; there are too many waves.
     pub fn take(
         &mut self,
+        from: CoordinatorId,
         wave: Wave,
         held: &Assignment,
         platform: impl Fn(LaneId) -> Option<Platform>,
         now: Time,
         out: &mut VecDeque<Output>,
-    ) -> Result<(), Rejected> {
-        if !self.is_news(&wave, held.owned().number)? {
-            return Ok(());
+    ) -> Result<Option<CoordinatorId>, Rejected> {
+        if !self.is_news(from, &wave, held.owned().number)? {
+            return Ok(None);
         }
         plan::check_lanes(&wave, platform)?;
         let plan = plan::split(wave, held)?;
@@ -112,6 +86,7 @@ impl Waves {
         self.make_room(id, now, out)?;
 
         let span = info_span!("wave", wave = id.0, alert = %spec.alert, epoch = spec.epoch.0);
+        let before = self.waves.get(&id).map(|state| state.director);
         let (bands, cores) = (plan.bands, plan.cores.len());
         info!(parent: &span, bands, cores, ownership = plan.ownership, "wave taken up");
         let state = match self.waves.remove(&id) {
@@ -119,14 +94,15 @@ impl Waves {
                 // The coordinator that plans the wave again may have received none of its reports:
                 // reports sent in this session before the plan arrived may have reached no alert.
                 former.merge.start_over();
+                former.director = from;
                 let state = former.replanned(plan, span, out);
                 state.tell(out, || Command::ReportAll);
                 state
             }
-            None => State::new(now, plan.spec.clone()).replanned(plan, span, out),
+            None => State::new(now, from, plan.spec.clone()).replanned(plan, span, out),
         };
         self.waves.insert(id, state);
-        Ok(())
+        Ok(before.filter(|before| *before != from))
     }
 
     /// Applies a new ownership after the cores have got it.
@@ -140,30 +116,59 @@ impl Waves {
     /// Whether a plan must be applied. `false`: exactly this plan has been applied already.
     ///
     /// # Errors
-    /// The plan is for another ownership than the node's, or a coordinator of a higher epoch
-    /// directs or has ended the wave.
-    fn is_news(&self, wave: &Wave, owned: u64) -> Result<bool, Rejected> {
-        let superseded = |field: &str, problem: String| {
-            let problem = InvalidField::new(field, problem);
-            Err(Rejected::of(wave.id, problem).because(Cause::Superseded))
-        };
+    /// The plan is for another ownership than the node's, or another coordinator directs or has
+    /// ended the wave.
+    fn is_news(&self, from: CoordinatorId, wave: &Wave, owned: u64) -> Result<bool, Rejected> {
         if wave.ownership != owned {
             let problem = format!("is {}, this node holds {owned}", wave.ownership);
-            return superseded("wave.ownership", problem);
+            return Err(superseded(wave.id, "wave.ownership", problem));
         }
-        if let Some(epoch) = self.over(wave.id).filter(|epoch| *epoch >= wave.epoch) {
-            let problem = format!("is {}, but epoch {epoch} has ended the wave", wave.epoch);
-            return superseded("wave.epoch", problem);
+        if let Some(problem) = self.over.forbids(wave.id, wave.epoch) {
+            return Err(superseded(wave.id, "wave.epoch", problem));
         }
-        match self.waves.get(&wave.id) {
-            Some(known) if known.spec.epoch > wave.epoch => {
-                let problem =
-                    format!("is {}, but epoch {} is obeyed", wave.epoch, known.spec.epoch);
-                superseded("wave.epoch", problem)
-            }
-            Some(known) => Ok((known.spec.epoch, known.ownership) != (wave.epoch, wave.ownership)),
-            None => Ok(true),
+        self.check_director(from, wave.id, wave.epoch, "wave.epoch")?;
+        let known = self.waves.get(&wave.id).map(|known| (known.spec.epoch, known.ownership));
+        Ok(known != Some((wave.epoch, wave.ownership)))
+    }
+
+    /// Whether a message may be about a wave under this epoch.
+    ///
+    /// # Errors
+    /// A coordinator of a higher epoch directs the wave, or another coordinator used the same epoch
+    /// first.
+    fn check_director(
+        &self,
+        from: CoordinatorId,
+        id: WaveId,
+        epoch: Epoch,
+        field: &str,
+    ) -> Result<(), Rejected> {
+        let Some(State { spec, director, .. }) = self.waves.get(&id) else { return Ok(()) };
+        if spec.epoch > epoch {
+            let problem = format!("is {epoch}, but epoch {} is obeyed", spec.epoch);
+            return Err(superseded(id, field, problem));
         }
+        if spec.epoch == epoch && *director != from {
+            let problem = format!(
+                "is {epoch}, which coordinator {director} used first; coordinator {from} needs a \
+                 higher one"
+            );
+            return Err(superseded(id, field, problem));
+        }
+        Ok(())
+    }
+
+    /// Highest epoch that was seen for a wave; 0: the wave is not known.
+    #[must_use]
+    pub fn epoch(&self, id: WaveId) -> Epoch {
+        let known = self.waves.get(&id).map(|state| state.spec.epoch);
+        known.max(self.over.epoch(id)).unwrap_or(Epoch(0))
+    }
+
+    /// Whether a coordinator directs a wave of this node.
+    #[must_use]
+    pub fn is_directed_by(&self, coordinator: CoordinatorId) -> bool {
+        self.waves.values().any(|state| state.director == coordinator)
     }
 
     /// Makes room for one more wave.
@@ -183,56 +188,62 @@ impl Waves {
         Err(Rejected::of(id, problem).because(Cause::Room))
     }
 
-    /// Waves for which the node asks for a grant.
-    pub fn active(&self, now: Time) -> impl Iterator<Item = WaveId> {
+    /// Waves for which the node asks a coordinator for a grant: those that it directs.
+    pub fn active(&self, director: CoordinatorId, now: Time) -> impl Iterator<Item = WaveId> {
         let active = move |s: &State| {
             let open = s.cancel.is_none() && s.ended_until.is_none() && !s.merge.is_ended();
-            open && now < s.spec.expires
+            open && s.director == director && now < s.spec.expires
         };
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
 
-    /// Passes grants on to the cores, each with its part of the rate. A grant for a forgotten wave
-    /// is ignored.
-    pub fn grant(
-        &mut self,
-        id: WaveId,
-        per_second: Option<f64>,
-        until: Time,
-        out: &mut VecDeque<Output>,
-    ) {
-        let Some(state) = self.waves.get(&id).filter(|s| s.cancel.is_none()) else { return };
-        let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.parts));
-        state.tell(out, || Command::Grant { wave: id, until, rate });
-    }
-
-    /// Stops a wave, also a wave that the node does not know.
+    /// Passes a grant on to the cores, each with its part of the rate. A grant for a forgotten or
+    /// cancelled wave, or under an epoch that the node has not seen yet, is ignored.
     ///
     /// # Errors
-    /// A coordinator of a higher epoch directs the wave.
+    /// Another coordinator directs the wave.
+    pub fn grant(
+        &mut self,
+        from: CoordinatorId,
+        granted: &WaveGrant,
+        until: Time,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        let WaveGrant { wave, epoch, per_second } = *granted;
+        let running = self.waves.get(&wave).filter(|state| state.cancel.is_none());
+        let Some(state) = running else { return Ok(()) };
+        self.check_director(from, wave, epoch, "grant.waves.epoch")?;
+        if state.spec.epoch != epoch {
+            return Ok(());
+        }
+        let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.parts));
+        state.tell(out, || Command::Grant { wave, until, rate });
+        Ok(())
+    }
+
+    /// Stops a wave, also a wave that the node does not know. A cancel is final under any epoch:
+    /// whoever may send it has recorded it, and a stop that comes too late cannot be made good.
     pub fn cancel(
         &mut self,
+        from: CoordinatorId,
         id: WaveId,
         epoch: Epoch,
         out: &mut VecDeque<Output>,
-    ) -> Result<(), Rejected> {
-        if let Some(known) = self.waves.get(&id).filter(|s| s.spec.epoch > epoch) {
-            let problem = format_args!("is {epoch}, but epoch {} is obeyed", known.spec.epoch);
-            return Err(Rejected::of(id, InvalidField::new("cancel.epoch", problem)));
-        }
-        self.remember_over(id, epoch);
-        let Some(state) = self.waves.get_mut(&id) else { return Ok(()) };
+    ) {
+        let Some(state) = self.waves.get_mut(&id) else { return self.over.cancelled(id, epoch) };
+        // Cores ignore a cancel of a lower epoch than the wave's.
+        let epoch = state.spec.epoch.max(epoch);
+        self.over.cancelled(id, epoch);
         state.spec.epoch = epoch;
         info!(parent: &state.span, epoch = epoch.0, "wave cancelled by coordinator");
-        match &mut state.cancel {
-            // The cores have the cancel already; only the response is sent again.
-            Some(cancel) => cancel.told = false,
-            None => {
-                state.cancel = Some(Cancel::default());
-                state.tell(out, || Command::Cancel { wave: id, epoch });
-            }
+        let new = state.cancel.is_none();
+        // A repeated cancel only asks for the confirmation again: the cores have the first one.
+        let cancel = state.cancel.get_or_insert_default();
+        cancel.waiting.insert(from);
+        if new {
+            cancel.waiting.insert(state.director);
+            state.tell(out, || Command::Cancel { wave: id, epoch });
         }
-        Ok(())
     }
 
     /// Whether the node knows a wave.
@@ -242,40 +253,56 @@ impl Waves {
     }
 
     /// Ends a wave that has ended on all nodes.
-    pub fn end(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
+    ///
+    /// # Errors
+    /// Another coordinator directs the wave.
+    pub fn end(
+        &mut self,
+        from: CoordinatorId,
+        id: WaveId,
+        epoch: Epoch,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        self.check_director(from, id, epoch, "end.epoch")?;
+        self.finish(id, now, out);
+        Ok(())
+    }
+
+    fn finish(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
         let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
             return;
         };
-        let epoch = state.spec.epoch;
         state.ended_until = Some(now + LAST_WORDS);
         debug!(parent: &state.span, "wave ended on all nodes");
         state.tell(out, || Command::End(id));
-        self.remember_over(id, epoch);
+        self.over.ended(id, state.spec.epoch);
     }
 
-    /// Ends every wave at once, because the coordinator that directed them is gone. Returns the
+    /// Ends every wave at once, because the log that they were planned for is gone. Returns the
     /// number of waves.
     pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
         let ids: Vec<WaveId> = self.waves.keys().copied().collect();
         for id in &ids {
-            self.end(*id, now, out);
+            self.finish(*id, now, out);
         }
         self.waves.clear();
         ids.len()
     }
 
-    /// Merges a core's report. `listening`: whether a session exists; without a session, sets of
-    /// ordinals are not collected, because the next session gets the complete state anyway.
+    /// Merges a core's report. `listening`: whether a coordinator has a session; while the director
+    /// has none, sets of ordinals are not collected, because its next session gets the complete
+    /// state anyway.
     pub fn report(
         &mut self,
         core: usize,
         mut report: CoreReport,
-        listening: bool,
+        listening: impl Fn(CoordinatorId) -> bool,
         out: &mut VecDeque<Output>,
     ) {
         let id = report.wave;
         let Some(state) = self.waves.get_mut(&id) else { return };
-        if !listening {
+        if !listening(state.director) {
             report.handed.clear();
         }
         for (to, shard) in state.placement.farewell(core, std::mem::take(&mut report.let_go)) {
@@ -318,19 +345,28 @@ impl Waves {
         cancel.answers.insert(core, (last_write, written_after));
     }
 
-    /// Marks the complete state for a new session; `ReportAll` gets the cores' part of it.
-    pub fn start_over(&mut self, now: Time) {
-        for state in self.waves.values_mut() {
+    /// Marks the complete state of a coordinator's waves for its new session; `ReportAll` gets the
+    /// cores' part of it.
+    pub fn start_over(&mut self, director: CoordinatorId, now: Time) {
+        for state in self.waves.values_mut().filter(|s| s.director == director) {
             state.merge.start_over();
             state.report_due = now;
         }
     }
 
-    /// The next cancelled wave that all its cores have stopped.
-    pub fn take_stopped(&mut self, now: Time) -> Option<wire::Stopped> {
-        let (id, state) = self.waves.iter_mut().find(|(_, s)| s.has_stopped())?;
+    /// A coordinator whose session has ended waits for no confirmation: it cancels again.
+    pub fn forget_waiting(&mut self, coordinator: CoordinatorId) {
+        for cancel in self.waves.values_mut().filter_map(|s| s.cancel.as_mut()) {
+            cancel.waiting.remove(&coordinator);
+        }
+    }
+
+    /// The next cancelled wave that all its cores have stopped and whose confirmation a coordinator
+    /// waits for.
+    pub fn take_stopped(&mut self, to: CoordinatorId, now: Time) -> Option<wire::Stopped> {
+        let (id, state) = self.waves.iter_mut().find(|(_, s)| s.is_confirmed_to(to))?;
         let cancel = state.cancel.as_mut()?;
-        cancel.told = true;
+        cancel.waiting.remove(&to);
         let last_write = cancel.answers.values().filter_map(|(last, _)| *last).max();
         let ago = last_write.map(|t| u64::try_from(now.since(t).as_micros()).unwrap_or(u64::MAX));
         let written_after_cancel = cancel.answers.values().map(|(_, n)| n).sum();
@@ -339,20 +375,22 @@ impl Waves {
 
     /// Whether [`Waves::take_stopped`] returns a wave.
     #[must_use]
-    pub fn is_stopped_due(&self) -> bool {
-        self.waves.values().any(State::has_stopped)
+    pub fn is_stopped_due(&self, to: CoordinatorId) -> bool {
+        self.waves.values().any(|state| state.is_confirmed_to(to))
     }
 
-    /// Time of the next report; `None`: there is nothing new to report.
+    /// Time of the next report to a coordinator; `None`: there is nothing new to report.
     #[must_use]
-    pub fn report_due(&self) -> Option<Time> {
-        self.waves.values().filter(|s| s.merge.is_due()).map(|s| s.report_due).min()
+    pub fn report_due(&self, to: CoordinatorId) -> Option<Time> {
+        let due = self.waves.values().filter(|s| s.director == to && s.merge.is_due());
+        due.map(|s| s.report_due).min()
     }
 
-    /// The most overdue report. Each wave gets its turn, because a report delays the next report of
-    /// its wave.
-    pub fn take_report(&mut self, now: Time) -> Option<wire::Report> {
-        let due = self.waves.iter_mut().filter(|(_, s)| s.merge.is_due() && s.report_due <= now);
+    /// The most overdue report to a coordinator. Each wave gets its turn, because a report delays
+    /// the next report of its wave.
+    pub fn take_report(&mut self, to: CoordinatorId, now: Time) -> Option<wire::Report> {
+        let is_due = |s: &State| s.director == to && s.merge.is_due() && s.report_due <= now;
+        let due = self.waves.iter_mut().filter(|(_, s)| is_due(s));
         let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
         state.report_due = now + REPORT_EVERY;
         let whole = state.placement.is_whole();
@@ -372,25 +410,12 @@ impl Waves {
     }
 
     /// Removes waves that have ended on all nodes and whose last report is sent or overdue.
-    pub fn sweep(&mut self, listening: bool, now: Time) {
+    pub fn sweep(&mut self, listening: impl Fn(CoordinatorId) -> bool, now: Time) {
         self.waves.retain(|_, s| match s.ended_until {
             Some(until) if now >= until => false,
-            Some(_) => !(s.merge.is_ended() && !(listening && s.merge.is_changed())),
+            Some(_) => !(s.merge.is_ended() && !(listening(s.director) && s.merge.is_changed())),
             None => true,
         });
-    }
-
-    fn over(&self, id: WaveId) -> Option<Epoch> {
-        self.over.iter().find(|(other, _)| *other == id).map(|(_, epoch)| *epoch)
-    }
-
-    fn remember_over(&mut self, id: WaveId, epoch: Epoch) {
-        let epoch = self.over(id).map_or(epoch, |known| known.max(epoch));
-        self.over.retain(|(other, _)| *other != id);
-        if self.over.len() == OVER_MAX {
-            self.over.pop_front();
-        }
-        self.over.push_back((id, epoch));
     }
 
     /// Makes room: first removes a wave that has ended on all cores, then an expired wave that no
@@ -410,59 +435,6 @@ impl Waves {
     }
 }
 
-impl State {
-    /// Creates the state of a wave that has no plan yet.
-    fn new(now: Time, spec: WaveSpec) -> Self {
-        Self {
-            spec,
-            ownership: 0,
-            bands: 0,
-            bands_open: BTreeMap::new(),
-            told: BTreeSet::new(),
-            parts: 0,
-            placement: Placement::default(),
-            merge: Merge::default(),
-            report_due: now,
-            cancel: None,
-            ended_until: None,
-            span: Span::none(),
-        }
-    }
-
-    /// Switches to a plan and sends it to the cores. Totals and handed devices are kept.
-    fn replanned(self, plan: Plan, span: Span, out: &mut VecDeque<Output>) -> Self {
-        let Plan { ownership, bands, spec, cores } = plan;
-        let number = if self.told.is_empty() { 0 } else { self.spec.plan + 1 };
-        let mut state = Self {
-            spec: WaveSpec { plan: number, ..spec },
-            ownership,
-            bands,
-            cancel: None,
-            ended_until: None,
-            span,
-            parts: cores.len(),
-            ..self
-        };
-        // A core opens the first band without a command.
-        state.bands_open = state.spec.apps.iter().map(|app| (app.lane, 1)).collect();
-        state.merge.set_cores(cores.keys().copied(), number);
-        let mut shares = state.placement.plan(cores);
-        state.told.extend(shares.keys());
-        for core in &state.told {
-            let shards = shares.remove(core).unwrap_or_default();
-            let spec = Arc::new(WaveSpec { shards, ..state.spec.clone() });
-            out.push_back(Output::command(*core, Command::Wave(spec)));
-        }
-        state
-    }
-
-    fn tell(&self, out: &mut VecDeque<Output>, command: impl Fn() -> Command) {
-        out.extend(self.told.iter().map(|core| Output::command(*core, command())));
-    }
-
-    fn has_stopped(&self) -> bool {
-        self.cancel
-            .as_ref()
-            .is_some_and(|c| !c.told && self.told.iter().all(|core| c.answers.contains_key(core)))
-    }
+fn superseded(wave: WaveId, field: &str, problem: String) -> Rejected {
+    Rejected::of(wave, InvalidField::new(field, problem)).because(Cause::Superseded)
 }

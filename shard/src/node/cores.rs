@@ -135,17 +135,13 @@ impl Events {
         Self { receivers: receivers.into_iter().map(Some).collect(), turn: 0 }
     }
 
-    /// The next event of any core; `None`: the core has ended. Never resolves once all cores have
-    /// ended.
-    pub(super) async fn recv(&mut self) -> (usize, Option<Event>) {
-        std::future::poll_fn(|context| self.poll(context)).await
-    }
-
     pub(super) fn all_ended(&self) -> bool {
         self.receivers.iter().all(Option::is_none)
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<Event>)> {
+    /// The next event of any core; `None`: the core has ended. Never resolves once all cores have
+    /// ended.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<Event>)> {
         let cores = self.receivers.len();
         for core in (0..cores).map(|i| (self.turn + i) % cores) {
             let Some(receiver) = &mut self.receivers[core] else { continue };

@@ -1,8 +1,10 @@
 //! The loop around [`Control`]: passes one input and executes the outputs.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, task::Poll, time::Duration};
 
-use clarion_proto::{time::Time, wire::shard_v1::shard_service_server::SERVICE_NAME};
+use clarion_proto::{
+    ids::CoordinatorId, time::Time, wire::shard_v1::shard_service_server::SERVICE_NAME,
+};
 use clarion_runtime::{health::HealthReporter, repeated::Repeated, world::World};
 use futures_util::future::join_all;
 use tokio::{
@@ -15,9 +17,10 @@ use tracing::{info, warn};
 use super::{
     NodeError,
     cores::{CoreFailure, CorePort, Events, Outbox, Overrun},
+    sessions::{Happened, Sessions},
 };
 use crate::{
-    command::CommandSink,
+    command::{CommandSink, Event},
     control::{Control, FeedNote, output::Output, readiness::NotReady},
     feed::{
         self, Feed, FeedConfig, Following,
@@ -26,8 +29,6 @@ use crate::{
     service::{End, Now, SessionHandle},
 };
 
-/// Time after which the session of a coordinator that reads nothing is ended.
-const READ_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a feed to end between two commands.
 const FEED_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Queue of the feed's notes: at most one of each kind for each stream.
@@ -41,9 +42,9 @@ pub(super) struct NodeTask {
     events: Events,
     failures: mpsc::Receiver<CoreFailure>,
     begun: mpsc::Receiver<SessionHandle>,
-    session: Option<SessionHandle>,
-    /// Time since which a message waits for room.
-    unread_since: Option<Time>,
+    sessions: Sessions,
+    /// Whether events of cores are polled before sessions; changes with every input of either.
+    events_first: bool,
     feed: Feed,
     following: Option<Following>,
     positions: Positions,
@@ -83,8 +84,8 @@ impl NodeTask {
             events: Events::new(events),
             failures,
             begun,
-            session: None,
-            unread_since: None,
+            sessions: Sessions::default(),
+            events_first: true,
             feed,
             following: None,
             positions: Positions::new(),
@@ -121,30 +122,34 @@ impl NodeTask {
             Err(_) if cores_ended => {
                 warn!(
                     ?drain_within,
-                    "drain ends without the coordinator's confirmation of the last reports"
+                    "drain ends without every coordinator's confirmation of the last reports"
                 );
                 Ok(())
             }
             Err(_) => Err(NodeError::DrainDeadline(drain_within)),
         };
-        self.end_session(End::Draining);
+        for coordinator in self.sessions.coordinators().collect::<Vec<_>>() {
+            self.end_session(coordinator, End::Draining);
+        }
         result
     }
 
-    /// Sends the remaining reports and waits until the coordinator confirms that it has applied
+    /// Sends the remaining reports and waits until every coordinator confirms that it has applied
     /// them: acceptance by TCP is no proof.
     async fn say_goodbye(&mut self) -> Result<(), NodeError> {
         let never = &mut std::future::pending();
-        while self.session.is_some() && self.control.message_due((self.now)()).is_some() {
-            self.turn(never).await?;
-        }
+        // A session says goodbye after all of its own messages, so a slow one holds up no other.
         self.control.leave();
-        while self.session.is_some() && !self.control.has_left() {
+        while !self.control.has_left() {
             self.turn(never).await?;
         }
-        match self.session.is_some() {
-            true => info!("coordinator confirmed the last reports"),
-            false => info!("drain ended without a session"),
+        match self.control.untold() {
+            0 => {}
+            waves => warn!(waves, "drain ended with reports that no coordinator has read"),
+        }
+        match self.sessions.is_empty() {
+            false => info!("coordinators confirmed the last reports"),
+            true => info!("drain ended without a session"),
         }
         Ok(())
     }
@@ -160,63 +165,87 @@ impl NodeTask {
         let now = (self.now)();
         let room = self.outboxes.iter().all(Outbox::has_room);
         let draining = self.draining;
-        let due = self.control.message_due(now);
-        let can_send = due.is_some_and(|due| due <= now);
-        self.unread_since = if can_send { self.unread_since.or(Some(now)) } else { None };
-        let unread_until = self.unread_since.map(|since| since + READ_WITHIN);
-        if unread_until.is_some_and(|until| until <= now) {
-            warn!("session ended: coordinator does not read");
-            self.end_session(End::NotRead);
+        let (later, unread_until) =
+            self.sessions.set_due(|to| self.control.message_due(to, now), now);
+        if let Some(coordinator) = self.sessions.unread(now) {
+            warn!(%coordinator, "session ended: coordinator does not read");
+            self.end_session(coordinator, End::NotRead);
             return Ok(false);
         }
-        let wake = [due.filter(|_| !can_send), unread_until, self.control.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let wake = [later, unread_until, self.control.deadline()].into_iter().flatten().min();
         let pause = wake.map_or(Duration::MAX, |at| at.since(now));
 
-        let (inbound, outbound) = match &mut self.session {
-            Some(session) => (Some(&mut session.inbound), Some(session.outbound.clone())),
-            None => (None, None),
-        };
-        tokio::select! {
+        let Self { events, sessions, outboxes, .. } = self;
+        let events_first = self.events_first;
+        // Events of cores and messages of sessions take turns: whichever never pauses leaves every
+        // second input to the other.
+        let busiest = std::future::poll_fn(|context| {
+            let mut event = |context: &mut _| match room {
+                true => events.poll(context).map(|(core, event)| Input::Core(core, event)),
+                false => Poll::Pending,
+            };
+            let mut session = |context: &mut _| sessions.poll(context, room).map(Input::Session);
+            if events_first && let ready @ Poll::Ready(_) = event(context) {
+                return ready;
+            }
+            if let ready @ Poll::Ready(_) = session(context) {
+                return ready;
+            }
+            if events_first { Poll::Pending } else { event(context) }
+        });
+        let input = tokio::select! {
+            // What ends the node goes first, then what is rare, then the clock; what may never
+            // pause comes last. A timer that is due has work for one turn only.
+            biased;
             () = &mut *stop => return Ok(true),
             failure = self.failures.recv(), if !draining => {
                 let gone = NodeError::Internal("outboxes are gone");
                 return Err(failure.map_or(gone, NodeError::from));
             }
-            (core, event) = self.events.recv(), if room => match event {
-                Some(event) => self.control.event(core, event),
-                None if draining => info!(core, "core ended during drain"),
-                None => return Err(NodeError::CoreDied(core)),
-            },
-            () = has_room(&self.outboxes), if !room => {}
-            message = receive(inbound), if room => match message {
-                Some(message) => {
-                    let at = (self.now)();
-                    let span = self.session.as_ref().map(|s| s.span.clone());
-                    let span = span.unwrap_or_else(tracing::Span::none);
-                    span.in_scope(|| self.control.message(message, at));
+            Some(note) = self.notes.recv() => Input::Note(note),
+            Some(session) = self.begun.recv() => Input::Begun(session),
+            () = sleep(pause) => Input::Clock,
+            () = has_room(outboxes), if !room => Input::Clock,
+            input = busiest => input,
+        };
+        self.handle(input)?;
+        Ok(false)
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), NodeError> {
+        let now = (self.now)();
+        match input {
+            Input::Core(core, event) => {
+                self.events_first = false;
+                match event {
+                    Some(event) => self.control.event(core, event),
+                    None if self.draining => info!(core, "core ended during drain"),
+                    None => return Err(NodeError::CoreDied(core)),
                 }
-                None => self.close_session(),
-            },
-            Some(session) = self.begun.recv() => self.open_session(session),
-            permit = reserve(outbound), if can_send => match permit {
-                Some(permit) => {
-                    self.unread_since = None;
-                    if let Some(message) = self.control.next_message((self.now)()) {
-                        permit.send(message);
+            }
+            Input::Session(happened) => {
+                self.events_first = true;
+                match happened {
+                    Happened::Said(from, message) => {
+                        let span = self.sessions.span(from);
+                        span.in_scope(|| self.control.message(from, message, now));
+                    }
+                    Happened::Room(to) => {
+                        let message = self.control.next_message(to, now);
+                        self.sessions.send(to, message);
+                    }
+                    Happened::Ended(coordinator) => {
+                        self.sessions.close(coordinator);
+                        self.control.close(coordinator, now);
                     }
                 }
-                None => self.close_session(),
-            },
-            Some(note) = self.notes.recv() => match note {
-                FeedNote::CoreHangs(core) => return Err(CoreFailure::Hangs(core).into()),
-                note => self.control.feed(note),
-            },
-            () = sleep(pause) => self.control.expire((self.now)()),
+            }
+            Input::Begun(session) => self.open_session(session),
+            Input::Note(FeedNote::CoreHangs(core)) => return Err(CoreFailure::Hangs(core).into()),
+            Input::Note(note) => self.control.feed(note),
+            Input::Clock => self.control.expire(now),
         }
-        Ok(false)
+        Ok(())
     }
 
     async fn carry_out(&mut self) -> Result<(), NodeError> {
@@ -268,32 +297,13 @@ impl NodeTask {
             let _ = answer.send(Err(fenced));
             return;
         }
-        if let Some(former) = self.session.take() {
-            former.span.in_scope(|| info!("session superseded by a newer one"));
-            let _ = former.end.send(End::Superseded);
-        }
-        session.span.in_scope(
-            || info!(log = %opened.log, version = opened.version, "session with coordinator begun"),
-        );
         let _ = answer.send(Ok(()));
-        self.unread_since = None;
-        self.session = Some(session);
+        self.sessions.add(session);
     }
 
-    /// Processes a session that its transport or coordinator has ended.
-    fn close_session(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.span.in_scope(|| info!("session with coordinator ended"));
-            self.control.close((self.now)());
-        }
-    }
-
-    fn end_session(&mut self, end: End) {
-        if let Some(session) = self.session.take() {
-            session.span.in_scope(|| info!(?end, "session ended by this node"));
-            let _ = session.end.send(end);
-            self.control.close((self.now)());
-        }
+    fn end_session(&mut self, coordinator: CoordinatorId, end: End) {
+        self.sessions.end(coordinator, end);
+        self.control.close(coordinator, (self.now)());
     }
 
     async fn tell_readiness(&mut self) {
@@ -318,18 +328,13 @@ async fn has_room(outboxes: &[Outbox]) {
     join_all(outboxes.iter().map(Outbox::room)).await;
 }
 
-/// The next message of the session; never resolves without a session.
-async fn receive<T>(inbound: Option<&mut mpsc::Receiver<T>>) -> Option<T> {
-    match inbound {
-        Some(inbound) => inbound.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Room for one message; `None`: the transport is gone. Never resolves without a session.
-async fn reserve<T>(outbound: Option<mpsc::Sender<T>>) -> Option<mpsc::OwnedPermit<T>> {
-    match outbound {
-        Some(outbound) => outbound.reserve_owned().await.ok(),
-        None => std::future::pending().await,
-    }
+/// Input of one turn.
+enum Input {
+    /// An event of a core; `None`: the core has ended.
+    Core(usize, Option<Event>),
+    Session(Happened),
+    Begun(SessionHandle),
+    Note(FeedNote),
+    /// Time has passed, or outboxes have room again.
+    Clock,
 }

@@ -345,6 +345,7 @@ pub fn open(coordinator: u8, log: [u8; 16]) -> Say {
         coordinator: vec![coordinator; 16],
         log_identity: log.to_vec(),
         version: "1.2.3".to_owned(),
+        lanes_epoch: u64::from(coordinator),
     })
 }
 

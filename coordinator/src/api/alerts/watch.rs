@@ -221,8 +221,10 @@ impl Watch {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return self.at_stop(),
-                // The sender is gone: the previous message was the last.
-                changed = self.newest.changed() => changed.ok()?,
+                // The sender is gone before a settled state: another coordinator has taken over.
+                changed = self.newest.changed() => if changed.is_err() {
+                    return Some((Err(status::elsewhere(&self.seat.alert)), None));
+                },
             }
         }
     }

@@ -1,7 +1,10 @@
 //! Who may direct the node, what it does with another log, whether it says that it is ready, and
 //! how it leaves.
 
-use clarion_proto::ids::{ClusterName, LogId, LogIdentity, PartitionId, Position};
+use clarion_proto::{
+    ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, WaveId},
+    wire::shard_v1::{self as wire, session_response::Message as Wire},
+};
 
 use super::{
     super::{fence::Fenced, readiness::NotReady, *},
@@ -38,12 +41,10 @@ fn ownership_of(
 }
 
 #[test]
-fn a_second_coordinator_changes_nothing() {
+fn a_coordinator_of_another_log_changes_nothing() {
     let mut bench = ready();
-    for log in [LOG, OTHER] {
-        let refused = bench.control.open(&opened(2, log), bench.now).unwrap_err();
-        assert!(matches!(refused, Fenced::Directed { .. }), "{refused}");
-    }
+    let refused = bench.control.open(&opened(2, OTHER), bench.now).unwrap_err();
+    assert!(matches!(refused, Fenced::OtherLog { .. }), "{refused}");
     assert!(bench.outputs().is_empty());
     assert_eq!(readiness(&bench), Ok(()));
     bench.say(wave(1, 1, 1, &[0]));
@@ -62,7 +63,7 @@ fn another_log_means_that_everything_of_the_former_goes() {
     };
     bench.control.event(0, Event::Held(stats.clone()));
     bench.outputs();
-    bench.control.close(bench.now);
+    bench.close_of(1);
     assert!(matches!(
         bench.control.open(&opened(2, OTHER), bench.now),
         Err(Fenced::FormerLog { .. })
@@ -91,20 +92,20 @@ fn another_log_means_that_everything_of_the_former_goes() {
     );
     assert!(outputs.iter().any(|o| matches!(o, Output::Unfollow)));
 
-    let Some(Wire::Hello(hello)) = bench.message() else { panic!() };
+    let Some(Wire::Hello(hello)) = bench.message_to(2) else { panic!() };
     assert!(hello.positions.is_empty() && hello.log_identity.is_empty(), "{hello:?}");
     // A core's word of before, which was on its way.
     bench.control.event(0, Event::Held(stats));
     // A lower number than the former log's, and another count.
-    bench.say(ownership_of(OTHER, 1, &[0, 1]));
-    assert!(bench.refusals().is_empty());
+    bench.say_as(2, ownership_of(OTHER, 1, &[0, 1]));
+    assert!(bench.refusals_to(2).is_empty());
     let outputs = bench.outputs();
     let Some(Output::Follow { assignment, continues }) = outputs.last() else {
         panic!("{outputs:?}")
     };
     assert_eq!((assignment.owned().log, continues.len()), (OTHER, 0));
     bench.now = bench.now + SECOND;
-    let states = bench.messages().into_iter().filter_map(|m| match m {
+    let states = bench.messages_to(2).into_iter().filter_map(|m| match m {
         Wire::RegistryState(state) => Some(state),
         _ => None,
     });

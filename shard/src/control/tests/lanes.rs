@@ -1,6 +1,11 @@
 //! Lane ends: divided over the cores, and one again when they are told.
 
-use clarion_proto::{ids::LaneId, wire::shard_v1::session_request::Message as Say};
+use clarion_proto::{
+    ids::LaneId,
+    wire::shard_v1::{
+        self as wire, session_request::Message as Say, session_response::Message as Wire,
+    },
+};
 
 use super::{
     super::*,

@@ -32,13 +32,14 @@ fn a_grant_or_the_end_of_every_wave_fits() {
     });
     let nonce = nonce.expect("leave is asked for every wave");
     counted(&mut bench);
-    let grants = waves.map(|wave| wire::WaveGrant { wave, rate_millis_per_second: 0 }).collect();
+    let granted = |wave| wire::WaveGrant { wave, rate_millis_per_second: 0, epoch: 1 };
+    let grants = waves.map(granted).collect();
     let grant = wire::Grant { nonce, lease_ms: 5_000, waves: grants };
     bench.say(wire::session_request::Message::Grant(grant));
     let granted = counted(&mut bench);
     assert!(granted.iter().all(|n| (WAVES_MAX..=INPUT_COMMANDS_MAX).contains(n)), "{granted:?}");
     // Another log: every wave ends at once.
-    bench.control.close(bench.now);
+    bench.close_of(1);
     bench.now = bench.now + Duration::from_secs(60);
     counted(&mut bench);
     bench.control.open(&opened(2, LogIdentity([2; 16])), bench.now).expect("the former is gone");

@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::LaneId,
-    wire::shard_v1::{app_messages::Request as WireRequest, session_request::Message as Say},
+    ids::{LaneId, WaveId},
+    wire::shard_v1::{
+        self as wire, app_messages::Request as WireRequest, session_request::Message as Say,
+        session_response::Message as Wire,
+    },
 };
 
 use super::{

@@ -90,7 +90,7 @@ fn a_core_without_partitions_of_the_new_plan_hears_of_it_and_of_the_end() {
     tell(&mut bench, 0, complete(1, 1));
     assert_eq!(is_complete(&mut bench), Some(true), "the other core has no part");
     bench.outputs();
-    bench.say(wire::session_request::Message::End(wire::End { wave: 1 }));
+    bench.say(end(1, 1));
     assert!(matches!(bench.commands()[..], [(0, Command::End(_)), (1, Command::End(_))]));
 }
 

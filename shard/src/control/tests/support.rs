@@ -1,8 +1,10 @@
 //! A control plane on a bench, and messages to lay on it.
 
 use clarion_proto::{
-    ids::{BootId, CoordinatorId, LogIdentity},
-    wire::shard_v1::session_request::Message as Say,
+    ids::{BootId, CoordinatorId, Epoch, LogIdentity},
+    wire::shard_v1::{
+        self as wire, session_request::Message as Say, session_response::Message as Wire,
+    },
 };
 use roaring::RoaringBitmap;
 
@@ -27,14 +29,29 @@ impl Bench {
 
     /// The first coordinator begins a session.
     pub(super) fn open(&mut self) {
-        self.control.open(&opened(1, LOG), self.now).unwrap();
+        self.open_as(1);
     }
 
-    /// A message comes in, through the same door as on a real session.
+    /// A coordinator of the same log begins a session; its lanes epoch is its number.
+    pub(super) fn open_as(&mut self, coordinator: u8) {
+        self.control.open(&opened(coordinator, LOG), self.now).unwrap();
+    }
+
+    /// The session of a coordinator ends.
+    pub(super) fn close_of(&mut self, coordinator: u8) {
+        self.control.close(id(coordinator), self.now);
+    }
+
+    /// A message of the first coordinator comes in, through the same door as on a real session.
     pub(super) fn say(&mut self, message: Say) {
+        self.say_as(1, message);
+    }
+
+    /// A message of a coordinator comes in.
+    pub(super) fn say_as(&mut self, coordinator: u8, message: Say) {
         let request = wire::SessionRequest { message: Some(message) };
         if let Some(message) = self.assembly.take(request, self.now) {
-            self.control.message(message, self.now);
+            self.control.message(id(coordinator), message, self.now);
         }
     }
 
@@ -51,20 +68,37 @@ impl Bench {
     }
 
     pub(super) fn message(&mut self) -> Option<Wire> {
-        self.control.next_message(self.now).and_then(|m| m.message)
+        self.message_to(1)
+    }
+
+    pub(super) fn message_to(&mut self, coordinator: u8) -> Option<Wire> {
+        self.control.next_message(id(coordinator), self.now).and_then(|m| m.message)
     }
 
     pub(super) fn messages(&mut self) -> Vec<Wire> {
-        std::iter::from_fn(|| self.message()).collect()
+        self.messages_to(1)
+    }
+
+    /// Everything that is due to a coordinator now.
+    pub(super) fn messages_to(&mut self, coordinator: u8) -> Vec<Wire> {
+        std::iter::from_fn(|| self.message_to(coordinator)).collect()
     }
 
     pub(super) fn refusals(&mut self) -> Vec<wire::Refusal> {
-        let refusals = self.messages().into_iter().filter_map(|m| match m {
+        self.refusals_to(1)
+    }
+
+    pub(super) fn refusals_to(&mut self, coordinator: u8) -> Vec<wire::Refusal> {
+        let refusals = self.messages_to(coordinator).into_iter().filter_map(|m| match m {
             Wire::Refusal(r) => Some(r),
             _ => None,
         });
         refusals.collect()
     }
+}
+
+pub(super) fn id(coordinator: u8) -> CoordinatorId {
+    CoordinatorId([coordinator; 16])
 }
 
 pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
@@ -81,8 +115,13 @@ pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
 
 /// What a coordinator says first.
 pub(super) fn opened(coordinator: u8, log: LogIdentity) -> Opened {
-    let coordinator = CoordinatorId([coordinator; 16]);
-    Opened { cluster: ClusterName::default(), coordinator, log, version: "1.2.3".to_owned() }
+    Opened {
+        cluster: ClusterName::default(),
+        coordinator: id(coordinator),
+        log,
+        lanes_epoch: Epoch(u64::from(coordinator)),
+        version: "1.2.3".to_owned(),
+    }
 }
 
 pub(super) fn lane(id: u32) -> Say {

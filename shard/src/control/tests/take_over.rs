@@ -1,6 +1,9 @@
 //! A wave that another coordinator, or another ownership, plans anew.
 
-use clarion_proto::ids::PartitionId;
+use clarion_proto::{
+    ids::{PartitionId, WaveId},
+    wire::shard_v1::session_response::Message as Wire,
+};
 use roaring::RoaringBitmap;
 
 use super::{super::*, MS, running, support::wave};

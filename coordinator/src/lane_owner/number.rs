@@ -1,0 +1,44 @@
+//! Numbers of lanes: functions of their names, so that every coordinator of a cluster gives a lane
+//! the same number.
+
+use clarion_proto::ids::LaneId;
+use clarion_runtime::world::Moment;
+
+use super::{LaneOwner, log::Log};
+use crate::lane::LaneKey;
+
+impl LaneOwner {
+    /// The number of a new lane: a hash of its name, or the next free number if another lane has
+    /// that hash (probability one in four thousand million).
+    pub(super) fn free_id(&self, key: &LaneKey) -> LaneId {
+        let mut id = hash(key);
+        while id.0 == 0 || self.lanes.values().any(|lane| lane.id == id) {
+            id.0 = id.0.wrapping_add(1);
+        }
+        id
+    }
+
+    /// Creates the lane with this number if the configuration has its gateway and credential.
+    /// Another coordinator has created it at the nodes, for an app or an alert of its own, and the
+    /// nodes ask this coordinator for its quota. A number that the configuration does not explain is
+    /// ignored: the nodes send nothing through that lane.
+    pub(crate) fn ensure_id(&mut self, lane: LaneId, now: Moment) {
+        let keys = self.gateways.keys().flat_map(|gateway| {
+            let key = |credential: &String| LaneKey {
+                gateway: gateway.clone(),
+                credential: credential.clone(),
+            };
+            self.credentials.keys().map(key)
+        });
+        let key = keys.into_iter().find(|key| hash(key) == lane);
+        if let Some(Err(error)) = key.map(|key| self.ensure(&key, now)) {
+            self.log(Log::LaneNotCreated { error });
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash
+fn hash(key: &LaneKey) -> LaneId {
+    let name = format!("{}/{}", key.gateway, key.credential);
+    LaneId(xxhash_rust::xxh3::xxh3_64(name.as_bytes()) as u32)
+}
