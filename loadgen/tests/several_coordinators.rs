@@ -1,8 +1,8 @@
 //! Several coordinators over one store, with sessions at one node at the same time: a real node, a
 //! real emulator, and the emulator's record as the judge.
 //!
-//! Two coordinators run an alert each, through one lane with a quota. Then a third one starts in the
-//! middle of an alert of the first, which is alive, and takes the alert over.
+//! Two coordinators run an alert each, through one lane with a quota. Then a third one starts in
+//! the middle of an alert of the first, which is alive, and takes the alert over.
 
 mod coordinators;
 

@@ -25,8 +25,8 @@ fn hash(key: &LaneKey) -> LaneId {
 impl LaneOwner {
     /// Creates the lane with this number if the configuration has its gateway and credential.
     /// Another coordinator has created it at the nodes, for an app or an alert of its own, and the
-    /// nodes ask this coordinator for its quota. A number that the configuration does not explain is
-    /// ignored: the nodes send nothing through that lane.
+    /// nodes ask this coordinator for its quota. A number that the configuration does not explain
+    /// is ignored: the nodes send nothing through that lane.
     pub(crate) fn ensure_id(&self, lane: LaneId, board: &Board, clock: &Clock) {
         let credentials: Vec<String> = self.table.lock().credentials.keys().cloned().collect();
         let keys = self.gateways.keys().flat_map(|gateway| {
