@@ -8,9 +8,7 @@ mod coordinators;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use clarion_coordinator::{
-    store::{AlertStore as _, memory::MemoryStore},
-};
+use clarion_coordinator::store::{AlertStore as _, memory::MemoryStore};
 use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
     cluster::{Cluster, Started},

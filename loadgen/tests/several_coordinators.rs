@@ -1,16 +1,14 @@
 //! Several coordinators over one store, with sessions at one node at the same time: a real node, a
 //! real emulator, and the emulator's record as the judge.
 //!
-//! Two coordinators run an alert each, through one lane with a quota. Then a third one starts in the
-//! middle of an alert of the first, which is alive, and takes the alert over.
+//! Two coordinators run an alert each, through one lane with a quota. Then a third one starts in
+//! the middle of an alert of the first, which is alive, and takes the alert over.
 
 mod coordinators;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use clarion_coordinator::{
-    store::{AlertStore as _, ClusterStore as _, memory::MemoryStore},
-};
+use clarion_coordinator::store::{AlertStore as _, ClusterStore as _, memory::MemoryStore};
 use clarion_emulator::{clock, record::Record};
 use clarion_loadgen::{
     cluster::{Cluster, Started, ports},
@@ -23,6 +21,7 @@ use clarion_proto::{
     ids::{AlertName, Epoch},
     wire::v1::{self as wire, alert_service_client::AlertServiceClient},
 };
+use clarion_runtime::world::World;
 use coordinators::{PATIENCE, Process, plan, scenario};
 use tokio::time::timeout;
 use tonic::{Code, transport::Channel};

@@ -170,11 +170,11 @@ struct Parts {
 impl Parts {
     /// Takes the next subtag; false: it has no meaning in this place.
     fn take(&mut self, subtag: &str) -> bool {
-        if self.script.is_none() && subtag.len() == 4 && subtag.is_ascii() {
-            if let Ok(script) = Script::try_from_str(subtag) {
-                self.script = Some(script);
-                return true;
-            }
+        if self.script.is_none()
+            && let Ok(script) = Script::try_from_str(subtag)
+        {
+            self.script = Some(script);
+            return true;
         }
         if self.region.is_none()
             && let Ok(region) = Region::try_from_str(subtag)

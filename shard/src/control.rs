@@ -300,7 +300,7 @@ impl Control {
         }
     }
 
-    /// Requests every coordinator's confirmation after its last messages: no core will report again.
+    /// Requests every coordinator's confirmation after its last messages. No core reports again.
     pub fn leave(&mut self) {
         for session in self.sessions.values_mut() {
             session.farewell = Farewell::Due;

@@ -17,8 +17,6 @@ mod program;
 pub mod config;
 pub mod node;
 
-// Ends when the service owns the task that receives a session's messages.
-#[allow(clippy::disallowed_methods)]
 pub mod service;
 pub mod feed;
 pub mod driver;

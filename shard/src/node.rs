@@ -3,8 +3,8 @@
 //!
 //! Queues and waits: commands for a core wait in its outbox (bounded; while one outbox is nearly
 //! full, no input is read). Messages for a coordinator do not wait: they are pulled when the queue
-//! of its session has room, and 10 s without room end that session. Sessions and cores are served in
-//! turn, so a slow coordinator delays no other. The feed waits in its own task. A core
+//! of its session has room, and 10 s without room end that session. Sessions and cores are served
+//! in turn, so a slow coordinator delays no other. The feed waits in its own task. A core
 //! that ends, or accepts no command for 10 s, ends the node: the core's partitions would send
 //! nothing, and a new process starts within a few seconds.
 

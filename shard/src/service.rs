@@ -180,8 +180,8 @@ async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status
     opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
 }
 
-/// The status of a refused session, with the time of a retry if a retry helps without a change by an
-/// operator.
+/// The status of a refused session, with the time of a retry if a retry helps without a change by
+/// an operator.
 fn refused(fenced: &Fenced) -> Status {
     let (code, retry) = match fenced {
         Fenced::Cluster { .. } | Fenced::OtherLog { .. } => (Code::FailedPrecondition, None),

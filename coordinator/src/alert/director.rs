@@ -198,7 +198,7 @@ impl Director {
         if self.is_over {
             return;
         }
-        self.is_over = true;
+        (self.is_over, self.publish_at) = (true, None);
         self.log(Log::Superseded);
         let callers = self.waiting.drain(..).map(|(_, caller)| caller).collect();
         self.outputs.extend([Output::Abandon { callers }, Output::Over]);
@@ -230,6 +230,9 @@ impl Director {
 
     /// Next time at which [`Director::expire`] has something to do without a new input.
     pub(crate) fn deadline(&self, now: Time) -> Option<Time> {
+        if self.is_over {
+            return None;
+        }
         let give_up = self.waiting.iter().map(|(until, _)| *until).min();
         [self.run.deadline(now), self.publish_at, give_up].into_iter().flatten().min()
     }

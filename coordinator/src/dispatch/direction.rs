@@ -8,9 +8,7 @@ use clarion_proto::{
 };
 use clarion_runtime::{repeated::Repeated, world::Clock};
 
-use crate::{
-    store::{ClusterStore, LaneDirector, StoreError},
-};
+use crate::store::{ClusterStore, LaneDirector, StoreError};
 
 /// Pause between retries while the store is down.
 const STORE_PAUSE: Duration = Duration::from_millis(500);

@@ -327,3 +327,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lane_with_a_ramp_is_used_while_any_node_uses_it() {
+    let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
+    let mut owner = LaneOwner::new(vec![gateway(Some(quota))], vec![credential("c")]);
+    let mut board = Standing::default();
+    let lane = lane(&mut owner, &mut board, &key("g", "c"));
+    let mut is_used = |node_name: &str, busy: bool| {
+        let load = wire::LaneLoad { lane: lane.id.0, busy, ..Default::default() };
+        owner.loaded(&node(node_name), load, &board, Time(0));
+        carry_out(&mut owner, &mut board);
+        board.used.contains(&lane.id)
+    };
+    assert!(!is_used("a", false));
+    assert!(is_used("a", true));
+    assert!(is_used("b", false), "another node's idleness changes nothing");
+    assert!(is_used("b", true));
+    assert!(is_used("a", false));
+    owner.node_gone(&node("b"));
+    carry_out(&mut owner, &mut board);
+    assert!(board.used.is_empty());
+}

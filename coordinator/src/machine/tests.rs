@@ -26,6 +26,7 @@ fn machine() -> Machine {
         cluster: ClusterName::default(),
         coordinator: CoordinatorId([1; 16]),
         log: LogIdentity([7; 16]),
+        lanes_epoch: Epoch(1),
         partitions: PARTITIONS,
         logs: 4,
         nodes: 1,

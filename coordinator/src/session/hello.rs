@@ -61,6 +61,8 @@ pub(crate) fn check<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use clarion_proto::{ids::CoordinatorId, wire::shard_v1::session_response::Message};
 
     use super::*;
@@ -69,8 +71,12 @@ mod tests {
     #[test]
     fn a_hello_is_taken_or_refused_with_its_reason() {
         let log = LogIdentity([7; 16]);
-        let ours =
-            Identity { cluster: ClusterName::default(), coordinator: CoordinatorId([1; 16]), log };
+        let ours = Identity {
+            cluster: ClusterName::default(),
+            coordinator: CoordinatorId([1; 16]),
+            log,
+            lanes_epoch: OnceLock::new(),
+        };
         let good = wire::Hello {
             boot_id: BOOT_1.0.to_vec(),
             node: "a".to_owned(),

@@ -7,9 +7,7 @@ use session_response::Message as Said;
 use super::*;
 use crate::{
     fixtures::*,
-    lane::Quota,
     owners::{Owned, Ownership},
-    standing::Board,
 };
 
 fn sent(session: &mut Session) -> Vec<Message> {
@@ -126,19 +124,4 @@ fn a_lane_of_another_coordinator_is_noted() {
     sent(&mut session);
     session.receive(ask(1, LaneId(99)), seconds(3)).unwrap();
     assert!(matches!(notes(&mut session)[..], [Note::LaneUnknown(LaneId(99))]));
-}
-
-#[test]
-fn a_lane_that_nodes_use_for_another_coordinators_wave_warms_up() {
-    let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
-    let board = Board::new();
-    board.change(|holds| *holds = standing(Some(quota)));
-    let share = |second| {
-        let ramp = board.read().ramps.get(&LANE).copied().unwrap_or_default();
-        ramp.share(quota.ramp, seconds(second))
-    };
-    board.set_used(LANE, true, seconds(100));
-    assert_eq!((share(100), share(160)), (50, 1_000));
-    board.forget_used(seconds(200));
-    assert_eq!(share(260), 50);
 }

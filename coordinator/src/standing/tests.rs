@@ -77,3 +77,25 @@ fn a_lane_is_busy_while_one_of_its_waves_runs() {
     holds.apply(Change::Phase(WAVE, Some(Phase::Closed)), seconds(60));
     assert_eq!([60, 90, 120].map(|now| share(&holds, now)), [1_000, 525, 50], "it cools");
 }
+
+#[test]
+fn a_lane_that_nodes_use_for_another_coordinators_wave_warms_up() {
+    let mut holds = ramped();
+    let minute = Duration::from_secs(60);
+    let share = |holds: &Standing, now| holds.ramps[&LANE].share(minute, seconds(now));
+    assert!(holds.apply(Change::Used(LANE, true), seconds(100)));
+    assert!(!holds.apply(Change::Used(LANE, true), seconds(110)));
+    assert_eq!([100, 160].map(|now| share(&holds, now)), [50, 1_000]);
+    assert!(holds.apply(Change::Used(LANE, false), seconds(200)));
+    assert_eq!(share(&holds, 260), 50);
+}
+
+#[test]
+fn an_abandoned_wave_gets_no_end_until_it_begins_again() {
+    let mut holds = ramped();
+    holds.apply(Change::Begin(StandingWave::clone(&wave(Phase::Running))), seconds(0));
+    assert!(holds.apply(Change::Abandon(WAVE), seconds(1)));
+    assert!(holds.waves.is_empty() && holds.abandoned.contains(&WAVE));
+    holds.apply(Change::Begin(StandingWave::clone(&wave(Phase::Running))), seconds(2));
+    assert!(holds.waves.contains_key(&WAVE) && holds.abandoned.is_empty());
+}

@@ -23,8 +23,8 @@ use clarion_loadgen::{
     population::Population,
     scenario::Scenario,
 };
-use clarion_runtime::world::World;
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
+use clarion_runtime::world::World;
 use tokio::{
     runtime::Runtime,
     time::{Instant, sleep, timeout},

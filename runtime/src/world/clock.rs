@@ -17,8 +17,6 @@ pub struct Clock {
     started: tokio::time::Instant,
     /// Fixed wall time at the start, for tests; `None`: the system's wall clock.
     wall_at_start: Option<UnixMillis>,
-    /// The moment that a clock without time shows for ever.
-    stands_at: Option<Moment>,
 }
 
 /// A moment on both clocks.
@@ -41,14 +39,7 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "the only place that reads tokio's clock")]
     pub fn start() -> Self {
-        Self { started: tokio::time::Instant::now(), wall_at_start: None, stands_at: None }
-    }
-
-    /// A clock that shows one moment for ever. A simulator hands it to what asks a clock, once for
-    /// each call.
-    #[must_use]
-    pub fn standing(moment: Moment) -> Self {
-        Self { stands_at: Some(moment), ..Self::start() }
+        Self { started: tokio::time::Instant::now(), wall_at_start: None }
     }
 
     /// Starts a clock with a fixed wall time, which advances with tokio's clock; for tests.
@@ -60,9 +51,6 @@ impl Clock {
     /// Monotonic time since the start; never goes back.
     #[must_use]
     pub fn now(&self) -> Time {
-        if let Some(moment) = self.stands_at {
-            return moment.at;
-        }
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
@@ -86,9 +74,6 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
     pub fn wall(&self) -> UnixMillis {
-        if let Some(moment) = self.stands_at {
-            return moment.wall;
-        }
         if let Some(UnixMillis(start)) = self.wall_at_start {
             return UnixMillis(start + self.now().0 / 1_000);
         }

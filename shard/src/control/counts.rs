@@ -13,8 +13,8 @@ use super::{message::Count, output::Output};
 use crate::command::{Command, CountSpec};
 
 /// Maximum number of counts in progress of one session: twice the maximum of a coordinator, because
-/// a count that its coordinator has given up goes on here. All sessions together hold at most 8 × 16
-/// counts of 2 MiB (64 apps × 4,096 bands); their covers are part of the node's room.
+/// a count that its coordinator has given up goes on here. All sessions together hold at most 8 ×
+/// 16 counts of 2 MiB (64 apps × 4,096 bands); their covers are part of the node's room.
 const COUNTS_MAX: usize = 16;
 /// Time after which the caller of a count has given up.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);

@@ -9,9 +9,9 @@
 //! | the coordinator's Open says | a session is open | else |
 //! |---|---|---|
 //! | another cluster name | refused | refused |
-//! | another log than this node follows | refused | refused for 10 s after the last session, then accepted: rebuild |
-//! | the log that this node follows, a process that has a session | supersedes its own session | – |
-//! | the log that this node follows, another process | accepted up to [`SESSIONS_MAX`] | accepted |
+//! | another log | refused | refused for 10 s after the last session, then a rebuild |
+//! | this node's log, a process that has a session | supersedes its own session | – |
+//! | this node's log, another process | accepted up to [`SESSIONS_MAX`] | accepted |
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -58,7 +58,8 @@ pub enum Fenced {
     /// Retrying helps once no coordinator of this node's log has a session.
     #[error(
         "log_identity: must be {follows}, the log of coordinator {directs}, which has a session \
-         with this node; got {offered} from {refused}; stop one of the two or let them share a store"
+         with this node; got {offered} from {refused}; stop one of the two or let them share a \
+         store"
     )]
     OtherLog {
         /// The log from which this node's partitions were built.

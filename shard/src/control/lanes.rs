@@ -64,8 +64,8 @@ pub struct Lanes {
     news: u64,
 }
 
-/// State of lanes that a session's coordinator knows: the number of the newest change of health, and
-/// of load. The default knows nothing.
+/// State of lanes that a session's coordinator knows: the numbers of the newest changes of health
+/// and of load. The default knows nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
     state: u64,

@@ -1,5 +1,5 @@
-//! Waves that are over: what a node remembers of a wave beyond the wave's state, so that a late plan
-//! of a superseded coordinator cannot start the wave again.
+//! Waves that are over: what a node remembers of a wave beyond the wave's state, so that a late
+//! plan of a superseded coordinator cannot start the wave again.
 
 use std::collections::VecDeque;
 

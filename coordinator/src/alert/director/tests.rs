@@ -40,6 +40,11 @@ fn outputs(director: &mut Director) -> Vec<String> {
             Output::Log(Log::CancelReceived) => "log cancel".to_owned(),
             Output::Log(Log::Stopped { node, .. }) => format!("log stopped {node}"),
             Output::Log(Log::Isolated { node, reason }) => format!("log isolated {node} {reason}"),
+            Output::Log(Log::ObeysAnother { node, epoch }) => {
+                format!("log {node} obeys {}", epoch.0)
+            }
+            Output::Log(Log::Superseded) => "log superseded".to_owned(),
+            Output::Abandon { callers } => format!("abandon {callers:?}"),
             Output::Over => "over".to_owned(),
         })
         .collect()
@@ -183,6 +188,25 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
         (0u64..30_000).prop_map(Input::Pass),
     ];
     proptest::collection::vec(input, 0..60)
+}
+
+#[test]
+fn an_alert_that_another_coordinator_directs_ends_here_without_an_end() {
+    let mut director = running();
+    director.cancel(1, seconds(2));
+    director.cancel(2, seconds(2));
+    outputs(&mut director);
+    director.note(&node("a"), BOOT_1, WaveNote::Superseded(Epoch(3)), seconds(2));
+    let told = ["log a obeys 3", "log superseded", "abandon [1, 2]", "over"];
+    assert_eq!(outputs(&mut director), told);
+    director.superseded();
+    director.cancel(3, seconds(3));
+    director.expire(seconds(90_000));
+    assert_eq!((outputs(&mut director), director.deadline(seconds(3))), (vec![], None));
+
+    let mut director = running();
+    director.superseded();
+    assert_eq!(outputs(&mut director), ["log superseded", "abandon []", "over"]);
 }
 
 proptest! {
