@@ -83,6 +83,8 @@ pub(crate) struct LaneOwner {
     budgets: BTreeMap<LaneId, Budget>,
     /// Nodes that use a lane with a ramp, as their last reports of load say.
     users: BTreeMap<LaneId, BTreeSet<NodeName>>,
+    /// Limits the log lines about lanes that the configuration does not have.
+    unknown: Repeated,
     outputs: VecDeque<Output>,
 }
 
@@ -133,6 +135,7 @@ impl LaneOwner {
             health: HealthBook::default(),
             budgets: BTreeMap::new(),
             users: BTreeMap::new(),
+            unknown: Repeated::default(),
             outputs: VecDeque::new(),
         }
     }

@@ -25,7 +25,10 @@ use std::{
     time::Duration,
 };
 
-use clarion_proto::{ids::AlertName, time::Time};
+use clarion_proto::{
+    ids::{AlertName, Epoch},
+    time::Time,
+};
 use clarion_runtime::{drain::Drain, repeated::Repeated, world::Clock};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -169,14 +172,23 @@ impl Reconciler {
     /// Applies an event to the newest record, with retries after every conflict with another
     /// writer. An event that is no longer legal (two ends met) leaves the record as it is.
     ///
+    /// Any process may record a cancel. An end is what the run of this process has reached, and
+    /// says nothing about the nodes of a coordinator that has taken the alert over.
+    ///
     /// # Errors
-    /// The store's errors.
+    /// The store's errors; [`StoreError::Superseded`] for an end if another coordinator has taken
+    /// the alert over, or this process does not run the alert.
     pub async fn record(
         &self,
         alert: &AlertName,
         event: Event,
     ) -> Result<Arc<AlertRecord>, StoreError> {
-        events::apply(&*self.shared.store, alert, event, self.shared.clock.wall(), None).await
+        let run = || self.shared.handle(alert).map_or(Epoch(0), |handle| handle.epoch());
+        let epoch = match event {
+            Event::Cancel { .. } => None,
+            Event::End(_) | Event::Settle(_) => Some(run()),
+        };
+        events::apply(&*self.shared.store, alert, event, self.shared.clock.wall(), epoch).await
     }
 
     /// Alerts that shutdown waits for, with their newest state: their end is not recorded, or the

@@ -21,7 +21,7 @@
 //! | `EndCount` | removes the count | of an unknown count |
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -54,8 +54,9 @@ pub(crate) struct Standing {
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// Waves under way; a wave without an entry has ended, and nodes that had it get its end.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
-    /// Waves that another coordinator has taken over, at most [`WAVES_MAX`]: nodes get no End.
-    pub(crate) abandoned: BTreeSet<WaveId>,
+    /// The newest [`WAVES_MAX`] waves that another coordinator has taken over, oldest first: nodes
+    /// get no End, also a node whose memory names the wave when its next session begins.
+    pub(crate) abandoned: VecDeque<WaveId>,
     /// Counts under way at the nodes.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
@@ -102,7 +103,7 @@ impl Standing {
                 return self.connections.insert(lane, connections) != Some(connections);
             }
             Change::Begin(wave) => {
-                self.abandoned.remove(&wave.plan.wave);
+                self.abandoned.retain(|abandoned| *abandoned != wave.plan.wave);
                 self.waves.insert(wave.plan.wave, Arc::new(wave));
                 self.turn_ramps(now);
             }
@@ -115,9 +116,11 @@ impl Standing {
             }
             Change::Abandon(wave) => {
                 self.waves.remove(&wave);
-                if self.abandoned.len() < WAVES_MAX {
-                    self.abandoned.insert(wave);
+                self.abandoned.retain(|abandoned| *abandoned != wave);
+                if self.abandoned.len() == WAVES_MAX {
+                    self.abandoned.pop_front();
                 }
+                self.abandoned.push_back(wave);
                 self.turn_ramps(now);
             }
             Change::Used(lane, used) => {

@@ -23,7 +23,7 @@ use clarion_proto::{
 };
 
 pub use self::{
-    count::CountSpec,
+    count::{COUNTS_MAX, CountSpec},
     counts::Counts,
     event::Event,
     held::HeldStats,

@@ -11,6 +11,10 @@
 //! over when the wave ends, and a coordinator that found the alert active in the store would send
 //! to every device again.
 //!
+//! A cancel that another coordinator has recorded and sent reaches this run by the nodes'
+//! confirmations: once every node has stopped or is complete, the alert is cancelled here, too. One
+//! node alone cancels nothing.
+//!
 //! A node that never accepted the wave ([`WaveNote::Isolated`]) is never complete: such an alert
 //! runs until it expires or is cancelled, and its snapshots name the isolated node.
 //!
@@ -198,6 +202,9 @@ impl Run {
         };
         match self.phase {
             Phase::Running if all(|n| n.complete) => Some(Phase::Resolved),
+            Phase::Running if all(|n| n.complete || n.stopped) => {
+                Some(Phase::Cancelling { since: now })
+            }
             Phase::Running if now >= self.expires => Some(Phase::Expired { since: now }),
             Phase::Ending { since }
                 if all(|n| n.ended || !n.connected) || now >= since + LAST_REPORTS =>

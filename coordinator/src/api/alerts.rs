@@ -22,7 +22,7 @@ use crate::{
     bands::BandEdges,
     dispatch::CancelState,
     privacy::curiosity::Curiosity,
-    store::{AlertCursor, AlertRecord},
+    store::{AlertCursor, AlertRecord, StoreError},
 };
 
 pub(super) mod answer;
@@ -243,7 +243,11 @@ async fn cancel(
             if !state.is_final() {
                 return Ok(alert);
             }
-            api.reconciler.record(&alert.name, Event::End(state)).await.map_err(status::store)
+            match api.reconciler.record(&alert.name, Event::End(state)).await {
+                // Another process has taken the alert over, and its nodes may still send.
+                Err(StoreError::Superseded { .. }) => Err(status::elsewhere(&alert.name)),
+                recorded => recorded.map_err(status::store),
+            }
         }
         // Another process runs the alert, whose nodes this one cannot stop, or it has just ended.
         CancelState::Unknown | CancelState::Superseded => {

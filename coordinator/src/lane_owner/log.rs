@@ -7,7 +7,7 @@ use crate::{
     lane_owner::{health::LaneStatus, refusal::LaneError},
     owners::NodeName,
 };
-use clarion_proto::wire::shard_v1::LaneHealth;
+use clarion_proto::{ids::LaneId, wire::shard_v1::LaneHealth};
 
 /// A log message of the lane owner.
 #[derive(Debug)]
@@ -16,6 +16,9 @@ pub(crate) enum Log {
     LaneAdded(Arc<LaneSpec>),
     /// A lane that nodes use for another coordinator cannot exist here.
     LaneNotCreated { error: LaneError },
+    /// Nodes ask for slices of a lane that this configuration does not have, so many times since
+    /// the last message.
+    LaneUnknown { lane: LaneId, times: u64 },
     /// The budget of a lane's connections has changed; `before` is `None` for its first budget.
     BudgetChanged { lane: Arc<LaneSpec>, connections: u32, before: Option<u32> },
     /// A credential has another key.
@@ -52,6 +55,11 @@ impl Log {
             Self::LaneNotCreated { error } => {
                 tracing::warn!(%error, "lane of another coordinator not created");
             }
+            Self::LaneUnknown { lane, times } => tracing::error!(
+                id = lane.0,
+                times,
+                "lane of another coordinator is not configured here; nodes send nothing through it"
+            ),
             Self::BudgetChanged { lane, connections, before } => tracing::info!(
                 lane = lane.name(),
                 connections,

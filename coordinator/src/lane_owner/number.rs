@@ -1,7 +1,7 @@
 //! Numbers of lanes: functions of their names, so that every coordinator of a cluster gives a lane
 //! the same number.
 
-use clarion_proto::ids::LaneId;
+use clarion_proto::{ids::LaneId, time::Time};
 use clarion_runtime::world::Moment;
 
 use super::{LaneOwner, log::Log};
@@ -21,7 +21,7 @@ impl LaneOwner {
     /// Creates the lane with this number if the configuration has its gateway and credential.
     /// Another coordinator has created it at the nodes, for an app or an alert of its own, and the
     /// nodes ask this coordinator for its quota. A number that the configuration does not explain is
-    /// ignored: the nodes send nothing through that lane.
+    /// logged: the nodes send nothing through that lane while this coordinator directs the lanes.
     pub(crate) fn ensure_id(&mut self, lane: LaneId, now: Moment) {
         let keys = self.gateways.keys().flat_map(|gateway| {
             let key = |credential: &String| LaneKey {
@@ -30,8 +30,14 @@ impl LaneOwner {
             };
             self.credentials.keys().map(key)
         });
-        let key = keys.into_iter().find(|key| hash(key) == lane);
-        if let Some(Err(error)) = key.map(|key| self.ensure(&key, now)) {
+        let Some(key) = keys.into_iter().find(|key| hash(key) == lane) else {
+            // Each node asks twice a second.
+            if let Some(times) = self.unknown.note("", now.at.since(Time(0))) {
+                self.log(Log::LaneUnknown { lane, times });
+            }
+            return;
+        };
+        if let Err(error) = self.ensure(&key, now) {
             self.log(Log::LaneNotCreated { error });
         }
     }

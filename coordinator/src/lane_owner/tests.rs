@@ -65,7 +65,13 @@ fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     // Where nodes ask for it by the number, the number is enough.
     let mut asked = self::owner();
     asked.ensure_id(first.id, at(0));
+    assert_eq!(std::iter::from_fn(|| asked.poll()).count(), 2, "the lane and its log message");
     asked.ensure_id(LaneId(5), at(0));
+    asked.ensure_id(LaneId(5), at(1));
+    let logged = std::iter::from_fn(|| asked.poll()).collect::<Vec<_>>();
+    let [Output::Log(Log::LaneUnknown { lane: LaneId(5), times: 1 })] = logged[..] else {
+        panic!("once a minute: {logged:?}")
+    };
     assert_eq!(asked.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
 }
 

@@ -1,8 +1,12 @@
 //! The handle of an alert from its handover on: its newest snapshot, and its cancel, also while the
 //! alert's task still waits for nodes or lanes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
+use clarion_proto::ids::Epoch;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +28,8 @@ pub(super) struct Handle {
     /// Cancelled when another coordinator has taken the alert over.
     pub(super) superseded: CancellationToken,
     stage: Mutex<Stage>,
+    /// Epoch under which this process runs the alert.
+    epoch: AtomicU64,
 }
 
 /// Stage of an alert's task.
@@ -48,6 +54,7 @@ impl Handle {
             wake: Notify::new(),
             superseded: CancellationToken::new(),
             stage: Mutex::new(Stage::Waiting { cancelled: alert.state == State::Cancelling }),
+            epoch: AtomicU64::new(alert.epoch.0),
         }
     }
 
@@ -74,6 +81,16 @@ impl Handle {
                 true
             }
         }
+    }
+
+    /// Epoch under which this process runs the alert, or finds it in the store before its takeover.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
+    }
+
+    /// Sets the epoch after a takeover.
+    pub(super) fn taken_over(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Relaxed);
     }
 
     /// Newest state of the alert.

@@ -141,6 +141,7 @@ impl AlertTask {
                 Ok(Some(record)) => {
                     let (alert, epoch) = (&record.name, record.epoch.0);
                     tracing::info!(%alert, epoch, state = ?record.state, "alert taken over");
+                    self.handle.taken_over(record.epoch);
                     if record.state == State::Cancelling {
                         self.handle.cancel_waiting();
                     }

@@ -1,5 +1,7 @@
 //! Alert tasks over a scripted dispatch and a store that can be down. Time is paused.
 
+mod superseded;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clarion_proto::{
@@ -487,7 +489,7 @@ async fn an_alert_that_ended_meanwhile_is_not_taken_over() {
     let alert = created(&store).await;
     let process = Process::over(&store, clock);
     let end = Event::End(State::Resolved);
-    process.reconciler.record(&alert.name, end).await.expect("before the list is read");
+    events::apply(&*store, &alert.name, end, WALL, None).await.expect("before the list is read");
     process.reconciler.listed().await;
     tokio::time::sleep(SECOND).await;
     assert!(process.dispatch.started.lock().is_empty());

@@ -61,7 +61,7 @@ fn a_refusal_with_a_higher_epoch_ends_grants_and_sends_no_end() {
     assert!(matches!(&messages[0], Message::Grant(grant) if grant.waves.is_empty()));
 
     let mut left = Standing { waves: BTreeMap::new(), ..running };
-    left.abandoned.insert(WAVE);
+    left.abandoned.push_back(WAVE);
     session.update(Arc::new(left.clone()), seconds(4));
     assert!(sent(&mut session).is_empty(), "the node would forget what it has handed");
     // Nor does the next session, whose node may not know the other coordinator yet.

@@ -99,3 +99,16 @@ fn an_abandoned_wave_gets_no_end_until_it_begins_again() {
     holds.apply(Change::Begin(StandingWave::clone(&wave(Phase::Running))), seconds(2));
     assert!(holds.waves.contains_key(&WAVE) && holds.abandoned.is_empty());
 }
+
+#[test]
+fn the_newest_abandoned_waves_are_kept_and_not_the_oldest() {
+    let mut holds = ramped();
+    let newest = WaveId(u64::try_from(WAVES_MAX).unwrap());
+    for wave in 0..=newest.0 {
+        holds.apply(Change::Abandon(WaveId(wave)), seconds(1));
+    }
+    assert!(holds.abandoned.contains(&newest) && !holds.abandoned.contains(&WaveId(0)));
+    assert_eq!(holds.abandoned.len(), WAVES_MAX);
+    holds.apply(Change::Abandon(WaveId(1)), seconds(1));
+    assert_eq!(holds.abandoned.len(), WAVES_MAX, "each wave once");
+}

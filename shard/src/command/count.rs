@@ -6,6 +6,10 @@ use clarion_proto::ids::AppName;
 
 use crate::wave::{Cover, SegmentOp};
 
+/// Highest number of counts that wait on one core. The control plane refuses one more: a core drops
+/// the oldest one, whose coordinator would wait in vain.
+pub const COUNTS_MAX: usize = 64;
+
 /// A question: how many would be reached?
 #[derive(Debug)]
 pub struct CountSpec {

@@ -35,6 +35,9 @@ use super::{
 };
 use crate::wave::{CoverBuilder, NoRoom, Place, Room};
 
+/// Memory of an incomplete wave or count beside its bytes: a head of 20 bytes takes no less.
+const HEAD_BYTES: usize = size_of::<Partial>() + size_of::<wire::Wave>();
+
 /// Incomplete waves and counts of one session.
 #[derive(Debug)]
 pub struct Assembly {
@@ -55,7 +58,7 @@ struct Partial {
     cover: CoverBuilder,
     /// Devices that were handed to a gateway before, by partition number.
     handed: BTreeMap<u32, RoaringBitmap>,
-    /// Bytes of all parts so far, cells excluded.
+    /// Bytes of all parts so far, cells excluded, and [`HEAD_BYTES`].
     payload: usize,
     place: Place,
 }
@@ -163,7 +166,7 @@ impl Assembly {
             }
             let cover = CoverBuilder::new(limits)
                 .map_err(|e| refused(about, InvalidField::new("bands", e)))?;
-            let (handed, payload) = (BTreeMap::new(), bytes);
+            let (handed, payload) = (BTreeMap::new(), bytes + HEAD_BYTES);
             let mut partial = Partial {
                 head,
                 received,

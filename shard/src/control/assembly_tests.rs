@@ -202,6 +202,21 @@ fn assembly_is_dropped(room: &Room) {
 }
 
 #[test]
+fn the_smallest_heads_take_the_room_that_they_use() {
+    let room = Room::new(64 << 10);
+    let mut assembly = Assembly::new(room.clone());
+    let small = |id| {
+        let bands = vec![band(0.0)];
+        say(Wire::Count(wire::Count { id, bands, delivery: 1, ..wire::Count::default() }))
+    };
+    let refused = (1..10_000).find_map(|id| assembly.take(small(id), NOW)).unwrap().unwrap_err();
+    assert_eq!(refused.cause, Cause::Room);
+    let used = assembly.under_way() * size_of::<Partial>();
+    assert!(used <= room.taken(), "{used} bytes");
+    assert!(assembly.under_way() > 32, "{}", assembly.under_way());
+}
+
+#[test]
 fn what_nobody_waits_for_any_more_goes() {
     let mut assembly = Assembly::new(Room::default());
     assembly.take(head(7, 1, 10), NOW);

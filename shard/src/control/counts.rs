@@ -10,12 +10,12 @@ use std::{
 use clarion_proto::{error::InvalidField, ids::CoordinatorId, time::Time, wire::shard_v1 as wire};
 
 use super::{message::Count, output::Output};
-use crate::command::{Command, CountSpec};
+use crate::command::{COUNTS_MAX, Command, CountSpec};
 
 /// Maximum number of counts in progress of one session: twice the maximum of a coordinator, because
-/// a count that its coordinator has given up goes on here. All sessions together hold at most 8 ×
-/// 16 counts of 2 MiB (64 apps × 4,096 bands); their covers are part of the node's room.
-const COUNTS_MAX: usize = 16;
+/// a count that its coordinator has given up goes on here. All sessions together hold at most
+/// [`COUNTS_MAX`] counts of 2 MiB (64 apps × 4,096 bands); their covers are part of the node's room.
+const SESSION_COUNTS_MAX: usize = 16;
 /// Time after which the caller of a count has given up.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -31,7 +31,8 @@ pub struct Counts {
 
 #[derive(Debug)]
 struct Asked {
-    by: CoordinatorId,
+    /// `None`: that session has ended, and the cores still count.
+    by: Option<CoordinatorId>,
     /// Id that the coordinator gave the count.
     id: u64,
     waiting: BTreeSet<usize>,
@@ -53,23 +54,30 @@ impl Counts {
         out: &mut VecDeque<Output>,
     ) -> Result<(), InvalidField> {
         let id = count.id;
-        let mine = || self.asked.values().filter(|asked| asked.by == by);
+        let mine = || self.asked.values().filter(|asked| asked.by == Some(by));
         if mine().any(|asked| asked.id == id) {
             let problem = format_args!("must be unique; count {id} is under way");
             return Err(InvalidField::new("count.id", problem));
         }
         let unread = self.answers.iter().filter(|(of, _)| *of == by).count();
-        if mine().count() + unread >= COUNTS_MAX {
+        if mine().count() + unread >= SESSION_COUNTS_MAX {
             let problem = format_args!(
-                "must not be one more: {COUNTS_MAX} counts of this session are under way, the \
-                 maximum"
+                "must not be one more: {SESSION_COUNTS_MAX} counts of this session are under way, \
+                 the maximum"
+            );
+            return Err(InvalidField::new("count", problem));
+        }
+        if self.asked.len() >= COUNTS_MAX {
+            let problem = format_args!(
+                "must not be one more: {COUNTS_MAX} counts of all sessions are under way, the \
+                 maximum; retry later"
             );
             return Err(InvalidField::new("count", problem));
         }
         self.newest += 1;
         let devices = vec![vec![0; count.bands]; count.apps.len()];
         let (waiting, until) = ((0..cores).collect(), now + ANSWER_WITHIN);
-        self.asked.insert(self.newest, Asked { by, id, waiting, devices, until });
+        self.asked.insert(self.newest, Asked { by: Some(by), id, waiting, devices, until });
         let spec = CountSpec {
             id: self.newest,
             cover: Arc::new(count.cover),
@@ -91,16 +99,17 @@ impl Counts {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
         if asked.waiting.is_empty()
-            && let Some(Asked { by, id, devices, .. }) = self.asked.remove(&number)
+            && let Some(Asked { by: Some(by), id, devices, .. }) = self.asked.remove(&number)
         {
             let apps = devices.into_iter().map(|devices| wire::AppCounted { devices }).collect();
             self.answers.push_back((by, wire::Counted { id, apps }));
         }
     }
 
-    /// Drops the counts of a session that has ended.
+    /// Drops the answers to a session that has ended; its counts occupy the cores for some time yet.
     pub fn forget(&mut self, by: CoordinatorId) {
-        self.asked.retain(|_, asked| asked.by != by);
+        let ended = self.asked.values_mut().filter(|asked| asked.by == Some(by));
+        ended.for_each(|asked| asked.by = None);
         self.answers.retain(|(of, _)| *of != by);
     }
 

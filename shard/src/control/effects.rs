@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{CoordinatorId, LaneId, PartitionId, Position, WaveId, log_of},
+    ids::{CoordinatorId, Epoch, LaneId, PartitionId, Position, WaveId, log_of},
     time::Time,
 };
 use tracing::{debug, info};
@@ -58,7 +58,8 @@ impl Control {
                 Ok(())
             }
             Message::Cancel { wave, epoch } => {
-                self.waves.cancel(from, wave, epoch, &mut self.outputs);
+                let former = self.waves.cancel(from, wave, epoch, &mut self.outputs);
+                self.supersede(former, wave, (from, epoch));
                 self.stopped_unknown(from, wave)
             }
             Message::End { wave, epoch } => {
@@ -219,16 +220,31 @@ impl Control {
             return refuse("wave.ownership", problem, Cause::Superseded);
         };
         let platform = |lane| self.lanes.platform(lane);
-        let former = self.waves.take(from, wave, held, platform, now, &mut self.outputs)?;
-        if let Some(former) = former {
-            // The former director is asked for nothing any more, and would wait for reports.
-            let problem =
-                format_args!("must be at least {epoch}, under which coordinator {from} directs it");
-            let superseded = Rejected::of(id, InvalidField::new("wave.epoch", problem));
-            self.refuse(former, superseded.because(Cause::Superseded));
+        let taken = self.waves.take(from, wave, held, platform, now, &mut self.outputs);
+        if taken.is_err() && self.waves.is_cancelled(id) {
+            // Another coordinator sent the cancel: the confirmation is the news of it.
+            self.waves.confirm_to(from, id);
+            self.stopped_unknown(from, id)?;
         }
+        let former = taken?;
+        self.supersede(former, id, (from, epoch));
         self.ask_now(|_, of| of == from);
         Ok(())
+    }
+
+    /// Tells the former director of a wave, if there is one, who directs it now: it is asked for
+    /// nothing any more, and would wait for reports.
+    fn supersede(
+        &mut self,
+        former: Option<CoordinatorId>,
+        wave: WaveId,
+        (director, epoch): (CoordinatorId, Epoch),
+    ) {
+        let Some(former) = former else { return };
+        let problem =
+            format_args!("must be at least {epoch}, under which coordinator {director} directs it");
+        let superseded = Rejected::of(wave, InvalidField::new("wave.epoch", problem));
+        self.refuse(former, superseded.because(Cause::Superseded));
     }
 
     /// Applies a grant. A grant that comes too late, or to another request, is not a mistake of the

@@ -51,6 +51,11 @@ impl Over {
         }
     }
 
+    /// Whether a wave was cancelled.
+    pub(super) fn is_cancelled(&self, id: WaveId) -> bool {
+        self.of(id).is_some_and(|end| end.cancelled)
+    }
+
     fn of(&self, id: WaveId) -> Option<End> {
         self.0.iter().find(|(other, _)| *other == id).map(|(_, end)| *end)
     }

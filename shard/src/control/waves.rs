@@ -126,6 +126,11 @@ impl Waves {
         if let Some(problem) = self.over.forbids(wave.id, wave.epoch) {
             return Err(superseded(wave.id, "wave.epoch", problem));
         }
+        // Later ends may have displaced the cancel from `over` while the wave is still here.
+        if self.waves.get(&wave.id).is_some_and(|state| state.cancel.is_some()) {
+            let problem = format!("is {}, but a cancel has ended the wave", wave.epoch);
+            return Err(superseded(wave.id, "wave.epoch", problem));
+        }
         self.check_director(from, wave.id, wave.epoch, "wave.epoch")?;
         let known = self.waves.get(&wave.id).map(|known| (known.spec.epoch, known.ownership));
         Ok(known != Some((wave.epoch, wave.ownership)))
@@ -223,14 +228,28 @@ impl Waves {
 
     /// Stops a wave, also a wave that the node does not know. A cancel is final under any epoch:
     /// whoever may send it has recorded it, and a stop that comes too late cannot be made good.
+    ///
+    /// The coordinator of a cancel under a higher epoch directs the wave from then on: it took the
+    /// alert over when the cancel was recorded already, so it offers no plan, and needs the last
+    /// reports and the end. Returns the coordinator that directed the wave before, if that is
+    /// another one.
     pub fn cancel(
         &mut self,
         from: CoordinatorId,
         id: WaveId,
         epoch: Epoch,
         out: &mut VecDeque<Output>,
-    ) {
-        let Some(state) = self.waves.get_mut(&id) else { return self.over.cancelled(id, epoch) };
+    ) -> Option<CoordinatorId> {
+        let Some(state) = self.waves.get_mut(&id) else {
+            self.over.cancelled(id, epoch);
+            return None;
+        };
+        let former = state.director;
+        if epoch > state.spec.epoch && from != former {
+            state.director = from;
+            state.merge.start_over();
+            state.tell(out, || Command::ReportAll);
+        }
         // Cores ignore a cancel of a lower epoch than the wave's.
         let epoch = state.spec.epoch.max(epoch);
         self.over.cancelled(id, epoch);
@@ -243,6 +262,20 @@ impl Waves {
         if new {
             cancel.waiting.insert(state.director);
             state.tell(out, || Command::Cancel { wave: id, epoch });
+        }
+        Some(former).filter(|former| *former != state.director)
+    }
+
+    /// Whether a wave was cancelled, under any epoch.
+    #[must_use]
+    pub fn is_cancelled(&self, id: WaveId) -> bool {
+        self.over.is_cancelled(id) || self.waves.get(&id).is_some_and(|s| s.cancel.is_some())
+    }
+
+    /// Lets a coordinator wait for the confirmation of another coordinator's cancel.
+    pub fn confirm_to(&mut self, coordinator: CoordinatorId, id: WaveId) {
+        if let Some(cancel) = self.waves.get_mut(&id).and_then(|state| state.cancel.as_mut()) {
+            cancel.waiting.insert(coordinator);
         }
     }
 
@@ -265,18 +298,21 @@ impl Waves {
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
         self.check_director(from, id, epoch, "end.epoch")?;
-        self.finish(id, now, out);
+        self.finish(id, epoch, now, out);
         Ok(())
     }
 
-    fn finish(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
+    /// Ends a wave under an epoch, also a wave that the node does not know: a plan of a lower epoch
+    /// may still be on its way.
+    fn finish(&mut self, id: WaveId, epoch: Epoch, now: Time, out: &mut VecDeque<Output>) {
+        let known = self.waves.get(&id).map(|state| state.spec.epoch);
+        self.over.ended(id, known.map_or(epoch, |known| known.max(epoch)));
         let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
             return;
         };
         state.ended_until = Some(now + LAST_WORDS);
         debug!(parent: &state.span, "wave ended on all nodes");
         state.tell(out, || Command::End(id));
-        self.over.ended(id, state.spec.epoch);
     }
 
     /// Ends every wave at once, because the log that they were planned for is gone. Returns the
@@ -284,7 +320,7 @@ impl Waves {
     pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
         let ids: Vec<WaveId> = self.waves.keys().copied().collect();
         for id in &ids {
-            self.finish(*id, now, out);
+            self.finish(*id, Epoch(0), now, out);
         }
         self.waves.clear();
         ids.len()

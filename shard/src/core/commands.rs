@@ -14,12 +14,10 @@ use super::{
     run::{Cancel, Phase, WaveRun},
 };
 use crate::{
-    command::{Command, CountSpec, Owns, WaveSpec},
+    command::{COUNTS_MAX, Command, CountSpec, Owns, WaveSpec},
     lane::{LaneEnd, spec::LaneSpec},
 };
 
-/// Most waiting counts. Beyond it the oldest count is dropped, because its caller no longer waits.
-const COUNTS_MAX: usize = 64;
 /// Most waves that are kept only because a cancel arrived before the wave.
 const UNKNOWN_MAX: usize = 1_024;
 

@@ -285,6 +285,10 @@ impl NodeTask {
     }
 
     fn open_session(&mut self, mut session: SessionHandle) {
+        // Given up while the node was busy: it must supersede no session, and change no log.
+        if session.admitted.is_closed() {
+            return;
+        }
         let (now, opened) = ((self.now)(), &session.opened);
         let admitted = session.span.in_scope(|| self.control.open(opened, now));
         // The replacement that stays in its place is never waited for.

@@ -288,3 +288,19 @@ fn an_alert_for_nobody_resolves() {
         (State::Resolved, 0, None)
     );
 }
+
+#[test]
+fn a_cancel_that_another_coordinator_sent_is_heard_from_all_nodes_and_not_from_one() {
+    let mut case = case();
+    case.stopped("a", 2);
+    assert_eq!(case.run.standing(), Some(standing::Phase::Running));
+    case.report("b", BOOT_1, 5, 5, "complete", 3);
+    // What is complete needs no stop, and what is stopped will not be complete.
+    assert_eq!(
+        (case.run.state(), case.run.standing()),
+        (State::Cancelling, Some(standing::Phase::Cancelled)),
+        "every node is told"
+    );
+    case.stopped("b", 4);
+    assert_eq!(case.run.state(), State::Cancelled);
+}

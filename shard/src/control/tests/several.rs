@@ -175,6 +175,11 @@ fn a_cancel_is_obeyed_under_any_epoch_and_confirmed_to_both() {
     // Nobody starts it again.
     bench.say_as(2, wave(1, 9, 1, &[0]));
     assert!(bench.commands().is_empty());
+    assert_eq!(told(&bench.messages_to(2), is_stopped), 1, "it may not know of the cancel");
+    bench.say(cancel(77, 1));
+    bench.messages();
+    bench.say_as(2, wave(77, 9, 1, &[0]));
+    assert_eq!(told(&bench.messages_to(2), is_stopped), 1, "of a wave that never was here, too");
     // The confirmation goes to whoever cancels again.
     bench.say(cancel(1, 5));
     assert_eq!(told(&bench.messages_to(2), is_stopped), 0);
@@ -350,4 +355,92 @@ fn a_message_of_a_closed_session_is_not_taken() {
     bench.say_as(2, cancel(1, 1));
     assert!(bench.outputs().is_empty());
     assert!(bench.messages_to(2).is_empty());
+}
+
+#[test]
+fn a_cancel_under_a_higher_epoch_takes_the_reports_and_the_end_along() {
+    let mut bench = two();
+    bench.say(wave(1, 1, 1, &[0]));
+    bench.control.event(0, handed(1, false, 7));
+    bench.now = bench.now + SECOND;
+    bench.messages();
+    bench.outputs();
+    // The second one took the alert over when the cancel was recorded: it never offers the wave.
+    bench.say_as(2, cancel(1, 2));
+    let commands = bench.commands();
+    assert!(commands.iter().any(|(_, c)| matches!(c, Command::Cancel { epoch: Epoch(2), .. })));
+    assert!(commands.iter().any(|(_, c)| matches!(c, Command::ReportAll)), "{commands:?}");
+    let refusals = bench.refusals();
+    let expected = (1, 2, wire::RefusalCause::Superseded);
+    assert_eq!((refusals[0].wave, refusals[0].epoch, refusals[0].cause()), expected);
+    bench.control.event(0, handed(1, true, 7));
+    bench.now = bench.now + SECOND;
+    let reports = reports_to(&mut bench, 2);
+    assert_eq!((reports.len(), reports[0].epoch, reports[0].handed.len()), (1, 2, 1));
+    assert_eq!(reports_to(&mut bench, 1), []);
+    bench.say(end(1, 1));
+    assert!(bench.commands().is_empty(), "the former director ends nothing");
+    bench.say_as(2, end(1, 2));
+    assert!(bench.refusals_to(2).is_empty());
+    assert!(matches!(bench.commands()[..], [(0, Command::End(WaveId(1)))]));
+}
+
+#[test]
+fn a_plan_of_a_lower_epoch_than_the_end_comes_too_late() {
+    let mut bench = two();
+    bench.say(wave(1, 1, 1, &[0]));
+    // A third coordinator, which took both waves over from the second one, ends them; the node
+    // knows neither its epoch nor wave 2.
+    bench.open_as(3);
+    bench.say_as(3, end(1, 3));
+    bench.say_as(3, end(2, 3));
+    bench.outputs();
+    bench.now = bench.now + SECOND;
+    bench.messages_to(2);
+    for late in [1, 2] {
+        bench.say_as(2, wave(late, 2, 1, &[0]));
+        assert!(bench.commands().is_empty(), "wave {late}");
+        let refusals = bench.refusals_to(2);
+        let expected = (late, 3, wire::RefusalCause::Superseded);
+        assert_eq!((refusals[0].wave, refusals[0].epoch, refusals[0].cause()), expected);
+    }
+}
+
+#[test]
+fn a_cancelled_wave_stays_cancelled_whatever_else_is_cancelled_meanwhile() {
+    let mut bench = two();
+    bench.say(wave(1, 1, 1, &[0]));
+    bench.say(cancel(1, 1));
+    (0..1_100).for_each(|n| bench.say(cancel(1_000 + n, 1)));
+    bench.outputs();
+    bench.messages_to(2);
+    bench.say_as(2, wave(1, 2, 1, &[0]));
+    assert!(bench.commands().is_empty());
+    assert_eq!(bench.refusals_to(2)[0].cause(), wire::RefusalCause::Superseded);
+}
+
+#[test]
+fn all_sessions_together_ask_for_no_more_counts_than_a_core_keeps() {
+    use crate::{command::COUNTS_MAX, control::fence::SESSIONS_MAX};
+
+    let mut bench = running();
+    let mut asked = 0;
+    for coordinator in 1..=u8::try_from(SESSIONS_MAX).unwrap() {
+        bench.open_as(coordinator);
+        (1..=16).for_each(|id| bench.say_as(coordinator, count(id, &["demo"])));
+        asked += bench.commands().iter().filter(|(_, c)| matches!(c, Command::Count(_))).count();
+    }
+    assert_eq!(asked, 2 * COUNTS_MAX, "on two cores");
+    let refused = &bench.refusals_to(8)[0];
+    assert_eq!(refused.cause(), wire::RefusalCause::Room);
+    assert!(refused.reason.contains("64 counts of all sessions"), "{}", refused.reason);
+    // The cores still count what a session that has ended has asked for.
+    bench.close_of(1);
+    bench.say_as(8, count(99, &["demo"]));
+    assert!(bench.commands().is_empty());
+    bench.messages_to(8);
+    bench.now = bench.now + counts::ANSWER_WITHIN;
+    bench.control.expire(bench.now);
+    bench.say_as(8, count(99, &["demo"]));
+    assert_eq!(bench.commands().len(), 2);
 }
