@@ -192,11 +192,8 @@ impl From<Stopped> for BandsError {
     }
 }
 
-/// Splits a cover into bands of the given edges, or of wider ones: of the first that need at most
-/// `cells_max` cells. Returns the bands with their edges. Pure.
-///
-/// The given edges are the first choice, so bands that were cut with the returned edges are cut
-/// again in the same way.
+/// Splits a cover into bands of the given edges, or of wider ones until at most `cells_max` cells
+/// are needed. Returns the bands with their edges; [`cut`] with these gives the same bands. Pure.
 pub(crate) fn fit_bands(
     cells: &[CellIndex],
     last_seen: LatLng,
@@ -205,6 +202,10 @@ pub(crate) fn fit_bands(
     work: &Work,
 ) -> Result<(Vec<Band>, BandEdges), BandsError> {
     let mut edges = edges;
+    // A try costs up to `cells_max` cells of work, so hopeless ones are skipped.
+    while cells_expected(cells, &edges) > cells_max as f64 && edges.step_m < FURTHEST_M {
+        edges = edges.widened();
+    }
     loop {
         match cut(cells, last_seen, &edges, cells_max, work) {
             Ok(bands) => return Ok((bands, edges)),
@@ -233,7 +234,8 @@ pub fn plan_bands(
     cut(cells, last_seen, edges, cells_max, &Work::of(u64::MAX))
 }
 
-fn cut(
+/// Splits a cover as [`plan_bands`] does; `work` counts and ends the work.
+pub(crate) fn cut(
     cells: &[CellIndex],
     last_seen: LatLng,
     edges: &BandEdges,
@@ -273,6 +275,29 @@ fn cells_at_least(cells: &[CellIndex], edges: &BandEdges) -> u64 {
         .find(fits)
         .unwrap_or(Resolution::Nine);
     cells.iter().map(|cell| cell.children_count(coarsest.max(cell.resolution()))).sum()
+}
+
+/// Approximate number of cells after the split into bands of the width of `edges.step_m`.
+///
+/// A cell of width d lies in one band of width w with a probability of 1 - d / w. The others are
+/// split, down to the resolution at which cells may lie across an edge.
+fn cells_expected(cells: &[CellIndex], edges: &BandEdges) -> f64 {
+    // Number of cells of resolution 0 that have the area of the cover.
+    let part = |cell: &CellIndex| 7_f64.powi(-i32::from(u8::from(cell.resolution())));
+    let area: f64 = cells.iter().map(part).sum();
+    let (mut expected, mut unplaced) = (0.0, 1.0);
+    for resolution in Resolution::range(Resolution::Zero, Resolution::Nine) {
+        let level = u8::from(resolution);
+        let width_m = 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(level)];
+        let placed = if width_m <= STRADDLE_PART * edges.step_m {
+            1.0
+        } else {
+            (1.0 - width_m / edges.step_m).max(0.0)
+        };
+        expected += unplaced * placed * area * 7_f64.powi(i32::from(level));
+        unplaced *= 1.0 - placed;
+    }
+    expected
 }
 
 struct Planner<'a> {

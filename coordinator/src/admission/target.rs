@@ -27,12 +27,12 @@ use crate::{
     privacy::sketch::Sketch,
 };
 
-/// Work of a small cover, nanoseconds of a core: a circle of 500 km takes half of it. A larger cover
-/// is abandoned there and waits for its turn among the large covers, so that small ones never wait
-/// for large ones.
+/// Work of a small cover, nanoseconds of a core: a circle of 500 km takes half of it. A larger
+/// cover is abandoned there and waits for its turn among the large covers, so that small ones never
+/// wait for large ones.
 const SMALL_WORK: u64 = 60_000_000;
 /// Maximum work to cut a cover into bands, in units of about one nanosecond.
-const BANDS_WORK: u64 = 200_000_000;
+const BANDS_WORK: u64 = 400_000_000;
 /// Largest alert that is decoded at once, bytes: some 1,600 points, under 10 ms.
 const SMALL_BYTES: usize = 32 << 10;
 
@@ -138,7 +138,7 @@ impl Admission {
 enum Size {
     /// At most [`SMALL_WORK`].
     Small,
-    /// Any other.
+    /// More than that.
     Large,
 }
 
@@ -201,7 +201,11 @@ fn cover_of(
     let area_km2 = cover::area_km2(region, &cells);
     let patience = patience.saturating_sub(work.done());
     let work = Work::patient(BANDS_WORK, patience, Arc::clone(stop));
-    let cut = bands::fit_bands(&cells, last_seen, edges.clone(), COVER_CELLS_MAX, &work);
+    let cut = match finest {
+        Some(_) => bands::cut(&cells, last_seen, edges, COVER_CELLS_MAX, &work)
+            .map(|bands| (bands, edges.clone())),
+        None => bands::fit_bands(&cells, last_seen, edges.clone(), COVER_CELLS_MAX, &work),
+    };
     let (bands, edges) = cut.map_err(|error| match error {
         BandsError::Abandoned => Undone::Abandoned,
         error @ (BandsError::TooManyCells { .. } | BandsError::Work) => {

@@ -3,8 +3,8 @@
 //! Edges are straight in longitude and latitude. Each is cut into pieces so short that a straight
 //! line in space is within some metres of the piece, and a disc is tested against the pieces in its
 //! reach, at any latitude. Near a disc of resolution 9 an edge is also a straight line in the local
-//! metric at the disc's centre, which is exact to a millimetre; beyond 80 degrees of latitude, where
-//! meridians converge, the line in space decides alone.
+//! metric at the disc's centre, which is exact to a millimetre; beyond 80 degrees of latitude,
+//! where meridians converge, the line in space decides alone.
 
 use clarion_proto::region::{Area, Edge, hierarchy::Hierarchy};
 
@@ -123,7 +123,8 @@ impl<'a> Polygon<'a> {
 }
 
 impl Piece {
-    /// Distance from a point in the local metric there, metres per degree of latitude and longitude.
+    /// Distance from a point in the local metric there: metres per degree of latitude and of
+    /// longitude.
     fn local_distance_m(&self, from: Point, (per_lat, per_lng): (f64, f64)) -> f64 {
         let (a, b) = self.ends;
         let turn = ((from.lng_deg - a.lng_deg) / 360.0).round() * 360.0;

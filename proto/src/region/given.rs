@@ -53,6 +53,8 @@ pub(super) fn geojson(
     field: &str,
     budget: &mut Budget,
 ) -> Result<Vec<GivenPart>, InvalidField> {
+    // Some programs write a mark of the byte order first.
+    let text = text.trim_start_matches('\u{feff}');
     let parsed: GeoJson = text.parse().map_err(|error| {
         InvalidField::new(field, format_args!("must be a GeoJSON text (RFC 7946): {error}"))
     })?;
