@@ -248,10 +248,7 @@ impl Descent<'_> {
 
 /// Sorts disjoint cells in the order of the descent, and merges complete siblings.
 fn compacted(mut cells: Vec<CellIndex>) -> Vec<CellIndex> {
-    // H3 numbers the descendants of a cell together: the first descendant stands for the cell.
-    cells.sort_unstable_by_key(|&cell| {
-        cell.child_at(0, Resolution::Nine).map_or(u64::from(cell), u64::from)
-    });
+    cells.sort_unstable_by_key(|&cell| place_in_order(cell));
     let mut merged: Vec<CellIndex> = Vec::with_capacity(cells.len());
     for cell in cells {
         merged.push(cell);
@@ -270,6 +267,14 @@ fn compacted(mut cells: Vec<CellIndex>) -> Vec<CellIndex> {
         }
     }
     merged
+}
+
+/// A number that orders cells of all resolutions as the descent meets them: the cell's index without
+/// the resolution (four bits) and without the digits of finer resolutions (three bits each).
+fn place_in_order(cell: CellIndex) -> u64 {
+    let unused = 3 * (15 - u32::from(u8::from(cell.resolution())));
+    let digits = u64::from(cell) & !(0xF << 52);
+    (digits >> unused) << unused
 }
 
 fn parent_of(cell: CellIndex) -> Option<CellIndex> {

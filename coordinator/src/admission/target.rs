@@ -27,10 +27,10 @@ use crate::{
     privacy::sketch::Sketch,
 };
 
-/// Work of a small cover, nanoseconds of a core: a circle of 500 km takes half of it. A larger
-/// cover is abandoned there and waits for its turn among the large covers, so that small ones never
-/// wait for large ones.
-const SMALL_WORK: u64 = 60_000_000;
+/// Work of a small cover with its bands, nanoseconds of a core: a circle of 500 km takes some 100
+/// million. A larger cover is abandoned there and waits for its turn among the large covers, so that
+/// small ones never wait for large ones.
+const SMALL_WORK: u64 = 150_000_000;
 /// Maximum work to cut a cover into bands, in units of about one nanosecond.
 const BANDS_WORK: u64 = 400_000_000;
 /// Largest alert that is decoded at once, bytes: some 1,600 points, under 10 ms.
