@@ -1,12 +1,14 @@
 //! Admission of alerts: refuses early what the rules forbid, and limits alerts in admission.
 //!
 //! [`admit`] is pure and applies the rules; [`Admission`] counts the alerts and previews in
-//! admission. An alert in admission holds a decoded region and its cover (at most 100,000 cells,
-//! under 2 MB) and takes some milliseconds of a core, so their number is limited. A request beyond
-//! the limit is refused with the time of the next try and is not queued: a queue would delay every
-//! caller, as on the day when many authorities alert at once. Each peer has a share of the places,
-//! and the peers use the cores and query the nodes in turn. A cover that was cut into bands counts
-//! against the limit on the cells of all covers together.
+//! admission. An alert in admission holds a decoded region (at most 100,000 points, under 20 MB)
+//! and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, at most
+//! half a second, so their number is limited. A request beyond the limit is refused with the time
+//! of the next try and is not queued: a queue would delay every caller, as on the day when many
+//! authorities alert at once. Each peer has a share of the places, and the peers use the cores and
+//! query the nodes in turn. A cover that takes much work leaves its turn to small covers and has a
+//! turn among the large ones. A cover that was cut into bands counts against the limit on the cells
+//! of all covers together.
 
 use std::{
     num::NonZeroUsize,
@@ -177,6 +179,9 @@ pub fn segments(spec: &AlertSpec) -> SegmentExpr {
 pub struct Admission {
     inside: Places,
     cores: Turns,
+    /// Turns of covers that take much work: one CPU less than there are, so that a small cover
+    /// always finds a CPU.
+    large: Turns,
     questions: Turns,
     cells: Places,
     closed: AtomicBool,
@@ -197,11 +202,14 @@ impl Admission {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
         // A count may wait 10 s for a node: one peer has at most half of the counts.
         let questions = questions_max as u64;
-        let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
+        let large = (cores - 1).max(1);
+        let (cores, large) = (Turns::new(cores, cores), Turns::new(large, large));
+        let questions = Turns::new(questions, questions / 2);
         let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
         Self {
             inside: Places::new(inside_max),
             cores,
+            large,
             questions,
             cells,
             closed: AtomicBool::new(false),
@@ -256,11 +264,6 @@ impl Admission {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Waits for a turn to compute. At most the requests in admission wait.
-    pub async fn core(&self, peer: PeerKey) -> Turn {
-        self.cores.enter(peer, 1).await
     }
 
     /// Waits for a turn to count an audience on the nodes; the limit is that of dispatch. On a day

@@ -33,8 +33,8 @@ mod trace;
 
 pub use alerts::AlertsConfig;
 
-/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points
-/// would be more, one of six is not; the limit is said in the refusal.
+/// Largest request but those of `WriteDevices`, bytes: a region of 100,000 points takes half of it;
+/// the limit is said in the refusal.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// What the API is configured by.

@@ -14,7 +14,7 @@ use clarion_proto::{error::InvalidField, limits::BANDS_MAX, region::LatLng};
 use clarion_runtime::peers::shares::Place;
 use h3o::{CellIndex, Resolution};
 
-use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
+use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, PLACED, Point, Stopped, Work, center_of};
 
 /// Distances at which bands begin and end, metres from the place last seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +58,19 @@ impl BandEdges {
             return Err(InvalidField::new("band_step_meters", problem));
         }
         Ok(Self { edges_m, step_m })
+    }
+
+    /// Width of all bands beyond the first ones, metres.
+    #[must_use]
+    pub fn step_m(&self) -> f64 {
+        self.step_m
+    }
+
+    /// Edges of wider bands: twice the step, and only those first bands that are narrower.
+    fn widened(&self) -> Self {
+        let step_m = 2.0 * self.step_m;
+        let first = self.edges_m.iter().copied().take_while(|&edge| edge <= step_m);
+        Self { edges_m: first.collect(), step_m }
     }
 
     /// Index of the band of a distance, from 0.
@@ -153,12 +166,56 @@ pub struct Band {
 /// times as long.
 const STRADDLE_PART: f64 = 0.35;
 
-/// Refusal of a cover that would have too many cells after it is cut into bands; caller's fault.
+/// Reason why a cover is not cut into bands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its cover, cut into bands, would need more than {cells_max} cells")]
-pub struct TooManyCells {
-    /// The limit that [`plan_bands`] was given.
-    pub cells_max: usize,
+pub enum BandsError {
+    /// The cover would have too many cells after the cut.
+    #[error("its cover, cut into bands, would need more than {cells_max} cells")]
+    TooManyCells {
+        /// The limit that [`plan_bands`] was given.
+        cells_max: usize,
+    },
+    /// The cut takes too much work.
+    #[error("the cut of its cover into bands takes too much work")]
+    Work,
+    /// Nobody waits for the cut any more.
+    #[error("the request was abandoned")]
+    Abandoned,
+}
+
+impl From<Stopped> for BandsError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Exhausted => Self::Work,
+            Stopped::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+/// Splits a cover into bands of the given edges, or of wider ones until at most `cells_max` cells
+/// are needed. Returns the bands with their edges; [`cut`] with these gives the same bands. Pure.
+pub(crate) fn fit_bands(
+    cells: &[CellIndex],
+    last_seen: LatLng,
+    edges: BandEdges,
+    cells_max: usize,
+    work: &Work,
+) -> Result<(Vec<Band>, BandEdges), BandsError> {
+    let mut edges = edges;
+    // A try costs up to `cells_max` cells of work, so hopeless ones are skipped.
+    while cells_expected(cells, &edges) > cells_max as f64 && edges.step_m < FURTHEST_M {
+        edges = edges.widened();
+    }
+    loop {
+        match cut(cells, last_seen, &edges, cells_max, work) {
+            Ok(bands) => return Ok((bands, edges)),
+            // One band around everything cuts nothing: wider bands would not help.
+            Err(BandsError::TooManyCells { .. }) if edges.step_m < 2.0 * FURTHEST_M => {
+                edges = edges.widened();
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Splits a cover into bands, nearest first; omits bands without cells.
@@ -167,20 +224,33 @@ pub struct TooManyCells {
 /// millions. The work stops at `cells_max` cells.
 ///
 /// # Errors
-/// [`TooManyCells`]: the bands need more than `cells_max` cells.
+/// [`BandsError::TooManyCells`]: the bands need more than `cells_max` cells.
 pub fn plan_bands(
     cells: &[CellIndex],
     last_seen: LatLng,
     edges: &BandEdges,
     cells_max: usize,
-) -> Result<Vec<Band>, TooManyCells> {
+) -> Result<Vec<Band>, BandsError> {
+    cut(cells, last_seen, edges, cells_max, &Work::of(u64::MAX))
+}
+
+/// Splits a cover as [`plan_bands`] does; `work` counts and ends the work.
+pub(crate) fn cut(
+    cells: &[CellIndex],
+    last_seen: LatLng,
+    edges: &BandEdges,
+    cells_max: usize,
+    work: &Work,
+) -> Result<Vec<Band>, BandsError> {
+    work.check()?;
     if cells_at_least(cells, edges) > cells_max as u64 {
-        return Err(TooManyCells { cells_max });
+        return Err(BandsError::TooManyCells { cells_max });
     }
     let origin = Origin::new(Point { lat_deg: last_seen.lat_deg(), lng_deg: last_seen.lng_deg() });
-    let mut planner = Planner { origin, edges, cells: Vec::new(), room: cells_max };
+    let mut planner = Planner { origin, edges, cells: Vec::new(), room: cells_max, work };
     for &cell in cells {
-        planner.place(cell).ok_or(TooManyCells { cells_max })?;
+        planner.place(cell).ok_or(BandsError::TooManyCells { cells_max })?;
+        work.check()?;
     }
     Ok(planner
         .cells
@@ -207,17 +277,42 @@ fn cells_at_least(cells: &[CellIndex], edges: &BandEdges) -> u64 {
     cells.iter().map(|cell| cell.children_count(coarsest.max(cell.resolution()))).sum()
 }
 
+/// Approximate number of cells after the split into bands of the width of `edges.step_m`.
+///
+/// A cell of width d lies in one band of width w with a probability of 1 - d / w. The others are
+/// split, down to the resolution at which cells may lie across an edge.
+fn cells_expected(cells: &[CellIndex], edges: &BandEdges) -> f64 {
+    // Number of cells of resolution 0 that have the area of the cover.
+    let part = |cell: &CellIndex| 7_f64.powi(-i32::from(u8::from(cell.resolution())));
+    let area: f64 = cells.iter().map(part).sum();
+    let (mut expected, mut unplaced) = (0.0, 1.0);
+    for resolution in Resolution::range(Resolution::Zero, Resolution::Nine) {
+        let level = u8::from(resolution);
+        let width_m = 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(level)];
+        let placed = if width_m <= STRADDLE_PART * edges.step_m {
+            1.0
+        } else {
+            (1.0 - width_m / edges.step_m).max(0.0)
+        };
+        expected += unplaced * placed * area * 7_f64.powi(i32::from(level));
+        unplaced *= 1.0 - placed;
+    }
+    expected
+}
+
 struct Planner<'a> {
     origin: Origin,
     edges: &'a BandEdges,
     cells: Vec<Vec<CellIndex>>,
     /// Number of cells that the planner may still make.
     room: usize,
+    work: &'a Work,
 }
 
 impl Planner<'_> {
     /// Places a cell, or its descendants, into bands; `None`: no cells are left in `room`.
     fn place(&mut self, cell: CellIndex) -> Option<()> {
+        self.work.add(PLACED);
         let center = center_of(cell);
         let radius = MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
         let (low, high) = self.origin.bounds_m(center);
@@ -311,7 +406,7 @@ mod tests {
             .map(|b| b.cells.len())
             .sum();
         assert!(plan_bands(&cells, here, &edges, needed).is_ok());
-        let refused = TooManyCells { cells_max: needed - 1 };
+        let refused = BandsError::TooManyCells { cells_max: needed - 1 };
         assert_eq!(plan_bands(&cells, here, &edges, needed - 1), Err(refused));
         let world: Vec<_> = CellIndex::base_cells().collect();
         assert_eq!(cells_at_least(&world, &edges), Resolution::Six.cell_count());

@@ -103,13 +103,16 @@ fn alert(coordinator: &Coordinator) -> (AlertRecord, Bands) {
     let (edges, here) = (BandEdges::default(), LatLng::from_wire(center).unwrap());
     let bands = plan_bands(&cells, here, &edges, usize::MAX).unwrap();
     let submitted = v1::Alert { region: Some(region), ..v1::Alert::default() };
-    let send = SendPlan { edges, segments: Vec::new(), apps: plan.apps.clone() };
+    let finest = cells.finest();
+    let send = SendPlan { edges, finest, segments: Vec::new(), apps: plan.apps.clone() };
     let record = AlertRecord {
         name: plan.name.clone(),
         request_id: RequestId(uuid::Uuid::from_u128(1)),
         submitted: Arc::new(submitted),
         apps: vec![AppName::from_id("demo").unwrap()],
         plan: Some(Arc::new(send)),
+        overshoot_m: cells.overshoot_m(),
+        band_step_m: 10_000.0,
         wave: plan.wave,
         epoch: Epoch(1),
         log: plan.log,

@@ -33,10 +33,10 @@ pub const RESPONSE_BYTES_TAKEN: usize = 4 * RESPONSE_BYTES_MAX;
 /// size, 26 KB. A grant waits behind at most two parts: 40 ms at 100 Mbit/s.
 pub const PART_BYTES_MAX: usize = 256 << 10;
 
-/// Maximum number of cells of one cover that is cut into bands: 64 MB in messages. Bands of 10 km
-/// consist of cells of resolution 7 (5.2 km²), so the limit is 41 million km², or a circle of 3,600
-/// km.
-pub const COVER_CELLS_MAX: usize = 8_000_000;
+/// Maximum number of cells of one cover that is cut into bands: 1.6 MB in messages. Bands of 10 km
+/// consist of cells of resolution 7 (5.2 km²), so the limit is a million km², or a circle of 580 km;
+/// a larger region has wider bands.
+pub const COVER_CELLS_MAX: usize = 200_000;
 /// Maximum number of cells in the covers of all alerts and counts in progress in a cluster. The
 /// coordinator holds each cell (8 bytes, 128 MB in all), and so does every node
 /// ([`ROOM_BYTES_MAX`]).

@@ -1,17 +1,33 @@
 //! Region: a checked set of points on WGS-84.
 //!
 //! This module finds every problem of a region and names its field, so the cover works on valid
-//! shapes. Longitudes of a ring are *unwrapped*: each point is within 180° of the previous point.
-//! So a ring across the antimeridian becomes an ordinary polygon, for example from 170° to 190°,
-//! and later steps need no special case.
+//! shapes. Polygons are judged on a grid of integers ([`grid`]), so that equal outlines have equal
+//! verdicts everywhere, and are cut into rings that do not overlap ([`area`]).
+//!
+//! The order of the files: [`given`] reads polygons from a message or from GeoJSON, [`ring`]
+//! normalizes and judges one ring, [`seam`] puts all rings on one map, [`overlay`] cuts them, and
+//! [`outline`] with [`hierarchy`] finds edges fast.
 
-mod polygon;
+mod area;
+mod given;
+mod grid;
+pub mod hierarchy;
+mod outline;
+mod overlay;
+mod ring;
+mod seam;
+#[cfg(test)]
+mod tests;
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use h3o::{CellIndex, Resolution};
 
-pub use self::polygon::{HOLES_MAX, POINTS_MAX, Polygon, Ring, UnwrappedPoint};
+use self::grid::LNG_DEG_MAX;
+pub use self::{
+    area::Area,
+    grid::{Edge, GridPoint},
+};
 use crate::{
     error::{InvalidField, required},
     wire::v1 as wire,
@@ -31,22 +47,23 @@ pub const DEPTH_MAX: usize = 4;
 /// would allow 16 million.
 pub const REGIONS_MAX: usize = 1_024;
 /// Maximum number of points in all rings of a region together.
-pub const POINTS_TOTAL_MAX: usize = 50_000;
-/// Maximum number of pairs of edges that are checked for a crossing, over all rings of a region:
-/// some 30 ms. A real outline of 10,000 points that crosses each meridian a hundred times needs a
-/// million pairs; only a constructed one needs more than the maximum.
-pub const PAIRS_MAX: u64 = 10_000_000;
+pub const POINTS_MAX: usize = 100_000;
+/// Maximum number of polygons of one multi-polygon.
+pub const PARTS_MAX: usize = 1_024;
+/// Maximum number of holes of one polygon.
+pub const HOLES_MAX: usize = 1_024;
 
 /// Remaining limits of one region, shared by all of its parts.
 struct Budget {
     regions: usize,
     points: usize,
-    pairs: u64,
+    /// Work to check and to cut polygons, about a nanosecond each.
+    work: u64,
 }
 
 impl Budget {
     fn new() -> Self {
-        Self { regions: REGIONS_MAX, points: POINTS_TOTAL_MAX, pairs: PAIRS_MAX }
+        Self { regions: REGIONS_MAX, points: POINTS_MAX, work: area::WORK_MAX }
     }
 
     fn take_region(&mut self) -> Result<(), InvalidField> {
@@ -66,17 +83,11 @@ impl Budget {
             InvalidField::new(
                 "points",
                 format_args!(
-                    "must have at most {POINTS_TOTAL_MAX} points in all rings together; got more"
+                    "must have at most {POINTS_MAX} points in all rings together; got more"
                 ),
             )
         })?;
         Ok(())
-    }
-
-    /// Counts one pair of edges. False: the limit is reached.
-    fn take_pair(&mut self) -> bool {
-        self.pairs = self.pairs.saturating_sub(1);
-        self.pairs > 0
     }
 }
 
@@ -105,6 +116,17 @@ impl LatLng {
     /// As [`LatLng::new`].
     pub fn from_wire(point: wire::LatLng) -> Result<Self, InvalidField> {
         Self::new(point.latitude, point.longitude)
+    }
+
+    /// Checks the centre of a region, whose longitude may be written a turn further.
+    fn turned(point: wire::LatLng) -> Result<Self, InvalidField> {
+        in_range("latitude", point.latitude, 90.0)?;
+        in_range("longitude", point.longitude, LNG_DEG_MAX)?;
+        let lng_deg = match point.longitude {
+            lng if lng.abs() <= 180.0 => lng,
+            lng => lng - 360.0_f64.copysign(lng),
+        };
+        Self::new(point.latitude, lng_deg)
     }
 
     /// Converts the point to its message.
@@ -164,7 +186,7 @@ pub enum Shape {
         radius_m: f64,
     },
     /// Area between rings of straight edges in longitude and latitude.
-    Polygon(Polygon),
+    Area(Arc<Area>),
     /// Area of H3 cells of resolution 0 to 9, sorted, without repeats.
     Cells(Vec<CellIndex>),
     /// All points of any member region.
@@ -208,14 +230,18 @@ impl Region {
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
-                Self::circle(
-                    LatLng::from_wire(center).map_err(|e| e.within("circle.center"))?,
-                    c.radius_meters,
-                )?
+                let center = LatLng::turned(center).map_err(|e| e.within("circle.center"))?;
+                Self::circle(center, c.radius_meters)?
             }
-            wire::region::Shape::Polygon(p) => Self::without_exclusions(Shape::Polygon(
-                Polygon::checked(p, budget).map_err(|e| e.within("polygon"))?,
-            )),
+            wire::region::Shape::Polygon(polygon) => {
+                Self::area(&[given::polygon(polygon, "polygon", budget)?], budget)?
+            }
+            wire::region::Shape::MultiPolygon(multi) => {
+                Self::area(&given::multi_polygon(multi, "multi_polygon", budget)?, budget)?
+            }
+            wire::region::Shape::Geojson(text) => {
+                Self::area(&given::geojson(&text, "geojson", budget)?, budget)?
+            }
             wire::region::Shape::Cells(set) => Self::without_exclusions(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
                 check_count("union.regions", union.regions.len(), 1..=UNION_MAX, "regions")?;
@@ -230,6 +256,11 @@ impl Region {
         check_count("exclusions", region.exclusions.len(), 0..=EXCLUSIONS_MAX, "regions")?;
         checked.exclusions = nested_all(region.exclusions, "exclusions", depth, budget)?;
         Ok(checked)
+    }
+
+    fn area(parts: &[area::GivenPart], budget: &mut Budget) -> Result<Self, InvalidField> {
+        let area = Area::checked(parts, &mut budget.work)?;
+        Ok(Self::without_exclusions(Shape::Area(Arc::new(area))))
     }
 
     fn without_exclusions(shape: Shape) -> Self {
@@ -288,57 +319,4 @@ fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
     cells.sort_unstable();
     cells.dedup();
     Ok(cells)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn circle(lat: f64, lng: f64, radius_meters: f64) -> wire::Region {
-        let center = Some(wire::LatLng { latitude: lat, longitude: lng });
-        let shape = wire::region::Shape::Circle(wire::Circle { center, radius_meters });
-        wire::Region { shape: Some(shape), exclusions: Vec::new() }
-    }
-
-    #[test]
-    fn the_field_at_fault_is_named() {
-        for (region, field) in [
-            (circle(91.0, 0.0, 1.0), "circle.center.latitude"),
-            (circle(f64::NAN, 0.0, 1.0), "circle.center.latitude"),
-            (circle(0.0, -180.5, 1.0), "circle.center.longitude"),
-            (circle(0.0, 0.0, 0.0), "circle.radius_meters"),
-            (circle(0.0, 0.0, f64::NAN), "circle.radius_meters"),
-            (circle(0.0, 0.0, 2e7), "circle.radius_meters"),
-            (wire::Region::default(), "shape"),
-        ] {
-            assert_eq!(Region::from_wire(region).unwrap_err().field, field);
-        }
-        let mut nested = circle(0.0, 0.0, 1.0);
-        nested.exclusions = vec![circle(0.0, 0.0, 1.0), circle(0.0, 500.0, 1.0)];
-        assert_eq!(
-            Region::from_wire(nested).unwrap_err().field,
-            "exclusions[1].circle.center.longitude"
-        );
-    }
-
-    #[test]
-    fn nesting_and_counts_are_bounded() {
-        let mut region = circle(0.0, 0.0, 1.0);
-        for _ in 0..DEPTH_MAX {
-            let shape = wire::region::Shape::Union(wire::RegionUnion { regions: vec![region] });
-            region = wire::Region { shape: Some(shape), exclusions: Vec::new() };
-        }
-        assert!(Region::from_wire(region).unwrap_err().problem.contains("deep"));
-
-        let union = |regions| {
-            let shape = wire::region::Shape::Union(wire::RegionUnion { regions });
-            wire::Region { shape: Some(shape), exclusions: Vec::new() }
-        };
-        let many = union(vec![union(vec![circle(0.0, 0.0, 1.0); 40]); 30]);
-        assert!(Region::from_wire(many).unwrap_err().problem.contains("at most 1024 regions"));
-
-        let cells = wire::region::Shape::Cells(wire::CellSet { cells: vec![1] });
-        let region = wire::Region { shape: Some(cells), exclusions: Vec::new() };
-        assert_eq!(Region::from_wire(region).unwrap_err().field, "cells.cells[0]");
-    }
 }

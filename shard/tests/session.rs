@@ -430,11 +430,11 @@ async fn a_refusal_names_its_wave_or_count_and_whose_fault_it_is() {
     session.say(ownership(1, &[0])).await;
     session.say(lane(1)).await;
     let (mut head, _) = wide(5, 1, 1);
-    head.cover_cells = 8_000_001;
+    head.cover_cells = 200_001;
     session.say(Say::Wave(head)).await;
     let refusal = session.refusal().await;
     assert_eq!((refusal.wave, refusal.count, refusal.cause()), (5, 0, wire::RefusalCause::Message));
-    assert_eq!(refusal.reason, "wave.cover_cells: must be at most 8000000; got 8000001");
+    assert_eq!(refusal.reason, "wave.cover_cells: must be at most 200000; got 200001");
     let count = wire::Count { id: 9, apps: vec!["demo".to_owned()], ..wire::Count::default() };
     session.say(Say::Count(count)).await;
     let refusal = session.refusal().await;

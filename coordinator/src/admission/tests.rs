@@ -364,3 +364,42 @@ fn covers_share_room_for_their_cells_and_give_it_back() {
     drop(small);
     assert!(admission.cells(peer(1), usize::MAX).is_err());
 }
+
+/// A continent waits for the turn of another; a city meanwhile does not.
+#[tokio::test]
+async fn a_small_cover_does_not_wait_for_large_ones() {
+    use clarion_proto::region::{LatLng, Region};
+    use target::TargetSpec;
+
+    let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
+    let admission = admission(64);
+    let spec = |radius_m| TargetSpec {
+        region: Region::circle(LatLng::new(22.5, 114.0).expect("a place"), radius_m)
+            .expect("valid"),
+        last_seen: None,
+        edges: crate::bands::BandEdges::default(),
+        finest: None,
+    };
+    let others = admission.large.enter(peer(3), u64::MAX).await;
+    let mut large = std::pin::pin!(admission.target(spec(3_000_000.0), false, peer(1)));
+    let city = tokio::select! {
+        biased;
+        _ = &mut large => panic!("its turn is taken"),
+        city = admission.target(spec(12_000.0), false, peer(2)) => city.expect("small"),
+    };
+    assert_eq!(city.0.finest, h3o::Resolution::Nine);
+    drop(others);
+    let (continent, _) = large.await.expect("its turn came");
+    assert_eq!(continent.finest, h3o::Resolution::Eight);
+    let cells: usize = continent.bands.iter().map(|band| band.cells.len()).sum();
+    assert!(cells <= clarion_proto::limits::COVER_CELLS_MAX, "{cells}");
+    assert!(continent.edges.step_m() > 10_000.0);
+    // The record's edges and resolution give the same plan.
+    let recorded = TargetSpec {
+        edges: continent.edges.clone(),
+        finest: Some(continent.finest),
+        ..spec(3_000_000.0)
+    };
+    let (again, _) = admission.target(recorded, false, PeerKey::NONE).await.expect("room");
+    assert_eq!(again, continent);
+}

@@ -6,9 +6,9 @@
 //! for overlaps and exclusions. Only the cover accounts for exclusions: an exclusion removes a cell
 //! only if the cell lies wholly in it.
 
-use std::f64::consts::{PI, TAU};
+use std::f64::consts::PI;
 
-use clarion_proto::region::{Region, Ring, Shape};
+use clarion_proto::region::{Edge, Region, Shape};
 use h3o::CellIndex;
 
 /// Authalic radius of the earth that H3 uses, km.
@@ -31,33 +31,25 @@ fn shape_km2(shape: &Shape) -> f64 {
             let half = (radius_m / 1_000.0 / EARTH_KM).min(PI) / 2.0;
             4.0 * PI * (EARTH_KM * half.sin()).powi(2)
         }
-        Shape::Polygon(polygon) => {
-            let holes: f64 = polygon.holes.iter().map(ring_km2).sum();
-            (ring_km2(&polygon.outer) - holes).max(0.0)
-        }
+        Shape::Area(area) => edges_km2(area.edges()),
         Shape::Cells(cells) => cells_km2(cells),
         Shape::Union(regions) => regions.iter().map(|region| shape_km2(&region.shape)).sum(),
     }
 }
 
-/// R² ∮ sin φ dλ over edges that are straight in longitude and latitude.
+/// R² ∮ sin φ dλ over edges that are straight in longitude and latitude; holes run the other way
+/// around and count as negative.
 ///
 /// Along one edge the mean of sin φ is (cos φ₀ − cos φ₁) / (φ₁ − φ₀), that is the sine of the
 /// middle latitude × sin h / h with h half the difference.
-fn ring_km2(ring: &Ring) -> f64 {
-    let strip = |(from, to): (
-        clarion_proto::region::UnwrappedPoint,
-        clarion_proto::region::UnwrappedPoint,
-    )| {
-        let (south, north) = (from.lat_deg.to_radians(), to.lat_deg.to_radians());
+fn edges_km2(edges: &[Edge]) -> f64 {
+    let strip = |(from, to): &Edge| {
+        let (south, north) = (from.lat_deg().to_radians(), to.lat_deg().to_radians());
         let half = (north - south) / 2.0;
         let sinc = if half.abs() < 1e-9 { 1.0 } else { half.sin() / half };
-        (to.lng_deg - from.lng_deg).to_radians() * f64::midpoint(south, north).sin() * sinc
+        (to.lng_deg() - from.lng_deg()).to_radians() * f64::midpoint(south, north).sin() * sinc
     };
-    let sum: f64 = ring.edges().map(strip).sum();
-    // The neighbours of a closed ring are within 180° of each other, so the ring is never wider
-    // than the sphere.
-    (sum.abs() % (2.0 * TAU)) * EARTH_KM * EARTH_KM
+    edges.iter().map(strip).sum::<f64>().abs() * EARTH_KM * EARTH_KM
 }
 
 #[cfg(test)]

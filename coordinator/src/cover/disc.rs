@@ -7,6 +7,7 @@ use h3o::{CellIndex, LatLng, Resolution};
 use super::{
     MARGIN,
     geodesic::{Point, short_distance_m},
+    space::{Vector, place},
 };
 
 /// Largest distance from a cell's centre to one of its corners, metres, for resolutions 0 to 9.
@@ -37,15 +38,21 @@ pub(crate) struct Disc {
     pub(crate) cell: CellIndex,
     pub(crate) center: Point,
     exact_m: OnceCell<f64>,
+    place: OnceCell<Vector>,
 }
 
 impl Disc {
     pub(crate) fn around(cell: CellIndex) -> Self {
-        Self { cell, center: center_of(cell), exact_m: OnceCell::new() }
+        Self { cell, center: center_of(cell), exact_m: OnceCell::new(), place: OnceCell::new() }
     }
 
     pub(crate) fn is_leaf(&self) -> bool {
         self.cell.resolution() == Resolution::Nine
+    }
+
+    /// Centre of the circle in space.
+    pub(super) fn place(&self) -> Vector {
+        *self.place.get_or_init(|| place(self.center))
     }
 
     /// Lower and upper bound of the radius, metres.

@@ -5,11 +5,11 @@ use std::f64::consts::PI;
 use geographiclib_rs::{Geodesic, InverseGeodesic};
 
 /// Semi-major axis of WGS-84, metres.
-const A: f64 = 6_378_137.0;
+pub(super) const A: f64 = 6_378_137.0;
 /// Flattening of WGS-84.
 const F: f64 = 1.0 / 298.257_223_563;
 /// First eccentricity squared.
-const E2: f64 = F * (2.0 - F);
+pub(super) const E2: f64 = F * (2.0 - F);
 
 /// A point on WGS-84, in degrees of latitude and longitude.
 #[derive(Debug, Clone, Copy)]

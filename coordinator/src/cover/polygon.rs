@@ -1,174 +1,171 @@
 //! Tests of discs against a polygon: edges near the disc, else inside or outside.
 //!
-//! Edges are straight in longitude and latitude. Near a small disc that is a straight line in the
-//! local metric at the disc's centre, so the distance is plain geometry. A large disc (resolution 0
-//! to 4, up to 1,500 km) has no such metric: there an edge counts as near where the boxes in
-//! longitude and latitude meet, which can only descend too far.
-//!
-//! Edges are sorted into buckets by latitude, and a disc is tested only against the edges of its
-//! own latitudes: the outline of a province has ten thousand edges.
+//! Edges are straight in longitude and latitude. Each is cut into pieces so short that a straight
+//! line in space is within some metres of the piece, and a disc is tested against the pieces in its
+//! reach, at any latitude. Near a disc of resolution 9 an edge is also a straight line in the local
+//! metric at the disc's centre, which is exact to a millimetre; beyond 80 degrees of latitude,
+//! where meridians converge, the line in space decides alone.
 
-use clarion_proto::region;
+use clarion_proto::region::{Area, Edge, hierarchy::Hierarchy};
 
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
-    work::Work,
+    space::{Box3, Vector, distance2, place},
+    work::{EXACT, Work},
 };
 
-#[derive(Debug, Clone)]
-pub(super) struct Polygon {
-    edges: Vec<Edge>,
-    /// Indexes of the edges that reach into each of `buckets.len()` equal strips of latitude.
-    buckets: Vec<Vec<u32>>,
-    south_deg: f64,
-    north_deg: f64,
-    west_deg: f64,
-    east_deg: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Edge {
-    from: Point,
-    to: Point,
-}
-
-/// Strips of latitude: enough that ten thousand edges leave a few dozen in each.
-const BUCKETS: usize = 512;
-/// Maximum entries of all strips together, 16 MB: reached if every edge reaches into every strip.
-const ENTRIES_MAX: usize = 4_000_000;
-
-/// Discs up to this radius use the local metric: 10,993 m × 1.08, resolution 5.
-const LOCAL_RADIUS_M_MAX: f64 = 12_000.0;
-
-/// How much a coarse disc grows for the error of the local metric over 12 km: tan φ × 12 km / 6,371
-/// km is 1.1 % at 80°.
-const LOCAL_METRIC_MARGIN: f64 = 1.03;
-
-/// Beyond this latitude only discs of resolution 9 use the local metric, degrees.
+/// Largest distance of a piece from its straight line in space, metres: 449 m + 10 m is within the
+/// overshoot of 500 m.
+const SAG_M_MAX: f64 = 10.0;
+/// Upper bound of the earth's radii of curvature and their change along a meridian, metres.
+const CURVATURE_M_MAX: f64 = 6_500_000.0;
+/// Maximum number of pieces, 80 bytes each: 400 edges from pole to pole, or 100,000 short edges and
+/// 300 long ones.
+const PIECES_MAX: usize = 400_000;
+/// Beyond this latitude the line in space decides alone, degrees.
 const LOCAL_LAT_DEG_MAX: f64 = 80.0;
 
-impl Polygon {
-    pub(super) fn new(polygon: &region::Polygon) -> Self {
-        let point = |p: region::UnwrappedPoint| Point { lat_deg: p.lat_deg, lng_deg: p.lng_deg };
-        let rings = std::iter::once(&polygon.outer).chain(&polygon.holes);
-        let edges: Vec<Edge> = rings
-            .flat_map(region::Ring::edges)
-            .map(|(a, b)| Edge { from: point(a), to: point(b) })
-            .collect();
-        let (west_deg, east_deg) = polygon.extent_lng_deg();
-        let lats = polygon.outer.points().iter().map(|p| p.lat_deg);
-        let south_deg = lats.clone().fold(f64::INFINITY, f64::min);
-        let north_deg = lats.fold(f64::NEG_INFINITY, f64::max);
-        let buckets = (ENTRIES_MAX / edges.len().max(1)).clamp(16, BUCKETS);
-        let mut this = Self {
-            edges,
-            buckets: vec![Vec::new(); buckets],
-            south_deg,
-            north_deg,
-            west_deg,
-            east_deg,
-        };
-        for i in 0..this.edges.len() {
-            let Edge { from, to } = this.edges[i];
-            let (low, high) = (from.lat_deg.min(to.lat_deg), from.lat_deg.max(to.lat_deg));
-            for strip in this.strip(low)..=this.strip(high) {
-                #[allow(clippy::cast_possible_truncation)] // 65 rings of at most 10,000 points
-                this.buckets[strip].push(i as u32);
+#[derive(Debug)]
+pub(super) struct Polygon<'a> {
+    area: &'a Area,
+    pieces: Vec<Piece>,
+    boxes: Hierarchy<Box3>,
+    /// Largest distance of the boundary from the pieces' lines in space, metres.
+    sag_m: f64,
+}
+
+/// Part of an edge, with its ends on the globe and in space.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    ends: (Point, Point),
+    line: (Vector, Vector),
+}
+
+/// The polygon's edges need more pieces than are allowed.
+#[derive(Debug)]
+pub(super) struct TooManyPieces;
+
+impl<'a> Polygon<'a> {
+    pub(super) fn new(area: &'a Area) -> Result<Self, TooManyPieces> {
+        let boundary = area.boundary();
+        let mut pieces = Vec::with_capacity(boundary.len());
+        let mut sag_m: f64 = 0.0;
+        for edge in boundary {
+            let sag = sag_m_of(edge);
+            let parts = (sag / SAG_M_MAX).sqrt().ceil().max(1.0);
+            sag_m = sag_m.max(sag / (parts * parts));
+            if pieces.len() as f64 + parts > PIECES_MAX as f64 {
+                return Err(TooManyPieces);
             }
+            pieces.extend(cut(edge, parts));
         }
-        this
+        let boxes: Vec<Box3> =
+            pieces.iter().map(|piece| Box3::around([piece.line.0, piece.line.1])).collect();
+        Ok(Self { area, boxes: Hierarchy::new(&boxes), pieces, sag_m: sag_m + area.error_m() })
     }
 
     pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
-        self.is_near_an_edge(disc, work) || self.holds(disc.center, work)
+        self.is_near_the_boundary(disc, work) || self.holds(disc.center, work)
     }
 
     pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
-        !self.is_near_an_edge(disc, work) && self.holds(disc.center, work)
+        !self.is_near_the_boundary(disc, work) && self.holds(disc.center, work)
     }
 
-    fn strip(&self, lat_deg: f64) -> usize {
-        let height = (self.north_deg - self.south_deg).max(f64::MIN_POSITIVE);
-        let strip = (lat_deg - self.south_deg) / height * self.buckets.len() as f64;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped
-        let strip = strip.clamp(0.0, (self.buckets.len() - 1) as f64) as usize;
-        strip
-    }
-
-    /// Whether a point lies inside: even-odd rule over rim and holes, with the point's longitude
-    /// moved by whole turns into the polygon's range of longitudes.
     fn holds(&self, point: Point, work: &Work) -> bool {
-        if point.lat_deg < self.south_deg || point.lat_deg > self.north_deg {
-            return false;
-        }
-        let mut lng_deg = self.west_deg + (point.lng_deg - self.west_deg).rem_euclid(360.0);
-        // A polygon wider than the earth does not exist: at most one turn holds the point.
-        if lng_deg > self.east_deg {
-            lng_deg -= 360.0;
-            if lng_deg < self.west_deg {
-                return false;
-            }
-        }
-        let mut inside = false;
-        let bucket = &self.buckets[self.strip(point.lat_deg)];
-        work.add(bucket.len() as u64);
-        for &i in bucket {
-            let Edge { from, to } = self.edges[i as usize];
-            if (from.lat_deg > point.lat_deg) != (to.lat_deg > point.lat_deg) {
-                let share = (point.lat_deg - from.lat_deg) / (to.lat_deg - from.lat_deg);
-                if lng_deg < from.lng_deg + share * (to.lng_deg - from.lng_deg) {
-                    inside = !inside;
+        let mut steps = 0;
+        let holds = self.area.holds(point.lat_deg, point.lng_deg, &mut steps);
+        work.add(steps);
+        holds
+    }
+
+    fn is_near_the_boundary(&self, disc: &Disc, work: &Work) -> bool {
+        let (small_m, large_m) = disc.radius_bounds_m();
+        let center = disc.place();
+        let is_local = disc.is_leaf() && disc.center.lat_deg.abs() <= LOCAL_LAT_DEG_MAX;
+        let spare_m = if is_local { self.area.error_m() } else { self.sag_m };
+        let metric = metres_per_degree(disc.center.lat_deg);
+        let (mut box_steps, mut steps, mut nearest_m) = (30, 0, f64::INFINITY);
+        let is_surely_near = self.boxes.search(
+            |bounds| {
+                box_steps += 4;
+                bounds.is_within(center, large_m + self.sag_m)
+            },
+            |range| {
+                for piece in &self.pieces[range] {
+                    steps += 8;
+                    let mut distance_m = distance2(center, piece.line).sqrt();
+                    if distance_m > large_m + self.sag_m {
+                        continue;
+                    }
+                    if is_local {
+                        steps += 12;
+                        distance_m = piece.local_distance_m(disc.center, metric);
+                    }
+                    nearest_m = nearest_m.min(distance_m);
+                    if distance_m <= small_m + spare_m {
+                        return true;
+                    }
                 }
-            }
-        }
-        inside
+                false
+            },
+        );
+        steps += box_steps;
+        let is_near = is_surely_near
+            || (nearest_m <= large_m + spare_m && {
+                steps += EXACT;
+                nearest_m <= disc.radius_m() + spare_m
+            });
+        work.add(steps);
+        is_near
     }
+}
 
-    fn is_near_an_edge(&self, disc: &Disc, work: &Work) -> bool {
-        let radius_m = disc.radius_m();
-        let (per_lat, per_lng) = metres_per_degree(disc.center.lat_deg);
-        // 0.7 % more: a degree of latitude is shorter near the equator than at the disc's centre.
-        let dlat = radius_m / per_lat * 1.007;
-        let (south, north) = (disc.center.lat_deg - dlat, disc.center.lat_deg + dlat);
-        if south > self.north_deg || north < self.south_deg {
-            return false;
-        }
-        // The meridians that a disc touches: sin Δλ = sin r / cos φ on a sphere; all of them if it
-        // holds a pole.
-        let angle = radius_m / 6_335_000.0;
-        let ratio = angle.sin() / disc.center.lat_deg.to_radians().cos();
-        let dlng =
-            if ratio < 1.0 && angle < 1.5 { ratio.asin().to_degrees() * 1.007 } else { 180.0 };
-
-        let local = radius_m <= LOCAL_RADIUS_M_MAX
-            && (disc.is_leaf() || disc.center.lat_deg.abs() <= LOCAL_LAT_DEG_MAX);
-        let reach_m = if disc.is_leaf() { radius_m } else { radius_m * LOCAL_METRIC_MARGIN };
-        [-360.0, 0.0, 360.0].into_iter().any(|turn| {
-            let lng_deg = disc.center.lng_deg + turn;
-            let (west, east) = (lng_deg - dlng, lng_deg + dlng);
-            if west > self.east_deg || east < self.west_deg {
-                return false;
-            }
-            (self.strip(south)..=self.strip(north)).flat_map(|strip| &self.buckets[strip]).any(
-                |&i| {
-                    work.add(1);
-                    let Edge { from, to } = self.edges[i as usize];
-                    let boxes_meet = from.lat_deg.min(to.lat_deg) <= north
-                        && from.lat_deg.max(to.lat_deg) >= south
-                        && from.lng_deg.min(to.lng_deg) <= east
-                        && from.lng_deg.max(to.lng_deg) >= west;
-                    let flat = |p: Point| {
-                        (
-                            (p.lng_deg - lng_deg) * per_lng,
-                            (p.lat_deg - disc.center.lat_deg) * per_lat,
-                        )
-                    };
-                    boxes_meet && (!local || distance_from_zero(flat(from), flat(to)) <= reach_m)
-                },
-            )
-        })
+impl Piece {
+    /// Distance from a point in the local metric there: metres per degree of latitude and of
+    /// longitude.
+    fn local_distance_m(&self, from: Point, (per_lat, per_lng): (f64, f64)) -> f64 {
+        let (a, b) = self.ends;
+        let turn = ((from.lng_deg - a.lng_deg) / 360.0).round() * 360.0;
+        let flat = |p: Point| {
+            ((p.lng_deg + turn - from.lng_deg) * per_lng, (p.lat_deg - from.lat_deg) * per_lat)
+        };
+        distance_from_zero(flat(a), flat(b))
     }
+}
+
+/// Upper bound of the distance between an edge and the straight line in space between its ends.
+///
+/// A curve is within an eighth of its largest second derivative of its chord. With a parameter from
+/// 0 to 1, the second derivative is at most R (Δφ² + cos φ Δλ² + 2 Δφ Δλ).
+fn sag_m_of((from, to): Edge) -> f64 {
+    let (south, north) = (from.lat_deg().min(to.lat_deg()), from.lat_deg().max(to.lat_deg()));
+    let dlat = (north - south).to_radians();
+    let dlng = (to.lng_deg() - from.lng_deg()).abs().to_radians();
+    let nearest_to_equator =
+        if south <= 0.0 && north >= 0.0 { 0.0 } else { south.abs().min(north.abs()) };
+    let cos_max = nearest_to_equator.to_radians().cos();
+    CURVATURE_M_MAX * (dlat * dlat + cos_max * dlng * dlng + 2.0 * dlat * dlng) / 8.0
+}
+
+fn cut((from, to): Edge, parts: f64) -> impl Iterator<Item = Piece> {
+    let at = move |part: u32| {
+        let share = f64::from(part) / parts;
+        if share >= 1.0 {
+            return Point { lat_deg: to.lat_deg(), lng_deg: to.lng_deg() };
+        }
+        Point {
+            lat_deg: from.lat_deg() + share * (to.lat_deg() - from.lat_deg()),
+            lng_deg: from.lng_deg() + share * (to.lng_deg() - from.lng_deg()),
+        }
+    };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 to PIECES_MAX
+    let count = parts as u32;
+    (0..count).map(move |part| {
+        let ends = (at(part), at(part + 1));
+        Piece { ends, line: (place(ends.0), place(ends.1)) }
+    })
 }
 
 /// Distance from the origin to the nearest point of a segment.

@@ -3,62 +3,77 @@
 use clarion_proto::region::{Region, Shape};
 use h3o::{CellIndex, Resolution};
 
-use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon, work::Work};
+use super::{
+    circle::Circle,
+    disc::Disc,
+    geodesic::Point,
+    polygon::{Polygon, TooManyPieces},
+    work::{CELLS, Work},
+};
 
-/// Cost of testing a disc against a circle, in tests against an edge.
-const CIRCLE_TESTS: u64 = 8;
-
-#[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    shape: PreparedShape,
-    exclusions: Vec<Prepared>,
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    shape: PreparedShape<'a>,
+    exclusions: Vec<Prepared<'a>>,
 }
 
-#[derive(Debug, Clone)]
-enum PreparedShape {
+#[derive(Debug)]
+enum PreparedShape<'a> {
     Circle(Circle),
-    Polygon(Polygon),
+    Polygon(Polygon<'a>),
     Cells(Cells),
-    Union(Vec<Prepared>),
+    Union(Vec<Prepared<'a>>),
 }
 
-impl Prepared {
-    pub(super) fn new(region: &Region) -> Self {
+impl<'a> Prepared<'a> {
+    pub(super) fn new(region: &'a Region) -> Result<Self, TooManyPieces> {
+        let all = |regions: &'a [Region]| -> Result<Vec<Self>, TooManyPieces> {
+            regions.iter().map(Self::new).collect()
+        };
         let shape = match &region.shape {
             Shape::Circle { center, radius_m } => PreparedShape::Circle(Circle::new(
                 Point { lat_deg: center.lat_deg(), lng_deg: center.lng_deg() },
                 *radius_m,
             )),
-            Shape::Polygon(polygon) => PreparedShape::Polygon(Polygon::new(polygon)),
+            Shape::Area(area) => PreparedShape::Polygon(Polygon::new(area)?),
             Shape::Cells(cells) => PreparedShape::Cells(Cells::new(cells)),
-            Shape::Union(regions) => PreparedShape::Union(regions.iter().map(Self::new).collect()),
+            Shape::Union(regions) => PreparedShape::Union(all(regions)?),
         };
-        Self { shape, exclusions: region.exclusions.iter().map(Self::new).collect() }
+        Ok(Self { shape, exclusions: all(&region.exclusions)? })
     }
 
     /// Whether some of the disc is in the region. An exclusion removes a disc only if the whole
     /// disc lies in it.
     pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
-        work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
-            PreparedShape::Circle(circle) => circle.touches(disc),
+            PreparedShape::Circle(circle) => circle.touches(disc, work),
             PreparedShape::Polygon(polygon) => polygon.touches(disc, work),
-            PreparedShape::Cells(cells) => cells.touches(disc.cell),
-            PreparedShape::Union(regions) => regions.iter().any(|r| r.touches(disc, work)),
+            PreparedShape::Cells(cells) => cells.touches(disc.cell, work),
+            PreparedShape::Union(regions) => {
+                regions.iter().any(|r| !r.is_far(disc, work) && r.touches(disc, work))
+            }
         };
-        shape && !self.exclusions.iter().any(|e| e.contains(disc, work))
+        let removes = |e: &Prepared<'_>| !e.is_far(disc, work) && e.contains(disc, work);
+        shape && !self.exclusions.iter().any(removes)
     }
 
     /// Whether the whole disc is in the region, and no part of the disc is in an exclusion.
     pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
-        work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
-            PreparedShape::Circle(circle) => circle.contains(disc),
+            PreparedShape::Circle(circle) => circle.contains(disc, work),
             PreparedShape::Polygon(polygon) => polygon.contains(disc, work),
-            PreparedShape::Cells(cells) => cells.contains(disc.cell),
-            PreparedShape::Union(regions) => regions.iter().any(|r| r.contains(disc, work)),
+            PreparedShape::Cells(cells) => cells.contains(disc.cell, work),
+            PreparedShape::Union(regions) => {
+                regions.iter().any(|r| !r.is_far(disc, work) && r.contains(disc, work))
+            }
         };
-        shape && !self.exclusions.iter().any(|e| e.touches(disc, work))
+        let reduces = |e: &Prepared<'_>| !e.is_far(disc, work) && e.touches(disc, work);
+        shape && !self.exclusions.iter().any(reduces)
+    }
+
+    /// Whether a quick test shows that the region is far from the disc.
+    fn is_far(&self, disc: &Disc, work: &Work) -> bool {
+        matches!(&self.shape, PreparedShape::Circle(circle) if circle.is_far(disc, work))
     }
 }
 
@@ -86,13 +101,15 @@ impl Cells {
         Self(merged)
     }
 
-    fn touches(&self, cell: CellIndex) -> bool {
+    fn touches(&self, cell: CellIndex, work: &Work) -> bool {
+        work.add(CELLS);
         let (first, last) = leaves(cell);
         let i = self.0.partition_point(|r| r.1 < first);
         self.0.get(i).is_some_and(|r| r.0 <= last)
     }
 
-    fn contains(&self, cell: CellIndex) -> bool {
+    fn contains(&self, cell: CellIndex, work: &Work) -> bool {
+        work.add(CELLS);
         let (first, last) = leaves(cell);
         let i = self.0.partition_point(|r| r.1 < first);
         self.0.get(i).is_some_and(|r| r.0 <= first && last <= r.1)

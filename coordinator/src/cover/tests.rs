@@ -9,6 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod shapes;
+
 fn circle(lat: f64, lng: f64, radius_m: f64) -> Region {
     Region::circle(LatLng::new(lat, lng).unwrap(), radius_m).unwrap()
 }
@@ -28,7 +30,7 @@ fn polygon(outer: &[(f64, f64)], holes: &[&[(f64, f64)]]) -> Region {
 }
 
 fn covered(region: &Region) -> Vec<CellIndex> {
-    cover(region, CellBudget::default()).unwrap()
+    cover(region, CellBudget::default()).unwrap().to_vec()
 }
 
 fn flat(cells: &[CellIndex]) -> BTreeSet<CellIndex> {
@@ -73,33 +75,41 @@ fn cells_given_come_back_merged() {
 }
 
 #[test]
-fn the_budget_refuses_what_is_too_long() {
-    let small = CellBudget { cells_max: 1_000, ..CellBudget::default() };
-    assert_eq!(
-        cover(&circle(0.0, 0.0, 500_000.0), small),
-        Err(CoverError::Budget { cells_max: 1_000 })
+fn a_long_rim_is_covered_coarsely_or_refused() {
+    let budget = |cells_max| CellBudget { cells_max, ..CellBudget::default() };
+    let wide = circle(0.0, 0.0, 500_000.0);
+    let coarse = cover(&wide, budget(10_000)).unwrap();
+    assert_eq!((coarse.finest(), coarse.overshoot_m().round()), (Resolution::Eight, 1_274.0));
+    assert_eq!(cover(&wide, CellBudget::default()).unwrap().finest(), Resolution::Nine);
+    // 0.2 % of 1,000 km are 2,000 m.
+    let refused = cover(&wide, budget(1_000)).unwrap_err();
+    assert!(
+        matches!(refused, CoverError::Overshoot { cells_max: 1_000, needed_m, allowed_m }
+            if needed_m > 3_000.0 && (1_900.0..2_100.0).contains(&allowed_m)),
+        "{refused}"
     );
+    // What a coordinator recorded is found again, also within larger limits.
+    let recorded = CellBudget { finest: Resolution::Eight, ..CellBudget::default() };
+    assert_eq!(cover(&wide, recorded).unwrap(), coarse);
 }
 
 #[test]
-fn the_budget_refuses_what_is_too_intricate() {
-    // A hundred teeth from south to north: each cell lies beside many edges.
-    let tooth = |i: u32| {
-        let (west, east) = (113.0 + f64::from(i) * 0.01, 113.005 + f64::from(i) * 0.01);
-        [(22.0, west), (23.0, west), (23.0, east), (22.0, east)]
-    };
-    let mut outline: Vec<_> = (0..100).flat_map(tooth).collect();
-    outline.extend([(21.9, 114.0), (21.9, 113.0)]);
-    let small = CellBudget { tests_max: 1_000_000, ..CellBudget::default() };
-    assert_eq!(
-        cover(&polygon(&outline, &[]), small),
-        Err(CoverError::Work { tests_max: 1_000_000 })
-    );
-    assert!(cover(&polygon(&outline, &[]), CellBudget::default()).is_ok());
-    assert!(
-        cover(&circle(0.0, 0.0, 120_000.0), CellBudget { tests_max: 2_000_000, ..small }).is_ok(),
-        "a circle is not"
-    );
+fn the_work_ends_at_its_limit() {
+    let work = |work_max| CellBudget { work_max, ..CellBudget::default() };
+    assert!(cover(&circle(0.0, 0.0, 120_000.0), work(20_000_000)).is_ok(), "some 9 ms");
+    assert!(matches!(
+        cover(&circle(0.0, 0.0, 120_000.0), work(2_000_000)),
+        Err(CoverError::Overshoot { .. })
+    ));
+    let count = Work::of(u64::MAX);
+    assert!(cover_within(&circle(0.0, 0.0, 120_000.0), CellBudget::default(), &count).is_ok());
+    let stopped = Work::patient(u64::MAX, count.done() / 2, std::sync::Arc::default());
+    let abandoned = cover_within(&circle(0.0, 0.0, 120_000.0), CellBudget::default(), &stopped);
+    assert_eq!(abandoned, Err(CoverError::Abandoned));
+    let nobody_waits = Work::patient(u64::MAX, u64::MAX, std::sync::Arc::new(true.into()));
+    let abandoned =
+        cover_within(&circle(0.0, 0.0, 120_000.0), CellBudget::default(), &nobody_waits);
+    assert_eq!(abandoned, Err(CoverError::Abandoned));
 }
 
 #[test]

@@ -131,6 +131,7 @@ mod tests {
         let center = LatLng::new(lat_deg, lng_deg).expect("on the globe");
         cover(&Region::circle(center, radius_m).expect("valid"), CellBudget::default())
             .expect("within budget")
+            .to_vec()
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) fn target(alert: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec,
     let region = Region::from_wire(region).map_err(|e| e.within("alert.region"))?;
     let last_seen = submitted.last_seen.map(LatLng::from_wire).transpose();
     let last_seen = last_seen.map_err(|e| e.within("alert.last_seen"))?;
-    Ok(TargetSpec { region, last_seen, edges: plan.edges.clone() })
+    Ok(TargetSpec { region, last_seen, edges: plan.edges.clone(), finest: Some(plan.finest) })
 }
 
 /// The plan that dispatch runs. `bands`: the bands of the alert's [`target`].

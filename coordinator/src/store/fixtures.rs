@@ -16,9 +16,12 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         apps: vec![AppName::from_id("demo").expect("valid")],
         plan: Some(Arc::new(SendPlan {
             edges: BandEdges::default(),
+            finest: h3o::Resolution::Nine,
             segments: Vec::new(),
             apps: crate::fixtures::alert().apps,
         })),
+        overshoot_m: 449.0,
+        band_step_m: 10_000.0,
         wave: WaveId(created),
         epoch: Epoch(1),
         log: LogIdentity([0; 16]),

@@ -7,6 +7,7 @@ use clarion_proto::{
     ids::{AlertName, AppName, Epoch, LogIdentity, Position, UnixMillis, WaveId},
     wire::{shard_v1, v1 as wire},
 };
+use h3o::Resolution;
 
 use crate::{
     bands::BandEdges,
@@ -33,6 +34,10 @@ pub struct AlertRecord {
     pub apps: Vec<AppName>,
     /// Messages and audience; `None` once the alert has ended.
     pub plan: Option<Arc<SendPlan>>,
+    /// Largest distance outside the region at which a device may receive the alert, metres.
+    pub overshoot_m: f64,
+    /// Width of the bands beyond the first ones, metres.
+    pub band_step_m: f64,
     /// The alert's only wave.
     pub wave: WaveId,
     /// Epoch of the coordinator that runs the alert; grows with every takeover.
@@ -67,6 +72,8 @@ pub struct AlertRecord {
 pub struct SendPlan {
     /// Distances at which one band ends and the next begins.
     pub edges: BandEdges,
+    /// Finest resolution of the cover: the same region has the same cover in every process.
+    pub finest: Resolution,
     /// Segment expression in prefix form, with the segment that the mode adds; empty: all devices.
     pub segments: Vec<shard_v1::SegmentOp>,
     /// Lane, request headers and rendered bodies of each app, in the order of the audience.

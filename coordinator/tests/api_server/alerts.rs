@@ -51,8 +51,17 @@ async fn an_alert_is_planned_started_and_read_back() {
     let get = wire::GetAlertRequest { name: created.name.clone() };
     let read = soon(server.alerts().get_alert(get)).await.expect("there").into_inner();
     assert_eq!(read, created);
-    let submitted =
-        wire::Alert { name: String::new(), state: 0, create_time: None, progress: None, ..read };
+    assert!((read.overshoot_meters - 448.8).abs() < 0.1, "{}", read.overshoot_meters);
+    assert!((read.band_step_meters - 10_000.0).abs() < 0.1, "{}", read.band_step_meters);
+    let submitted = wire::Alert {
+        name: String::new(),
+        state: 0,
+        create_time: None,
+        progress: None,
+        overshoot_meters: 0.0,
+        band_step_meters: 0.0,
+        ..read
+    };
     assert_eq!(submitted, alert);
 }
 

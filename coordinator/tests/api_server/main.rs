@@ -11,6 +11,7 @@ mod hostile;
 mod privacy;
 mod process;
 mod refusals;
+mod regions;
 mod registry;
 mod support;
 mod transport;

@@ -10,8 +10,8 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use spoil::{
-    arrival_of, at, audience, case, cells, circle, circle_of, message, place, polygon, region,
-    registration, ring, shape, text, union,
+    arrival_of, at, audience, case, cells, circle, circle_of, comb, holed, message, multi, place,
+    polygon, region, registration, rim, ring, shape, text, union,
 };
 
 use crate::{
@@ -44,8 +44,8 @@ const ALERT: &[Refusal<wire::Alert>] = refusals! { wire::Alert:
     "latitude 91", |a| circle(a).center = at(91.0, 0.0) => "alert.region.circle.center.latitude", ["-90 and 90", "got 91"];
     "latitude NaN", |a| circle(a).center = at(f64::NAN, 0.0) => "alert.region.circle.center.latitude", ["-90 and 90", "got NaN"];
     "latitude infinite", |a| circle(a).center = at(f64::INFINITY, 0.0) => "alert.region.circle.center.latitude", ["-90 and 90", "got inf"];
-    "longitude -180.5", |a| circle(a).center = at(0.0, -180.5) => "alert.region.circle.center.longitude", ["-180 and 180", "got -180.5"];
-    "longitude NaN", |a| circle(a).center = at(0.0, f64::NAN) => "alert.region.circle.center.longitude", ["-180 and 180", "got NaN"];
+    "longitude -360.5", |a| circle(a).center = at(0.0, -360.5) => "alert.region.circle.center.longitude", ["-360 and 360", "got -360.5"];
+    "longitude NaN", |a| circle(a).center = at(0.0, f64::NAN) => "alert.region.circle.center.longitude", ["-360 and 360", "got NaN"];
     "no centre", |a| circle(a).center = None => "alert.region.circle.center", ["is required"];
     "place last seen out of range", |a| a.last_seen = at(0.0, 181.0) => "alert.last_seen.longitude", ["-180 and 180", "got 181"];
     "radius 0", |a| circle(a).radius_meters = 0.0 => "alert.region.circle.radius_meters", ["greater than 0", "10000000", "got 0"];
@@ -54,18 +54,22 @@ const ALERT: &[Refusal<wire::Alert>] = refusals! { wire::Alert:
     "radius infinite", |a| circle(a).radius_meters = f64::INFINITY => "alert.region.circle.radius_meters", ["10000000", "got inf"];
     "radius beyond half the globe", |a| circle(a).radius_meters = 10_000_001.0 => "alert.region.circle.radius_meters", ["at most 10000000", "got 10000001"];
     "polygon without a rim", |a| shape(a, polygon(None)) => "alert.region.polygon.outer", ["is required"];
-    "polygon open", |a| shape(a, ring(&[(22.0, 114.0), (22.0, 114.1), (22.1, 114.1), (22.1, 114.0)])) => "alert.region.polygon.outer.points", ["open", "last of its 4 points"];
-    "polygon of two points", |a| shape(a, ring(&[(22.0, 114.0), (22.0, 114.1), (22.0, 114.0)])) => "alert.region.polygon.outer.points", ["4 to 10000", "got 3"];
-    "polygon crossing itself", |a| shape(a, ring(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])) => "alert.region.polygon.outer.points", ["crosses itself", "edge 0 and edge 2"];
+    "polygon of two points", |a| shape(a, ring(&[(22.0, 114.0), (22.0, 114.1), (22.0, 114.0)])) => "alert.region.polygon.outer.points", ["at least 3 different points", "got 3"];
+    "polygon crossing itself", |a| shape(a, ring(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])) => "alert.region.polygon.outer.points", ["crosses itself at (0.5, 0.5)", "the edge from (0, 0) to (1, 1)"];
     "polygon around a pole", |a| shape(a, ring(&[(80.0, 0.0), (80.0, 120.0), (80.0, -120.0), (80.0, 0.0)])) => "alert.region.polygon.outer.points", ["pole"];
-    "polygon of too many vertices", |a| shape(a, ring(&vec![(0.0, 0.0); 10_001])) => "alert.region.polygon.outer.points", ["4 to 10000", "got 10001"];
+    "polygon of too many vertices", |a| shape(a, ring(&vec![(0.0, 0.0); 100_001])) => "alert.region.polygon.outer.points", ["3 to 100000", "got 100001"];
     "polygon with a wrong vertex", |a| shape(a, ring(&[(0.0, 0.0), (95.0, 1.0), (1.0, 1.0), (0.0, 0.0)])) => "alert.region.polygon.outer.points[1].latitude", ["-90 and 90", "got 95"];
-    "polygon with too many holes", |a| shape(a, wire::region::Shape::Polygon(wire::Polygon { outer: Some(wire::Ring::default()), holes: vec![wire::Ring::default(); 65] })) => "alert.region.polygon.holes", ["0 to 64", "got 65"];
+    "polygon with too many holes", |a| shape(a, holed(vec![wire::Ring::default(); 1_025])) => "alert.region.polygon.holes", ["0 to 1024", "got 1025"];
+    "polygon with a hole outside", |a| { let hole = rim(&[(50.0, 0.0), (50.0, 1.0), (51.0, 1.0)]); shape(a, holed(vec![hole])); } => "alert.region.polygon.holes[0].points", ["hole 0 lies outside the outer ring; is it a part?"];
+    "multi-polygon of nothing", |a| shape(a, multi(vec![])) => "alert.region.multi_polygon.polygons", ["1 to 1024", "got 0"];
+    "multi-polygon with a wrong vertex", |a| { let hole = rim(&[(22.0, 114.0), (22.0, 114.5), (95.0, 114.0)]); shape(a, multi(vec![wire::Polygon { outer: Some(hole), holes: vec![] }])); } => "alert.region.multi_polygon.polygons[0].outer.points[2].latitude", ["got 95"];
+    "GeoJSON that is none", |a| shape(a, wire::region::Shape::Geojson("{".into())) => "alert.region.geojson", ["RFC 7946"];
+    "GeoJSON of another type", |a| shape(a, wire::region::Shape::Geojson(r#"{"type":"Point","coordinates":[1,2]}"#.into())) => "alert.region.geojson", ["must be a Polygon", "got Point"];
     "no cells", |a| shape(a, cells(vec![])) => "alert.region.cells.cells", ["1 to 100000", "got 0"];
     "too many cells", |a| shape(a, cells(vec![0x89411ca0007ffff; 100_001])) => "alert.region.cells.cells", ["1 to 100000", "got 100001"];
     "a malformed cell", |a| shape(a, cells(vec![0x86411ca07ffffff, 1])) => "alert.region.cells.cells[1]", ["H3 cell index", "got 0x1"];
     "a cell of resolution 10", |a| shape(a, cells(vec![RESOLUTION_10])) => "alert.region.cells.cells[0]", ["0 to 9", "got 10"];
-    "a cover beyond its budget", |a| circle(a).radius_meters = 9_000_000.0 => "alert.region", ["more than 100000 cells"];
+    "a rim too long for its extent", |a| shape(a, comb()) => "alert.region", ["100000 cells", "m outside the region", "at most 500 m"];
     "a union of nothing", |a| shape(a, union(vec![])) => "alert.region.union.regions", ["1 to 64", "got 0"];
     "a union of too many", |a| { let one = region(a).clone(); shape(a, union(vec![one; 65])); } => "alert.region.union.regions", ["1 to 64", "got 65"];
     "a union too deep", |a| for _ in 0..4 { let inner = region(a).clone(); shape(a, union(vec![inner])); } => "alert.region.union.regions[0].union.regions[0].union.regions[0].union.regions[0]", ["4 deep"];

@@ -271,10 +271,10 @@ fn defects_of_parts_are_refused_by_name_and_drop_the_partial() {
 fn a_head_says_what_comes_and_too_much_is_refused_before_it_is_sent() {
     let room = Room::new(10_000);
     let mut assembly = Assembly::new(room.clone());
-    let rejected = refusal(assembly.take(head(7, 1, 8_000_001), NOW));
+    let rejected = refusal(assembly.take(head(7, 1, 200_001), NOW));
     assert_eq!(
         rejected.problem.to_string(),
-        "wave.cover_cells: must be at most 8000000; got 8000001"
+        "wave.cover_cells: must be at most 200000; got 200001"
     );
     let Some(Wire::Wave(mut with_cells)) = head(7, 1, 1).message else { unreachable!() };
     with_cells.bands[0].cells = cells(0, 1);

@@ -23,6 +23,8 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
         end_time: record.ended.map(timestamp),
         progress: Some(newest.map(progress).unwrap_or_default()),
         isolation: newest.and_then(isolation),
+        overshoot_meters: record.overshoot_m,
+        band_step_meters: record.band_step_m,
         ..wire::Alert::clone(&record.submitted)
     }
 }

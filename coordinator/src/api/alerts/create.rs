@@ -9,7 +9,6 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
-    alert::AlertSpec,
     error::{InvalidField, required},
     ids::{AlertName, WaveId},
     wire::v1 as wire,
@@ -20,12 +19,7 @@ use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{
-    super::REQUEST_BYTES_MAX,
-    Alerts, Context,
-    prepare::{Prepared, within_alert},
-    status,
-};
+use super::{super::REQUEST_BYTES_MAX, Alerts, Context, prepare::Prepared, status};
 use crate::{
     admission::render::Rendered,
     bands::Bands,
@@ -59,7 +53,7 @@ impl Alerts {
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
         within_answers(&submitted).map_err(status::invalid)?;
-        let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
+        let spec = self.spec(wire::Alert::clone(&submitted), peer).await?;
         let one_try = self.requests.enter(request_id).await;
         if let Some(existing) =
             self.api.store.alert_by_request(request_id).await.map_err(status::store)?
@@ -83,14 +77,16 @@ impl Alerts {
         }
         self.large_enough(&spec, &prepared, peer).await?;
         if request.validate_only {
-            return Ok(valid(&submitted));
+            return Ok(planned(&submitted, &prepared));
         }
         let record = AlertRecord {
             name,
             request_id,
             submitted: Arc::clone(&submitted),
             apps: spec.audience.apps.clone(),
-            plan: Some(Arc::new(send_plan(&self.api, &prepared, rendered))),
+            plan: Some(Arc::new(send_plan(&prepared, rendered))),
+            overshoot_m: prepared.target.overshoot_m,
+            band_step_m: prepared.target.edges.step_m(),
             wave: wave(id),
             epoch: FIRST_EPOCH,
             log: self.api.log.identity(),
@@ -162,7 +158,7 @@ async fn launch(
     Ok(created)
 }
 
-fn send_plan(api: &Context, prepared: &Prepared, rendered: Vec<Rendered>) -> SendPlan {
+fn send_plan(prepared: &Prepared, rendered: Vec<Rendered>) -> SendPlan {
     let apps =
         prepared.apps.iter().zip(rendered).map(|(app, Rendered { request, messages })| AppPlan {
             app: app.app.name.clone(),
@@ -174,7 +170,8 @@ fn send_plan(api: &Context, prepared: &Prepared, rendered: Vec<Rendered>) -> Sen
             messages,
         });
     SendPlan {
-        edges: api.config.alerts.bands.clone(),
+        edges: prepared.target.edges.clone(),
+        finest: prepared.target.finest,
         segments: prepared.segments.to_wire(),
         apps: apps.collect(),
     }
@@ -193,6 +190,15 @@ fn valid(submitted: &wire::Alert) -> Answer {
     Answer::Valid(Box::new(submitted.clone()))
 }
 
+/// The response to a validation that computed the cover.
+fn planned(submitted: &wire::Alert, prepared: &Prepared) -> Answer {
+    Answer::Valid(Box::new(wire::Alert {
+        overshoot_meters: prepared.target.overshoot_m,
+        band_step_meters: prepared.target.edges.step_m(),
+        ..submitted.clone()
+    }))
+}
+
 /// The alert as the caller submitted it, with output fields cleared.
 fn without_outputs(alert: wire::Alert) -> wire::Alert {
     let (name, state, isolation) = (String::new(), 0, None);
@@ -203,6 +209,8 @@ fn without_outputs(alert: wire::Alert) -> wire::Alert {
         end_time: None,
         progress: None,
         isolation,
+        overshoot_meters: 0.0,
+        band_step_meters: 0.0,
         ..alert
     }
 }

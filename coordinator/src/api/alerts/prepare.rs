@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
     alert::AlertSpec, audience::SegmentExpr, error::InvalidField, ids::AlertName, time::Time,
+    wire::v1 as wire,
 };
 use clarion_runtime::peers::{PeerKey, shares::Place};
 use tonic::Status;
@@ -42,6 +43,18 @@ impl Alerts {
         self.api.admission.enter(peer).map_err(busy)
     }
 
+    /// Checks a submitted alert.
+    pub(super) async fn spec(
+        &self,
+        alert: wire::Alert,
+        peer: PeerKey,
+    ) -> Result<AlertSpec, Status> {
+        self.api.admission.spec(alert, peer).await.map_err(|refusal| match refusal {
+            Refusal::Invalid(field) => within_alert(field),
+            other => status::refusal(other),
+        })
+    }
+
     /// Admits and plans an alert without changing state.
     pub(super) async fn prepare(
         &self,
@@ -62,6 +75,7 @@ impl Alerts {
             region: spec.region.clone(),
             last_seen: spec.last_seen,
             edges: self.api.config.alerts.bands.clone(),
+            finest: None,
         };
         let limited = !self.api.config.alerts.allow_small_audiences;
         let (target, sketch) =
@@ -174,7 +188,7 @@ impl Prepared {
         // A copy that holds no room for cells: a question is remembered for an hour and must not
         // keep room that alerts need.
         let bands = Bands::from(self.target.bands.to_vec());
-        let plan = Arc::new(Target { bands, ..*self.target });
+        let plan = Arc::new(Target { bands, ..Target::clone(&self.target) });
         Some(Question::Region(Asked { sketch, plan, cells }))
     }
 

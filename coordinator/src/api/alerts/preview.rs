@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{alert::AlertSpec, error::required, wire::v1 as wire};
+use clarion_proto::{error::required, wire::v1 as wire};
 use clarion_runtime::peers::PeerKey;
 use tonic::Status;
 
@@ -26,7 +26,7 @@ impl Alerts {
     ) -> Result<wire::PreviewAlertResponse, Status> {
         let _turn = self.admitted(peer)?;
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
-        let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
+        let spec = self.spec(alert, peer).await?;
         let prepared = self.prepare(&spec, peer).await?;
         let own = || (Arc::clone(&prepared.target), false);
         let counted = |question| {
@@ -76,6 +76,7 @@ impl Alerts {
             cover_cells: cover.cells,
             estimated_duration: duration(total, spec.max_rate_per_second),
             of_earlier_region,
+            overshoot_meters: cover.overshoot_m,
         })
     }
 }

@@ -29,10 +29,35 @@ pub(super) fn polygon(outer: Option<wire::Ring>) -> wire::region::Shape {
     wire::region::Shape::Polygon(wire::Polygon { outer, holes: vec![] })
 }
 
-pub(super) fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
+pub(super) fn rim(points: &[(f64, f64)]) -> wire::Ring {
     let points =
         points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
-    polygon(Some(wire::Ring { points }))
+    wire::Ring { points }
+}
+
+pub(super) fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
+    polygon(Some(rim(points)))
+}
+
+/// A square of a degree with holes.
+pub(super) fn holed(holes: Vec<wire::Ring>) -> wire::region::Shape {
+    let outer = Some(rim(&[(22.0, 114.0), (22.0, 115.0), (23.0, 115.0), (23.0, 114.0)]));
+    wire::region::Shape::Polygon(wire::Polygon { outer, holes })
+}
+
+pub(super) fn multi(polygons: Vec<wire::Polygon>) -> wire::region::Shape {
+    wire::region::Shape::MultiPolygon(wire::MultiPolygon { polygons })
+}
+
+/// Teeth two degrees long and a kilometre apart: a rim of some 90,000 km in two degrees.
+pub(super) fn comb() -> wire::region::Shape {
+    let tooth = |i: u32| {
+        let west = 113.0 + f64::from(i) * 0.01;
+        [(21.0, west), (23.0, west), (23.0, west + 0.005), (21.0, west + 0.005)]
+    };
+    let mut points: Vec<_> = (0..200).flat_map(tooth).collect();
+    points.extend([(20.9, 115.0), (20.9, 113.0)]);
+    ring(&points)
 }
 
 pub(super) fn cells(cells: Vec<u64>) -> wire::region::Shape {
