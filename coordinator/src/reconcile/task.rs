@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{ids::UnixMillis, time::Time};
-use clarion_runtime::{peers::PeerKey, repeated::Repeated};
+use clarion_runtime::{offload::offload, peers::PeerKey, repeated::Repeated};
 use tokio::sync::watch;
 
 use super::{
@@ -160,7 +160,7 @@ impl AlertTask {
         let send: Arc<SendPlan> = self.record.plan.clone().ok_or("the record has no plan")?;
         // A region of 100,000 points takes a tenth of a second to check.
         let (record, plan) = (Arc::clone(&self.record), Arc::clone(&send));
-        let target = tokio::task::spawn_blocking(move || plan::target(&record, &plan)).await;
+        let target = offload(move || plan::target(&record, &plan)).await;
         let target = target.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let target = self.shared.admission.target(target, false, PeerKey::NONE).await;
         let (target, _) = target.map_err(|e| e.to_string())?;

@@ -12,6 +12,7 @@ mod privacy;
 mod process;
 mod refusals;
 mod regions;
+mod registrations;
 mod registry;
 mod support;
 mod transport;
