@@ -43,7 +43,7 @@ pub struct Scene<'a> {
     pub memory: MemoryLog,
     /// Folder for records.
     pub dir: &'a Path,
-    /// Progress display.
+    /// Progress bars of the run on the terminal.
     pub show: &'a Show,
 }
 
