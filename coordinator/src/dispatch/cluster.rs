@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
     ids::{AlertName, BootId, LaneId, WaveId},
+    time::Time,
     wire::shard_v1 as wire,
 };
-use clarion_runtime::world::Clock;
+use clarion_runtime::{repeated::Repeated, world::Clock};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,6 +49,8 @@ pub(crate) struct Cluster {
     alerts: Mutex<Alerts>,
     /// Channels for the answers of the counts under way.
     answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, NodeAnswer)>>>,
+    /// Limits the log lines about faults that a node reports; the roster bounds the names.
+    faults: Mutex<BTreeMap<NodeName, Repeated>>,
 }
 
 /// Input channels of the alerts under way; an entry stays until its alert is settled.
@@ -83,10 +86,10 @@ impl Cluster {
         lanes: LaneOwner,
         pruning: Arc<Pruning>,
     ) -> Self {
-        let (alerts, answers) = (Mutex::default(), Mutex::default());
+        let (alerts, answers, faults) = (Mutex::default(), Mutex::default(), Mutex::default());
         let board = Arc::new(Board::new());
         let (roster, lanes) = (Members::new(roster), Lanes::new(lanes, board.clone()));
-        Self { identity, clock, board, roster, lanes, pruning, alerts, answers }
+        Self { identity, clock, board, roster, lanes, pruning, alerts, answers, faults }
     }
 
     /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of
@@ -208,6 +211,10 @@ impl Machines for &Cluster {
     }
 
     fn fault(&mut self, node: &NodeName, what: String) {
-        tracing::warn!(%node, what, "node reports fault");
+        let now = self.clock.now().since(Time(0));
+        let times = self.faults.lock().entry(node.clone()).or_default().note(&what, now);
+        if let Some(times) = times {
+            tracing::warn!(%node, what, times, "node reports fault");
+        }
     }
 }
