@@ -32,7 +32,6 @@
 //! - *Larger differences.* Two regions that differ by more than a twentieth, and by more than 1
 //!   km², are two regions; a union minus its parts can be one house. Each region costs a count, and
 //!   a peer has few counts.
-//! - *Continents.* Regions of more than half a million cells are too large to be compared.
 //! - *Time.* After an hour, or within the rate of one region, the same count is taken again, and
 //!   the difference shows who came or left. So do two messages of one watch.
 //! - *Segments.* An audience, and the same audience without one rare segment, are two audiences;

@@ -38,11 +38,9 @@ pub const REGION_EVERY: Duration = Duration::from_secs(30);
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 /// Largest number of regions remembered, over all peers.
 const REGIONS_MAX: usize = 1_024;
-/// Maximum number of cells of all remembered plans, 16 MB. A plan of 120 km has some 2,000.
+/// Maximum number of cells of all remembered plans, 16 MB. A plan of 120 km has some 2,000, the
+/// largest plan 200,000.
 const CELLS_MAX: usize = 2_000_000;
-/// Maximum number of cells of a remembered region, 4 MB. Larger regions (200,000 km² and more) are
-/// not remembered and are not compared.
-pub const REGION_CELLS_MAX: usize = 500_000;
 /// Maximum number of peers whose counts a region remembers.
 const PEERS_OF_REGION_MAX: usize = 64;
 
@@ -106,14 +104,6 @@ impl<P> Curiosity<P> {
         let region = self.ask(peer, asked, Why::Preview, now)?;
         let earlier = region.asked.plan != own;
         Ok((Arc::clone(&region.asked.plan), earlier))
-    }
-
-    /// Admits a count of a region that is too large to be remembered.
-    ///
-    /// # Errors
-    /// The peer's rate is exceeded; the error is the time until the next try.
-    pub fn at_rate(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
-        self.peers.take(peer, now)
     }
 
     /// Admits an alert that is only validated.

@@ -22,7 +22,7 @@ use crate::{
     planned::CountPlan,
     privacy::{
         self, AUDIENCE_MIN, REGION_KM2_MIN,
-        curiosity::{Asked, Curiosity, REGION_CELLS_MAX},
+        curiosity::{Asked, Curiosity},
         sketch::Sketch,
     },
     store::AppRecord,
@@ -124,7 +124,7 @@ impl Alerts {
                 Err(error) => return Err(status::count(&error)),
             }
         }
-        if let Some(Question::Region(asked)) = prepared.asked() {
+        if let Some(asked) = prepared.asked() {
             self.curious(|curiosity, now| curiosity.refused(peer, asked, now));
         }
         Err(audience_too_small())
@@ -137,11 +137,8 @@ impl Alerts {
 
     /// Whether this peer may validate this region now: a validation counts like a preview.
     pub(super) fn may_validate(&self, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
-        let Some(question) = prepared.asked() else { return Ok(()) };
-        let validated = self.curious(|curiosity, now| match question {
-            Question::Region(asked) => curiosity.validate(peer, asked, now),
-            Question::TooLarge => curiosity.at_rate(peer, now),
-        });
+        let Some(asked) = prepared.asked() else { return Ok(()) };
+        let validated = self.curious(|curiosity, now| curiosity.validate(peer, asked, now));
         validated.map_err(|wait| asked_too_often(peer, wait))
     }
 
@@ -159,14 +156,6 @@ impl Alerts {
     }
 }
 
-/// Kind of an alert's question about its region.
-pub(super) enum Question {
-    /// Nearly identical regions count as one region.
-    Region(Asked<Target>),
-    /// The region counts alone: no other region is nearly identical.
-    TooLarge,
-}
-
 /// An alert that is admitted and planned but not recorded.
 pub(super) struct Prepared {
     /// The apps, in the order of the audience.
@@ -179,17 +168,14 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// The alert as a question about a region; `None` if no limits of questions apply.
-    pub(super) fn asked(&self) -> Option<Question> {
+    pub(super) fn asked(&self) -> Option<Asked<Target>> {
         let sketch = self.sketch.clone()?;
         let cells = self.target.bands.iter().map(|band| band.cells.len()).sum();
-        if cells > REGION_CELLS_MAX {
-            return Some(Question::TooLarge);
-        }
         // A copy that holds no room for cells: a question is remembered for an hour and must not
         // keep room that alerts need.
         let bands = Bands::from(self.target.bands.to_vec());
         let plan = Arc::new(Target { bands, ..Target::clone(&self.target) });
-        Some(Question::Region(Asked { sketch, plan, cells }))
+        Some(Asked { sketch, plan, cells })
     }
 
     /// Renders the messages of each app's devices.

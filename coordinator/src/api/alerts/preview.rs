@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{
     Alerts,
-    prepare::{Question, asked_too_often, audience_too_small},
+    prepare::{asked_too_often, audience_too_small},
     status,
 };
 use crate::{
@@ -29,12 +29,7 @@ impl Alerts {
         let spec = self.spec(alert, peer).await?;
         let prepared = self.prepare(&spec, peer).await?;
         let own = || (Arc::clone(&prepared.target), false);
-        let counted = |question| {
-            self.curious(|curiosity, now| match question {
-                Question::Region(asked) => curiosity.preview(peer, asked, now),
-                Question::TooLarge => curiosity.at_rate(peer, now).map(|()| own()),
-            })
-        };
+        let counted = |asked| self.curious(|curiosity, now| curiosity.preview(peer, asked, now));
         let (cover, of_earlier_region) = prepared
             .asked()
             .map_or_else(|| Ok(own()), counted)
