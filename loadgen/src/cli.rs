@@ -7,7 +7,7 @@ use clarion_emulator::Platform;
 use clarion_runtime::probe;
 
 use crate::{
-    cluster::{Elsewhere, process::end_with_parent},
+    cluster::{Elsewhere, orders::Orders, process::end_with_parent},
     keys, names,
     report::summary::summary,
     run::{self, Options, RunError},
@@ -42,6 +42,12 @@ enum Command {
     Gateway(clarion_emulator::Arguments),
     // As above.
     Keys(keys::command::Arguments),
+    /// Print what a running gateway emulator has received, as one line of JSON
+    Stats {
+        /// Control port of the emulator (see `gateway --help`)
+        #[arg(value_name = "HOST:PORT")]
+        control: String,
+    },
 }
 
 /// Run a scenario.
@@ -126,6 +132,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::List) => list(),
         Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
         Some(Command::Keys(arguments)) => ended(keys::command::write(&arguments)),
+        Some(Command::Stats { control }) => ended(stats(&control)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
         None => finish(run(&RunArguments::parse_from(["run"]))),
     }
@@ -201,6 +208,13 @@ fn list() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn stats(control: &str) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stats = runtime.block_on(async { Orders::connect(control).await?.stats().await });
+    println!("{}", stats.map_err(io::Error::other)?);
+    Ok(())
 }
 
 fn run(arguments: &RunArguments) -> Result<bool, Failure> {

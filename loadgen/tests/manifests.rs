@@ -5,6 +5,7 @@
 
 #[macro_use]
 mod foreign;
+mod pages;
 
 use std::{
     ffi::OsString,
@@ -27,20 +28,24 @@ use tokio::{
 };
 
 use foreign::{Python, output, verdict};
+use pages::{Places, by_hand};
 
 /// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Returns a command of the program that the manual's build line makes, as the image has it.
 fn loadgen() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+    Command::new(pages::target().join("release/loadgen"))
 }
 
-/// Returns a copy of `k8s/` with keys, created as its README describes.
+/// Returns a copy of `k8s/` with keys, created by the command of its README and further options.
 async fn manifests(options: &[String]) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s"), &dir.path().join("k8s"));
-    let keys = dir.path().join("k8s/overlays/local/keys");
-    let made = output(loadgen().args(["keys", "--directory"]).arg(&keys).args(options)).await;
+    copy(&pages::root().join("k8s"), &dir.path().join("k8s"));
+    let keys = "k8s/overlays/local/keys";
+    let places = Places::new().with(keys, dir.path().join(keys).display());
+    let command = places.command("cargo run --release -- keys --directory");
+    let made = by_hand(&format!("{command} {}", options.join(" ")), None, dir.path()).await;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     dir
 }
@@ -235,17 +240,17 @@ async fn city_against_the_overlay_as_processes() {
     .await;
     running.extend([shard, process]);
 
-    // Twice: the emulators forget their earlier record, and the cluster accepts the same devices
-    // again.
-    for run in ["first", "second"] {
+    // Twice, the second time as the README runs it over forwarded ports: the emulators forget their
+    // earlier record, and the cluster accepts the same devices again.
+    for (run, options) in [("small", " --devices 5000"), ("literal", "")] {
         let report = dir.path().join(run);
-        let mut city = loadgen();
-        city.args(["run", "city", "--devices=5000", &format!("--cluster=http://{coordinator}")]);
-        city.args([
-            format!("--gateway=apns={}", at(0, "control")),
-            format!("--gateway=fcm={}", at(1, "control")),
-        ]);
-        let city = output(city.arg("--report").arg(&report)).await;
+        let places = Places::new()
+            .with("127.0.0.1:7400", &coordinator)
+            .with("127.0.0.1:7690", at(0, "control"))
+            .with("127.0.0.1:7691", at(1, "control"))
+            .with("target/k8s", report.display());
+        let command = places.command("cargo run --release -- run city --cluster");
+        let city = by_hand(&(command + options), None, dir.path()).await;
         let text = String::from_utf8_lossy(&[city.stdout, city.stderr].concat()).into_owned();
         assert!(city.status.success(), "{run}: {text}");
         let report: Value =

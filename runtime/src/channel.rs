@@ -4,7 +4,7 @@
 //! connections are pinged as well. One stream carries nearly all data, so the window of the
 //! connection equals the window of a stream.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Error};
@@ -24,21 +24,23 @@ pub struct ChannelLimits {
     pub pong_within: Duration,
 }
 
+/// A connection that is being made; see [`connect`].
+pub type Connecting = Pin<Box<dyn Future<Output = Result<Channel, Error>> + Send>>;
+
 /// Connects to an address through the world's network, with these settings.
+///
+/// The future is boxed in a plain function, so that the HTTP/2 client is compiled here and not
+/// again in each crate that awaits it.
 ///
 /// # Errors
 /// The address cannot be reached in time, or what listens there does not speak HTTP/2.
-pub async fn connect(
-    world: &World,
-    address: SocketAddr,
-    limits: ChannelLimits,
-) -> Result<Channel, Error> {
+pub fn connect(world: &World, address: SocketAddr, limits: ChannelLimits) -> Connecting {
     let world = world.clone();
     let connector = tower::service_fn(move |_: http::Uri| {
         let world = world.clone();
         async move { world.connect(address).await.map(TokioIo::new) }
     });
-    endpoint(address, limits)?.connect_with_connector(connector).await
+    Box::pin(async move { endpoint(address, limits)?.connect_with_connector(connector).await })
 }
 
 fn endpoint(address: SocketAddr, limits: ChannelLimits) -> Result<Endpoint, Error> {

@@ -96,7 +96,7 @@ impl HealthPort {
         service: tonic_health::pb::health_server::HealthServer<
             impl tonic_health::pb::health_server::Health,
         >,
-        stop: impl Future<Output = ()>,
+        stop: impl Future<Output = ()> + Send + 'static,
     ) {
         self.0.serve(Routes::new(service).prepare(), stop).await;
     }

@@ -25,7 +25,7 @@
 //! the send buffer of a stream nor send GOAWAY to an idle connection. The service itself is an
 //! ordinary tonic service.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
 use tokio::{
@@ -34,6 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tower::util::BoxCloneService;
 
 use self::{
     activity::Activity,
@@ -148,39 +149,12 @@ impl Limits {
     }
 }
 
-/// A service that can be served: a tonic service, behind layers or not.
-pub trait Served: Clone + Send + 'static {
-    /// Answers one request.
-    fn serve(
-        self,
-        request: http::Request<Body>,
-    ) -> impl Future<Output = http::Response<Body>> + Send + 'static;
-}
+/// The service of a port: a tonic service, behind layers or not. Its type is erased, so that the
+/// HTTP/2 server is compiled once and not again for each port of each program.
+type Service = BoxCloneService<http::Request<Body>, http::Response<Body>, Infallible>;
 
-impl<S> Served for S
-where
-    S: tower::Service<
-            http::Request<Body>,
-            Response = http::Response<Body>,
-            Error = std::convert::Infallible,
-        > + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-{
-    fn serve(
-        mut self,
-        request: http::Request<Body>,
-    ) -> impl Future<Output = http::Response<Body>> + Send + 'static {
-        let answer = self.call(request);
-        async move {
-            match answer.await {
-                Ok(answer) => answer,
-                Err(never) => match never {},
-            }
-        }
-    }
-}
+/// A port that is being served; see [`Port::serve`].
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A port that is bound and not served yet.
 #[derive(Debug)]
@@ -215,16 +189,30 @@ impl Port {
     /// Serves under the limits until `stop` resolves. Then the port accepts no connection, tells
     /// open connections to end (GOAWAY), and the call returns when the last connection has ended.
     /// Dropping the future ends all connections at once.
-    pub async fn serve(self, service: impl Served, stop: impl Future<Output = ()>) {
-        serve(self, service, stop).await;
+    pub fn serve<S>(self, service: S, stop: impl Future<Output = ()> + Send + 'static) -> Serving
+    where
+        S: tower::Service<
+                http::Request<Body>,
+                Response = http::Response<Body>,
+                Error = Infallible,
+                Future: Send + 'static,
+            > + Clone
+            + Send
+            + 'static,
+    {
+        boxed(self, BoxCloneService::new(service), Box::pin(stop))
     }
 }
 
-async fn serve(port: Port, service: impl Served, stop: impl Future<Output = ()>) {
+/// A plain function, so that the server is compiled in this crate.
+fn boxed(port: Port, service: Service, stop: Serving) -> Serving {
+    Box::pin(serve(port, service, stop))
+}
+
+async fn serve(port: Port, service: Service, mut stop: Serving) {
     let Port { mut listener, limits, clock } = port;
     let stopping = CancellationToken::new();
     let mut served = Server::new(limits, service, clock, stopping.clone());
-    let mut stop = pin!(stop);
     loop {
         tokio::select! {
             biased;
@@ -246,9 +234,9 @@ async fn serve(port: Port, service: impl Served, stop: impl Future<Output = ()>)
     while served.connections.join_next().await.is_some() {}
 }
 
-struct Server<S> {
+struct Server {
     limits: Arc<Limits>,
-    service: S,
+    service: Service,
     meter: Meter,
     stopping: CancellationToken,
     places: Places<AbortHandle>,
@@ -257,8 +245,8 @@ struct Server<S> {
     trouble: Trouble,
 }
 
-impl<S: Served> Server<S> {
-    fn new(limits: Limits, service: S, clock: Clock, stopping: CancellationToken) -> Self {
+impl Server {
+    fn new(limits: Limits, service: Service, clock: Clock, stopping: CancellationToken) -> Self {
         let places =
             Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
         let meter = Meter::new(limits.messages.clone());

@@ -7,9 +7,12 @@
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::lines::{self, Lines};
+
+/// Filter of log lines without `CLARION_LOG`.
+const DIRECTIVES: &str = "info,h2=warn,hyper_util=warn,opentelemetry_sdk=warn";
 
 /// Keeps telemetry alive; on drop what is buffered is sent and written, for a few seconds at most.
 #[derive(Debug)]
@@ -35,10 +38,11 @@ pub enum TelemetryError {
 /// # Errors
 /// An environment variable that cannot be used.
 pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
-    let filter = match std::env::var("CLARION_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).map_err(|e| TelemetryError::Filter(e.to_string()))?,
-        Err(_) => EnvFilter::new("info,h2=warn,hyper_util=warn,opentelemetry_sdk=warn"),
-    };
+    let directives = std::env::var("CLARION_LOG");
+    let directives = directives.as_deref().unwrap_or(DIRECTIVES);
+    let filter: Targets = directives
+        .parse()
+        .map_err(|e| TelemetryError::Filter(format!("{directives:?} is not a filter: {e}")))?;
     let provider = match std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT") {
         Ok(endpoint) if !endpoint.is_empty() => Some(provider(service)?),
         _ => None,

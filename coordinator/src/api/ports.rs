@@ -119,13 +119,17 @@ pub async fn serve_api(
     port: Port,
     context: &Context,
     routes: Routes,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = ()> + Send + 'static,
 ) {
     port.serve(behind_the_door(routes, context.world.clock()), stop).await;
 }
 
 /// Serves nodes until `stop` resolves and the last connection has ended.
-pub async fn serve_feed(port: Port, context: &Arc<Context>, stop: impl Future<Output = ()>) {
+pub async fn serve_feed(
+    port: Port,
+    context: &Arc<Context>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
     let routes = Routes::new(feed::server(Arc::clone(context)));
     port.serve(behind_the_door(routes, context.world.clock()), stop).await;
 }

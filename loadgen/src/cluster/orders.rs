@@ -10,6 +10,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use clarion_emulator::{clock, faults::Faults, record};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -73,7 +74,7 @@ struct Reply {
     #[serde(default)]
     until_us: Option<u64>,
     #[serde(default)]
-    stats: Option<Counted>,
+    stats: Option<Value>,
 }
 
 /// Counts of an emulator since its last reset; see [`clarion_emulator::Stats`].
@@ -173,11 +174,19 @@ impl Orders {
         reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
     }
 
-    /// Returns the counts of the emulator.
+    /// Returns the counts of the emulator's connections.
     ///
     /// # Errors
     /// If the emulator does not answer.
     pub async fn counted(&self) -> Result<Counted, OrderError> {
+        serde_json::from_value(self.stats().await?).map_err(|e| self.failed(e))
+    }
+
+    /// Returns all statistics of the emulator, as it wrote them.
+    ///
+    /// # Errors
+    /// If the emulator does not answer.
+    pub async fn stats(&self) -> Result<Value, OrderError> {
         self.give(&Order::Stats(true))
             .await?
             .stats

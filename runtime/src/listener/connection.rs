@@ -28,10 +28,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
+use tower::Service as _;
 
 use super::{
     ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX,
-    RESETS_PENDING_MAX, Served,
+    RESETS_PENDING_MAX, Service,
     activity::{Activity, Counted},
     meter::Metered,
 };
@@ -61,7 +62,7 @@ pub(super) async fn serve(
     activity: Arc<Activity>,
     limits: Arc<Limits>,
     meter: Meter,
-    service: impl Served,
+    service: Service,
     stop: CancellationToken,
 ) {
     let _end = End(Arc::clone(&activity));
@@ -142,15 +143,15 @@ fn server(limits: &Limits) -> http2::Builder<TokioExecutor> {
 }
 
 /// One request, counted from its head to its answer's last byte.
-fn answer<S: Served>(
+fn answer(
     request: http::Request<Incoming>,
     activity: &Arc<Activity>,
     limits: &Limits,
     meter: &Meter,
-    service: S,
+    mut service: Service,
     peer: &Peer,
     info: &TcpConnectInfo,
-) -> impl Future<Output = Result<http::Response<Counted<Body>>, Infallible>> + Send + use<S> {
+) -> impl Future<Output = Result<http::Response<Counted<Body>>, Infallible>> + Send + use<> {
     let stream = activity.open();
     let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
     let from = PeerKey::of(peer.address.ip());
@@ -158,12 +159,16 @@ fn answer<S: Served>(
     let mut request = request.map(|body| Body::new(metered(body)));
     request.extensions_mut().insert(peer.clone());
     request.extensions_mut().insert(info.clone());
-    let answer = service.serve(request);
+    let answer = service.call(request);
     async move {
-        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| {
-            let words = format!("no answer began within {} s", deadline.as_secs());
-            Status::deadline_exceeded(words).into_http()
-        });
+        let answer = match timeout(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                let words = format!("no answer began within {} s", deadline.as_secs());
+                Status::deadline_exceeded(words).into_http()
+            }
+        };
         if !matches!(method, Method::Exchange) {
             stream.release();
         }
