@@ -35,6 +35,7 @@ pub(crate) fn arrival(device: &str) -> wire::DeviceChange {
         device: device.to_owned(),
         observe_time: Some(from_now(0)),
         change: Some(wire::device_change::Change::Arrival(change)),
+        ..Default::default()
     }
 }
 
