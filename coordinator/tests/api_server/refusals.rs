@@ -161,9 +161,10 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "a segment that is no name", |c| registration(c).segments = vec!["ok".into(), "No".into()] => "arrival.registration.segments[1]", ["'N'"];
     "person too long", |c| registration(c).person = "p".repeat(129) => "arrival.registration.person", ["at most 128 bytes", "got 129"];
     "too many former devices", |c| registration(c).replaces = vec!["old".into(); 5] => "arrival.registration.replaces", ["at most 4", "got 5"];
-    "a former device without a name", |c| registration(c).replaces = vec!["old".into(), String::new()] => "arrival.registration.replaces[1]", ["is required"];
+    "a former device without a name", |c| registration(c).replaces = vec!["old".into(), String::new()] => "arrival.registration.replaces[1]", ["1 to 128 bytes", "got 0"];
     "a former device with a long name", |c| registration(c).replaces = vec!["d".repeat(129)] => "arrival.registration.replaces[0]", ["at most 128 bytes", "got 129"];
     "a device that replaces itself", |c| registration(c).replaces = vec![c.device.clone()] => "arrival.registration.replaces[0]", ["former device"];
+    "a mute of no device", |c| { muted(c, "", ""); c.token_device = None; } => "device", ["is required, or token_device"];
     "named twice", |c| c.token_device = token_device("apps/tokens", "00ff") => "token_device", ["together with device"];
     "a registration named by its token", |c| { c.device.clear(); c.token_device = token_device("apps/tokens", "00ff"); } => "token_device", ["not be set in a registration"];
     "a token of a DEVICE app", |c| muted(c, "apps/demo", "00ff") => "token_device.app", ["IDENTITY_TOKEN", "apps/demo has IDENTITY_DEVICE"];

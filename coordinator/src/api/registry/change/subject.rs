@@ -57,6 +57,14 @@ pub(super) fn subject(
             );
             Err(InvalidField::new("device", problem))
         }
+        None if device.is_empty() => {
+            let except = if registers {
+                "unless the registration's app has IDENTITY_TOKEN"
+            } else {
+                "or token_device for an app with IDENTITY_TOKEN"
+            };
+            Err(InvalidField::new("device", format_args!("is required, {except}")))
+        }
         None => named(device, key).map(Some).map_err(|e| e.within("device")),
     }
 }
@@ -127,7 +135,10 @@ pub(super) fn replaced(
 /// Returns the id of a device that a caller names. The error has an empty field.
 fn named(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
     match device.len() {
-        0 => Err(InvalidField::new("", "is required, except for an app with IDENTITY_TOKEN")),
+        0 => Err(InvalidField::new(
+            "",
+            format_args!("must have 1 to {NAME_BYTES_MAX} bytes; got 0 bytes"),
+        )),
         n if n > NAME_BYTES_MAX => Err(InvalidField::new(
             "",
             format_args!("must be at most {NAME_BYTES_MAX} bytes; got {n} bytes"),
