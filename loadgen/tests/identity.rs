@@ -5,7 +5,6 @@
 //! spellings of its token. In an app with IDENTITY_DEVICE, each phone registers under a new
 //! identifier that replaces the former one.
 
-#[allow(dead_code, reason = "this test needs no process of a coordinator")]
 mod coordinators;
 
 use std::{collections::BTreeMap, time::Duration};
