@@ -147,7 +147,7 @@ impl Registered {
     }
 }
 
-/// Checks a registration. `device`: the device that the change names, as [`subject`] found it.
+/// Checks a registration. `device`: the device that the change names, as [`subject()`] found it.
 fn registration(
     registration: wire::Registration,
     app: KnownApp,

@@ -96,7 +96,7 @@ fn of_token_device(
 }
 
 /// Checks the former identifiers that a registration replaces, and returns their ids without
-/// repeats. `own`: the device that the registration names, as [`subject`] found it.
+/// repeats. `own`: the device that the registration names, as [`subject()`] found it.
 pub(super) fn replaced(
     former: &[String],
     own: Option<DeviceId>,

@@ -184,27 +184,44 @@ fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
 proptest! {
     #[test]
     fn no_change_panics(
-        device in "\\PC{0,140}", seconds in any::<i64>(), nanos in any::<i32>(), token in "[0-9a-fA-Fg]{0,210}",
-        locale in "\\PC{0,40}", segments in proptest::collection::vec("[a-zA-Z_]{0,70}", 0..20), index in any::<u64>(),
-        latitude in any::<f64>(), longitude in any::<f64>(), which in 0..5, by_token in any::<bool>(),
-        replaces in proptest::collection::vec("\\PC{0,140}", 0..6), identity in prop_oneof![Just(Identity::Device), Just(Identity::Token)],
+        device in "\\PC{0,140}",
+        seconds in any::<i64>(),
+        nanos in any::<i32>(),
+        token in "[0-9a-fA-Fg]{0,210}",
+        locale in "\\PC{0,40}",
+        segments in proptest::collection::vec("[a-zA-Z_]{0,70}", 0..20),
+        index in any::<u64>(),
+        latitude in any::<f64>(),
+        longitude in any::<f64>(),
+        which in 0..5,
+        by_token in any::<bool>(),
+        replaces in proptest::collection::vec("\\PC{0,140}", 0..6),
+        identity in prop_oneof![Just(Identity::Device), Just(Identity::Token)],
     ) {
         use device_change::Change as Wire;
         let named = wire::TokenDevice { app: String::new(), token: token.clone() };
         let token_device = by_token.then_some(named);
-        let registration = wire::Registration { token, locale, segments, replaces, ..registration() };
-        let place = wire::Place { place: Some(place::Place::Point(wire::LatLng { latitude, longitude })) };
+        let registration =
+            wire::Registration { token, locale, segments, replaces, ..registration() };
+        let point = wire::LatLng { latitude, longitude };
+        let place = wire::Place { place: Some(place::Place::Point(point)) };
         let change = match which {
             0 => Wire::Registration(registration),
             1 => Wire::Place(place),
             2 => Wire::Place(wire::Place { place: Some(place::Place::Cell(index)) }),
-            3 => Wire::Arrival(wire::Arrival { registration: Some(registration), place: Some(place) }),
+            3 => Wire::Arrival(wire::Arrival {
+                registration: Some(registration),
+                place: Some(place),
+            }),
             _ => Wire::Removal(wire::Removal {}),
         };
         for observe_time in [Some(prost_types::Timestamp { seconds, nanos }), at(NOW.0)] {
             for app in [None, Some(app("demo", Platform::Apns, identity))] {
                 let change = wire::DeviceChange {
-                    device: device.clone(), observe_time, change: Some(change.clone()), token_device: token_device.clone(),
+                    device: device.clone(),
+                    observe_time,
+                    change: Some(change.clone()),
+                    token_device: token_device.clone(),
                 };
                 let _ = record(change, app, NOW, &DeviceKey::random());
             }
