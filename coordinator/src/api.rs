@@ -46,7 +46,7 @@ pub struct ApiConfig {
     pub partitions: u16,
     /// Connections of callers at a time; one more takes the place of an idle one or is closed.
     pub connections_max: usize,
-    /// Makes ids of devices that are no UUIDs.
+    /// Makes ids of devices that are named by strings other than UUIDs, or by app and token.
     pub device_key: DeviceKey,
     /// Lanes that apps may name.
     pub lanes: Arc<Catalog>,

@@ -211,7 +211,7 @@ impl Coordinator {
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
         if config.api.device_key.is_random() {
             tracing::warn!(
-                "no device_key_file: devices that are no UUIDs are strangers after a restart"
+                "no device_key_file: devices named by strings or tokens are unknown after a restart"
             );
         }
         let (drain, clock) = (Drain::new(), world.clock());

@@ -26,7 +26,10 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_proto::ids::{AlertName, AppName, Epoch, LogId, LogIdentity, Position};
+use clarion_proto::{
+    app::Identity,
+    ids::{AlertName, AppName, Epoch, LogId, LogIdentity, Position},
+};
 use tokio::sync::watch;
 
 use crate::owners::Ownership;
@@ -159,8 +162,11 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     async fn create_app(&self, app: AppRecord) -> Result<Created<AppRecord>, StoreError>;
     /// Replaces the app's record; its revision must be one less than the new record's revision.
     async fn replace_app(&self, app: AppRecord) -> Result<Arc<AppRecord>, StoreError>;
-    /// Removes an app that no active alert addresses.
+    /// Removes an app that no active alert addresses, and keeps its identity.
     async fn delete_app(&self, name: &AppName) -> Result<(), StoreError>;
+    /// The identity of the deleted app that had a name last; `None` if there was none, if it is
+    /// forgotten, or if an app has the name. An engine keeps at least the newest 10,000.
+    async fn deleted_identity(&self, name: &AppName) -> Result<Option<Identity>, StoreError>;
     /// The app of a name.
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError>;
     /// At most `limit` apps, by name, after `after`.

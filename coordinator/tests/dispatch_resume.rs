@@ -21,7 +21,7 @@ use clarion_coordinator::{
     },
 };
 use clarion_proto::{
-    app::{App, Environment, LaneKind, Platform},
+    app::{App, Environment, Identity, LaneKind, Platform},
     ids::{AppName, Epoch, UnixMillis},
     outcome::Outcome,
     region::{LatLng, Region},
@@ -87,6 +87,7 @@ async fn store() -> Arc<MemoryStore> {
         project: String::new(),
         environment: Environment::Sandbox,
         lane_kind: LaneKind::Test,
+        identity: Identity::Device,
     };
     store.create_app(AppRecord { app, created: UnixMillis(1), revision: 1 }).await.unwrap();
     Arc::new(store)

@@ -35,6 +35,15 @@ pub enum LaneKind {
     Test,
 }
 
+/// What identifies a device of an app in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// The caller's identifier of the device.
+    Device,
+    /// The app and the token of the device: one token is one device.
+    Token,
+}
+
 /// Fields of an app that callers set. The store adds the time of creation and the revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
@@ -56,6 +65,8 @@ pub struct App {
     pub environment: Environment,
     /// Kind of the app's lane.
     pub lane_kind: LaneKind,
+    /// What identifies a device of the app, fixed at creation.
+    pub identity: Identity,
 }
 
 impl App {
@@ -85,6 +96,7 @@ impl App {
             project: header_value(app.project, "project", project_required)?,
             environment: environment(app.environment)?,
             lane_kind: lane_kind(app.lane_kind)?,
+            identity: identity(app.identity)?,
         })
     }
 
@@ -103,6 +115,10 @@ impl App {
             LaneKind::Live => wire::LaneKind::Live,
             LaneKind::Test => wire::LaneKind::Test,
         };
+        let identity = match self.identity {
+            Identity::Device => wire::Identity::Device,
+            Identity::Token => wire::Identity::Token,
+        };
         wire::App {
             name: self.name.name(),
             display_name: self.display_name.clone(),
@@ -115,6 +131,7 @@ impl App {
             lane_kind: lane_kind.into(),
             create_time: None,
             etag: String::new(),
+            identity: identity.into(),
         }
     }
 }
@@ -154,6 +171,17 @@ fn lane_kind(number: i32) -> Result<LaneKind, InvalidField> {
         wire::LaneKind::Unspecified => Err(InvalidField::new("lane_kind", "is required")),
         wire::LaneKind::Live => Ok(LaneKind::Live),
         wire::LaneKind::Test => Ok(LaneKind::Test),
+    }
+}
+
+/// Checks an identity; unset means [`Identity::Device`].
+fn identity(number: i32) -> Result<Identity, InvalidField> {
+    if number == 0 {
+        return Ok(Identity::Device);
+    }
+    match enum_value(number, "identity")? {
+        wire::Identity::Unspecified | wire::Identity::Device => Ok(Identity::Device),
+        wire::Identity::Token => Ok(Identity::Token),
     }
 }
 
@@ -203,6 +231,7 @@ mod tests {
             topic: "org.example.demo".into(),
             environment: wire::Environment::Sandbox.into(),
             lane_kind: wire::LaneKind::Test.into(),
+            identity: wire::Identity::Device.into(),
             ..Default::default()
         }
     }
@@ -211,7 +240,11 @@ mod tests {
     fn round_trips() {
         let app = App::from_wire(demo()).expect("valid");
         assert_eq!(app.to_wire(), demo());
-        assert_eq!(app.platform, Platform::Apns);
+        assert_eq!((app.platform, app.identity), (Platform::Apns, Identity::Device));
+        let unset = App::from_wire(wire::App { identity: 0, ..demo() }).expect("valid");
+        assert_eq!(unset, app);
+        let token = wire::App { identity: wire::Identity::Token.into(), ..demo() };
+        assert_eq!(App::from_wire(token.clone()).expect("valid").to_wire(), token);
     }
 
     #[test]
@@ -231,6 +264,7 @@ mod tests {
         assert_eq!(refused(|a| a.project = "p".into()), "project");
         assert_eq!(refused(|a| a.environment = 0), "environment");
         assert_eq!(refused(|a| a.lane_kind = 0), "lane_kind");
+        assert_eq!(refused(|a| a.identity = 3), "identity");
         assert_eq!(refused(|a| a.display_name = "x".repeat(129)), "display_name");
     }
 }

@@ -80,9 +80,43 @@ pub fn log_of(partition: PartitionId, logs: u16) -> LogId {
 }
 
 /// Id of a device, which is one installation of an app: a UUID, or a keyed hash of the caller's
-/// string.
+/// string or of app and token.
+///
+/// The top three bits of byte 8, which are the variant of a UUID, tell the two kinds of ids apart:
+/// they are 111 in every id that is made of app and token, and in no other id. RFC 9562 (section
+/// 4.1) reserves this variant, so only a made-up UUID has it; the registry hashes such a UUID. So
+/// no string that a caller sends as a device can name a device of an app with `IDENTITY_TOKEN`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub [u8; 16]);
+
+/// Byte of a device id that holds the variant of a UUID.
+const VARIANT_BYTE: usize = 8;
+/// Variant bits of an id that is made of app and token.
+const VARIANT_OF_TOKEN: u8 = 0b1110_0000;
+
+impl DeviceId {
+    /// Makes an id of a digest of the caller's string.
+    #[must_use]
+    pub fn of_name(mut digest: [u8; 16]) -> Self {
+        if Self(digest).is_of_token() {
+            digest[VARIANT_BYTE] &= 0b0111_1111;
+        }
+        Self(digest)
+    }
+
+    /// Makes an id of a digest of app and token.
+    #[must_use]
+    pub fn of_token(mut digest: [u8; 16]) -> Self {
+        digest[VARIANT_BYTE] |= VARIANT_OF_TOKEN;
+        Self(digest)
+    }
+
+    /// Returns whether the id has the form of an id that is made of app and token.
+    #[must_use]
+    pub fn is_of_token(self) -> bool {
+        self.0[VARIANT_BYTE] & VARIANT_OF_TOKEN == VARIANT_OF_TOKEN
+    }
+}
 
 impl fmt::Debug for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,5 +278,24 @@ fn check_id(id: &str) -> Result<(), String> {
     match id.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
         Some(c) => Err(format!("must contain only a-z, 0-9 and '-'; got {c:?}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_names_and_of_tokens_have_different_forms() {
+        for byte in 0..=u8::MAX {
+            let mut digest = [0xff; 16];
+            digest[VARIANT_BYTE] = byte;
+            let (name, token) = (DeviceId::of_name(digest), DeviceId::of_token(digest));
+            assert!(token.is_of_token() && !name.is_of_token(), "{byte:#x}");
+            assert_eq!(token.0[VARIANT_BYTE] & 0x1f, byte & 0x1f);
+            if byte < VARIANT_OF_TOKEN {
+                assert_eq!(name.0, digest, "all other digests stay as they are");
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
 use clarion_proto::{
-    app::{App, Environment, Platform},
+    app::{App, Environment, Identity, Platform},
     error::InvalidField,
     ids::{AlertName, UnixMillis},
     wire::v1 as wire,
@@ -67,6 +67,7 @@ fn app(lane_kind: LaneKind) -> Option<Arc<AppRecord>> {
         project: String::new(),
         environment: Environment::Sandbox,
         lane_kind,
+        identity: Identity::Device,
     };
     Some(Arc::new(AppRecord { app, created: UnixMillis(1), revision: 1 }))
 }

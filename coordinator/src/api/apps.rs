@@ -92,6 +92,29 @@ impl Apps {
         self.api.dispatch.ensure_lane(&key).map_err(|e| status::start(&e.into()))
     }
 
+    /// Refuses an app whose name belonged to an app of another identity while devices of that app
+    /// are registered: an alert would reach a phone once by its device and once by its token.
+    async fn check_identity(&self, app: &App) -> Result<(), Status> {
+        let former = self.api.store.deleted_identity(&app.name).await.map_err(status::store)?;
+        if former.is_none_or(|former| former == app.identity) {
+            return Ok(());
+        }
+        // Without nodes, the number of devices is not known.
+        self.api.dispatch.check_start(&[]).map_err(|e| status::start(&e))?;
+        match self.api.dispatch.registry().apps.get(&app.name) {
+            None | Some(0) => Ok(()),
+            Some(_) => {
+                let message = format!(
+                    "app.identity: devices of a deleted {} with another identity are registered; \
+                     create the app with its former identity and remove them, or choose another \
+                     name",
+                    app.name
+                );
+                Err(status::precondition("IDENTITY_FIXED", message))
+            }
+        }
+    }
+
     async fn existing(&self, name: &AppName) -> Result<Arc<AppRecord>, Status> {
         let app = self.api.store.app(name).await.map_err(status::store)?;
         app.ok_or_else(|| status::not_found(&name.name()))
@@ -108,6 +131,7 @@ impl AppService for Apps {
         let request = request.into_inner();
         let app = created(request).map_err(status::invalid)?;
         self.check_lane(&app)?;
+        self.check_identity(&app).await?;
         let record = AppRecord { app, created: self.api.world.clock().wall(), revision: 1 };
         let wanted = record.app.clone();
         self.created
@@ -233,7 +257,9 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
         )));
     }
     let mut app = existing.to_wire();
-    let platform = given.platform;
+    let (platform, identity) = (given.platform, given.identity);
+    let unset = wire::Identity::Unspecified.into();
+    let device = wire::Identity::Device.into();
     for (i, path) in paths.iter().enumerate() {
         match path.as_str() {
             "display_name" => app.display_name.clone_from(&given.display_name),
@@ -251,6 +277,17 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
                     existing.name
                 );
                 return Err(status::precondition("PLATFORM_FIXED", message));
+            }
+            // Unset means IDENTITY_DEVICE, as at creation.
+            "identity"
+                if identity == app.identity || (identity, app.identity) == (unset, device) => {}
+            "identity" => {
+                let message = format!(
+                    "app.identity: the identity of {} cannot change, because it decides which \
+                     devices its registrations are; create another app",
+                    existing.name
+                );
+                return Err(status::precondition("IDENTITY_FIXED", message));
             }
             other => {
                 let field = format!("update_mask.paths[{i}]");

@@ -108,8 +108,10 @@ options! {
     logs: u16 = LOGS, "CLARION_LOGS", "N",
         "Number of logs of the cluster, 1 to the number of partitions, fixed for its life";
     device_key_file: PathBuf, "CLARION_DEVICE_KEY_FILE", "FILE",
-        "File of 32 to 4096 bytes with the key that hashes device names other than UUIDs; default: \
-         a random key, with which such devices are unknown after a restart";
+        "File of 32 to 4096 bytes with the key that hashes device names other than UUIDs, and the \
+         tokens of apps with IDENTITY_TOKEN; fixed for the cluster's life: with another key, these \
+         devices register a second time; default: a random key, with which such devices are \
+         unknown after a restart";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]

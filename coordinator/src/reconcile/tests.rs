@@ -1,15 +1,17 @@
 //! Alert tasks over a scripted dispatch and a store that can be down. Time is paused.
 
+mod flaky;
 mod superseded;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clarion_proto::{
-    ids::{AppName, Epoch, UnixMillis},
+    ids::{Epoch, UnixMillis},
     wire::v1 as wire,
 };
 use clarion_runtime::world::{Pipes, World};
 
+use self::flaky::Flaky;
 use super::*;
 use crate::{
     admission::{AdmissionConfig, Rules},
@@ -19,10 +21,7 @@ use crate::{
     members::registry::RegistryTotals,
     planned::{CountPlan, CountedDevices},
     snapshot::State,
-    store::{
-        AlertCursor, AppRecord, Created, RequestId, fixtures::record, memory::MemoryStore,
-        suite::app as demo_app,
-    },
+    store::{Created, fixtures::record, memory::MemoryStore, suite::app as demo_app},
 };
 
 const WALL: UnixMillis = UnixMillis(1_000_000);
@@ -99,84 +98,6 @@ impl Dispatch for Script {
 
     fn has_session(&self, _: &str) -> bool {
         false
-    }
-}
-
-/// A store whose connection can break.
-#[derive(Debug)]
-struct Flaky {
-    store: MemoryStore,
-    away: AtomicBool,
-}
-
-impl Flaky {
-    fn reach(&self) -> Result<&MemoryStore, StoreError> {
-        match self.away.load(Ordering::SeqCst) {
-            true => Err(StoreError::Away("no route to it".to_owned())),
-            false => Ok(&self.store),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl AlertStore for Flaky {
-    async fn create_alert(
-        &self,
-        alert: AlertRecord,
-        active_max: usize,
-    ) -> Result<Created<AlertRecord>, StoreError> {
-        self.reach()?.create_alert(alert, active_max).await
-    }
-
-    async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError> {
-        self.reach()?.replace_alert(alert).await
-    }
-
-    async fn alert(&self, name: &AlertName) -> Result<Option<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.alert(name).await
-    }
-
-    async fn alert_by_request(
-        &self,
-        request: RequestId,
-    ) -> Result<Option<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.alert_by_request(request).await
-    }
-
-    async fn alerts(
-        &self,
-        after: Option<&AlertCursor>,
-        limit: usize,
-    ) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.alerts(after, limit).await
-    }
-
-    async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.active_alerts().await
-    }
-
-    async fn create_app(&self, app: AppRecord) -> Result<Created<AppRecord>, StoreError> {
-        self.reach()?.create_app(app).await
-    }
-
-    async fn replace_app(&self, app: AppRecord) -> Result<Arc<AppRecord>, StoreError> {
-        self.reach()?.replace_app(app).await
-    }
-
-    async fn delete_app(&self, name: &AppName) -> Result<(), StoreError> {
-        self.reach()?.delete_app(name).await
-    }
-
-    async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError> {
-        self.reach()?.app(name).await
-    }
-
-    async fn apps(
-        &self,
-        after: Option<&AppName>,
-        limit: usize,
-    ) -> Result<Vec<Arc<AppRecord>>, StoreError> {
-        self.reach()?.apps(after, limit).await
     }
 }
 

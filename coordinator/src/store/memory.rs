@@ -8,13 +8,16 @@
 //! ([`ALERT_BYTES_MAX`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::Arc,
 };
 
 use async_trait::async_trait;
-use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
+use clarion_proto::{
+    app::Identity,
+    ids::{AlertName, AppName, LogId, LogIdentity, Position},
+};
 use clarion_runtime::world::{Clock, World};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -53,6 +56,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Tables {
     apps: BTreeMap<AppName, Arc<AppRecord>>,
+    /// Identities of at most [`APPS_MAX`] deleted apps, in the order of their deletion.
+    deleted_apps: VecDeque<(AppName, Identity)>,
     alerts: BTreeMap<AlertName, Arc<AlertRecord>>,
     by_request: BTreeMap<RequestId, AlertName>,
     by_age: BTreeSet<AlertCursor>,
@@ -63,7 +68,7 @@ struct Tables {
     ownership: Option<Arc<Ownership>>,
     lane_director: Option<LaneDirector>,
     /// Names of the ended alerts, in the order of their end.
-    ended: std::collections::VecDeque<AlertName>,
+    ended: VecDeque<AlertName>,
     /// Bytes of all alerts, as [`bytes_of`] counts them.
     bytes: usize,
 }
@@ -266,6 +271,7 @@ impl AlertStore for MemoryStore {
             return Err(StoreError::TooManyApps { limit: APPS_MAX });
         }
         let app = Arc::new(app);
+        tables.deleted_apps.retain(|(name, _)| *name != app.app.name);
         tables.apps.insert(app.app.name.clone(), Arc::clone(&app));
         Ok(Created::New(app))
     }
@@ -284,16 +290,25 @@ impl AlertStore for MemoryStore {
 
     async fn delete_app(&self, name: &AppName) -> Result<(), StoreError> {
         let mut tables = self.tables.lock();
-        if !tables.apps.contains_key(name) {
-            return Err(StoreError::Missing(name.to_string()));
-        }
+        let app = tables.apps.get(name).ok_or_else(|| StoreError::Missing(name.to_string()))?;
+        let identity = app.app.identity;
         if let Some(alert) =
             tables.active.iter().find(|alert| tables.alerts[*alert].apps.contains(name))
         {
             return Err(StoreError::InUse { app: name.clone(), alert: alert.clone() });
         }
         tables.apps.remove(name);
+        tables.deleted_apps.push_back((name.clone(), identity));
+        if tables.deleted_apps.len() > APPS_MAX {
+            tables.deleted_apps.pop_front();
+        }
         Ok(())
+    }
+
+    async fn deleted_identity(&self, name: &AppName) -> Result<Option<Identity>, StoreError> {
+        let tables = self.tables.lock();
+        let mut deleted = tables.deleted_apps.iter();
+        Ok(deleted.find(|(deleted, _)| deleted == name).map(|(_, identity)| *identity))
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError> {

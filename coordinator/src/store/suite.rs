@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use clarion_proto::{
-    app::{App, Environment, LaneKind, Platform},
+    app::{App, Environment, Identity, LaneKind, Platform},
     device::{Change, Record},
     ids::{
         AlertName, AppName, CoordinatorId, DeviceId, Epoch, LogId, PartitionId, Position,
@@ -51,6 +51,7 @@ macro_rules! suite {
             active_alerts_are_listed_until_they_end
             pages_are_newest_first_and_miss_nobody
             an_app_in_use_stays
+            the_identity_of_a_deleted_app_is_kept_until_the_name_is_used
             ownership_is_numbered_without_a_gap
             the_lane_director_is_numbered_without_a_gap
             a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_alert
@@ -70,6 +71,7 @@ pub(crate) fn app(name: &str) -> AppRecord {
         project: String::new(),
         environment: Environment::Sandbox,
         lane_kind: LaneKind::Test,
+        identity: Identity::Device,
     };
     AppRecord { app, created: UnixMillis(1), revision: 1 }
 }
@@ -296,6 +298,20 @@ pub(super) async fn an_app_in_use_stays(store: impl Engine) {
     assert_eq!(store.apps(Some(&demo), 9).await.expect("up")[0].app.name, other);
     assert_eq!(store.delete_app(&other).await, Ok(()));
     assert!(matches!(store.delete_app(&other).await, Err(StoreError::Missing(_))));
+}
+
+pub(super) async fn the_identity_of_a_deleted_app_is_kept_until_the_name_is_used(
+    store: impl Engine,
+) {
+    let name = AppName::from_id("other").expect("valid");
+    for identity in [Identity::Token, Identity::Device] {
+        let mut record = app("other");
+        record.app.identity = identity;
+        store.create_app(record).await.expect("room");
+        assert_eq!(store.deleted_identity(&name).await, Ok(None), "the name is in use");
+        store.delete_app(&name).await.expect("there");
+        assert_eq!(store.deleted_identity(&name).await, Ok(Some(identity)));
+    }
 }
 
 pub(super) async fn ownership_is_numbered_without_a_gap(store: impl Engine) {

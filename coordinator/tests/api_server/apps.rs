@@ -4,7 +4,7 @@ use clarion_proto::wire::v1 as wire;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use crate::support::{Server, app, busy, demo_app, fcm_app, field, reason, soon};
+use crate::support::{Server, app, busy, demo_app, fcm_app, field, reason, soon, token_app};
 
 #[tokio::test]
 async fn an_app_is_made_once_and_its_lane_is_opened() {
@@ -99,6 +99,75 @@ async fn an_update_changes_the_fields_named_and_the_first_writer_wins() {
         reason(&update(elsewhere, &["gateway"]).await.expect_err("none")).1,
         "LANE_NOT_CONFIGURED"
     );
+}
+
+#[tokio::test]
+async fn the_identity_of_an_app_is_fixed_at_its_creation() {
+    let server = Server::start().await;
+    let unset = soon(server.apps().create_app(demo_app())).await.expect("created").into_inner();
+    assert_eq!(unset.identity(), wire::Identity::Device);
+    let mut device = demo_app();
+    device.app.as_mut().expect("set").identity = wire::Identity::Device.into();
+    let same = soon(server.apps().create_app(device)).await.expect("the very same");
+    assert_eq!(same.into_inner(), unset);
+    let other = soon(server.apps().create_app(token_app("demo"))).await.expect_err("taken");
+    assert_eq!(other.code(), Code::AlreadyExists);
+    let mut unknown = demo_app();
+    unknown.app.as_mut().expect("set").identity = 3;
+    let unknown = soon(server.apps().create_app(unknown)).await.expect_err("unknown");
+    assert_eq!(field(&unknown), "app.identity");
+
+    let tokens = soon(server.apps().create_app(token_app("tokens"))).await.expect("created");
+    let tokens = tokens.into_inner();
+    assert_eq!(tokens.identity(), wire::Identity::Token);
+    let update = async |app: &wire::App, identity: i32, paths: &[&str]| {
+        let app =
+            wire::App { identity, display_name: "Demo".into(), etag: String::new(), ..app.clone() };
+        let paths = paths.iter().map(|p| (*p).to_owned()).collect();
+        let mask = FieldMask { paths };
+        let request = wire::UpdateAppRequest { app: Some(app), update_mask: Some(mask) };
+        soon(server.apps().update_app(request)).await.map(tonic::Response::into_inner)
+    };
+    // 0 means DEVICE, as at creation.
+    for (app, kept, changed) in [(&unset, [0, 1].as_slice(), [2, 3]), (&tokens, &[2], [0, 1])] {
+        for identity in kept {
+            let updated = update(app, *identity, &["identity", "display_name"]).await;
+            assert_eq!(updated.expect("nothing changes").identity, app.identity);
+        }
+        for identity in changed {
+            let refused = update(app, identity, &["identity"]).await.expect_err("fixed");
+            let fixed = (Code::FailedPrecondition, "IDENTITY_FIXED".to_owned());
+            assert_eq!(reason(&refused), fixed);
+            let unnamed = update(app, identity, &["display_name"]).await.expect("not named");
+            assert_eq!(unnamed.identity, app.identity);
+        }
+    }
+}
+
+/// Devices stay when their app is deleted. Under another identity, a phone would be there twice.
+#[tokio::test]
+async fn a_name_keeps_its_identity_while_it_has_devices() {
+    let server = Server::with_demo().await;
+    let name = clarion_proto::ids::AppName::from_id("demo").expect("valid");
+    let delete = async || {
+        let request = wire::DeleteAppRequest { name: "apps/demo".into() };
+        soon(server.apps().delete_app(request)).await.expect("deleted");
+    };
+    let create = async |request| soon(server.apps().create_app(request)).await.map(drop);
+    server.nodes.totals.lock().apps.insert(name.clone(), 1);
+    delete().await;
+    let refused = create(token_app("demo")).await.expect_err("it has a device");
+    assert_eq!(reason(&refused), (Code::FailedPrecondition, "IDENTITY_FIXED".to_owned()));
+    create(demo_app()).await.expect("the same identity");
+    delete().await;
+    *server.nodes.away.lock() = true;
+    let refused = create(token_app("demo")).await.expect_err("nobody counts its devices");
+    assert_eq!(busy(&refused), (Code::Unavailable, "NO_NODES".to_owned()));
+    *server.nodes.away.lock() = false;
+    server.nodes.totals.lock().apps.clear();
+    create(token_app("demo")).await.expect("it has no devices");
+    server.nodes.totals.lock().apps.insert(name, 1);
+    create(token_app("demo")).await.expect("a repeat");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod apps;
 mod cancel;
 mod feed;
 mod hostile;
+mod identities;
 mod privacy;
 mod process;
 mod refusals;

@@ -10,13 +10,15 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use spoil::{
-    arrival_of, at, audience, case, cells, circle, circle_of, comb, holed, message, multi, place,
-    polygon, region, registration, rim, ring, shape, text, union,
+    arrival_of, at, audience, case, cells, circle, circle_of, comb, holed, message, multi, muted,
+    place, polygon, region, registration, rim, ring, shape, text, token_device, union,
 };
 
 use crate::{
     registry::{arrival, device, write},
-    support::{Server, create, demo_alert, fcm_app, from_now, live_app, reason, soon, violation},
+    support::{
+        Server, create, demo_alert, fcm_app, from_now, live_app, reason, soon, token_app, violation,
+    },
 };
 
 mod spoil;
@@ -158,6 +160,21 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "too many segments", |c| registration(c).segments = vec!["a".into(); 17] => "arrival.registration.segments", ["at most 16", "got 17"];
     "a segment that is no name", |c| registration(c).segments = vec!["ok".into(), "No".into()] => "arrival.registration.segments[1]", ["'N'"];
     "person too long", |c| registration(c).person = "p".repeat(129) => "arrival.registration.person", ["at most 128 bytes", "got 129"];
+    "too many former devices", |c| registration(c).replaces = vec!["old".into(); 5] => "arrival.registration.replaces", ["at most 4", "got 5"];
+    "a former device without a name", |c| registration(c).replaces = vec!["old".into(), String::new()] => "arrival.registration.replaces[1]", ["1 to 128 bytes", "got 0"];
+    "a former device with a long name", |c| registration(c).replaces = vec!["d".repeat(129)] => "arrival.registration.replaces[0]", ["at most 128 bytes", "got 129"];
+    "a device that replaces itself", |c| registration(c).replaces = vec![c.device.clone()] => "arrival.registration.replaces[0]", ["former device"];
+    "a mute of no device", |c| { muted(c, "", ""); c.token_device = None; } => "device", ["is required, or token_device"];
+    "named twice", |c| c.token_device = token_device("apps/tokens", "00ff") => "token_device", ["together with device"];
+    "a registration named by its token", |c| { c.device.clear(); c.token_device = token_device("apps/tokens", "00ff"); } => "token_device", ["not be set in a registration"];
+    "a token of a DEVICE app", |c| muted(c, "apps/demo", "00ff") => "token_device.app", ["IDENTITY_TOKEN", "apps/demo has IDENTITY_DEVICE"];
+    "a token of no app", |c| muted(c, "apps/nobody", "00ff") => "token_device.app", ["existing app"];
+    "a token of an app that is no name", |c| muted(c, "", "00ff") => "token_device.app", ["apps/"];
+    "no token", |c| muted(c, "apps/tokens", "") => "token_device.token", ["is required"];
+    "a token in brackets", |c| muted(c, "apps/tokens", "<zz>") => "token_device.token", ["hexadecimal", "got 4"];
+    "a device of a TOKEN app", |c| registration(c).app = "apps/tokens".into() => "device", ["must be empty for apps/tokens", "got 7 bytes"];
+    "a former device of a TOKEN app", |c| { c.device.clear(); registration(c).app = "apps/tokens".into(); registration(c).replaces = vec!["old".into()]; } => "arrival.registration.replaces", ["IDENTITY_TOKEN", "got 1"];
+    "a token with a blank", |c| { c.device.clear(); registration(c).app = "apps/tokens".into(); registration(c).token = " zz".into(); } => "arrival.registration.token", ["hexadecimal", "got 3"];
 };
 
 /// The same for an FCM app, whose tokens are of another kind.
@@ -214,6 +231,7 @@ async fn a_request_is_refused_by_its_field_and_leaves_nothing() {
 async fn an_item_is_refused_by_its_field_and_the_next_is_written() {
     let server = Server::with_demo().await;
     soon(server.apps().create_app(fcm_app("droid"))).await.expect("created");
+    soon(server.apps().create_app(token_app("tokens"))).await.expect("created");
     let apns = CHANGE.iter().map(|refusal| (refusal, "apps/demo"));
     let fcm = FCM_CHANGE.iter().map(|refusal| (refusal, "apps/droid"));
     for (n, (refusal, app)) in (1..).zip(apns.chain(fcm)) {

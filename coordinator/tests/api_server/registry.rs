@@ -35,6 +35,7 @@ pub(crate) fn arrival(device: &str) -> wire::DeviceChange {
         device: device.to_owned(),
         observe_time: Some(from_now(0)),
         change: Some(wire::device_change::Change::Arrival(change)),
+        ..Default::default()
     }
 }
 
@@ -171,7 +172,7 @@ fn of(n: u128, change: wire::device_change::Change) -> wire::DeviceChange {
     wire::DeviceChange { change: Some(change), ..device(n) }
 }
 
-fn removal(n: u128) -> wire::DeviceChange {
+pub(crate) fn removal(n: u128) -> wire::DeviceChange {
     of(n, wire::device_change::Change::Removal(wire::Removal {}))
 }
 
@@ -179,12 +180,12 @@ fn mute(n: u128) -> wire::DeviceChange {
     of(n, wire::device_change::Change::Mute(wire::Mute { muted: true }))
 }
 
-fn batch(batch_id: u64, changes: Vec<wire::DeviceChange>) -> wire::WriteDevicesRequest {
+pub(crate) fn batch(batch_id: u64, changes: Vec<wire::DeviceChange>) -> wire::WriteDevicesRequest {
     wire::WriteDevicesRequest { batch_id, changes }
 }
 
 /// A server whose store has no more room for registrations, and how many devices it knows from 0.
-async fn full(store_bytes_max: u64) -> (Server, u128) {
+pub(crate) async fn full(store_bytes_max: u64) -> (Server, u128) {
     let args = clarion_coordinator::config::Args {
         store_bytes_max: Some(store_bytes_max),
         logs: Some(1),

@@ -373,6 +373,13 @@ pub(crate) fn app(id: &str) -> wire::CreateAppRequest {
     wire::CreateAppRequest { app_id: id.into(), app: Some(app) }
 }
 
+/// An app whose devices are their tokens.
+pub(crate) fn token_app(id: &str) -> wire::CreateAppRequest {
+    let mut request = app(id);
+    request.app.as_mut().expect("set").identity = wire::Identity::Token.into();
+    request
+}
+
 /// On the lane `fcm/google`.
 pub(crate) fn fcm_app(id: &str) -> wire::CreateAppRequest {
     let mut request = app(id);

@@ -120,6 +120,7 @@ fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::
             registration: Some(registration(population, device, device.token)),
             place: Some(super::place(device.place)),
         })),
+        ..wire::DeviceChange::default()
     }
 }
 
@@ -139,6 +140,6 @@ pub(super) fn registration(
         token,
         locale: device.locale.to_owned(),
         segments: device.segments.iter().map(|s| (*s).to_owned()).collect(),
-        person: String::new(),
+        ..wire::Registration::default()
     }
 }

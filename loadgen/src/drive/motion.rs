@@ -162,5 +162,6 @@ fn change(population: &Population, step: &Planned, begun_ms: u64) -> wire::Devic
         device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
         observe_time: Some(timestamp(begun_ms + step.observed_us / 1_000)),
         change: Some(change),
+        ..wire::DeviceChange::default()
     }
 }

@@ -3,43 +3,48 @@
 //! A coordinate is turned into its cell here and is not kept. Errors name the field and the limits,
 //! never a token, a place or a device.
 
-use bytes::Bytes;
 use clarion_proto::{
     alert::instant,
-    app::Platform,
     audience::Segment,
-    device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token, check_fcm_token},
+    device::{Cell, Change, Record, Registration, SEGMENTS_MAX},
     error::{InvalidField, required},
-    ids::{AppName, DeviceId, UnixMillis},
+    ids::{DeviceId, UnixMillis},
     locale::{Locale, Reported},
     region::LatLng,
     wire::v1::{self as wire, device_change, place},
 };
-use data_encoding::HEXLOWER_PERMISSIVE;
 use h3o::Resolution;
 
+use self::{
+    subject::{NAME_BYTES_MAX, replaced, subject},
+    token::token,
+};
 use super::DeviceKey;
+
+mod subject;
+mod token;
+
+pub(super) use subject::KnownApp;
 
 /// Largest age of an observation, milliseconds: a tombstone is kept as long, so an older
 /// observation could bring a removed device back.
 const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// Largest time by which a phone's clock may be ahead, milliseconds.
 const AHEAD_MS_MAX: u64 = 60 * 1_000;
-/// Longest name of a device (other than a UUID), and of a person, bytes.
-const NAME_BYTES_MAX: usize = 128;
-/// Longest APNs token, hexadecimal digits.
-const TOKEN_DIGITS_MAX: usize = 200;
 
-/// App that a change registers for, and its field; `None`: the change registers nothing.
+/// App that a change names, and its field; `None`: the change names no app.
 pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
-    match change.change.as_ref()? {
-        device_change::Change::Registration(r) => Some((&r.app, "registration.app")),
-        device_change::Change::Arrival(a) => {
+    match &change.change {
+        Some(device_change::Change::Registration(r)) => Some((&r.app, "registration.app")),
+        Some(device_change::Change::Arrival(a)) => {
             Some((&a.registration.as_ref()?.app, "arrival.registration.app"))
         }
-        device_change::Change::Place(_)
-        | device_change::Change::Removal(_)
-        | device_change::Change::Mute(_) => None,
+        Some(
+            device_change::Change::Place(_)
+            | device_change::Change::Removal(_)
+            | device_change::Change::Mute(_),
+        )
+        | None => Some((&change.token_device.as_ref()?.app, "token_device.app")),
     }
 }
 
@@ -47,53 +52,58 @@ pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) record: Record,
+    /// Former devices of the phone, which are removed with the record.
+    pub(super) replaced: Vec<DeviceId>,
     /// Part of the change that has no meaning and is not in the record.
     pub(super) warning: Option<InvalidField>,
 }
 
-/// Checks a change. `app` is the existing app that [`app`] found, with its platform.
+impl Accepted {
+    /// The removals of the former devices. They have the registration's time: a former device that
+    /// registers later is a device again.
+    pub(super) fn removals(&self) -> impl Iterator<Item = Record> {
+        let observed = self.record.observed;
+        let change = Change::Removal;
+        self.replaced.iter().map(move |&device| Record { device, observed, change: change.clone() })
+    }
+}
+
+/// Checks a change. `app` is the existing app that [`app`] found.
 pub(super) fn record(
     change: wire::DeviceChange,
-    app: Option<(AppName, Platform)>,
+    app: Option<KnownApp>,
     now: UnixMillis,
     key: &DeviceKey,
 ) -> Result<Accepted, InvalidField> {
-    let mut warning = None;
-    let device = device(&change.device, key)?;
+    use device_change::Change as Wire;
+    let registers = matches!(change.change, Some(Wire::Registration(_) | Wire::Arrival(_)));
+    let device = subject(&change.device, change.token_device, app.as_ref(), registers, key)?;
     let observed = observed(required(change.observe_time, "observe_time")?, now)?;
-    let app = || required(app, "registration.app");
-    let change = match required(change.change, "change")? {
-        device_change::Change::Registration(r) => {
-            let checked = registration(r, app()?).map_err(|e| e.within("registration"))?;
-            warning = checked.1.map(|ignored| ignored.within("registration"));
-            Change::Registration(checked.0)
+    let register = |r, path: &str| {
+        let registered = required(app, "app").and_then(|app| registration(r, app, device, key));
+        match registered {
+            Ok(of) => Ok(Registered { warning: of.warning.map(|w| w.within(path)), ..of }),
+            Err(problem) => Err(problem.within(path)),
         }
-        device_change::Change::Place(p) => Change::Place(cell(p).map_err(|e| e.within("place"))?),
-        device_change::Change::Arrival(a) => {
-            let r = required(a.registration, "arrival.registration")?;
-            let checked = registration(r, app()?).map_err(|e| e.within("arrival.registration"))?;
-            warning = checked.1.map(|ignored| ignored.within("arrival.registration"));
-            let p = required(a.place, "arrival.place")?;
-            Change::Arrival(checked.0, cell(p).map_err(|e| e.within("arrival.place"))?)
-        }
-        device_change::Change::Removal(_) => Change::Removal,
-        device_change::Change::Mute(m) => Change::Mute(m.muted),
     };
-    Ok(Accepted { record: Record { device, observed, change }, warning })
-}
-
-fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
-    match device.len() {
-        0 => Err(InvalidField::new("device", "is required")),
-        n if n > NAME_BYTES_MAX => Err(InvalidField::new(
-            "device",
-            format_args!("must be at most {NAME_BYTES_MAX} bytes; got {n} bytes"),
-        )),
-        // The lengths of a UUID's spellings: 32 digits, with hyphens, in braces, as a URN. The
-        // parser takes any case.
-        32 | 36 | 38 | 45 => Ok(uuid::Uuid::try_parse(device)
-            .map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
-        _ => Ok(key.id(device)),
+    let accepted = |change| {
+        let record = Record { device: required(device, "device")?, observed, change };
+        Ok(Accepted { record, replaced: Vec::new(), warning: None })
+    };
+    match required(change.change, "change")? {
+        Wire::Registration(r) => {
+            Ok(register(r, "registration")?.accepted(observed, Change::Registration))
+        }
+        Wire::Place(p) => accepted(Change::Place(cell(p).map_err(|e| e.within("place"))?)),
+        Wire::Arrival(a) => {
+            let r = required(a.registration, "arrival.registration")?;
+            let of = register(r, "arrival.registration")?;
+            let p = required(a.place, "arrival.place")?;
+            let cell = cell(p).map_err(|e| e.within("arrival.place"))?;
+            Ok(of.accepted(observed, |registration| Change::Arrival(registration, cell)))
+        }
+        Wire::Removal(_) => accepted(Change::Removal),
+        Wire::Mute(m) => accepted(Change::Mute(m.muted)),
     }
 }
 
@@ -115,11 +125,35 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
     Ok(at)
 }
 
-/// Checks a registration; the second value names the part of its locale that has no meaning.
+/// A registration after its check.
+struct Registered {
+    device: DeviceId,
+    registration: Registration,
+    /// Former devices of the phone.
+    replaced: Vec<DeviceId>,
+    /// The part of the locale that has no meaning.
+    warning: Option<InvalidField>,
+}
+
+impl Registered {
+    fn accepted(
+        self,
+        observed: UnixMillis,
+        change: impl FnOnce(Registration) -> Change,
+    ) -> Accepted {
+        let Self { device, registration, replaced, warning } = self;
+        let record = Record { device, observed, change: change(registration) };
+        Accepted { record, replaced, warning }
+    }
+}
+
+/// Checks a registration. `device`: the device that the change names, as [`subject()`] found it.
 fn registration(
     registration: wire::Registration,
-    (app, platform): (AppName, Platform),
-) -> Result<(Registration, Option<InvalidField>), InvalidField> {
+    app: KnownApp,
+    device: Option<DeviceId>,
+    key: &DeviceKey,
+) -> Result<Registered, InvalidField> {
     let Reported { locale, ignored } = Reported::read(&registration.locale);
     let warning = ignored.then(|| left_out(locale.as_ref()));
     if registration.person.len() > NAME_BYTES_MAX {
@@ -127,14 +161,16 @@ fn registration(
         let problem = format!("must be at most {NAME_BYTES_MAX} bytes; got {bytes} bytes");
         return Err(InvalidField::new("person", problem));
     }
-    let checked = Registration {
-        app,
-        token: token(registration.token, platform)?,
+    let replaced = replaced(&registration.replaces, device, key)?;
+    let registration = Registration {
+        token: token(registration.token, app.platform)?,
+        app: app.name,
         locale: locale.map(Locale::into_string).unwrap_or_default(),
         segments: segments(registration.segments)?,
         person: registration.person,
     };
-    Ok((checked, warning))
+    let device = device.unwrap_or_else(|| key.id_of_token(&registration.app, &registration.token));
+    Ok(Registered { device, registration, replaced, warning })
 }
 
 /// The warning about a locale that was not understood completely. The phone's words are not
@@ -151,38 +187,6 @@ fn left_out(locale: Option<&Locale>) -> InvalidField {
              the fallback message of alerts",
         ),
     }
-}
-
-/// Checks a token as the app gets it from its platform: hexadecimal for APNs, plain text for FCM.
-/// No error shows any part of the token.
-fn token(text: String, platform: Platform) -> Result<Token, InvalidField> {
-    if text.is_empty() {
-        return Err(InvalidField::new("token", "is required"));
-    }
-    match platform {
-        Platform::Apns => apns_token(&text),
-        Platform::Fcm => {
-            check_fcm_token(text.as_bytes())?;
-            Token::new(Bytes::from(text))
-        }
-    }
-}
-
-fn apns_token(hex: &str) -> Result<Token, InvalidField> {
-    if hex.len() > TOKEN_DIGITS_MAX {
-        return Err(InvalidField::new(
-            "token",
-            format_args!("must be at most {TOKEN_DIGITS_MAX} digits; got {}", hex.len()),
-        ));
-    }
-    // The decoder's words would show a digit of the token.
-    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
-        InvalidField::new(
-            "token",
-            format_args!("must be pairs of hexadecimal digits; got {} characters", hex.len()),
-        )
-    })?;
-    Token::new(Bytes::from(bytes))
 }
 
 fn segments(mut names: Vec<String>) -> Result<Vec<String>, InvalidField> {

@@ -1,4 +1,4 @@
-//! Ids of devices whose callers name them by strings other than UUIDs.
+//! Ids of devices whose callers name them by strings other than UUIDs, or by app and token.
 //!
 //! Such a string may be a phone number or an advertising id: it must not be kept, and a reader of
 //! ids must not be able to find the string by trying. So the id is HMAC-SHA-256 of the string under
@@ -6,10 +6,17 @@
 //! and no less). SipHash would be three times faster, but yields 64 bits, and two of 860 million
 //! devices would share an id with certainty; at 128 bits the odds are 1 in 10^21. The HMAC takes
 //! 0.3 µs, a twentieth of the time budget of a change.
+//!
+//! Ids of app and token are made in the same way. Their input begins with a byte that no string has
+//! (UTF-8 has no byte 0xff), and their ids have a form of their own ([`DeviceId`]): a caller who
+//! names a device of an app with `IDENTITY_DEVICE` can neither find nor name such a device.
 
 use std::{fmt, fs, path::Path, sync::Arc};
 
-use clarion_proto::ids::DeviceId;
+use clarion_proto::{
+    device::Token,
+    ids::{AppName, DeviceId},
+};
 use ring::hmac;
 use zeroize::Zeroizing;
 
@@ -17,6 +24,8 @@ use zeroize::Zeroizing;
 const KEY_BYTES_MIN: usize = 32;
 /// Longest key, bytes: more is a mistaken file.
 const KEY_BYTES_MAX: usize = 4_096;
+/// First byte of the input for an id of app and token: no string of a caller begins with it.
+const TOKEN_DOMAIN: [u8; 1] = [0xff];
 
 /// Key of the cluster that makes ids of device names; never printed.
 #[derive(Clone)]
@@ -62,9 +71,24 @@ impl DeviceKey {
     /// Id of the device that a caller names by a string.
     #[must_use]
     pub fn id(&self, device: &str) -> DeviceId {
-        let tag = hmac::sign(&self.key, device.as_bytes());
-        DeviceId(*tag.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
+        DeviceId::of_name(first_half(&hmac::sign(&self.key, device.as_bytes())))
     }
+
+    /// Id of the device of an app that identifies devices by their tokens.
+    #[must_use]
+    pub fn id_of_token(&self, app: &AppName, token: &Token) -> DeviceId {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&TOKEN_DOMAIN);
+        context.update(app.id().as_bytes());
+        // An app id has no byte 0, so the end of the id is unambiguous.
+        context.update(&[0]);
+        context.update(token.as_bytes());
+        DeviceId::of_token(first_half(&context.sign()))
+    }
+}
+
+fn first_half(tag: &hmac::Tag) -> [u8; 16] {
+    *tag.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 impl fmt::Debug for DeviceKey {
@@ -96,8 +120,31 @@ mod tests {
         );
     }
 
+    #[test]
+    fn ids_of_tokens_depend_on_the_key_the_app_and_the_token() {
+        let key =
+            DeviceKey { key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])), random: false };
+        let app = |id| AppName::from_id(id).expect("valid");
+        let token = |bytes: &'static [u8]| Token::new(bytes.into()).expect("valid");
+        let id = key.id_of_token(&app("demo"), &token(b"\xab\xcd"));
+        // HMAC-SHA-256 of ff "demo" 00 ab cd, computed with Python's hmac; byte 8 begins with 111.
+        assert_eq!(id.0, EXPECTED_OF_TOKEN);
+        assert_ne!(key.id_of_token(&app("demo"), &token(b"\xab")), id);
+        // The end of the app's id is part of the input.
+        assert_ne!(
+            key.id_of_token(&app("ab"), &token(b"c")),
+            key.id_of_token(&app("a"), &token(b"bc"))
+        );
+        assert_ne!(DeviceKey::random().id_of_token(&app("demo"), &token(b"\xab\xcd")), id);
+        assert!(id.is_of_token() && !key.id("demo").is_of_token());
+    }
+
     const EXPECTED: [u8; 16] = [
         0x39, 0xc7, 0xa2, 0x0c, 0xaf, 0xaf, 0xc0, 0x1f, 0x0f, 0xfb, 0xdf, 0x32, 0xad, 0xf9, 0x51,
         0x12,
+    ];
+    const EXPECTED_OF_TOKEN: [u8; 16] = [
+        0xe5, 0x00, 0x12, 0xb7, 0xab, 0x04, 0x93, 0x20, 0xf4, 0x05, 0xeb, 0xda, 0x72, 0xda, 0xd3,
+        0x9f,
     ];
 }

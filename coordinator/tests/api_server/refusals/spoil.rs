@@ -98,3 +98,15 @@ pub(super) fn registration(change: &mut wire::DeviceChange) -> &mut wire::Regist
 pub(super) fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
     arrival_of(change).place = Some(wire::Place { place: Some(place) });
 }
+
+/// A device that is named by its app and token.
+pub(super) fn token_device(app: &str, token: &str) -> Option<wire::TokenDevice> {
+    Some(wire::TokenDevice { app: app.into(), token: token.into() })
+}
+
+/// Makes a change the mute of a device that is named by its app and token.
+pub(super) fn muted(change: &mut wire::DeviceChange, app: &str, token: &str) {
+    change.device.clear();
+    change.token_device = token_device(app, token);
+    change.change = Some(wire::device_change::Change::Mute(wire::Mute { muted: true }));
+}

@@ -1,11 +1,21 @@
+mod subjects;
+
+use clarion_proto::{
+    app::{Identity, Platform},
+    ids::AppName,
+};
 use proptest::prelude::*;
 
 use super::*;
 
 const NOW: UnixMillis = UnixMillis(1_763_769_600_000);
 
-fn demo() -> AppName {
-    AppName::from_id("demo").expect("valid")
+fn app(id: &str, platform: Platform, identity: Identity) -> KnownApp {
+    KnownApp { name: AppName::from_id(id).expect("valid"), platform, identity }
+}
+
+fn demo() -> KnownApp {
+    app("demo", Platform::Apns, Identity::Device)
 }
 
 fn registration() -> wire::Registration {
@@ -14,7 +24,7 @@ fn registration() -> wire::Registration {
         token: "00FFab".into(),
         locale: "zh-Hans-CN".into(),
         segments: vec!["b".into(), "a".into(), "b".into()],
-        person: String::new(),
+        ..Default::default()
     }
 }
 
@@ -23,7 +33,12 @@ fn at(ms: u64) -> Option<prost_types::Timestamp> {
 }
 
 fn change(change: device_change::Change) -> wire::DeviceChange {
-    wire::DeviceChange { device: "phone-1".into(), observe_time: at(NOW.0), change: Some(change) }
+    wire::DeviceChange {
+        device: "phone-1".into(),
+        observe_time: at(NOW.0),
+        change: Some(change),
+        token_device: None,
+    }
 }
 
 fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
@@ -31,7 +46,7 @@ fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
 }
 
 fn accepted(change: wire::DeviceChange) -> Result<Accepted, InvalidField> {
-    record(change, Some((demo(), Platform::Apns)), NOW, &DeviceKey::random())
+    record(change, Some(demo()), NOW, &DeviceKey::random())
 }
 
 fn refused(change: wire::DeviceChange) -> String {
@@ -78,23 +93,6 @@ fn a_strange_locale_is_stored_as_far_as_it_has_a_meaning() {
             assert!(warning.problem.contains(text) && !warning.problem.contains("s3cret"));
         }
     }
-}
-
-#[test]
-fn uuids_are_taken_as_they_are_and_other_strings_are_hashed() {
-    let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
-    let key = DeviceKey::random();
-    let plain = device(id, &key).expect("valid");
-    assert_eq!(plain.0, *uuid::Uuid::parse_str(id).expect("valid").as_bytes());
-    assert_eq!(device(&id.replace('-', ""), &key), Ok(plain));
-    assert_eq!(device(&id.to_uppercase(), &key), Ok(plain));
-    assert_eq!(device(&"x".repeat(36), &key), Ok(key.id(&"x".repeat(36))));
-    for spelling in
-        [format!("{{{id}}}"), format!("urn:uuid:{id}"), format!("{{{}}}", id.to_uppercase())]
-    {
-        assert_eq!(device(&spelling, &key), Ok(plain), "{spelling}");
-    }
-    assert!(device("", &key).is_err() && device(&"x".repeat(129), &key).is_err());
 }
 
 #[test]
@@ -163,7 +161,8 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
 fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
     let checked = |token: &str| {
         let change = registered(|r| r.token = token.to_owned());
-        let accepted = record(change, Some((demo(), Platform::Fcm)), NOW, &DeviceKey::random());
+        let app = app("demo", Platform::Fcm, Identity::Device);
+        let accepted = record(change, Some(app), NOW, &DeviceKey::random());
         accepted.map(|accepted| accepted.record)
     };
     let token = |record: Record| match record.change {
@@ -185,22 +184,47 @@ fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
 proptest! {
     #[test]
     fn no_change_panics(
-        device in "\\PC{0,140}", seconds in any::<i64>(), nanos in any::<i32>(), token in "[0-9a-fA-Fg]{0,210}",
-        locale in "\\PC{0,40}", segments in proptest::collection::vec("[a-zA-Z_]{0,70}", 0..20), index in any::<u64>(),
-        latitude in any::<f64>(), longitude in any::<f64>(), which in 0..5,
+        device in "\\PC{0,140}",
+        seconds in any::<i64>(),
+        nanos in any::<i32>(),
+        token in "[0-9a-fA-Fg]{0,210}",
+        locale in "\\PC{0,40}",
+        segments in proptest::collection::vec("[a-zA-Z_]{0,70}", 0..20),
+        index in any::<u64>(),
+        latitude in any::<f64>(),
+        longitude in any::<f64>(),
+        which in 0..5,
+        by_token in any::<bool>(),
+        replaces in proptest::collection::vec("\\PC{0,140}", 0..6),
+        identity in prop_oneof![Just(Identity::Device), Just(Identity::Token)],
     ) {
         use device_change::Change as Wire;
-        let registration = wire::Registration { token, locale, segments, ..registration() };
-        let place = wire::Place { place: Some(place::Place::Point(wire::LatLng { latitude, longitude })) };
+        let named = wire::TokenDevice { app: String::new(), token: token.clone() };
+        let token_device = by_token.then_some(named);
+        let registration =
+            wire::Registration { token, locale, segments, replaces, ..registration() };
+        let point = wire::LatLng { latitude, longitude };
+        let place = wire::Place { place: Some(place::Place::Point(point)) };
         let change = match which {
             0 => Wire::Registration(registration),
             1 => Wire::Place(place),
             2 => Wire::Place(wire::Place { place: Some(place::Place::Cell(index)) }),
-            3 => Wire::Arrival(wire::Arrival { registration: Some(registration), place: Some(place) }),
+            3 => Wire::Arrival(wire::Arrival {
+                registration: Some(registration),
+                place: Some(place),
+            }),
             _ => Wire::Removal(wire::Removal {}),
         };
         for observe_time in [Some(prost_types::Timestamp { seconds, nanos }), at(NOW.0)] {
-            let _ = checked(wire::DeviceChange { device: device.clone(), observe_time, change: Some(change.clone()) });
+            for app in [None, Some(app("demo", Platform::Apns, identity))] {
+                let change = wire::DeviceChange {
+                    device: device.clone(),
+                    observe_time,
+                    change: Some(change.clone()),
+                    token_device: token_device.clone(),
+                };
+                let _ = record(change, app, NOW, &DeviceKey::random());
+            }
         }
     }
 }
