@@ -63,7 +63,10 @@ mod refusal;
 mod token;
 
 use budget::Budget;
-pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
+pub use credential::{
+    ApnsKey, Credential, Endpoint, ExternalAccount, GoogleAccount, Headers, ServiceAccount,
+    SubjectSource, TokenSource,
+};
 use health::{HealthBook, LaneStatus};
 use log::Log;
 use oauth::{AccessToken, ExchangeError};
@@ -308,7 +311,7 @@ impl LaneOwner {
             {
                 return Err(ReplaceError::Other(credential.name().to_owned()));
             }
-            if !former.is_same(credential) {
+            if **former != *credential {
                 changed.push(credential.name().to_owned());
             }
         }

@@ -226,9 +226,9 @@ fn credentials_are_read_again_from_their_files() {
         Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()]))
             .expect("valid");
     let again = || config.credential_files.read();
-    assert!(again().expect("unchanged")[0].is_same(&config.dispatch.credentials[0]));
+    assert!(again().expect("unchanged")[0] == config.dispatch.credentials[0]);
     fs::write(&key, key_pem()).expect("written");
-    assert!(!again().expect("another key")[0].is_same(&config.dispatch.credentials[0]));
+    assert!(again().expect("another key")[0] != config.dispatch.credentials[0]);
     fs::write(&key, "-----BEGIN PRIVATE KEY-----\nMIGH").expect("written");
     assert!(again().expect_err("half a key").to_string().contains("credentials[0].key_file"));
     fs::write(&key, key_pem()).expect("written");
