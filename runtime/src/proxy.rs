@@ -101,14 +101,20 @@ impl Proxy {
             return Err(ProxyError("must be http://host:port without a path".to_owned()));
         }
         let authority = uri.authority().ok_or_else(wrong)?;
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
+        let (credentials, host_port) = match authority.as_str().rsplit_once('@') {
+            Some((credentials, host_port)) => (Some(credentials), host_port),
+            None => (None, authority.as_str()),
+        };
+        // `Authority::port` calls a port that is out of range absent.
+        let port = host_port.strip_prefix(authority.host()).filter(|rest| !rest.is_empty());
+        let port = match port.map(|port| port.trim_start_matches(':')) {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
             // Any word would be a host.
             None if uri.scheme().is_none() => return Err(wrong()),
             None => HTTP_PORT,
         };
         let proxy = Self::new(&format!("{}:{port}", authority.host()))?;
-        let Some((credentials, _)) = authority.as_str().rsplit_once('@') else { return Ok(proxy) };
+        let Some(credentials) = credentials else { return Ok(proxy) };
         let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
         let decoded = |text| {
             percent_decode_str(text).decode_utf8().map_err(|_| {

@@ -187,6 +187,14 @@ fn a_problem_is_one_line_with_file_key_and_words() {
             "F: gateways[0].evidence_answers: must be 2 to 1024; got 1",
         ),
         (
+            &lane.replace("\n[[cred", "proxy = \"https://p:443\"\n\n[[cred"),
+            "F: gateways[0].proxy: must be http://host:port; got https://",
+        ),
+        (
+            &lane.replace("\n[[cred", "proxy = { url = \"http://p\", user = \"u\" }\n\n[[cred"),
+            "F: gateways.proxy: unknown field `user`",
+        ),
+        (
             &lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"),
             "F: credentials[0].key_file: must not be set with kind \"fcm\"",
         ),

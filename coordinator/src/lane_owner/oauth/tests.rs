@@ -26,6 +26,8 @@ use crate::{
     lane_owner::{self as owner, Credential, LaneOwner, ServiceAccount},
 };
 
+mod sources;
+
 const RSA: &str = include_str!("../../../tests/keys/rsa-2048.pem");
 /// For everything that must happen; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
