@@ -1,5 +1,6 @@
-//! A cluster behind real HTTP proxies, tinyproxy and squid, and without key files of Google. What is
-//! judged is the program's own verdict; the proxies' logs show that the traffic went through them.
+//! A cluster behind real HTTP proxies, tinyproxy and squid, and without key files of Google. What
+//! is judged is the program's own verdict; the proxies' logs show that the traffic went through
+//! them.
 //!
 //! A machine without these programs says so in one loud line and passes.
 

@@ -2,7 +2,7 @@
 //! how a tunnel through it is opened.
 //!
 //! Many networks let a server reach the internet only through a proxy. Lanes and token endpoints
-//! speak TLS with their own peers, so they need one thing of a proxy: a tunnel, opened by the method
+//! speak TLS with their own peers, and need one thing of a proxy: a tunnel, opened by the method
 //! CONNECT (RFC 9110, section 9.3.6). TLS runs end to end inside the tunnel, so the proxy sees the
 //! peer's host name, but neither device tokens nor credentials.
 //!
@@ -79,7 +79,13 @@ impl Proxy {
     /// # Errors
     /// Another scheme, or no URL of a host.
     pub fn parse(url: &str) -> Result<Self, ProxyError> {
-        let wrong = || ProxyError("must be http://host:port".to_owned());
+        let wrong = || {
+            let hint = match url.contains('@') {
+                true => "; special characters of user and password must be percent-encoded",
+                false => "",
+            };
+            ProxyError(format!("must be http://host:port{hint}"))
+        };
         let uri: http::Uri = url.trim().parse().map_err(|_| wrong())?;
         match uri.scheme_str() {
             None | Some("http") => {}
@@ -258,6 +264,9 @@ mod tests {
             ("http://u:secret@:3128", "must be "),
             ("", "must be http://host:port"),
             ("off", "must be http://host:port"),
+            ("http://u:secret#1@proxy:3128", "must be percent-encoded"),
+            ("http://u:se@cret@proxy:3128", "must be percent-encoded"),
+            ("http://u:secret/@proxy:3128", "must be percent-encoded"),
             ("http://u:sec%0Aret@proxy:1", "control characters"),
             ("http://u:%ff@proxy:1", "UTF-8"),
         ] {

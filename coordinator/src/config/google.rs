@@ -1,13 +1,15 @@
-//! Accounts of Google: key files, workload identity federation, and Application Default Credentials.
+//! Accounts of Google: key files, workload identities, and Application Default Credentials.
 //!
 //! | In `[[credentials]]` | Source of access tokens |
 //! |---|---|
 //! | `service_account_file` | the service account of this key file, for the file's project |
 //! | `credentials_file`, `project_id` | this file: `service_account` or `external_account` |
-//! | `application_default = true`, `project_id` | the first of: the file that `GOOGLE_APPLICATION_CREDENTIALS` names; gcloud's own file; the metadata server |
+//! | `application_default = true`, `project_id` | Application Default Credentials |
 //!
-//! gcloud's file is `application_default_credentials.json` in `CLOUDSDK_CONFIG` or
-//! `~/.config/gcloud`. `GCE_METADATA_HOST` replaces the metadata server's name.
+//! Application Default Credentials are the first of: the file that `GOOGLE_APPLICATION_CREDENTIALS`
+//! names, gcloud's own file, the metadata server. gcloud's file is
+//! `application_default_credentials.json` in `CLOUDSDK_CONFIG` or `~/.config/gcloud`.
+//! `GCE_METADATA_HOST` replaces the metadata server's name.
 //!
 //! **URIs of a file decide who gets the signed request or the subject token**, so a file from
 //! someone else must not be used unseen. Endpoints that get a secret must be `https`; only a source
@@ -19,7 +21,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
 use zeroize::Zeroizing;
 
 use self::file::Parsed;
@@ -28,7 +29,7 @@ use super::{
     lanes::Problem,
     pem::{self, Source},
 };
-use crate::lane_owner::{Endpoint, TokenSource};
+use crate::lane_owner::TokenSource;
 
 mod endpoint;
 mod file;

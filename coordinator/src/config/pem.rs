@@ -120,8 +120,8 @@ fn binary(bytes: &[u8], source: Source<'_>) -> String {
     // SEQUENCE with a length of two octets, then INTEGER 3: the version of PKCS#12.
     if bytes.get(4..7) == Some(&[0x02, 0x01, 0x03]) {
         return "is a PKCS#12 container (.p12), which has a certificate; Clarion needs a key: for \
-                APNs, create a key (.p8) under Certificates, Identifiers & Profiles, Keys; for FCM, \
-                create a key of the type JSON"
+                APNs, create a key (.p8) under Certificates, Identifiers & Profiles, Keys; for \
+                FCM, create a key of the type JSON"
             .to_owned();
     }
     with_command("is binary (DER); must be PKCS#8 in PEM", source, |file, new| {

@@ -2,10 +2,10 @@
 //!
 //! | In the file | Route |
 //! |---|---|
-//! | absent, or `proxy = "environment"` | `https_proxy` and `no_proxy` of the process that connects |
+//! | absent, or `proxy = "environment"` | `https_proxy`, `no_proxy` of the connecting process |
 //! | `proxy = "none"` | direct, whatever the environment says |
 //! | `proxy = "http://proxy.example:3128"` | this proxy |
-//! | `proxy = { url = "…", username = "…", password_file = "…" }` | this proxy, with credentials |
+//! | `proxy = { url = "…", username = "…", password_file = "…" }` | the same, with credentials |
 //!
 //! Nodes connect to gateways, so the coordinator sends them a gateway's proxy with its credentials.
 //! Nodes hold these in memory only.

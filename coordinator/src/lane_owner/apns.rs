@@ -11,7 +11,7 @@
 //! minutes keep 4 minutes from Apple's limit. A token is 24 minutes old when it is replaced, which
 //! leaves half an hour for clocks that differ, and lets nodes use the former token for ten minutes
 //! until APNs has accepted the new token. [`super::mints`] keeps 20 minutes between the first two
-//! tokens of a process, too; then a token is at most 44 minutes old.
+//! tokens of a process, too; its first token may be 48 minutes old when it is replaced.
 //!
 //! If APNs calls a token expired within its slot, the token is not replaced before the slot ends:
 //! Apple's rule has no exception, and senders who broke it got 429 for hours

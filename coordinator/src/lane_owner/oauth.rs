@@ -3,7 +3,7 @@
 //! | Source | How a token is requested | Module |
 //! |---|---|---|
 //! | service account with a key file | signed request to the token endpoint | [`service_account`] |
-//! | metadata server of the machine | GET in plaintext, inside the machine's network | [`metadata`] |
+//! | metadata server of the machine | GET in plaintext, inside the network | [`metadata`] |
 //! | external account | exchange of a subject token, then impersonation | [`external_account`] |
 //!
 //! A token is requested once an hour, so each request opens a connection and closes it afterwards

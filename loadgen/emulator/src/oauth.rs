@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `POST /token` | the signed assertion of a service account | [`assertion`] |
 //! | `POST /v1/token` | the subject token of another provider (RFC 8693) | [`federation`] |
-//! | `POST /v1/projects/-/serviceAccounts/…:generateAccessToken` | a token of that exchange | [`federation`] |
-//! | `GET /computeMetadata/v1/…/token`, in plaintext | whoever reaches the metadata server | [`metadata`] |
+//! | `POST /v1/…:generateAccessToken` | a token of that exchange | [`federation`] |
+//! | `GET /computeMetadata/v1/…/token`, in plaintext | every client | [`metadata`] |
 //!
 //! One request per hour needs no hand-written HTTP. The server is hyper on a thread of its own, so
 //! it neither slows the push service nor suffers from its faults. The modules of the table decide

@@ -5,9 +5,9 @@
 //!    └────any other response, no HTTP, too long, bytes after the head, end of file──▶ TunnelError
 //! ```
 //!
-//! The shell sends [`Tunnel::to_send`], passes on what it reads, and has the deadline. Once a tunnel
-//! is open, TLS begins: the client speaks first, so bytes after the head of the response cannot be
-//! the peer's, and are refused.
+//! The shell sends [`Tunnel::to_send`], passes on what it reads, and has the deadline. Once a
+//! tunnel is open, TLS begins: the client speaks first, so bytes after the head of the response
+//! cannot be the peer's, and are refused.
 
 use secrecy::{ExposeSecret, SecretString};
 

@@ -1,6 +1,6 @@
 //! URIs of endpoints in Google's credentials files.
 
-use super::Endpoint;
+use crate::lane_owner::Endpoint;
 
 /// Parses `https://host[:port][/path]`: signed requests must not be sent in plaintext, nor with a
 /// password in the URI.

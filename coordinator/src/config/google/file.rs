@@ -1,16 +1,17 @@
-//! Google's credentials files: JSON with a `type`. Files of other kinds that people take for one are
-//! named.
+//! Google's credentials files: JSON with a `type`. Files of other kinds that people take for one
+//! are named.
 
 use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use super::{TokenSource, Value, endpoint};
+use super::endpoint;
 use crate::{
     config::pem::{self, Algorithm, Source},
-    lane_owner::{ExternalAccount, Headers, ServiceAccount, SubjectSource},
+    lane_owner::{ExternalAccount, Headers, ServiceAccount, SubjectSource, TokenSource},
 };
 
 /// Longest identifier of a file, bytes: identifiers go into claims and a request line.

@@ -1,10 +1,10 @@
 //! Tokens of the machine's own service account, from the metadata server of Google Cloud.
 //!
-//! Google ("About VM metadata", "Authenticate workloads"): GET over plain HTTP, inside the machine's
-//! network, with the header `Metadata-Flavor: Google`. The answer has the same header; without it,
-//! something else answers at that address, such as a captive portal, and its token is not used. The
-//! server keeps a token until five minutes before its end, and answers with the same token until
-//! then.
+//! Google ("About VM metadata", "Authenticate workloads"): GET over plain HTTP, inside the
+//! machine's network, with the header `Metadata-Flavor: Google`. The answer has the same header;
+//! without it, something else answers at that address, such as a captive portal, and its token is
+//! not used. The server keeps a token until five minutes before its end, and answers with the same
+//! token until then.
 
 use clarion_runtime::{proxy::Route, world::World};
 use http::Method;

@@ -73,7 +73,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a thread that serves the token endpoint, and the metadata server if it has a listener.
+    /// Starts a thread that serves the token endpoint, and the metadata server if it has a
+    /// listener.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be created.
