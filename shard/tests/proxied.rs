@@ -128,7 +128,10 @@ async fn every_refusal_is_a_trouble_with_its_reason() {
             Answer::Says(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nhello"),
             "answered 502 Bad Gateway: the proxy cannot reach gateway.example:443",
         ),
-        (Answer::Says(b"HTTP/1.1 302 Found\r\n\r\n"), "a proxy must not redirect CONNECT"),
+        (
+            Answer::Says(b"HTTP/1.1 302 Found\r\n\r\n"),
+            "answered 302 Found: a proxy must not redirect CONNECT",
+        ),
         (Answer::Says(b"\x05\x00"), "answered in another protocol than HTTP/1"),
         (
             Answer::Says(b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x03"),

@@ -159,7 +159,8 @@ impl Tunnel {
     fn advice(&self, status: u16, head: &str) -> String {
         let target = &self.target;
         match status {
-            407 => {
+            // tinyproxy answers 401 to wrong credentials, and 407 to none.
+            401 | 407 => {
                 let schemes = header_values(head, "proxy-authenticate")
                     .filter_map(|value| value.split([' ', ',']).next())
                     .map(|scheme| scheme.chars().filter(char::is_ascii_alphanumeric).take(16))
@@ -282,6 +283,11 @@ mod tests {
                 "HTTP/1.1 407 Nope\r\nProxy-Authenticate: Negotiate\r\n\
                  Proxy-Authenticate: NTLM\r\n\r\n",
                 "the proxy demands Negotiate, NTLM authentication; only Basic is supported",
+            ),
+            (
+                with,
+                "HTTP/1.0 401 Unauthorized\r\nServer: tinyproxy/1.11.1\r\n\r\n",
+                "answered 401 Unauthorized: the proxy refuses the credentials; check user",
             ),
             (
                 "p:3128",

@@ -133,11 +133,7 @@ pub fn admit(ask: &Ask, policy: &Policy, now: Now) -> Result<usize, Answer> {
         return Err(invalid_credentials("ACCESS_TOKEN_EXPIRED"));
     }
     let project = ask.project.ok_or_else(|| Answer::refused(Reason::FcmProjectNotFound))?;
-    if policy
-        .accounts
-        .get(access.account)
-        .is_some_and(|account| account.projects.contains(&project))
-    {
+    if policy.accounts[access.account].projects.contains(&project) {
         Ok(project)
     } else {
         Err(Answer::refused(Reason::FcmPermissionDenied))

@@ -65,7 +65,7 @@ async fn a_subject_token_buys_a_token_that_may_impersonate_and_not_send() {
         (status, &sts["token_type"], &sts["expires_in"]),
         (200, &json!("Bearer"), &3_600.into())
     );
-    assert_eq!(pushed(&gateway, &sts["access_token"]).await, 403);
+    assert_eq!(pushed(&gateway, &sts["access_token"]).await, 401);
     let path = format!("/v1/projects/-/serviceAccounts/{ACCOUNT}:generateAccessToken");
     let head = format!("authorization: Bearer {}\r\n", sts["access_token"].as_str().expect("text"));
     let body = json!({ "scope": ["https://www.googleapis.com/auth/firebase.messaging"] });
