@@ -62,7 +62,7 @@ pub(super) fn source(
 ) -> Result<(TokenSource, String), Problem> {
     let Given { service_account_file, credentials_file, application_default, project_id } = given;
     let project_id =
-        project_id.map(|id| file::id("project_id", Some(id)).map_err(split)).transpose()?;
+        project_id.map(|id| file::id("project_id", Some(id)).map_err(|e| split(&e))).transpose()?;
     let one = "must not be set with another source of credentials";
     match (service_account_file, credentials_file, application_default) {
         (Some(path), None, false) => {
@@ -161,8 +161,8 @@ fn metadata(variables: Variables) -> Result<TokenSource, Problem> {
 }
 
 /// Splits `key: problem`.
-fn split(error: String) -> Problem {
-    ("project_id", error.strip_prefix("project_id: ").unwrap_or(&error).to_owned())
+fn split(error: &str) -> Problem {
+    ("project_id", error.strip_prefix("project_id: ").unwrap_or(error).to_owned())
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub enum TokenSource {
     /// The metadata server of the machine, which knows the machine's service account.
     Metadata(Endpoint),
     /// An identity of another provider, which Google exchanges (workload identity federation).
-    ExternalAccount(ExternalAccount),
+    ExternalAccount(Box<ExternalAccount>),
 }
 
 /// A Google service account, with the fields of its key file.

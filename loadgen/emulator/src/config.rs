@@ -280,7 +280,7 @@ impl GatewayConfig {
             .map_err(|what| invalid_input(&format!("faults: {what}")))?;
         let (provider, streams_max) = match self.platform {
             Platform::Apns => (Provider::Apns(self.apns()?), apns::STREAMS_MAX),
-            Platform::Fcm => (Provider::Fcm(self.fcm()?), fcm::STREAMS_MAX),
+            Platform::Fcm => (Provider::Fcm(Box::new(self.fcm()?)), fcm::STREAMS_MAX),
         };
         Ok(Policy {
             streams_max: self.streams_max.unwrap_or(streams_max),

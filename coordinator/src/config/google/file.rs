@@ -195,7 +195,7 @@ fn external_account(file: ExternalFile, ca_pem: &str, directory: &Path) -> Resul
              {lifetime_seconds}"
         ));
     }
-    let source = TokenSource::ExternalAccount(ExternalAccount {
+    let source = TokenSource::ExternalAccount(Box::new(ExternalAccount {
         audience,
         subject_token_type,
         subject,
@@ -203,7 +203,7 @@ fn external_account(file: ExternalFile, ca_pem: &str, directory: &Path) -> Resul
         token_endpoint,
         impersonation,
         lifetime_seconds,
-    });
+    }));
     Ok(Parsed { source, project_id: None })
 }
 

@@ -91,7 +91,7 @@ fn federated(endpoint: &Endpoint, subject: SubjectSource, field: Option<&str>) -
         is_tls: true,
         ca_pem: endpoint.ca_pem.clone(),
     };
-    TokenSource::ExternalAccount(ExternalAccount {
+    TokenSource::ExternalAccount(Box::new(ExternalAccount {
         audience: "//iam.googleapis.com/pool".to_owned(),
         subject_token_type: "urn:ietf:params:oauth:token-type:jwt".to_owned(),
         subject,
@@ -99,7 +99,7 @@ fn federated(endpoint: &Endpoint, subject: SubjectSource, field: Option<&str>) -
         token_endpoint: at("/v1/token"),
         impersonation: Some(at("/v1/projects/-/serviceAccounts/a@p:generateAccessToken")),
         lifetime_seconds: 1_800,
-    })
+    }))
 }
 
 fn subject_file(directory: &tempfile::TempDir, content: &str) -> SubjectSource {
