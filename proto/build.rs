@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".clarion.shard.v1.LocaleMessage.body_after_token")
         .bytes(".clarion.shard.v1.OrdinalSet.ordinals")
         .bytes(".clarion.shard.v1.RegistrationRecord.token")
+        // Secrets: their `Debug` is in src/secret.rs.
+        .skip_debug([".clarion.shard.v1.ProviderToken", ".clarion.shard.v1.ProxyAddress"])
         .compile_fds(descriptors)?;
     Ok(())
 }

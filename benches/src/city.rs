@@ -156,6 +156,7 @@ pub fn lane_spec(case: Case) -> LaneSpec {
         server_name: case.host().to_owned(),
         roots: Arc::new(rustls::RootCertStore::empty()),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections,
         streams_per_connection,
         request_deadline: Duration::from_secs(10),

@@ -40,7 +40,10 @@ mod args;
 mod credentials;
 mod file;
 mod given;
+mod google;
 mod lanes;
+mod pem;
+mod proxy;
 mod watch;
 
 /// Longest prefix of an exercise's title, bytes.
@@ -109,7 +112,7 @@ impl Config {
         credentials_given: Option<given::Tables<credentials::CredentialTable>>,
         path: Option<&Path>,
     ) -> Result<Self, ConfigError> {
-        let places = &Places { path };
+        let places = &Places { path, variables: given::variable };
         let cluster = cluster(&options.cluster, places)?;
         let nodes_min = options.nodes_min.number(places, args::NODES_MIN, 1..=NAMES_MAX)?;
         let nodes = NodesConfig { addresses: nodes(options.nodes, places)?, min: nodes_min };

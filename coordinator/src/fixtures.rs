@@ -79,6 +79,7 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections: ConnectionLimits { floor: 2, ceiling: 32 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(10),

@@ -11,6 +11,7 @@ use clarion_proto::{
     app::Platform,
     ids::{AppName, LaneId},
 };
+use clarion_runtime::proxy::Route;
 use secrecy::SecretString;
 
 pub mod catalog;
@@ -47,7 +48,9 @@ pub struct Gateway {
     pub streams_per_connection: u32,
     /// Time without an answer after which a request counts as unanswered.
     pub request_deadline: Duration,
-    /// Deadline for connecting: TCP and TLS together.
+    /// Route of the nodes' connections to the gateway.
+    pub route: Route,
+    /// Deadline for connecting: TCP, a proxy's tunnel and TLS together.
     pub connect_deadline: Duration,
     /// First pause before a retry (before a new connection: a second at most).
     pub backoff_min: Duration,

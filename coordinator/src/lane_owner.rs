@@ -28,7 +28,7 @@
 //! Inputs are methods; [`LaneOwner::poll`] returns what the shell (`dispatch/lanes.rs`) has to do.
 //!
 //! The parts: [`credential`] has the keys and accounts, [`apns`] and [`oauth`] make tokens,
-//! [`token`] says when a token is due; [`budget`] sets the number of connections; [`health`] keeps
+//! [`mints`] keeps the tokens of a key apart, [`token`] says when a token is due; [`budget`] sets the number of connections; [`health`] keeps
 //! the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
 
 use std::{
@@ -57,15 +57,20 @@ pub(crate) mod feedback;
 pub(crate) mod fixtures;
 pub mod health;
 mod log;
+mod mints;
 mod number;
 pub(crate) mod oauth;
 mod refusal;
 mod token;
 
 use budget::Budget;
-pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
+pub use credential::{
+    ApnsKey, Credential, Endpoint, ExternalAccount, GoogleAccount, Headers, ServiceAccount,
+    SubjectSource, TokenSource,
+};
 use health::{HealthBook, LaneStatus};
 use log::Log;
+use mints::Mints;
 use oauth::{AccessToken, ExchangeError};
 pub use refusal::{LaneError, ReplaceError};
 use token::Refresh;
@@ -79,6 +84,8 @@ pub(crate) struct LaneOwner {
     lanes: BTreeMap<LaneKey, Arc<LaneSpec>>,
     /// Tokens by the name of the credential, for credentials that a lane uses.
     kept: BTreeMap<String, Kept>,
+    /// Newest tokens of APNs keys.
+    mints: Mints,
     health: HealthBook,
     budgets: BTreeMap<LaneId, Budget>,
     /// Nodes that use a lane with a ramp, as their last reports of load say.
@@ -132,6 +139,7 @@ impl LaneOwner {
             credentials: credentials.collect(),
             lanes: BTreeMap::new(),
             kept: BTreeMap::new(),
+            mints: Mints::default(),
             health: HealthBook::default(),
             budgets: BTreeMap::new(),
             users: BTreeMap::new(),
@@ -171,7 +179,8 @@ impl LaneOwner {
             return Ok(lane.clone());
         }
         if !self.kept.contains_key(&key.credential) {
-            let kept = Kept::first(credential, now).map_err(|e| refuse(e.to_string()))?;
+            let kept =
+                Kept::first(credential, &mut self.mints, now).map_err(|e| refuse(e.to_string()))?;
             self.kept.insert(key.credential.clone(), kept);
         }
         let token = self.kept.get(&key.credential).and_then(|kept| kept.token.clone());
@@ -308,7 +317,7 @@ impl LaneOwner {
             {
                 return Err(ReplaceError::Other(credential.name().to_owned()));
             }
-            if !former.is_same(credential) {
+            if **former != *credential {
                 changed.push(credential.name().to_owned());
             }
         }
@@ -361,8 +370,8 @@ impl LaneOwner {
     }
 
     fn sign(&mut self, key: &ApnsKey, now: Moment) {
-        match apns::mint(key, now.wall) {
-            Ok(token) => self.took(&key.name, token, apns::replace_after(now.wall), now.at),
+        match apns::mint(key, &mut self.mints, now) {
+            Ok((token, rest)) => self.took(&key.name, token, rest, now.at),
             Err(error) => self.failed(&key.name, &error, false, |_| apns::AFTER_FAILURE, now.at),
         }
     }
@@ -426,15 +435,20 @@ impl LaneOwner {
 impl Kept {
     /// Token of a credential that no lane has used yet. A key signs a token at once; a service
     /// account gets its token once [`LaneOwner::expire`] has asked for one.
-    fn first(credential: &Credential, now: Moment) -> Result<Self, apns::MintError> {
-        let (rules, token) = match credential {
-            Credential::Apns(key) => (apns::RULES, Some(Arc::new(apns::mint(key, now.wall)?))),
-            Credential::Fcm(_) => (oauth::RULES, None),
+    fn first(
+        credential: &Credential,
+        mints: &mut Mints,
+        now: Moment,
+    ) -> Result<Self, apns::MintError> {
+        let (refresh, token) = match credential {
+            Credential::Apns(key) => {
+                let (token, rest) = apns::mint(key, mints, now)?;
+                let mut refresh = Refresh::new(apns::RULES);
+                refresh.minted(now.at, rest);
+                (refresh, Some(Arc::new(token)))
+            }
+            Credential::Fcm(_) => (Refresh::new(oauth::RULES), None),
         };
-        let mut refresh = Refresh::new(rules);
-        if token.is_some() {
-            refresh.minted(now.at, apns::replace_after(now.wall));
-        }
         Ok(Self { refresh, token, problem: None, failures: Repeated::default() })
     }
 }

@@ -35,7 +35,9 @@ use clarion_runtime::{
     health::{self, HealthPort, HealthReporter},
     jwt, lines,
     listener::Port,
-    probe, telemetry,
+    probe,
+    proxy::rules::{EnvironmentError, ProxyRules},
+    telemetry,
     world::World,
 };
 use tokio::sync::watch;
@@ -118,6 +120,9 @@ pub enum Failure {
     /// An environment variable of telemetry is invalid.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
+    /// The environment names an unusable proxy.
+    #[error(transparent)]
+    Proxy(#[from] EnvironmentError),
     /// The system refused a port, a signal handler or a thread.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -137,9 +142,10 @@ fn process(args: Args) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let telemetry = runtime.block_on(async { telemetry::init("coordinator") })?;
+    let world = World::system().with_proxy_rules(ProxyRules::of_environment()?);
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let coordinator = Coordinator::bind(config, World::system()).await?;
+        let coordinator = Coordinator::bind(config, world).await?;
         if announce {
             announce_addresses(&coordinator)?;
         }

@@ -7,7 +7,12 @@ use clarion_emulator::Platform;
 use clarion_runtime::probe;
 
 use crate::{
-    cluster::{Elsewhere, orders::Orders, process::end_with_parent},
+    cluster::{
+        Elsewhere,
+        network::{Credentials, NetworkPlan, ProxyUrl},
+        orders::Orders,
+        process::end_with_parent,
+    },
     keys, names,
     report::summary::summary,
     run::{self, Options, RunError},
@@ -88,6 +93,17 @@ struct RunArguments {
     /// [default: the scenario's]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
+    /// HTTP proxy between the cluster and the gateways [default: direct connections]
+    #[arg(
+        long,
+        value_name = "http://[USER:PASSWORD@]HOST:PORT",
+        value_parser = ProxyUrl::parse,
+        conflicts_with = "cluster"
+    )]
+    proxy: Option<ProxyUrl>,
+    /// Source of Google's access tokens
+    #[arg(long, value_name = "SOURCE", default_value = "key-file", conflicts_with = "cluster")]
+    credentials: Credentials,
     /// Use the running cluster of this coordinator, http://HOST:PORT, instead of starting one;
     /// requires --gateway
     #[arg(long, value_name = "URL", requires = "gateways", conflicts_with_all = ["nodes", "cores"])]
@@ -233,6 +249,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         program: std::env::current_exe()?,
         cores_per_node: arguments.cores.unwrap_or_else(|| cores_per_node(scenario.nodes)),
         strict: arguments.strict,
+        network: NetworkPlan { proxy: arguments.proxy.clone(), credentials: arguments.credentials },
         elsewhere: arguments.cluster.clone().map(|coordinator| Elsewhere {
             coordinator,
             gateways: arguments.gateways.iter().cloned().collect(),
@@ -322,6 +339,15 @@ fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String 
     }
     if let Some(seconds) = arguments.seconds {
         command += &format!(" --seconds {seconds}");
+    }
+    if let Some(proxy) = &arguments.proxy {
+        // Without the credentials, which the report must not show.
+        command += &format!(" --proxy {}", proxy.url);
+    }
+    if let Some(source) = arguments.credentials.to_possible_value()
+        && arguments.credentials != Credentials::default()
+    {
+        command += &format!(" --credentials {}", source.get_name());
     }
     if arguments.strict {
         command += " --strict";

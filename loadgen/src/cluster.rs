@@ -11,6 +11,7 @@
 pub mod accounting;
 pub mod emulator;
 pub mod files;
+pub mod network;
 pub mod orders;
 pub mod ports;
 pub mod process;
@@ -35,6 +36,7 @@ use crate::{
 };
 use accounting::{MemoryLog, Watched};
 use emulator::{Emulator, Served};
+use network::NetworkPlan;
 use orders::OrderError;
 use ports::Port;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
@@ -66,6 +68,8 @@ pub struct ClusterPlan {
     pub request_deadline_ms: Option<u32>,
     /// Whether lanes send `authorization` as a literal in each request.
     pub authorization_literal: bool,
+    /// Proxy of the cluster, and the source of Google's access tokens.
+    pub network: NetworkPlan,
     /// Time limit for the start of each process.
     pub start_deadline: Duration,
 }
@@ -407,7 +411,9 @@ impl Nodes {
             format!("--config={}", config.display()),
             "--announce".to_owned(),
         ];
-        Ok(start(&self.plan, Role::Coordinator, name.to_owned(), &arguments).await?.0)
+        let environment = network::environment(&self.plan.dir, &self.served);
+        let process = (Role::Coordinator, name.to_owned(), environment);
+        Ok(start(&self.plan, process, &arguments).await?.0)
     }
 }
 
@@ -428,18 +434,17 @@ async fn start_node(
         "--announce".to_owned(),
     ];
     arguments.extend(started.cluster.map(|cluster| format!("--cluster={cluster}")));
-    Ok(start(plan, Role::Shard, own, &arguments).await?.0)
+    Ok(start(plan, (Role::Shard, own, Vec::new()), &arguments).await?.0)
 }
 
 /// Starts a child that prints only its announcement.
 async fn start(
     plan: &ClusterPlan,
-    role: Role,
-    name: String,
+    process: (Role, String, Vec<(&'static str, String)>),
     arguments: &[String],
 ) -> Result<(Process, Announcement), ProcessError> {
     let (process, announcement, Pipes { stdin, mut stdout }) =
-        start_with_pipes(plan, role, name, arguments).await?;
+        start_with_pipes(plan, process, arguments).await?;
     // Read to the end, so that the child never blocks on a full pipe; the task ends with the child.
     tokio::spawn(async move {
         drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
@@ -451,8 +456,7 @@ async fn start(
 /// Starts a child with the id of its parent, so that the child can end with the parent.
 async fn start_with_pipes(
     plan: &ClusterPlan,
-    role: Role,
-    name: String,
+    (role, name, environment): (Role, String, Vec<(&'static str, String)>),
     arguments: &[String],
 ) -> Result<(Process, Announcement, Pipes), ProcessError> {
     let arguments: Vec<OsString> = [format!("--child-of={}", std::process::id())]
@@ -460,8 +464,14 @@ async fn start_with_pipes(
         .chain(arguments.iter().cloned())
         .map(OsString::from)
         .collect();
-    let spec =
-        Spec { role, name, program: &plan.program, arguments: &arguments, log_dir: &plan.dir };
+    let spec = Spec {
+        role,
+        name,
+        program: &plan.program,
+        arguments: &arguments,
+        environment: &environment,
+        log_dir: &plan.dir,
+    };
     Process::start(spec, plan.start_deadline).await
 }
 

@@ -19,8 +19,8 @@ use clarion_runtime::drain::Signals;
 
 use crate::{
     cluster::{
-        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, orders::OrderError,
-        process::ProcessError,
+        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, network::NetworkPlan,
+        orders::OrderError, process::ProcessError,
     },
     drive::{DriveError, alert::create_apps},
     names,
@@ -46,6 +46,8 @@ pub struct Options {
     pub cores_per_node: usize,
     /// Whether missed targets fail the run.
     pub strict: bool,
+    /// Proxy of the cluster, and the source of Google's access tokens.
+    pub network: NetworkPlan,
     /// Running cluster to use instead of starting one.
     pub elsewhere: Option<Elsewhere>,
     /// Command line that repeats the run.
@@ -219,6 +221,7 @@ impl Stage {
             fcm: scenario.gateway.fcm,
             request_deadline_ms: scenario.gateway.request_deadline_ms,
             authorization_literal: scenario.gateway.authorization_literal,
+            network: options.network.clone(),
             start_deadline: Duration::from_secs(scenario.deadlines.start_s),
         };
         Ok(Self { begun, signals, dir, population, plan })

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration}
 
 use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
-    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
+    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     names,
     scenario::{DistanceSpec, FcmSpec},
     verdict::recorded::Recorded,
@@ -68,6 +68,7 @@ impl Stage {
             fcm: FcmSpec::default(),
             authorization_literal: false,
             request_deadline_ms: None,
+            network: NetworkPlan::default(),
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");

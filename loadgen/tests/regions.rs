@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use clarion_emulator::clock;
 use clarion_loadgen::{
-    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
+    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     drive, names,
     population::Population,
     scenario::Scenario,
@@ -91,6 +91,7 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
         fcm: scenario.gateway.fcm,
         request_deadline_ms: None,
         authorization_literal: false,
+        network: NetworkPlan::default(),
         start_deadline: PATIENCE,
     }
 }

@@ -15,6 +15,7 @@
 //! app audience device region         whom it addresses, and where
 //! ids                                names and numbers
 //! error latency limits outcome time  words that all share
+//! secret                             messages whose content is never shown
 //! ```
 
 pub mod alert;
@@ -29,6 +30,7 @@ pub mod locale;
 pub mod message;
 pub mod outcome;
 pub mod region;
+mod secret;
 pub mod time;
 
 /// Types and services generated from the .proto files, which document them.

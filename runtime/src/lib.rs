@@ -8,6 +8,7 @@
 //! channel listener telemetry  connections to a port; the bounded listener of every port; traces
 //! world                       the only source of time, chance, identity and connections
 //! drain jwt lines offload     what stands alone
+//! proxy                       HTTP proxies: address, rules, tunnels
 //! peers repeated roots        what stands alone, too
 //! ```
 
@@ -21,6 +22,7 @@ pub mod listener;
 pub mod offload;
 pub mod peers;
 pub mod probe;
+pub mod proxy;
 pub mod repeated;
 pub mod roots;
 pub mod telemetry;

@@ -10,6 +10,7 @@
 //! | chance | [`World::random`]: a generator of its own for each task that draws |
 //! | identity | [`World::id`], [`World::uuid_v7`] |
 //! | connections | [`World::resolve`], [`World::connect`], [`World::listen`] |
+//! | the proxy of the environment | [`World::proxy_rules`] |
 //!
 //! Two things stay outside. Keys and nonces of TLS and of signatures come from `ring`: they must
 //! not be repeatable. The sockets of the lanes are the driver's (`shard/src/driver/socket.rs`),
@@ -25,7 +26,7 @@ pub use clock::{Clock, Moment};
 pub use network::{Accept, Listener, Network, Stream, Tcp};
 pub use pipes::Pipes;
 
-use crate::offload::offload;
+use crate::{offload::offload, proxy::rules::ProxyRules};
 
 mod clock;
 mod network;
@@ -37,6 +38,7 @@ pub struct World {
     clock: Clock,
     chance: Arc<Mutex<Chance>>,
     network: Arc<dyn Network>,
+    proxy_rules: Arc<ProxyRules>,
 }
 
 /// State of chance: the generator that seeds all others, and the newest UUID.
@@ -62,7 +64,21 @@ impl World {
 
     fn of(clock: Clock, random: StdRng, network: Arc<dyn Network>) -> Self {
         let chance = Chance { random, last_uuid: Uuid::nil() };
-        Self { clock, chance: Arc::new(Mutex::new(chance)), network }
+        let proxy_rules = Arc::default();
+        Self { clock, chance: Arc::new(Mutex::new(chance)), network, proxy_rules }
+    }
+
+    /// The same world with a proxy for connections to the internet. Connections inside the cluster
+    /// never use it.
+    #[must_use]
+    pub fn with_proxy_rules(self, rules: ProxyRules) -> Self {
+        Self { proxy_rules: Arc::new(rules), ..self }
+    }
+
+    /// Rules of the environment's proxy; a world has none unless a program sets them.
+    #[must_use]
+    pub fn proxy_rules(&self) -> &ProxyRules {
+        &self.proxy_rules
     }
 
     /// The clocks of the process.

@@ -73,7 +73,7 @@ pub enum ConfigError {
 /// file. CLARION_LOG filters log lines, which go to standard error; OTEL_EXPORTER_OTLP_ENDPOINT
 /// enables traces. SIGTERM or Ctrl-C starts a graceful shutdown.
 #[derive(Debug, Parser)]
-#[command(name = "shard", version, max_term_width = 120, after_help = clarion_runtime::probe::HELP)]
+#[command(name = "shard", version, max_term_width = 120, after_help = after_help())]
 struct Arguments {
     /// TOML file with any of the options below, in names with underscores (`health_listen = "…"`)
     /// [default: no file]
@@ -237,6 +237,14 @@ fn read(path: &Path) -> Result<File, ConfigError> {
         let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         wrong(format!("line {line}: {}", e.message().replace('\n', " ")))
     })
+}
+
+fn after_help() -> String {
+    format!(
+        "The environment variables https_proxy and no_proxy name the HTTP proxy for gateways, \
+         unless the coordinator's configuration sets proxy for a gateway.\n\n{}",
+        clarion_runtime::probe::HELP
+    )
 }
 
 /// What clap says over several lines, without the usage and the hints.

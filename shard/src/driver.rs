@@ -155,7 +155,7 @@ fn spawn_core(
     let (event_queue, events) = mpsc::channel(EVENTS_MAX);
     let thread = CoreThread::new(
         core,
-        world.clock(),
+        world,
         poll,
         (Resolver::new(world.clone(), Arc::clone(&waker)), Addresses::new(n)),
         mail,

@@ -3,7 +3,17 @@
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
-use clarion_runtime::{drain, lines, offload::offload, probe, telemetry, world::World};
+use clarion_runtime::{
+    drain, lines,
+    offload::offload,
+    probe,
+    proxy::{
+        Proxy,
+        rules::{EnvironmentError, ProxyRules},
+    },
+    telemetry,
+    world::World,
+};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -31,6 +41,8 @@ enum ProgramError {
     Telemetry(#[from] telemetry::TelemetryError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Proxy(#[from] EnvironmentError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("the thread of a core did not end before the drain deadline")]
@@ -80,13 +92,14 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     // Before anything is bound: whoever reads our addresses may end us.
     let signal = drain::signalled()?;
     let Config { node: config, announce } = config;
-    let world = World::system();
+    let world = World::system().with_proxy_rules(ProxyRules::of_environment()?);
     let node = Node::bind(config.clone(), &world).await?;
     let (listen, health) = (node.address(), node.health_address());
     let cores = driver::spawn(config.cores, &world)?;
     info!(
         node = config.name, %listen, %health, cores = config.cores,
-        coordinators = ?config.coordinators, "shard node started"
+        coordinators = ?config.coordinators,
+        proxy = world.proxy_rules().proxy().map(Proxy::address), "shard node started"
     );
     if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");

@@ -160,7 +160,10 @@ fn after_help() -> String {
     format!(
         "Every option can be given by flag, by environment or in the file. A flag overrides the \
          environment, and the environment overrides the file. The keys of the file are the names \
-         of the flags with underscores.\n\n{}",
+         of the flags with underscores.\n\n\
+         The environment variables https_proxy and no_proxy name the HTTP proxy for Google's \
+         endpoints, unless a credential sets proxy. A credential with application_default = true \
+         follows GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_CONFIG and GCE_METADATA_HOST.\n\n{}",
         clarion_runtime::probe::HELP
     )
 }

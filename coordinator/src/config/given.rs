@@ -15,13 +15,31 @@ use super::ConfigError;
 /// Sources of options: the file, if there is one, and the command line with the environment.
 pub(super) struct Places<'a> {
     pub(super) path: Option<&'a Path>,
+    /// Environment variables that are no options, such as those of Google's tools.
+    pub(super) variables: Variables,
+}
+
+/// Value of an environment variable; `None`: not set.
+pub(super) type Variables = fn(&str) -> Option<String>;
+
+/// Reads a variable of this process.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 impl Places<'_> {
     pub(super) fn of(&self, in_file: bool) -> Place<'_> {
         match self.path.filter(|_| in_file) {
-            Some(path) => Place { name: path.display().to_string(), directory: path.parent() },
-            None => Place { name: "environment and flags".to_owned(), directory: None },
+            Some(path) => Place {
+                name: path.display().to_string(),
+                directory: path.parent(),
+                variables: self.variables,
+            },
+            None => Place {
+                name: "environment and flags".to_owned(),
+                directory: None,
+                variables: self.variables,
+            },
         }
     }
 }
@@ -30,6 +48,7 @@ impl Places<'_> {
 pub(super) struct Place<'a> {
     pub(super) name: String,
     pub(super) directory: Option<&'a Path>,
+    pub(super) variables: Variables,
 }
 
 impl Place<'_> {

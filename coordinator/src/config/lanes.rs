@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     ConfigError,
     given::{Given, Place, Places, Tables},
+    proxy::{self, ProxySetting},
 };
 use crate::lane::{ConnectionLimits, Gateway, Quota, catalog::GatewayEntry};
 
@@ -24,6 +25,7 @@ pub struct GatewayTable {
     endpoint: String,
     server_name: Option<String>,
     ca_file: Option<PathBuf>,
+    proxy: Option<ProxySetting>,
     environment: String,
     lane_kind: String,
     connections_min: Option<u32>,
@@ -198,6 +200,7 @@ fn gateway(
             .transpose()?
             .unwrap_or_default(),
         live: lane_kind == LaneKind::Live,
+        route: proxy::route(table.proxy, place)?,
         connections: ConnectionLimits { floor, ceiling },
         streams_per_connection: number(
             "streams_per_connection",

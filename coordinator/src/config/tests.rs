@@ -187,6 +187,14 @@ fn a_problem_is_one_line_with_file_key_and_words() {
             "F: gateways[0].evidence_answers: must be 2 to 1024; got 1",
         ),
         (
+            &lane.replace("\n[[cred", "proxy = \"https://p:443\"\n\n[[cred"),
+            "F: gateways[0].proxy: must be http://host:port; got https://",
+        ),
+        (
+            &lane.replace("\n[[cred", "proxy = { url = \"http://p\", user = \"u\" }\n\n[[cred"),
+            "F: gateways.proxy: unknown field `user`",
+        ),
+        (
             &lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"),
             "F: credentials[0].key_file: must not be set with kind \"fcm\"",
         ),
@@ -226,9 +234,9 @@ fn credentials_are_read_again_from_their_files() {
         Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()]))
             .expect("valid");
     let again = || config.credential_files.read();
-    assert!(again().expect("unchanged")[0].is_same(&config.dispatch.credentials[0]));
+    assert!(again().expect("unchanged")[0] == config.dispatch.credentials[0]);
     fs::write(&key, key_pem()).expect("written");
-    assert!(!again().expect("another key")[0].is_same(&config.dispatch.credentials[0]));
+    assert!(again().expect("another key")[0] != config.dispatch.credentials[0]);
     fs::write(&key, "-----BEGIN PRIVATE KEY-----\nMIGH").expect("written");
     assert!(again().expect_err("half a key").to_string().contains("credentials[0].key_file"));
     fs::write(&key, key_pem()).expect("written");

@@ -15,7 +15,7 @@ use super::{
     ConfigError,
     credentials::{self, CredentialTable},
     file,
-    given::{Given, Places, Tables},
+    given::{self, Given, Places, Tables},
 };
 use crate::{
     lane::Gateway,
@@ -50,7 +50,7 @@ impl CredentialFiles {
         &self,
         given: Given<Tables<CredentialTable>>,
     ) -> Result<Vec<Credential>, ConfigError> {
-        let places = Places { path: self.path.as_deref() };
+        let places = Places { path: self.path.as_deref(), variables: given::variable };
         let (tables, place) = given.tables(&places)?;
         let credentials = credentials::credentials(tables, &place)?;
         credentials::share_no_quota(&credentials, &self.gateways, &place)?;

@@ -8,9 +8,10 @@
 //! signature is deterministic (`clarion_runtime::jwt`). So a restarted coordinator, or a second
 //! coordinator, makes the token that is already in use. Otherwise two restarts would be two changes
 //! within 20 minutes, which APNs answers with 429 `TooManyProviderTokenUpdates`. Slots of 24
-//! minutes keep 4 minutes from Apple's limit. A token is at most 24 minutes old when it is
-//! replaced, which leaves half an hour for clocks that differ, and lets nodes use the former token
-//! for ten minutes until APNs has accepted the new token.
+//! minutes keep 4 minutes from Apple's limit. A token is 24 minutes old when it is replaced, which
+//! leaves half an hour for clocks that differ, and lets nodes use the former token for ten minutes
+//! until APNs has accepted the new token. [`super::mints`] keeps 20 minutes between the first two
+//! tokens of a process, too; its first token may be 48 minutes old when it is replaced.
 //!
 //! If APNs calls a token expired within its slot, the token is not replaced before the slot ends:
 //! Apple's rule has no exception, and senders who broke it got 429 for hours
@@ -21,10 +22,11 @@
 use std::time::Duration;
 
 use clarion_proto::ids::UnixMillis;
+use clarion_runtime::world::Moment;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ApnsKey, token::Rules};
+use super::{ApnsKey, mints::Mints, token::Rules};
 use crate::lane::ProviderToken;
 
 /// Wall time for which a key has one token; slots begin at whole multiples since 1970.
@@ -45,16 +47,32 @@ pub(crate) struct MintError {
     reason: String,
 }
 
-/// Time until the next slot's token is due.
 #[allow(clippy::cast_possible_truncation)] // a slot has far fewer than 2^64 milliseconds
-pub(crate) fn replace_after(now: UnixMillis) -> Duration {
-    let slot = SLOT.as_millis() as u64;
-    Duration::from_millis(slot - now.0 % slot) + MARGIN
+const SLOT_MILLIS: u64 = SLOT.as_millis() as u64;
+
+/// Beginning of the slot of this time.
+pub(crate) fn slot(now: UnixMillis) -> UnixMillis {
+    UnixMillis(now.0 - now.0 % SLOT_MILLIS)
 }
 
-/// Makes the token of the present slot, as `bearer …`: the same at any time within the slot and in
-/// any process. Takes about 300 µs.
-pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, MintError> {
+/// Time until the next slot begins.
+pub(crate) fn rest_of_slot(now: UnixMillis) -> Duration {
+    Duration::from_millis(SLOT_MILLIS - now.0 % SLOT_MILLIS)
+}
+
+/// Makes the token that a key uses now, as `bearer …`, and returns it with the time until the next
+/// token is due. A slot has the same token in any process. Takes about 300 µs.
+pub(crate) fn mint(
+    key: &ApnsKey,
+    mints: &mut Mints,
+    now: Moment,
+) -> Result<(ProviderToken, Duration), MintError> {
+    let (slot, rest) = mints.slot(signer(key), now);
+    Ok((token(key, slot)?, rest + MARGIN))
+}
+
+/// Makes the token of the slot that begins then.
+fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| MintError {
         credential: key.name.clone(),
@@ -70,8 +88,7 @@ pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, Mint
         kid: Some(key.key_id.clone()),
         ..Header::default()
     };
-    let seconds = now.0 / 1_000;
-    let claims = Claims { iss: &key.team_id, iat: seconds - seconds % SLOT.as_secs() };
+    let claims = Claims { iss: &key.team_id, iat: slot.0 / 1_000 };
     let token = jsonwebtoken::encode(&header, &claims, &key_of_ours).map_err(error)?;
     Ok(ProviderToken {
         authorization: SecretString::from(format!("bearer {token}")),
@@ -104,7 +121,7 @@ mod tests {
                 "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned(),
             ),
         };
-        let error = mint(&key, UnixMillis(0)).expect_err("no key").to_string();
+        let error = token(&key, UnixMillis(0)).expect_err("no key").to_string();
         assert!(
             error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"),
             "{error}"

@@ -1,10 +1,11 @@
 //! Credentials and lanes that tests of the lane owner and of its shell begin with.
 
 use clarion_proto::app::Platform;
+use clarion_runtime::proxy::Route;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ApnsKey, Credential, LaneOwner, ServiceAccount, TokenEndpoint};
+use super::{ApnsKey, Credential, Endpoint, GoogleAccount, LaneOwner, ServiceAccount, TokenSource};
 use crate::{
     fixtures::gateway,
     lane::{Gateway, LaneKey, LaneSpec},
@@ -29,18 +30,22 @@ pub(crate) fn with_key_id(credential: &Credential, key_id: &str) -> Credential {
 
 /// An account of FCM; `key` distinguishes its keys, which sign nothing.
 pub(crate) fn account(name: &str, key: u32) -> Credential {
-    Credential::Fcm(ServiceAccount {
+    Credential::Fcm(GoogleAccount {
         name: name.to_owned(),
         project_id: "p".to_owned(),
-        client_email: "clarion@p.iam.gserviceaccount.com".to_owned(),
-        private_key_id: key.to_string(),
-        private_key_pem: SecretString::from(String::new()),
-        token_endpoint: TokenEndpoint {
-            uri: "https://localhost/token".to_owned(),
-            host: "localhost".to_owned(),
-            port: 443,
-            ca_pem: String::new(),
-        },
+        source: TokenSource::ServiceAccount(ServiceAccount {
+            client_email: "clarion@p.iam.gserviceaccount.com".to_owned(),
+            private_key_id: key.to_string(),
+            private_key_pem: SecretString::from(String::new()),
+            token_endpoint: Endpoint {
+                uri: "https://localhost/token".to_owned(),
+                host: "localhost".to_owned(),
+                port: 443,
+                is_tls: true,
+                ca_pem: String::new(),
+            },
+        }),
+        route: Route::Direct,
     })
 }
 

@@ -1,34 +1,33 @@
-//! Access tokens of FCM: a signed request to Google's token endpoint, which answers with a token
-//! for an hour.
+//! Access tokens of FCM, which Google's endpoints issue for an hour.
 //!
-//! Google ("Using OAuth 2.0 for server to server applications", HTTP/REST; RFC 7523): a JSON Web
-//! Token signed with RS256 (`iss` the account, `scope`, `aud` the endpoint, `iat`, `exp` at most an
-//! hour later) is posted as a form and answered by `{access_token, expires_in, token_type}`, or by
-//! 400 and `{error, error_description}`.
+//! | Source | How a token is requested | Module |
+//! |---|---|---|
+//! | service account with a key file | signed request to the token endpoint | [`service_account`] |
+//! | metadata server of the machine | GET in plaintext, inside the network | [`metadata`] |
+//! | external account | exchange of a subject token, then impersonation | [`external_account`] |
 //!
-//! The exchange is one request an hour, so it opens a connection and closes it afterwards. One
-//! deadline covers the whole exchange, the answer's size is limited, and redirects are not
-//! followed. Nothing else waits for the exchange: see `dispatch/lanes.rs`.
+//! A token is requested once an hour, so each request opens a connection and closes it afterwards
+//! ([`client`]). One deadline covers the whole exchange, the answers' sizes are limited, and
+//! redirects are not followed. Nothing else waits for the exchange: see `dispatch/lanes.rs`.
 //!
 //! The log gets the endpoint's words about a failure. They are untrusted: they are cut, and long
 //! words are omitted, because an endpoint may repeat the secret that it was sent.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
 use clarion_proto::ids::UnixMillis;
-use clarion_runtime::world::{Stream, World};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use clarion_runtime::{proxy::tunnel::TunnelError, world::World};
 use rand::{Rng, RngExt};
-use rustls_pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_rustls::TlsConnector;
 
-use super::{ServiceAccount, TokenEndpoint, token::Rules};
+use self::client::Answered;
+use super::{GoogleAccount, TokenSource, token::Rules};
 use crate::lane::ProviderToken;
+
+mod client;
+mod external_account;
+mod metadata;
+mod service_account;
 
 /// OAuth scope of the token: sending messages only.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -38,10 +37,6 @@ pub(crate) const RULES: Rules = Rules { spacing: Duration::from_secs(60) };
 const LIFE_SECONDS_MAX: u64 = 3_600;
 /// Deadline of an exchange: name resolution, TCP, TLS, request and answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
-/// Deadline of TCP for one address: three addresses leave a second for the exchange.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// Maximum number of addresses tried: both families, and one more.
-const ADDRESSES_MAX: usize = 3;
 /// Longest answer, bytes. Google's has some 1,100.
 const ANSWER_BYTES_MAX: usize = 64 * 1_024;
 /// Longest access token, bytes: it goes into a header of every request. Google announces up to
@@ -68,9 +63,24 @@ pub(crate) enum ExchangeError {
     /// The key is unusable: the operator's fault.
     #[error("the account's private key cannot sign: {0}")]
     Sign(String),
-    /// `token_uri` or `ca_file` is unusable: the operator's fault.
+    /// A URI or `ca_file` is unusable: the operator's fault.
     #[error("{0}")]
     Trust(String),
+    /// The subject token cannot be read: the fault of the operator, or of whatever keeps it fresh.
+    #[error("the subject token {0}")]
+    Subject(String),
+    /// Something other than a metadata server answered; its token would be a stranger's.
+    #[error(
+        "HTTP {status} without `Metadata-Flavor: Google`: this is no metadata server; on machines \
+         outside Google Cloud, set GOOGLE_APPLICATION_CREDENTIALS or credentials_file"
+    )]
+    NoMetadataServer { status: u16 },
+    /// The proxy opened no tunnel.
+    #[error(transparent)]
+    Proxy(#[from] TunnelError),
+    /// One of several steps failed.
+    #[error("{step} at {host}: {error}")]
+    Step { step: &'static str, host: String, error: Box<ExchangeError> },
     /// No connection; a retry helps.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
@@ -105,7 +115,11 @@ impl ExchangeError {
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Http(_) | Self::Deadline | Self::Unavailable { .. } => true,
+            Self::Proxy(error) => error.is_passing(),
+            Self::Step { error, .. } => error.is_passing(),
             Self::Sign(_)
+            | Self::Subject(_)
+            | Self::NoMetadataServer { .. }
             | Self::Trust(_)
             | Self::InvalidGrant { .. }
             | Self::Refused { .. }
@@ -132,102 +146,23 @@ pub(crate) fn replace_after(life: Duration) -> Duration {
 
 /// Requests an access token once, without a retry.
 pub(crate) async fn exchange(
-    account: &ServiceAccount,
+    account: &GoogleAccount,
     world: &World,
     now: UnixMillis,
 ) -> Result<AccessToken, ExchangeError> {
-    let assertion = assertion(account, now)?;
-    match tokio::time::timeout(DEADLINE, post(&account.token_endpoint, world, &assertion)).await {
-        Ok(answered) => {
-            let (status, body) = answered?;
-            answer(status, &body)
-        }
-        Err(_) => Err(ExchangeError::Deadline),
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Claims<'a> {
-    iss: &'a str,
-    scope: &'a str,
-    aud: &'a str,
-    iat: u64,
-    exp: u64,
-}
-
-/// Signs the request for a token; takes about 1 ms.
-fn assertion(account: &ServiceAccount, now: UnixMillis) -> Result<SecretString, ExchangeError> {
-    // The library's errors name the format at fault, never the key's bytes.
-    let error = |e: jsonwebtoken::errors::Error| ExchangeError::Sign(e.to_string());
-    clarion_runtime::jwt::install();
-    let key = EncodingKey::from_rsa_pem(account.private_key_pem.expose_secret().as_bytes())
-        .map_err(error)?;
-    let kid = Some(account.private_key_id.clone()).filter(|kid| !kid.is_empty());
-    let iat = now.0 / 1_000;
-    let aud = &account.token_endpoint.uri;
-    let claims =
-        Claims { iss: &account.client_email, scope: SCOPE, aud, iat, exp: iat + LIFE_SECONDS_MAX };
-    let token =
-        jsonwebtoken::encode(&Header { kid, ..Header::new(Algorithm::RS256) }, &claims, &key)
-            .map_err(error)?;
-    Ok(SecretString::from(token))
-}
-
-async fn post(
-    endpoint: &TokenEndpoint,
-    world: &World,
-    assertion: &SecretString,
-) -> Result<(u16, Bytes), ExchangeError> {
-    let trust =
-        |e: &dyn std::fmt::Display| ExchangeError::Trust(format!("token_uri or ca_file: {e}"));
-    let roots = clarion_runtime::roots::roots(&endpoint.ca_pem).map_err(|e| trust(&e))?;
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .map_err(|e| trust(&e))?
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| trust(&e))?;
-
-    // The grant type is a URN with escaped colons; an assertion has only characters that a form
-    // needs not escape.
-    const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
-    let form = format!("grant_type={GRANT_TYPE}&assertion={}", assertion.expose_secret());
-    let uri: http::Uri = endpoint.uri.parse().map_err(|e: http::uri::InvalidUri| trust(&e))?;
-    let request = http::Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(http::header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
-        .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .header(http::header::ACCEPT, "application/json")
-        .body(Full::new(Bytes::from(form)))
-        .map_err(|e| trust(&e))?;
-
-    let tcp = connect(endpoint, world).await.map_err(ExchangeError::Connect)?;
-    let tls = TlsConnector::from(Arc::new(tls))
-        .connect(name, tcp)
-        .await
-        .map_err(ExchangeError::Connect)?;
-    let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(ANSWER_BYTES_MAX).handshake(TokioIo::new(tls)).await?;
+    let route = &account.route;
     let exchange = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        match Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await {
-            Ok(body) => Ok((status, body.to_bytes())),
-            Err(e) if e.is::<LengthLimitError>() => Err(ExchangeError::TooLong),
-            Err(e) => Err(e
-                .downcast::<hyper::Error>()
-                .map_or(ExchangeError::TooLong, |e| ExchangeError::Http(*e))),
+        match &account.source {
+            TokenSource::ServiceAccount(account) => {
+                service_account::exchange(account, route, world, now).await
+            }
+            TokenSource::Metadata(server) => metadata::exchange(server, world).await,
+            TokenSource::ExternalAccount(account) => {
+                external_account::exchange(account, route, world, now).await
+            }
         }
     };
-    let (mut exchange, mut connection) = (std::pin::pin!(exchange), std::pin::pin!(connection));
-    tokio::select! {
-        biased;
-        answered = &mut exchange => answered,
-        // The endpoint closed the connection: the exchange has the answer, or reports the failure.
-        _ = &mut connection => exchange.await,
-    }
+    tokio::time::timeout(DEADLINE, exchange).await.map_err(|_| ExchangeError::Deadline)?
 }
 
 /// Answer of the endpoint; Google may add further members.
@@ -236,39 +171,43 @@ struct Answer {
     access_token: Option<String>,
     expires_in: Option<u64>,
     token_type: Option<String>,
-    error: Option<String>,
+}
+
+/// Refusal of an endpoint: of OAuth (RFC 6749, section 5.2), or of Google's other APIs.
+#[derive(Default, serde::Deserialize)]
+struct Refused {
+    error: Option<Reason>,
     error_description: Option<String>,
 }
 
-fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
-    // The parser's words may show the text that it read, so they are not passed on.
-    let parsed = serde_json::from_slice::<Answer>(body);
-    if status != 200 {
-        let (error, description) =
-            parsed.map(|a| (a.error, a.error_description)).unwrap_or_default();
-        let error = error.unwrap_or_default();
-        let said = [error.as_str(), description.as_deref().unwrap_or_default()].join(" ");
-        let words = if said.trim().is_empty() {
-            "without a reason in JSON".to_owned()
-        } else {
-            words(&said)
-        };
-        return Err(match status {
-            400 | 401 if error == "invalid_grant" => ExchangeError::InvalidGrant { status, words },
-            408 | 429 | 500.. => ExchangeError::Unavailable { status, words },
-            _ => ExchangeError::Refused { status, words },
-        });
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Reason {
+    Code(String),
+    Status { status: Option<String>, message: Option<String> },
+}
+
+/// Takes the token out of an endpoint's answer (RFC 6749, section 5).
+fn granted(answered: &Answered) -> Result<AccessToken, ExchangeError> {
+    if answered.status != 200 {
+        return Err(refusal(answered));
     }
-    let answer =
-        parsed.map_err(|_| ExchangeError::Unusable("the body is not JSON, or not of a token"))?;
+    // The parser's words may show the text that it read, so they are not passed on.
+    let answer: Answer = serde_json::from_slice(&answered.body)
+        .map_err(|_| ExchangeError::Unusable("the body is not JSON, or not of a token"))?;
     if !answer.token_type.is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
         return Err(ExchangeError::Unusable("token_type is not Bearer"));
     }
     let life = match answer.expires_in {
         None | Some(0) => return Err(ExchangeError::Unusable("expires_in is missing or 0")),
-        Some(seconds) => Duration::from_secs(seconds.min(LIFE_SECONDS_MAX)),
+        Some(seconds) => Duration::from_secs(seconds),
     };
-    let token = SecretString::from(answer.access_token.unwrap_or_default());
+    access_token(answer.access_token.unwrap_or_default(), life)
+}
+
+/// Checks a token, which goes into a header of every request.
+fn access_token(token: String, life: Duration) -> Result<AccessToken, ExchangeError> {
+    let token = SecretString::from(token);
     let bytes = token.expose_secret().as_bytes();
     if bytes.is_empty() || bytes.len() > TOKEN_BYTES_MAX || !bytes.iter().all(u8::is_ascii_graphic)
     {
@@ -277,7 +216,31 @@ fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
         ));
     }
     let authorization = SecretString::from(format!("Bearer {}", token.expose_secret()));
+    let life = life.min(Duration::from_secs(LIFE_SECONDS_MAX));
     Ok(AccessToken { token: ProviderToken { authorization, signer: 0 }, life })
+}
+
+/// The error of an answer other than 200.
+fn refusal(answered: &Answered) -> ExchangeError {
+    let status = answered.status;
+    let refused = serde_json::from_slice::<Refused>(&answered.body).unwrap_or_default();
+    let error = match &refused.error {
+        Some(Reason::Code(code)) => code.clone(),
+        Some(Reason::Status { status, message }) => {
+            [status.as_deref(), message.as_deref()].map(Option::unwrap_or_default).join(" ")
+        }
+        None => String::new(),
+    };
+    let said = [error.as_str(), refused.error_description.as_deref().unwrap_or_default()].join(" ");
+    let words = match said.trim() {
+        "" => "without a reason in JSON".to_owned(),
+        said => words(said),
+    };
+    match status {
+        400 | 401 if error == "invalid_grant" => ExchangeError::InvalidGrant { status, words },
+        408 | 429 | 500.. => ExchangeError::Unavailable { status, words },
+        _ => ExchangeError::Refused { status, words },
+    }
 }
 
 /// Cuts an endpoint's words to fit a log line.
@@ -297,38 +260,6 @@ fn words(said: &str) -> String {
         words.push_str(&shown);
     }
     words
-}
-
-/// Connects to the first address that accepts, with a deadline for each address: the network may
-/// drop one family of addresses, and the system's own timeout is longer than [`DEADLINE`].
-async fn connect(endpoint: &TokenEndpoint, world: &World) -> io::Result<Stream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    let TokenEndpoint { host, port, .. } = endpoint;
-    // A host with colons is an IPv6 address.
-    let name =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let addresses = world.resolve(&name).await?;
-    for address in in_turn(&addresses).take(ADDRESSES_MAX) {
-        match tokio::time::timeout(CONNECT_DEADLINE, world.connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
-}
-
-/// Addresses of both families alternately, beginning with the resolver's first choice.
-fn in_turn(addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
-    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut a, mut b): (Vec<_>, Vec<_>) =
-        addresses.iter().partition(|address| address.is_ipv6() == first);
-    a.reverse();
-    b.reverse();
-    std::iter::from_fn(move || {
-        std::mem::swap(&mut a, &mut b);
-        b.pop().or_else(|| a.pop())
-    })
 }
 
 #[cfg(test)]

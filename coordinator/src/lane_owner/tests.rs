@@ -270,7 +270,8 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
 
 fn key_id(credential: &Credential) -> (String, u32) {
     let Credential::Fcm(account) = credential else { panic!("an account") };
-    (account.name.clone(), account.private_key_id.parse().unwrap())
+    let TokenSource::ServiceAccount(key) = &account.source else { panic!("a key") };
+    (account.name.clone(), key.private_key_id.parse().unwrap())
 }
 
 proptest! {

@@ -11,6 +11,7 @@ use clarion_proto::{
     },
     message::MESSAGES_MAX,
 };
+use clarion_runtime::proxy::{self, Proxy, Route};
 use h3o::{LatLng, Resolution};
 use prost::Message as _;
 use wire::segment_op::Op;
@@ -105,6 +106,9 @@ fn every_message_but_waves_is_small() {
     let mut gateway = gateway(None);
     (gateway.name, gateway.ca_pem) = (name(0, 63), "x".repeat(CA_PEM_BYTES_MAX));
     (gateway.endpoint, gateway.server_name) = ("h".repeat(ENDPOINT_BYTES_MAX), "h".repeat(253));
+    let proxy = Proxy::new(&format!("{}:3128", "h".repeat(253))).expect("an address");
+    let proxy = proxy.with_authorization("x".repeat(proxy::AUTHORIZATION_BYTES_MAX));
+    gateway.route = Route::Proxy(Arc::new(proxy.expect("a value")));
     let key = crate::lane::LaneKey { gateway: gateway.name.clone(), credential: name(1, 63) };
     within(
         "lane",

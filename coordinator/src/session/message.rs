@@ -8,6 +8,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message},
 };
+use clarion_runtime::proxy::Route;
 use secrecy::ExposeSecret;
 
 use super::{
@@ -76,7 +77,24 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
             hpack_authorization_indexed: gateway.hpack_authorization_indexed,
             evidence_answers: gateway.evidence_answers,
         }),
+        proxy: proxy(&gateway.route),
     }))
+}
+
+fn proxy(route: &Route) -> Option<wire::LaneProxy> {
+    use wire::lane_proxy::Proxy;
+    let proxy = match route {
+        Route::Direct => return None,
+        Route::Environment => Proxy::OfEnvironment(true),
+        Route::Proxy(proxy) => Proxy::Address(wire::ProxyAddress {
+            endpoint: proxy.address().to_owned(),
+            authorization: proxy
+                .authorization()
+                .map(|value| value.expose_secret().to_owned())
+                .unwrap_or_default(),
+        }),
+    };
+    Some(wire::LaneProxy { proxy: Some(proxy) })
 }
 
 pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequest {

@@ -367,6 +367,7 @@ fn gateway() -> Gateway {
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections: ConnectionLimits { floor: 2, ceiling: 32 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(10),

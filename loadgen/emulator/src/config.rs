@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use clarion_proto::ids::UnixMillis;
 use parking_lot::Mutex;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,15 @@ pub struct GatewayConfig {
     /// FCM: service accounts that may request access tokens. Without one, FCM refuses every request
     /// with 401.
     pub service_accounts: Vec<ServiceAccountConfig>,
+    /// FCM: identities of other providers that the token exchange accepts (workload identity
+    /// federation). The exchange is at `/v1/token` of the OAuth endpoint.
+    pub workload_identities: Vec<WorkloadIdentityConfig>,
+    /// FCM: e-mail address of the machine's service account, for which the emulator runs a metadata
+    /// server. Default: no metadata server.
+    pub machine_account: Option<String>,
+    /// FCM: address of the metadata server, in plaintext. Default: a free port of the loopback
+    /// interface.
+    pub metadata_listen: SocketAddr,
     /// FCM: lifetime of an access token, seconds. Default 3,600.
     pub access_token_seconds: u64,
     /// FCM: idle time after which the gateway closes a connection with `session_timed_out`,
@@ -153,6 +163,23 @@ pub struct ServiceAccountConfig {
     pub projects: Vec<String>,
 }
 
+/// An identity of another provider, and the service account that it may impersonate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadIdentityConfig {
+    /// Name of the workload identity provider, the audience of the exchange.
+    pub audience: String,
+    /// Type of the subject token, a URN.
+    pub subject_token_type: String,
+    /// Subject token that proves the identity.
+    pub subject_token: String,
+    /// Time from which the subject token is refused, seconds since 1970; absent: never.
+    #[serde(default)]
+    pub expires_unix_seconds: Option<u64>,
+    /// E-mail address of the service account that the identity may impersonate.
+    pub service_account: String,
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         let names = [
@@ -175,6 +202,9 @@ impl Default for GatewayConfig {
             token_uri: None,
             projects: Vec::new(),
             service_accounts: Vec::new(),
+            workload_identities: Vec::new(),
+            machine_account: None,
+            metadata_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             access_token_seconds: 3_600,
             session_idle_seconds: 240,
             clock_skew_seconds: 60,
@@ -250,7 +280,7 @@ impl GatewayConfig {
             .map_err(|what| invalid_input(&format!("faults: {what}")))?;
         let (provider, streams_max) = match self.platform {
             Platform::Apns => (Provider::Apns(self.apns()?), apns::STREAMS_MAX),
-            Platform::Fcm => (Provider::Fcm(self.fcm()?), fcm::STREAMS_MAX),
+            Platform::Fcm => (Provider::Fcm(Box::new(self.fcm()?)), fcm::STREAMS_MAX),
         };
         Ok(Policy {
             streams_max: self.streams_max.unwrap_or(streams_max),
@@ -302,7 +332,28 @@ impl GatewayConfig {
         });
         let idle =
             (self.session_idle_seconds > 0).then(|| Duration::from_secs(self.session_idle_seconds));
+        let account = |field: &str, email: &str| {
+            let at = self.service_accounts.iter().position(|a| a.client_email == email);
+            at.ok_or_else(|| {
+                let what = format!("{field}: must be configured in service_accounts; got {email}");
+                invalid_input(&what)
+            })
+        };
+        let identity = |identity: &WorkloadIdentityConfig| {
+            Ok(fcm::Identity {
+                audience: identity.audience.clone(),
+                subject_token_type: identity.subject_token_type.clone(),
+                subject_token: identity.subject_token.clone(),
+                expires: identity.expires_unix_seconds.map(|s| UnixMillis(s.saturating_mul(1_000))),
+                account: account("workload_identities", &identity.service_account)?,
+            })
+        };
+        let machine_account = self.machine_account.as_deref();
         Ok(fcm::Policy {
+            identities: self.workload_identities.iter().map(identity).collect::<io::Result<_>>()?,
+            machine_account: machine_account
+                .map(|email| account("machine_account", email))
+                .transpose()?,
             projects: projects.collect(),
             accounts: self
                 .service_accounts

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use clarion_proto::ids::UnixMillis;
 use parking_lot::Mutex;
 
 pub mod access;
@@ -46,6 +47,11 @@ pub struct Policy {
     pub projects: Vec<Project>,
     /// Service accounts that may ask for access tokens.
     pub accounts: Vec<Account>,
+    /// Identities of other providers that the token exchange accepts.
+    pub identities: Vec<Identity>,
+    /// Service account of the machine, as an index into [`Policy::accounts`]; `None`: the machine
+    /// has none.
+    pub machine_account: Option<usize>,
     /// Issuer that makes and checks access tokens.
     pub issuer: Issuer,
     /// Accepted difference between clocks, seconds.
@@ -76,6 +82,27 @@ pub struct Account {
     pub public_key: Vec<u8>,
     /// Projects to which the account may send, as indices into [`Policy::projects`].
     pub projects: Vec<usize>,
+}
+
+/// An identity of another provider, and the service account that it may impersonate.
+#[derive(Clone)]
+pub struct Identity {
+    /// Name of the workload identity provider.
+    pub audience: String,
+    /// Type of the subject token, a URN.
+    pub subject_token_type: String,
+    /// Subject token that proves the identity.
+    pub subject_token: String,
+    /// Time from which the subject token is refused, milliseconds since 1970; `None`: never.
+    pub expires: Option<UnixMillis>,
+    /// Service account that the identity may impersonate, as an index into [`Policy::accounts`].
+    pub account: usize,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("audience", &self.audience).finish_non_exhaustive()
+    }
 }
 
 impl Policy {

@@ -73,7 +73,9 @@ pub mod tls;
 pub mod worker;
 
 pub use self::{
-    config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig},
+    config::{
+        GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig, WorkloadIdentityConfig,
+    },
     faults::Faults,
     platform::Platform,
     process::{Arguments, main, run},
@@ -146,7 +148,14 @@ impl Gateway {
                 )?;
                 let plan = Mutex::new(Arc::clone(&plan));
                 let endpoint = Arc::new(Endpoint { policy: policy.clone(), token_uri: uri, plan });
-                Some((Arc::clone(&endpoint), Running::start(listener, &tls, endpoint)?))
+                let metadata = endpoint
+                    .policy
+                    .machine_account
+                    .is_some()
+                    .then(|| bind(config.metadata_listen))
+                    .transpose()?;
+                let running = Running::start(listener, metadata, &tls, Arc::clone(&endpoint))?;
+                Some((endpoint, running))
             }
             None => None,
         };
@@ -214,6 +223,12 @@ impl GatewayHandle {
     #[must_use]
     pub fn token_uri(&self) -> Option<&str> {
         self.oauth.as_ref().map(|(endpoint, _)| &*endpoint.token_uri)
+    }
+
+    /// Returns the address of the metadata server; `None`: the machine has no service account.
+    #[must_use]
+    pub fn metadata_host(&self) -> Option<SocketAddr> {
+        self.oauth.as_ref()?.1.metadata()
     }
 
     /// Returns the certificate of the CA that clients must trust, PEM.

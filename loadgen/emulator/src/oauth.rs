@@ -1,12 +1,20 @@
-//! Google's OAuth token endpoint for service accounts: `POST /token` returns an access token for a
-//! signed assertion (<https://developers.google.com/identity/protocols/oauth2/service-account>).
+//! Google's endpoints that issue access tokens.
+//!
+//! | Request | Issues a token for | Module |
+//! |---|---|---|
+//! | `POST /token` | the signed assertion of a service account | [`assertion`] |
+//! | `POST /v1/token` | the subject token of another provider (RFC 8693) | [`federation`] |
+//! | `POST /v1/…:generateAccessToken` | a token of that exchange | [`federation`] |
+//! | `GET /computeMetadata/v1/…/token`, in plaintext | every client | [`metadata`] |
 //!
 //! One request per hour needs no hand-written HTTP. The server is hyper on a thread of its own, so
-//! it neither slows the push service nor suffers from its faults. [`assertion`] decides without
-//! I/O, and [`server`] does the rest.
+//! it neither slows the push service nor suffers from its faults. The modules of the table decide
+//! without I/O, and [`server`] does the rest.
 
 pub mod assertion;
+pub mod federation;
 mod form;
+pub mod metadata;
 pub mod server;
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ pub enum Provider {
     /// Policy of APNs, Apple's gateway.
     Apns(apns::Policy),
     /// Policy of FCM, Google's gateway.
-    Fcm(fcm::Policy),
+    Fcm(Box<fcm::Policy>),
 }
 
 impl Policy {

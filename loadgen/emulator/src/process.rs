@@ -130,6 +130,9 @@ fn announcement(gateway: &GatewayHandle, ca_file: &Path) -> serde_json::Value {
     if let Some(uri) = gateway.token_uri() {
         said["token_uri"] = json!(uri);
     }
+    if let Some(host) = gateway.metadata_host() {
+        said["metadata_host"] = json!(host);
+    }
     said
 }
 

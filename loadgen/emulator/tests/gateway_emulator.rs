@@ -18,6 +18,7 @@ mod gateway_emulator {
     mod fcm_hostile;
     mod fcm_quota;
     mod hostile;
+    mod identities;
     mod oauth;
     mod process;
     mod settings;

@@ -25,6 +25,7 @@ use clarion_emulator::{
 
 use super::{
     ClusterError, ClusterPlan,
+    network::{self, Credentials},
     orders::{Counted, OrderError, Orders},
     prepare,
     process::{Process, Role},
@@ -93,6 +94,8 @@ pub struct Served {
     pub ca_file: PathBuf,
     /// URI of FCM's token endpoint.
     pub token_uri: Option<String>,
+    /// host:port of the metadata server, if the machine has a service account.
+    pub metadata_host: Option<String>,
 }
 
 impl Emulator {
@@ -108,9 +111,19 @@ impl Emulator {
         let conditions = conditions(&plan.gateway, platform);
         let name = names::emulator(platform);
         let config = plan.dir.join(format!("{name}.toml"));
-        let text =
-            toml::to_string(&configuration(&plan.gateway, platform, conditions.clone(), key))
-                .map_err(|e| prepare("the gateway's configuration", e))?;
+        let mut configuration = configuration(&plan.gateway, platform, conditions.clone(), key);
+        match plan.network.credentials {
+            _ if platform == Platform::Apns => {}
+            Credentials::KeyFile => {}
+            Credentials::Metadata => {
+                configuration.machine_account = Some(keys::CLIENT_EMAIL.to_owned());
+            }
+            Credentials::WorkloadIdentity => {
+                configuration.workload_identities = vec![network::workload_identity()];
+            }
+        }
+        let text = toml::to_string(&configuration)
+            .map_err(|e| prepare("the gateway's configuration", e))?;
         keys::write_private(&config, &text)
             .map_err(|e| prepare(&config.display().to_string(), e))?;
         let arguments = [
@@ -119,14 +132,16 @@ impl Emulator {
             format!("--directory={}", plan.dir.join(&name).display()),
         ];
         let (process, announced, pipes) =
-            start_with_pipes(plan, Role::Gateway, name, &arguments).await?;
+            start_with_pipes(plan, (Role::Gateway, name, Vec::new()), &arguments).await?;
         let ca_file =
             announced.ca_file.ok_or_else(|| prepare("the gateway's CA", "it was not announced"))?;
         let (endpoint, token_uri) = (announced.listen, announced.token_uri);
         if platform == Platform::Fcm && token_uri.is_none() {
             return Err(prepare("the gateway's token endpoint", "it was not announced"));
         }
-        let served = Served { platform, endpoint, server_name: "localhost", ca_file, token_uri };
+        let metadata_host = announced.metadata_host;
+        let server_name = "localhost";
+        let served = Served { platform, endpoint, server_name, ca_file, token_uri, metadata_host };
         Ok((process, Self::new(platform, &plan.gateway, Orders::child(pipes)), served))
     }
 

@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 use clarion_emulator::Platform;
 use serde::Serialize;
 
-use super::{ClusterError, ClusterPlan, Started, emulator::Served, prepare};
+use super::{
+    ClusterError, ClusterPlan, Started,
+    emulator::Served,
+    network::{self, Credentials},
+    prepare,
+};
 use crate::{
     keys::{self, SigningKey},
     names,
@@ -32,6 +37,7 @@ struct GatewayTable<'a> {
     endpoint: &'a str,
     server_name: &'a str,
     ca_file: &'a Path,
+    proxy: ProxyTable<'a>,
     environment: &'a str,
     lane_kind: &'a str,
     quota_per_minute: Option<u32>,
@@ -43,8 +49,37 @@ struct GatewayTable<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum CredentialTable<'a> {
-    Apns { name: &'a str, kind: &'a str, key_file: &'a Path, key_id: &'a str, team_id: &'a str },
-    Fcm { name: &'a str, kind: &'a str, service_account_file: PathBuf, ca_file: &'a Path },
+    Apns {
+        name: &'a str,
+        kind: &'a str,
+        key_file: &'a Path,
+        key_id: &'a str,
+        team_id: &'a str,
+    },
+    Fcm {
+        name: &'a str,
+        kind: &'a str,
+        service_account_file: Option<PathBuf>,
+        credentials_file: Option<&'a str>,
+        application_default: Option<bool>,
+        project_id: Option<&'a str>,
+        ca_file: &'a Path,
+        proxy: ProxyTable<'a>,
+    },
+}
+
+/// A proxy, or the word for none: the run's gateways are on this machine.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ProxyTable<'a> {
+    Word(&'a str),
+    Proxy { url: &'a str, username: Option<&'a str>, password: Option<&'a str> },
+}
+
+fn proxy(plan: &ClusterPlan) -> ProxyTable<'_> {
+    let Some(proxy) = &plan.network.proxy else { return ProxyTable::Word("none") };
+    let (username, password) = proxy.credentials.as_ref().map(|(u, p)| (&**u, &**p)).unzip();
+    ProxyTable::Proxy { url: &proxy.url, username, password }
 }
 
 /// Writes the coordinator's configuration, and the key file of the service account that it names.
@@ -58,7 +93,7 @@ pub fn coordinator_config(
     (emulators, key): (&[Served], &SigningKey),
     other: Started<'_>,
 ) -> Result<PathBuf, ClusterError> {
-    let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
+    let credentials = emulators.iter().map(|emulator| credential(plan, emulator, key));
     let file = CoordinatorFile {
         listen,
         health_listen: "127.0.0.1:0".to_owned(),
@@ -75,7 +110,7 @@ pub fn coordinator_config(
     Ok(path)
 }
 
-fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
+fn gateway<'a>(plan: &'a ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
     let fcm = Some(plan.fcm).filter(|_| emulator.platform == Platform::Fcm).unwrap_or_default();
     GatewayTable {
         name: names::gateway(emulator.platform),
@@ -83,6 +118,7 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
         endpoint: &emulator.endpoint,
         server_name: emulator.server_name,
         ca_file: &emulator.ca_file,
+        proxy: proxy(plan),
         environment: "sandbox",
         lane_kind: "test",
         quota_per_minute: fcm.quota_per_minute,
@@ -93,7 +129,7 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
 }
 
 fn credential<'a>(
-    dir: &Path,
+    plan: &'a ClusterPlan,
     emulator: &'a Served,
     key: &'a SigningKey,
 ) -> Result<CredentialTable<'a>, ClusterError> {
@@ -107,13 +143,28 @@ fn credential<'a>(
             team_id: key.team_id,
         }),
         Platform::Fcm => {
-            let service_account_file =
-                keys::service_account(dir, emulator.token_uri.as_deref().unwrap_or_default())?;
+            let (mut service_account_file, mut credentials_file) = (None, None);
+            let mut application_default = None;
+            match plan.network.credentials {
+                Credentials::KeyFile => {
+                    let token_uri = emulator.token_uri.as_deref().unwrap_or_default();
+                    service_account_file = Some(keys::service_account(&plan.dir, token_uri)?);
+                }
+                Credentials::Metadata => application_default = Some(true),
+                Credentials::WorkloadIdentity => {
+                    network::external_account(&plan.dir, emulator)?;
+                    credentials_file = Some(network::EXTERNAL_ACCOUNT);
+                }
+            }
             Ok(CredentialTable::Fcm {
                 name,
                 kind,
+                project_id: service_account_file.is_none().then_some(names::PROJECT),
                 service_account_file,
+                credentials_file,
+                application_default,
                 ca_file: &emulator.ca_file,
+                proxy: proxy(plan),
             })
         }
     }

@@ -59,6 +59,8 @@ pub struct Spec<'a> {
     pub program: &'a Path,
     /// Command-line arguments of the program.
     pub arguments: &'a [OsString],
+    /// Environment variables of the child, in addition to this process's.
+    pub environment: &'a [(&'static str, String)],
     /// Folder in which the process's log file is created.
     pub log_dir: &'a Path,
 }
@@ -80,6 +82,9 @@ pub struct Announcement {
     /// Address of its token endpoint, if any.
     #[serde(default)]
     pub token_uri: Option<String>,
+    /// Address of its metadata server, if any.
+    #[serde(default)]
+    pub metadata_host: Option<String>,
 }
 
 /// Standard input and output of a child, after its first line.
@@ -147,12 +152,13 @@ impl Process {
         spec: Spec<'_>,
         deadline: Duration,
     ) -> Result<(Self, Announcement, Pipes), ProcessError> {
-        let Spec { role, name, program, arguments, log_dir } = spec;
+        let Spec { role, name, program, arguments, environment, log_dir } = spec;
         let log = log_dir.join(format!("{name}.log"));
         let failed = |source| ProcessError::Start { name: name.clone(), source };
         let log_file = fs::File::create(&log).map_err(failed)?;
         let mut child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)

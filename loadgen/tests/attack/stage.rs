@@ -12,7 +12,7 @@ use std::{
 
 use clarion_emulator::clock;
 use clarion_loadgen::{
-    cluster::{Cluster, ClusterPlan, Started, emulator::GatewayPlan},
+    cluster::{Cluster, ClusterPlan, Started, emulator::GatewayPlan, network::NetworkPlan},
     drive::{self, alert},
     population::Population,
     scenario::Scenario,
@@ -115,6 +115,7 @@ impl Stage {
             fcm: scenario.gateway.fcm,
             request_deadline_ms: None,
             authorization_literal: false,
+            network: NetworkPlan::default(),
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");

@@ -18,7 +18,7 @@ use clarion_coordinator::{
     store::memory::MemoryStore,
 };
 use clarion_loadgen::{
-    cluster::{ClusterPlan, emulator::GatewayPlan},
+    cluster::{ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     names,
     population::Population,
     scenario::Scenario,
@@ -83,6 +83,7 @@ pub fn plan(folder: &Path, scenario: &Scenario, population: &Population) -> Clus
         fcm: scenario.gateway.fcm,
         request_deadline_ms: None,
         authorization_literal: false,
+        network: NetworkPlan::default(),
         start_deadline: PATIENCE,
     }
 }

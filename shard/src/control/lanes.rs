@@ -335,6 +335,7 @@ fn spec(lane: &Lane, connections: usize) -> LaneSpec {
         server_name: terms.server_name.clone(),
         roots: lane.roots.clone(),
         live: terms.live,
+        route: terms.route.clone(),
         connections,
         streams_per_connection: terms.streams_per_connection,
         request_deadline: terms.request_deadline,

@@ -26,6 +26,9 @@ const BATCH: usize = 64;
 /// written.
 pub(crate) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
 
+/// Reported reason for handshakes with the gateway that do not end.
+const TOO_LONG: &str = "TCP and TLS take too long";
+
 /// Id of a connection between core and driver. A slot is used again, with another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
@@ -70,6 +73,8 @@ pub(crate) struct Link {
     /// Whether the handshake has taken so long that another attempt may be made.
     pub(crate) late: bool,
     pub(crate) late_at: Time,
+    /// Reason to report if connecting takes too long, set by the driver; `None`: the gateway.
+    pub(crate) slow_step: Option<String>,
     /// Number of the provider token that the connection uses; for a host's connections, the present
     /// one.
     pub(crate) credential: u32,
@@ -126,6 +131,7 @@ impl Link {
             useless: false,
             late: false,
             late_at,
+            slow_step: None,
             credential: 0,
             patience: Duration::MAX,
             stuck_since: None,
@@ -134,6 +140,11 @@ impl Link {
             refused_in_row: 0,
             probe: Probe::default(),
         }
+    }
+
+    /// Returns the reason to report for a connection that takes too long to establish.
+    pub(crate) fn too_long(&self) -> String {
+        self.slow_step.clone().unwrap_or_else(|| TOO_LONG.to_owned())
     }
 
     /// Returns the identity of the connection in evidence.

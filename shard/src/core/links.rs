@@ -23,9 +23,6 @@ use crate::{
 /// forget it, when a request on it would wait for its whole deadline.
 const IDLE_MAX: Duration = Duration::from_mins(3);
 
-/// Reported reason for handshakes that do not end.
-const TOO_LONG: &str = "TCP and TLS take too long";
-
 /// A place for a connection.
 #[derive(Debug, Default)]
 pub(crate) struct LinkSlot {
@@ -88,6 +85,14 @@ impl Core {
             (link.opened, link.idle_max) = (now, idle_max);
             (link.credential, link.patience) = (number, patience);
             self.lanes[lane].end.cannot_connect(String::new());
+        }
+    }
+
+    /// Records the step that a connection attempt has reached, as the reason to report if the step
+    /// takes too long; `None`: the gateway's own handshakes.
+    pub fn waits_for(&mut self, id: ConnectionId, slow_step: Option<String>) {
+        if let Some(link) = self.link_of(id) {
+            link.slow_step = slow_step;
         }
     }
 
@@ -213,9 +218,10 @@ impl Core {
             }
             if !link.late && now >= link.late_at && matches!(link.state, State::Connecting(_)) {
                 link.late = true;
+                let why = link.too_long();
                 let end = &mut self.lanes[link.lane].end;
                 end.pool.failed(now, &mut self.rng);
-                end.cannot_connect(TOO_LONG.to_owned());
+                end.cannot_connect(why);
             }
             let idled = link.idle_at().is_some_and(|at| now >= at);
             let retire = !link.leaving && now >= link.retire_at || idled;
@@ -224,8 +230,9 @@ impl Core {
             }
             match &mut link.state {
                 State::Connecting(deadline) if now >= *deadline => {
+                    let why = link.too_long();
                     self.close_link(id.slot, true);
-                    self.not_connected(id, TOO_LONG.to_owned(), now);
+                    self.not_connected(id, why, now);
                 }
                 State::Connecting(_) | State::Remote(_) => {}
                 State::Open(connection) => {

@@ -1,4 +1,9 @@
-//! One TCP connection with TLS over it, never blocking.
+//! One TCP connection with TLS over it, never blocking; through an HTTP proxy, if the lane has one.
+//!
+//! ```text
+//! Resolving ──▶ Connecting ──────────────────▶ Handshaking ──▶ Open
+//!                    └──with a proxy──▶ Tunnelling ──▲
+//! ```
 //!
 //! The core's bytes go into TLS a piece at a time, and only when the socket has taken the former
 //! ciphertext: user space buffers at most one flush of plaintext and [`PIECE`] of ciphertext. The
@@ -12,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use clarion_runtime::proxy::{Proxy, tunnel::Tunnel};
 use mio::net::TcpStream;
 use rustls::ClientConnection;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
@@ -34,6 +40,8 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 pub(super) struct Socket {
     pub(super) id: ConnectionId,
     pub(super) lane: Arc<LaneSpec>,
+    /// Proxy of the connection; `None`: direct.
+    pub(super) proxy: Option<Arc<Proxy>>,
     /// Address of the connection, once chosen.
     pub(super) address: Option<SocketAddr>,
     /// Other addresses of the name, in case this one does not accept.
@@ -55,10 +63,12 @@ pub(super) struct Socket {
 
 #[derive(Debug)]
 enum Stage {
-    /// The gateway's name is being resolved.
+    /// The name of the gateway, or of the proxy, is being resolved.
     Resolving,
     /// The TCP handshake is under way.
     Connecting(TcpStream, Box<ClientConnection>),
+    /// The proxy is opening a tunnel to the gateway.
+    Tunnelling(TcpStream, Box<ClientConnection>, Box<Tunnel>),
     /// The TLS handshake is under way.
     Handshaking(TcpStream, Box<ClientConnection>),
     /// The connection is established; the core knows of it.
@@ -86,10 +96,11 @@ pub(super) enum Received {
 }
 
 impl Socket {
-    pub(super) fn new(id: ConnectionId, lane: Arc<LaneSpec>) -> Self {
+    pub(super) fn new(id: ConnectionId, lane: Arc<LaneSpec>, proxy: Option<Arc<Proxy>>) -> Self {
         Self {
             id,
             lane,
+            proxy,
             address: None,
             others: Vec::new(),
             dials: 0,
@@ -135,10 +146,32 @@ impl Socket {
     pub(super) fn stream(&mut self) -> Option<&mut TcpStream> {
         match &mut self.stage {
             Stage::Resolving => None,
-            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => {
-                Some(tcp)
-            }
+            Stage::Connecting(tcp, _)
+            | Stage::Tunnelling(tcp, ..)
+            | Stage::Handshaking(tcp, _)
+            | Stage::Open(tcp, _) => Some(tcp),
         }
+    }
+
+    /// Address that the connection is made to: the proxy's, or the gateway's.
+    pub(super) fn endpoint(&self) -> &str {
+        self.proxy.as_ref().map_or(&self.lane.endpoint, |proxy| proxy.address())
+    }
+
+    /// What a connection through a proxy needs from the proxy next; `None`: nothing.
+    pub(super) fn proxy_step(&self) -> Option<&'static str> {
+        match self.stage {
+            _ if self.proxy.is_none() => None,
+            Stage::Resolving | Stage::Connecting(..) => Some("accept a connection"),
+            Stage::Tunnelling(..) => Some("answer CONNECT"),
+            Stage::Handshaking(..) | Stage::Open(..) => None,
+        }
+    }
+
+    /// Reason to report if the present step takes too long; `None`: the gateway.
+    pub(super) fn slow_step(&self) -> Option<String> {
+        let (step, proxy) = (self.proxy_step()?, self.proxy.as_ref()?);
+        Some(format!("proxy {} takes too long to {step}", proxy.address()))
     }
 
     /// Whether the address has not answered yet.
@@ -148,6 +181,16 @@ impl Socket {
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(..))
+    }
+
+    /// Names the proxy in an error of the way to it; a [`Tunnel`] names the proxy itself.
+    pub(super) fn named(&self, error: &io::Error) -> String {
+        match &self.proxy {
+            Some(proxy) if matches!(self.stage, Stage::Resolving | Stage::Connecting(..)) => {
+                format!("proxy {} cannot be reached: {error}", proxy.address())
+            }
+            _ => error.to_string(),
+        }
     }
 
     /// Goes on with the handshakes as far as the socket allows.
@@ -166,8 +209,38 @@ impl Socket {
                 }
                 Err(error) => return Err(error),
             }
+            let proxy = self.proxy.as_deref();
             self.stage = match std::mem::replace(&mut self.stage, Stage::Resolving) {
-                Stage::Connecting(tcp, tls) => Stage::Handshaking(tcp, tls),
+                Stage::Connecting(tcp, tls) => match proxy {
+                    Some(proxy) => {
+                        let tunnel = Tunnel::new(proxy, &self.lane.endpoint);
+                        Stage::Tunnelling(tcp, tls, Box::new(tunnel))
+                    }
+                    None => Stage::Handshaking(tcp, tls),
+                },
+                other => other,
+            };
+        }
+        if let Stage::Tunnelling(tcp, _, tunnel) = &mut self.stage {
+            if !send_request(tunnel, tcp, &mut self.writable)? {
+                return Ok(Progress::Waiting);
+            }
+            loop {
+                if !self.readable {
+                    return Ok(Progress::Waiting);
+                }
+                let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else {
+                    continue;
+                };
+                if n == 0 {
+                    return Err(io::Error::other(tunnel.closed()));
+                }
+                if tunnel.receive(&scratch[..n]).map_err(io::Error::other)? {
+                    break;
+                }
+            }
+            self.stage = match std::mem::replace(&mut self.stage, Stage::Resolving) {
+                Stage::Tunnelling(tcp, tls, _) => Stage::Handshaking(tcp, tls),
                 other => other,
             };
         }
@@ -276,7 +349,10 @@ impl Socket {
                 // Best effort: the peer learns the same from the end of the stream.
                 let _ = tls.write_tls(tcp);
             }
-            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => {
+            Stage::Connecting(tcp, _)
+            | Stage::Tunnelling(tcp, ..)
+            | Stage::Handshaking(tcp, _)
+            | Stage::Open(tcp, _) => {
                 let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
             }
         }
@@ -289,6 +365,22 @@ const EINPROGRESS: i32 = 115;
 /// The same on the BSDs and macOS.
 #[cfg(not(target_os = "linux"))]
 const EINPROGRESS: i32 = 36;
+
+/// Sends the request for a tunnel. True: the proxy has the whole request.
+fn send_request(tunnel: &mut Tunnel, tcp: &mut TcpStream, writable: &mut bool) -> io::Result<bool> {
+    while !tunnel.to_send().is_empty() {
+        if !*writable {
+            return Ok(false);
+        }
+        match tcp.write(tunnel.to_send()) {
+            Ok(n) => tunnel.sent(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *writable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
 
 /// Writes ciphertext; returns the number of bytes, and whether it wrote all.
 fn write_ciphertext(

@@ -1,9 +1,13 @@
 //! The loop of one core's thread.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, time::Time};
-use clarion_runtime::{repeated::Repeated, world::Clock};
+use clarion_runtime::{
+    proxy::rules::ProxyRules,
+    repeated::Repeated,
+    world::{Clock, World},
+};
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -34,6 +38,7 @@ const READY_MAX: usize = 256;
 pub(super) struct CoreThread {
     core: Core,
     clock: Clock,
+    proxy_rules: ProxyRules,
     poll: Poll,
     control: Receiver<Command>,
     feed: Receiver<Command>,
@@ -54,7 +59,7 @@ pub(super) struct CoreThread {
 impl CoreThread {
     pub(super) fn new(
         core: Core,
-        clock: Clock,
+        world: &World,
         poll: Poll,
         (resolver, addresses): (Resolver, Addresses),
         mail: Mail,
@@ -63,7 +68,8 @@ impl CoreThread {
     ) -> Self {
         Self {
             core,
-            clock,
+            clock: world.clock(),
+            proxy_rules: world.proxy_rules().clone(),
             poll,
             control,
             feed,
@@ -152,7 +158,12 @@ impl CoreThread {
             let Some(socket) = self.sockets[slot].as_mut() else { continue };
             let id = socket.id;
             if !socket.is_open() {
-                match socket.establish(&mut self.scratch) {
+                let proxy_step = socket.proxy_step();
+                let established = socket.establish(&mut self.scratch);
+                if socket.proxy_step() != proxy_step {
+                    self.core.waits_for(id, socket.slow_step());
+                }
+                match established {
                     Ok(Progress::Waiting) => continue,
                     Ok(Progress::Established) => {
                         socket
@@ -248,9 +259,11 @@ impl CoreThread {
                     if self.sockets.len() <= slot {
                         self.sockets.resize_with(slot + 1, || None);
                     }
-                    let answer = self.resolver.ask(connection, &lane.endpoint);
-                    if let Some(former) = self.sockets[slot].replace(Socket::new(connection, lane))
-                    {
+                    let proxy = lane.route.proxy_for(&lane.endpoint, &self.proxy_rules);
+                    let socket = Socket::new(connection, lane, proxy);
+                    self.core.waits_for(connection, socket.slow_step());
+                    let answer = self.resolver.ask(connection, socket.endpoint());
+                    if let Some(former) = self.sockets[slot].replace(socket) {
                         former
                             .address
                             .into_iter()
@@ -317,10 +330,7 @@ impl CoreThread {
         let Some(address) = address else {
             return self.cannot_connect(
                 id,
-                &io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "the gateway's name resolved to no address",
-                ),
+                &io::Error::new(io::ErrorKind::NotFound, "the name resolved to no address"),
             );
         };
         socket.address = Some(address);
@@ -375,18 +385,24 @@ impl CoreThread {
 
     fn cannot_connect(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.take(id) else { return };
+        let error = &socket.named(error);
         if let Some(times) = self.times_to_log(&socket.lane, "connect", error) {
             let lane = &socket.lane.name;
             tracing::warn!(%lane, %error, times, "connecting to the gateway failed");
         }
         let now = self.clock.now();
         socket.address.into_iter().for_each(|address| self.addresses.closed(address, true, now));
-        self.core.not_connected(id, error.to_string(), now);
+        self.core.not_connected(id, error.clone(), now);
     }
 
     /// Counts a failure of a lane's connections. `Some`: the caller logs it, with the number of
     /// failures since the last line.
-    fn times_to_log(&mut self, lane: &LaneSpec, step: &str, error: &io::Error) -> Option<u64> {
+    fn times_to_log(
+        &mut self,
+        lane: &LaneSpec,
+        step: &str,
+        error: &dyn fmt::Display,
+    ) -> Option<u64> {
         let since_start = self.clock.now().since(Time(0));
         self.failures.entry(lane.id).or_default().note(&format!("{step}: {error}"), since_start)
     }

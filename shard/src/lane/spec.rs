@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::ids::LaneId;
+use clarion_runtime::proxy::Route;
 
 use crate::outcome::Platform;
 
@@ -30,7 +31,9 @@ pub struct LaneSpec {
     pub streams_per_connection: usize,
     /// Time after which a request counts as unanswered and is sent again.
     pub request_deadline: Duration,
-    /// Time limit for connecting: TCP and TLS together.
+    /// Route of connections to the gateway: direct, or through an HTTP proxy.
+    pub route: Route,
+    /// Time limit for connecting: TCP, a proxy's tunnel and TLS together.
     pub connect_deadline: Duration,
     /// First pause before another attempt, of a device or of a connection (there at most one
     /// second).

@@ -367,6 +367,7 @@ pub fn lane(id: u32) -> Say {
             hpack_authorization_indexed: true,
             evidence_answers: 32,
         }),
+        proxy: None,
     })
 }
 

@@ -165,6 +165,7 @@ pub(crate) fn lane_spec(id: LaneId, gateway: &Gateway, connections: usize) -> La
         server_name: "localhost".to_owned(),
         roots: Arc::clone(&gateway.roots),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections,
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(30),

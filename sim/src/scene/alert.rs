@@ -71,6 +71,7 @@ pub fn gateway(connections: ConnectionLimits, quota: Quota) -> Gateway {
         server_name: "api.push.apple.com".to_owned(),
         ca_pem: String::new(),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections,
         streams_per_connection: 1_000,
         request_deadline: REQUEST_DEADLINE,

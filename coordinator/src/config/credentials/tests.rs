@@ -23,7 +23,8 @@ fn key_file() -> Value {
 /// A file of that content, as the only credential; the error with the file's folder cut off.
 fn load_all(files: &[(&str, &str)], gateways: &[Gateway]) -> Result<Vec<Credential>, String> {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let place = Place { name: "F".to_owned(), directory: Some(directory.path()) };
+    let place =
+        Place { name: "F".to_owned(), directory: Some(directory.path()), variables: |_| None };
     let tables = files.iter().map(|(name, content)| {
         fs::write(directory.path().join(format!("{name}.json")), content).expect("written");
         let text =
@@ -35,7 +36,7 @@ fn load_all(files: &[(&str, &str)], gateways: &[Gateway]) -> Result<Vec<Credenti
     loaded.map_err(|e| e.to_string().replace(&format!("{}/", directory.path().display()), ""))
 }
 
-fn load(content: &str) -> Result<ServiceAccount, String> {
+fn load(content: &str) -> Result<GoogleAccount, String> {
     load_all(&[("google", content)], &[]).map(|mut loaded| match loaded.remove(0) {
         Credential::Fcm(account) => account,
         Credential::Apns(key) => panic!("{key:?}"),
@@ -46,33 +47,15 @@ fn load(content: &str) -> Result<ServiceAccount, String> {
 fn a_service_account_is_read_and_its_key_is_never_shown() {
     let account = load(&key_file().to_string()).expect("valid");
     assert_eq!(account.project_id, "demo-project");
-    assert_eq!(account.private_key_id, "0123456789abcdef");
-    let endpoint = &account.token_endpoint;
+    let TokenSource::ServiceAccount(key) = &account.source else { panic!("{account:?}") };
+    assert_eq!(key.private_key_id, "0123456789abcdef");
+    let endpoint = &key.token_endpoint;
     assert_eq!(
         (endpoint.host.as_str(), endpoint.port, endpoint.ca_pem.as_str()),
         ("oauth2.googleapis.com", 443, "")
     );
     let shown = format!("{account:?}");
     assert!(!shown.contains("PRIVATE KEY") && !shown.contains(&RSA[40..60]), "{shown}");
-}
-
-#[test]
-fn an_endpoint_may_be_anywhere_but_only_over_https() {
-    let endpoint = |uri: &str| token_endpoint(uri, String::new()).map(|e| (e.host, e.port));
-    assert_eq!(endpoint("https://localhost:8443/token"), Ok(("localhost".into(), 8443)));
-    assert_eq!(endpoint("https://[::1]:8443/token"), Ok(("::1".into(), 8443)));
-    assert_eq!(endpoint("https://127.0.0.1"), Ok(("127.0.0.1".into(), 443)));
-    for wrong in [
-        "http://h/token",
-        "/token",
-        "h:443",
-        "https://a:b@h/",
-        "https://h:0/",
-        "https://h:99999/",
-        "https://h/#x",
-    ] {
-        assert_eq!(endpoint(wrong), Err("token_uri: must be https://host/path".into()), "{wrong}");
-    }
 }
 
 #[test]
@@ -90,12 +73,17 @@ fn a_problem_is_one_line_with_the_key_and_nothing_of_what_was_read() {
     let secret = "c2VjcmV0c2VjcmV0";
     let body = format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n");
     let cases = [
-        (RSA.to_owned(), "must be JSON; stopped at line 1, column 2"),
+        (RSA.to_owned(), "is PEM; must be the JSON file that Google issued"),
+        ("{\"type\": x}".to_owned(), "must be JSON; stopped at line 1, column 10"),
         (
             with("private_key", json!([secret])),
             "must be a service account's key file; stopped at line 1, column ",
         ),
-        (with("type", json!("authorized_user")), "type: must be \"service_account\""),
+        (
+            with("type", json!("authorized_user")),
+            "type: must be \"service_account\" or \"external_account\"; got \"authorized_user\": a \
+             person's login cannot send",
+        ),
         (without("type"), "type: must be \"service_account\""),
         (without("project_id"), "project_id: is required"),
         (with("project_id", json!("")), "project_id: is required"),

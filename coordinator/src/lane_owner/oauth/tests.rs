@@ -4,9 +4,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use clarion_proto::{app::Platform, wire::shard_v1 as wire};
+use clarion_runtime::proxy::Route;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use tokio::{
@@ -22,8 +23,10 @@ use crate::{
     dispatch::{board::Board, lanes::Lanes},
     fixtures::{gateway, node},
     lane::{Gateway, LaneKey},
-    lane_owner::{Credential, LaneOwner},
+    lane_owner::{self as owner, Credential, LaneOwner, ServiceAccount},
 };
+
+mod sources;
 
 const RSA: &str = include_str!("../../../tests/keys/rsa-2048.pem");
 /// For everything that must happen; a test that waits so long has failed.
@@ -39,16 +42,6 @@ enum Script {
     Hang,
     /// 200 and a body without end.
     Flood,
-}
-
-#[test]
-fn addresses_are_tried_by_turns_of_their_families() {
-    let [a, b, c]: [SocketAddr; 3] =
-        ["[::1]:1", "[::2]:1", "[::3]:1"].map(|a| a.parse().expect("an address"));
-    let d: SocketAddr = "127.0.0.1:1".parse().expect("an address");
-    assert_eq!(in_turn(&[a, b, c, d]).collect::<Vec<_>>(), [a, d, b, c]);
-    assert_eq!(in_turn(&[d, a]).collect::<Vec<_>>(), [d, a]);
-    assert_eq!(in_turn(&[]).count(), 0);
 }
 
 fn token(name: &str, life: u64) -> Script {
@@ -98,19 +91,27 @@ impl Endpoint {
         Self { address, ca_pem: cert.pem(), requests }
     }
 
-    fn account(&self) -> ServiceAccount {
-        ServiceAccount {
+    fn account(&self) -> GoogleAccount {
+        self.account_with(&self.ca_pem)
+    }
+
+    fn account_with(&self, ca_pem: &str) -> GoogleAccount {
+        GoogleAccount {
             name: "google".to_owned(),
             project_id: "p".to_owned(),
-            client_email: "clarion@p.iam.gserviceaccount.com".to_owned(),
-            private_key_id: "kid-1".to_owned(),
-            private_key_pem: SecretString::from(RSA.to_owned()),
-            token_endpoint: TokenEndpoint {
-                uri: format!("https://localhost:{}/token", self.address.port()),
-                host: "localhost".to_owned(),
-                port: self.address.port(),
-                ca_pem: self.ca_pem.clone(),
-            },
+            source: TokenSource::ServiceAccount(ServiceAccount {
+                client_email: "clarion@p.iam.gserviceaccount.com".to_owned(),
+                private_key_id: "kid-1".to_owned(),
+                private_key_pem: SecretString::from(RSA.to_owned()),
+                token_endpoint: owner::Endpoint {
+                    uri: format!("https://localhost:{}/token", self.address.port()),
+                    host: "localhost".to_owned(),
+                    port: self.address.port(),
+                    is_tls: true,
+                    ca_pem: ca_pem.to_owned(),
+                },
+            }),
+            route: Route::Environment,
         }
     }
 
@@ -292,8 +293,7 @@ async fn an_endpoint_that_says_nothing_is_left_at_the_deadline() {
 #[tokio::test]
 async fn nobody_else_is_told_what_was_signed() {
     let endpoint = Endpoint::start(vec![token("a", 60)]).await;
-    let mut account = endpoint.account();
-    account.token_endpoint.ca_pem = String::new();
+    let account = endpoint.account_with("");
     let refused = timeout(PATIENCE, exchange(&account, &World::system(), NOW))
         .await
         .expect("in time")
@@ -439,7 +439,7 @@ async fn one_account_in_trouble_holds_up_no_other() {
     let silent = Endpoint::start(vec![Script::Hang]).await;
     let good = Endpoint::start(vec![token("good", 3_600)]).await;
     let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
-    let other = ServiceAccount { name: "other".to_owned(), ..good.account() };
+    let other = GoogleAccount { name: "other".to_owned(), ..good.account() };
     let credentials = vec![Credential::Fcm(silent.account()), Credential::Fcm(other)];
     let started = Owner::start(&silent);
     let lanes = Lanes::new(LaneOwner::new(vec![gateway], credentials), started.board.clone());

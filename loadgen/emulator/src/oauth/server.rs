@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_proto::ids::UnixMillis;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -25,14 +25,20 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use serde_json::json;
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinSet,
+    time,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Endpoint,
     assertion::{GRANT_TYPE, Refusal, verify},
-    form,
+    federation, form, metadata,
 };
 use crate::{clock, fcm::access::Access};
 
@@ -50,19 +56,31 @@ const CONNECTION: Duration = Duration::from_secs(300);
 /// Pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
+/// Port on which a request arrived.
+#[derive(Clone)]
+enum Door {
+    /// Google's endpoints on the internet.
+    Internet(TlsAcceptor),
+    /// The metadata server, inside the machine.
+    Machine,
+}
+
 /// A running token endpoint, which stops when the handle is dropped.
 pub struct Running {
+    metadata: Option<SocketAddr>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Starts a thread that serves the token endpoint.
+    /// Starts a thread that serves the token endpoint, and the metadata server if it has a
+    /// listener.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be created.
     pub fn start(
         listener: TcpListener,
+        metadata: Option<TcpListener>,
         tls: &ServerConfig,
         endpoint: Arc<Endpoint>,
     ) -> io::Result<Self> {
@@ -70,24 +88,47 @@ impl Running {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         tls.send_half_rtt_data = false;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        listener.set_nonblocking(true)?;
+        let address = metadata.as_ref().map(TcpListener::local_addr).transpose()?;
+        let doors = [(listener, Door::Internet(acceptor))]
+            .into_iter()
+            .chain(metadata.map(|listener| (listener, Door::Machine)))
+            .collect::<Vec<_>>();
+        for (listener, _) in &doors {
+            listener.set_nonblocking(true)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = Builder::new().name("gateway-oauth".to_owned()).spawn(move || {
             runtime.block_on(async {
-                match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => {
-                        // All connections end when the set that owns them is dropped.
-                        stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
+                // All connections end when the sets that own them are dropped.
+                let accepting = doors.into_iter().map(|(listener, door)| {
+                    let endpoint = Arc::clone(&endpoint);
+                    async move {
+                        match tokio::net::TcpListener::from_std(listener) {
+                            Ok(listener) => accept(listener, door, endpoint).await,
+                            Err(error) => {
+                                tracing::error!(
+                                    %error, "token endpoint not started: socket cannot be used"
+                                );
+                            }
+                        }
                     }
-                    Err(error) => {
-                        tracing::error!(%error, "token endpoint not started: socket cannot be used");
-                    }
-                }
+                });
+                let mut all = JoinSet::new();
+                accepting.for_each(|accepting| drop(all.spawn(accepting)));
+                stopped
+                    .run_until_cancelled(async { while all.join_next().await.is_some() {} })
+                    .await;
             });
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { metadata: address, stop, thread: Some(thread) })
+    }
+
+    /// Address of the metadata server, if there is one.
+    #[must_use]
+    pub fn metadata(&self) -> Option<SocketAddr> {
+        self.metadata
     }
 }
 
@@ -101,7 +142,7 @@ impl Drop for Running {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>) {
+async fn accept(listener: tokio::net::TcpListener, door: Door, endpoint: Arc<Endpoint>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -114,17 +155,31 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, endpoi
             }
         };
         while connections.try_join_next().is_some() {}
-        let (acceptor, endpoint) = (acceptor.clone(), Arc::clone(&endpoint));
+        let (door, endpoint) = (door.clone(), Arc::clone(&endpoint));
         connections.spawn(async move {
             // An error or timeout of one client ends only its own connection.
-            let _ = time::timeout(CONNECTION, serve(stream, acceptor, endpoint)).await;
+            let _ = time::timeout(CONNECTION, enter(stream, door, endpoint)).await;
             drop(place);
         });
     }
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>) {
-    let Ok(Ok(stream)) = time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+async fn enter(stream: TcpStream, door: Door, endpoint: Arc<Endpoint>) {
+    match door {
+        Door::Internet(acceptor) => {
+            let accepted = time::timeout(PATIENCE, acceptor.accept(stream)).await;
+            let Ok(Ok(stream)) = accepted else { return };
+            serve(stream, false, endpoint).await;
+        }
+        Door::Machine => serve(stream, true, endpoint).await,
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    of_machine: bool,
+    endpoint: Arc<Endpoint>,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     builder
@@ -134,7 +189,12 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>
         .max_header_list_size(16 << 10);
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(answer(request, &endpoint).await) }
+        async move {
+            Ok::<_, Infallible>(match of_machine {
+                true => of_metadata(&request, &endpoint),
+                false => answer(request, &endpoint).await,
+            })
+        }
     });
     // An error here means that the client ended the connection.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
@@ -150,21 +210,50 @@ async fn answer(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
         let body = json!({ "error": "internal_failure", "error_description": "Backend Error" });
         return said(StatusCode::SERVICE_UNAVAILABLE, &body);
     }
-    if request.uri().path() != "/token" {
+    let path = request.uri().path().to_owned();
+    let email = federation::impersonated(&path);
+    if !["/token", federation::EXCHANGE_PATH].contains(&&*path) && email.is_none() {
         return said(StatusCode::NOT_FOUND, &json!({ "error": "Not Found" }));
     }
     if request.method() != Method::POST {
         return said(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "Method Not Allowed" }));
     }
+    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
     let body =
         time::timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
     let Ok(Ok(body)) = body else {
         return refused(&Refusal::new("invalid_request", "The request cannot be read."));
     };
-    match granted(&body.to_bytes(), endpoint, clock::wall(), fault.lifetime_seconds) {
+    let (body, policy, wall) = (body.to_bytes(), &endpoint.policy, clock::wall());
+    if let Some(email) = email {
+        let authorization = authorization.as_ref().map(HeaderValue::as_bytes);
+        return match federation::generated(email, authorization, &body, policy, wall) {
+            Ok(token) => said(StatusCode::OK, &token),
+            Err((status, refusal)) => said(status_of(status), &refusal),
+        };
+    }
+    let token = match &*path {
+        federation::EXCHANGE_PATH => federation::exchanged(&body, policy, wall),
+        _ => granted(&body, endpoint, wall, fault.lifetime_seconds),
+    };
+    match token {
         Ok(token) => said(StatusCode::OK, &token),
         Err(refusal) => refused(&refusal),
     }
+}
+
+/// Answers a request to the metadata server.
+fn of_metadata(request: &Request<Incoming>, endpoint: &Endpoint) -> Response<Full<Bytes>> {
+    let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+    let (status, body) = metadata::answered(method, path, headers, &endpoint.policy, clock::wall());
+    let mut response = said(status_of(status), &body);
+    let (name, value) = metadata::FLAVOR;
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+fn status_of(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Returns the response to a form: an access token.
@@ -205,10 +294,10 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
 fn said(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    let kind = header::HeaderValue::from_static("application/json; charset=utf-8");
+    let kind = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
         .headers_mut()
-        .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, no-store"));
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store"));
     response
 }

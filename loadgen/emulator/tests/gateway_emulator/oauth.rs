@@ -31,7 +31,7 @@ async fn post(gateway: &GatewayHandle, form: &str) -> (u16, serde_json::Value) {
     exchange(gateway, format!("{head}{form}").as_bytes()).await
 }
 
-async fn exchange(gateway: &GatewayHandle, request: &[u8]) -> (u16, serde_json::Value) {
+pub(super) async fn exchange(gateway: &GatewayHandle, request: &[u8]) -> (u16, serde_json::Value) {
     let whole = async {
         let mut socket = secure(address(gateway), gateway.ca_pem(), &[b"http/1.1"]).await;
         socket.write_all(request).await.expect("sent");

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use clarion_proto::{
     error::InvalidField, ids::LaneId, limits::ENDPOINT_BYTES_MAX, wire::shard_v1 as wire,
 };
+use clarion_runtime::proxy::{Proxy, Route};
 use rustls::RootCertStore;
 
 use super::out_of;
@@ -55,7 +56,9 @@ pub struct Terms {
     pub streams_per_connection: usize,
     /// Time limit of one request.
     pub request_deadline: Duration,
-    /// Time limit for connecting: TCP and TLS together.
+    /// Route of connections to the gateway: direct, or through an HTTP proxy.
+    pub route: Route,
+    /// Time limit for connecting: TCP, a proxy's tunnel and TLS together.
     pub connect_deadline: Duration,
     /// First pause between failed connection attempts.
     pub backoff_min: Duration,
@@ -121,6 +124,7 @@ impl Lane {
             server_name,
             ca_pem: lane.ca_pem,
             live: lane.live,
+            route: route(lane.proxy)?,
             streams_per_connection: number(
                 limits.streams_per_connection,
                 STREAMS_MAX,
@@ -137,6 +141,27 @@ impl Lane {
             evidence: evidence(limits.evidence_answers).map_err(within)?,
         };
         Ok(Self { terms, roots })
+    }
+}
+
+fn route(proxy: Option<wire::LaneProxy>) -> Result<Route, InvalidField> {
+    use wire::lane_proxy::Proxy as Given;
+    let Some(proxy) = proxy else { return Ok(Route::Direct) };
+    match proxy.proxy {
+        Some(Given::OfEnvironment(true)) => Ok(Route::Environment),
+        Some(Given::Address(given)) => {
+            let within = |field, e| InvalidField::new(format!("proxy.address.{field}"), e);
+            let proxy = Proxy::new(&given.endpoint).map_err(|e| within("endpoint", e))?;
+            let proxy = match given.authorization {
+                none if none.is_empty() => proxy,
+                value => proxy.with_authorization(value).map_err(|e| within("authorization", e))?,
+            };
+            Ok(Route::Proxy(Arc::new(proxy)))
+        }
+        Some(Given::OfEnvironment(false)) | None => Err(InvalidField::new(
+            "proxy.proxy",
+            "must be of_environment, which must be true, or address",
+        )),
     }
 }
 

@@ -3,9 +3,11 @@
 use clarion_proto::{
     ids::LaneId,
     wire::shard_v1::{
-        self as wire, session_request::Message as Say, session_response::Message as Wire,
+        self as wire, lane_proxy::Proxy, session_request::Message as Say,
+        session_response::Message as Wire,
     },
 };
+use clarion_runtime::proxy::Route;
 
 use super::{
     super::*,
@@ -164,6 +166,50 @@ fn a_lane_is_as_well_as_its_worst_core() {
     );
     bench.open();
     assert_eq!(told(&mut bench).len(), 1, "a new session is told how it stands");
+}
+
+#[test]
+fn a_proxy_is_checked_and_passed_on() {
+    let mut bench = Bench::new(1);
+    bench.open();
+    bench.outputs();
+    let address = |endpoint: &str, authorization: &str| {
+        Some(Proxy::Address(wire::ProxyAddress {
+            endpoint: endpoint.to_owned(),
+            authorization: authorization.to_owned(),
+        }))
+    };
+    let long = format!("Basic {}", "x".repeat(2_043));
+    let cases = [
+        (None, "lane.proxy.proxy: must be of_environment, which must be true, or address"),
+        (Some(Proxy::OfEnvironment(false)), "lane.proxy.proxy: must be of_environment"),
+        (Some(Proxy::OfEnvironment(true)), ""),
+        (address("proxy:3128", ""), ""),
+        (address("proxy:3128", "Basic secret"), ""),
+        (address("proxy", ""), "lane.proxy.address.endpoint: must be host:port"),
+        (address("proxy:0", ""), "lane.proxy.address.endpoint: must be host:port"),
+        (address(":3128", ""), "lane.proxy.address.endpoint: must be host:port"),
+        (
+            address("proxy:3128", "secret\r\nX: y"),
+            "lane.proxy.address.authorization: must be 1 to 2048 visible ASCII characters",
+        ),
+        (address("proxy:3128", &long), "visible ASCII characters; got 2049 bytes"),
+    ];
+    for (n, (proxy, words)) in (1..).zip(cases) {
+        let Say::Lane(mut lane) = lane(n) else { unreachable!() };
+        lane.proxy = Some(wire::LaneProxy { proxy });
+        bench.say(Say::Lane(lane));
+        let refusals = bench.refusals();
+        let told = refusals.first().map(|refusal| refusal.reason.as_str()).unwrap_or_default();
+        assert!(told.contains(words) && told.is_empty() == words.is_empty(), "{n}: {told}");
+        assert!(!told.contains("secret"), "{told}");
+        let made = bench.commands().into_iter().find_map(|(_, c)| match c {
+            Command::Lane(spec) => Some(spec.route.clone()),
+            _ => None,
+        });
+        assert_eq!(made.is_some(), words.is_empty(), "{n}");
+        assert_ne!(made, Some(Route::Direct), "{n}");
+    }
 }
 
 #[test]

@@ -146,6 +146,7 @@ pub(super) fn lane_of(platform: wire::LanePlatform, id: u32) -> Say {
             hpack_authorization_indexed: true,
             evidence_answers: 32,
         }),
+        proxy: None,
     })
 }
 

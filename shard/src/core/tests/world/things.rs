@@ -134,6 +134,7 @@ pub(in crate::core::tests) fn lane_spec(connections: usize) -> LaneSpec {
         server_name: "localhost".to_owned(),
         roots: Arc::new(rustls::RootCertStore::empty()),
         live: false,
+        route: clarion_runtime::proxy::Route::Direct,
         connections,
         streams_per_connection: 100,
         request_deadline: Duration::from_secs(10),
