@@ -47,7 +47,7 @@ pub async fn load(
                 let changes = (from..upto)
                     .map(|i| arrival(&population, &population.device(i), observed_ms))
                     .collect();
-                wire::WriteDevicesRequest { batch_id: from, changes }
+                wire::WriteDevicesRequest { batch_id: from, changes, ..Default::default() }
             });
         streams.spawn(write(client, batches, written.clone()));
     }

@@ -75,6 +75,17 @@ impl Millis40 {
         Self(to_five((of_five(self.0) + 1).min((1 << 40) - 1)))
     }
 
+    /// Returns the version of the newer of two observations.
+    pub(super) fn newer(self, other: Self) -> Self {
+        if self.yields_to(other) { other } else { self }
+    }
+
+    /// Reports whether an observation of this version is older than the limit `bits`, a number of
+    /// [`Millis40::bits`].
+    pub(super) fn is_before(self, bits: u64) -> bool {
+        of_five(self.0) < bits
+    }
+
     /// Returns the version as a number, for a snapshot.
     pub(super) fn bits(self) -> u64 {
         of_five(self.0)
@@ -244,6 +255,11 @@ impl Row {
     pub(super) fn register(&mut self, r: Registered) {
         self.set(REGISTERED, true);
         (self.token, self.profile) = (r.token.0.to_le_bytes(), r.profile.0.to_le_bytes());
+    }
+
+    /// Returns the version of the newest observation of place or registration.
+    pub(super) fn seen(&self) -> Millis40 {
+        self.place_version.newer(self.registration_version)
     }
 
     /// Returns the time at which a row without registration is dropped; `None` for a registered

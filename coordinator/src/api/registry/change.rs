@@ -5,12 +5,11 @@
 
 use bytes::Bytes;
 use clarion_proto::{
-    alert::instant,
     app::Platform,
     audience::Segment,
     device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token, check_fcm_token},
     error::{InvalidField, required},
-    ids::{AppName, DeviceId, UnixMillis},
+    ids::{AppName, DeviceId},
     locale::{Locale, Reported},
     region::LatLng,
     wire::v1::{self as wire, device_change, place},
@@ -18,13 +17,8 @@ use clarion_proto::{
 use data_encoding::HEXLOWER_PERMISSIVE;
 use h3o::Resolution;
 
-use super::DeviceKey;
+use super::{DeviceKey, ages::Ages};
 
-/// Largest age of an observation, milliseconds: a tombstone is kept as long, so an older
-/// observation could bring a removed device back.
-const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
-/// Largest time by which a phone's clock may be ahead, milliseconds.
-const AHEAD_MS_MAX: u64 = 60 * 1_000;
 /// Longest name of a device (other than a UUID), and of a person, bytes.
 const NAME_BYTES_MAX: usize = 128;
 /// Longest APNs token, hexadecimal digits.
@@ -55,12 +49,12 @@ pub(super) struct Accepted {
 pub(super) fn record(
     change: wire::DeviceChange,
     app: Option<(AppName, Platform)>,
-    now: UnixMillis,
+    ages: Ages,
     key: &DeviceKey,
 ) -> Result<Accepted, InvalidField> {
     let mut warning = None;
     let device = device(&change.device, key)?;
-    let observed = observed(required(change.observe_time, "observe_time")?, now)?;
+    let observed = ages.observed(required(change.observe_time, "observe_time")?)?;
     let app = || required(app, "registration.app");
     let change = match required(change.change, "change")? {
         device_change::Change::Registration(r) => {
@@ -76,7 +70,10 @@ pub(super) fn record(
             let p = required(a.place, "arrival.place")?;
             Change::Arrival(checked.0, cell(p).map_err(|e| e.within("arrival.place"))?)
         }
-        device_change::Change::Removal(_) => Change::Removal,
+        device_change::Change::Removal(_) => {
+            ages.check_removal(observed)?;
+            Change::Removal
+        }
         device_change::Change::Mute(m) => Change::Mute(m.muted),
     };
     Ok(Accepted { record: Record { device, observed, change }, warning })
@@ -95,24 +92,6 @@ fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
             .map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
         _ => Ok(key.id(device)),
     }
-}
-
-fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis, InvalidField> {
-    let at = instant(time, "observe_time")?;
-    let (older, ahead) = (now.0.saturating_sub(at.0), at.0.saturating_sub(now.0));
-    if older > OLDER_MS_MAX {
-        return Err(InvalidField::new(
-            "observe_time",
-            format_args!("must be at most 24 h old; got {} s old", older / 1_000),
-        ));
-    }
-    if ahead > AHEAD_MS_MAX {
-        return Err(InvalidField::new(
-            "observe_time",
-            format_args!("must be at most 60 s ahead; got {} s ahead", ahead / 1_000),
-        ));
-    }
-    Ok(at)
 }
 
 /// Checks a registration; the second value names the part of its locale that has no meaning.
