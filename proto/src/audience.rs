@@ -266,12 +266,14 @@ pub fn place_seen_after(within: Duration, now: UnixMillis) -> UnixMillis {
 }
 
 fn place_seen_within(given: prost_types::Duration) -> Result<Duration, InvalidField> {
-    let (min, max) = (PLACE_SEEN_WITHIN_MIN.as_secs(), PLACE_SEEN_WITHIN_MAX.as_secs());
-    Duration::try_from(given)
-        .ok()
+    let prost_types::Duration { seconds, nanos } = given;
+    let within = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
+    within
+        .filter(|(_, nanos)| *nanos < 1_000_000_000)
+        .map(|(seconds, nanos)| Duration::new(seconds, nanos))
         .filter(|within| (PLACE_SEEN_WITHIN_MIN..=PLACE_SEEN_WITHIN_MAX).contains(within))
         .ok_or_else(|| {
-            let prost_types::Duration { seconds, nanos } = given;
+            let (min, max) = (PLACE_SEEN_WITHIN_MIN.as_secs(), PLACE_SEEN_WITHIN_MAX.as_secs());
             InvalidField::new(
                 "place_seen_within",
                 format_args!(

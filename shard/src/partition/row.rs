@@ -44,7 +44,9 @@ const EPOCH_MS: u64 = 1_577_836_800_000;
 
 /// Milliseconds since 2020 in five bytes, enough until November 2054. Times outside are cut to this
 /// range.
-#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub(super) struct Millis40([u8; 5]);
 

@@ -37,6 +37,17 @@ fn example() -> (Partition, Vocabulary) {
     (partition, words)
 }
 
+/// The example with a limit of expiry, in the middle of the sweep that follows.
+fn swept_example() -> (Partition, Vocabulary) {
+    let (mut partition, mut words) = example();
+    let limit = Change::Expiry(registration(0).app);
+    for change in [limit, Change::Mute(false), Change::Mute(false)] {
+        let record = record(39, START_MS + 2, change);
+        partition.apply(UnixMillis(START_MS + 33 * HOUR_MS), &record, &mut words);
+    }
+    (partition, words)
+}
+
 fn example_log() -> Vec<(u64, Record)> {
     let mut log = Vec::new();
     for n in 0..40 {
@@ -238,12 +249,37 @@ fn version_1_is_read() {
     assert_eq!(rest(&restored.partition), rest(&partition));
 }
 
+/// Every later reader must read the stored file of version 2 as this, and continue its sweep.
+#[test]
+fn version_2_is_read() {
+    let mut words = Vocabulary::new();
+    words.intern_app(&registration(1).app);
+    let bytes = include_bytes!("../../../tests/snapshots/version-2.snapshot");
+    let mut restored = read(bytes, &mut words).unwrap();
+    let (mut partition, mut example_words) = swept_example();
+    assert_eq!((restored.position, restored.partition.id()), (Position(9), PartitionId(77)));
+    let (next, left) = partition.sweep.cursor();
+    assert!(next > 0 && left > 0, "in the middle");
+    for _ in 0..20 {
+        let held = partition.held().devices;
+        assert_eq!(restored.partition.held().devices, held);
+        assert_eq!(contents(&restored.partition, &words), contents(&partition, &example_words));
+        assert_eq!(rest(&restored.partition), rest(&partition));
+        assert_eq!(restored.partition.sweep.limits(&words), partition.sweep.limits(&example_words));
+        let record = record(39, START_MS, Change::Mute(false));
+        let now = UnixMillis(START_MS + 34 * HOUR_MS);
+        restored.partition.apply(now, &record, &mut words);
+        partition.apply(now, &record, &mut example_words);
+    }
+    assert_eq!(partition.sweep.cursor().1, 0);
+}
+
 /// Writes that file, when a new version begins: `cargo test -p clarion-shard --lib
 /// writes_the_kept_file -- --ignored`.
 #[test]
 #[ignore = "writes a file of the repository"]
 fn writes_the_kept_file() {
-    let (mut partition, words) = example();
+    let (mut partition, words) = swept_example();
     let name = format!("{}/tests/snapshots/version-{VERSION}.snapshot", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(name, written(&mut partition, &words, Position(9))).unwrap();
 }
