@@ -26,6 +26,7 @@ use h3o::{CellIndex, LatLng, Resolution};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
 
+use self::told::{Told, told};
 use super::{walk::Limits, *};
 use crate::{
     partition::{
@@ -35,6 +36,8 @@ use crate::{
     },
     wave::SegmentOp,
 };
+
+mod told;
 
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_780_000_000_000;
@@ -78,18 +81,6 @@ enum Action {
     Write(u8),
     /// Another node takes over, from the last whole snapshot.
     TakeOver,
-}
-
-#[derive(Debug, Clone)]
-enum Told {
-    Arrival(u8, usize),
-    Registration(u8),
-    Place(usize),
-    Removal,
-    Mute(bool),
-    Dead(u8, Option<u64>),
-    /// Registrations of the addressed app that were not observed since then expire.
-    Expiry(u64),
 }
 
 /// Addressed: the app `demo`. Then an app whose devices the walk passes over by their tag, and one
@@ -325,18 +316,6 @@ impl Run {
         prop_assert_eq!(self.walk.handed().to_roaring(), self.reported);
         Ok(())
     }
-}
-
-fn told() -> impl Strategy<Value = Told> {
-    prop_oneof![
-        4 => (0u8..12, any::<usize>()).prop_map(|(r, at)| Told::Arrival(r, at)),
-        2 => (0u8..12).prop_map(Told::Registration),
-        6 => any::<usize>().prop_map(Told::Place),
-        1 => Just(Told::Removal),
-        2 => any::<bool>().prop_map(Told::Mute),
-        1 => (0u8..12, prop::option::of(0u64..200)).prop_map(|(r, at)| Told::Dead(r, at)),
-        1 => (0u64..200).prop_map(Told::Expiry),
-    ]
 }
 
 fn action() -> impl Strategy<Value = Action> {
