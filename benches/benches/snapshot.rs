@@ -44,7 +44,7 @@ fn snapshot(c: &mut Criterion<CpuTime>) {
 
 fn write(partition: &mut Partition, words: &Vocabulary) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut writer = partition.begin_snapshot(Position(1), &mut out);
+    let mut writer = partition.begin_snapshot(Position(1), words, &mut out);
     while writer.next(partition, words, &mut out).expect("nothing changes meanwhile") {}
     out
 }

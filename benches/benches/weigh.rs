@@ -141,7 +141,7 @@ fn main() {
     let (mut bytes, mut out) = (0, Vec::new());
     for p in 0..PARTITIONS {
         let partition = w.partitions[usize::from(p)].as_mut().expect("all are here");
-        let mut writer = partition.begin_snapshot(Position(0), &mut out);
+        let mut writer = partition.begin_snapshot(Position(0), &w.words, &mut out);
         while writer.next(partition, &w.words, &mut out).expect("nothing changes meanwhile") {
             bytes += out.len();
             out.clear();

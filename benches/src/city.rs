@@ -219,6 +219,7 @@ pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
             messages: vec![message("en"), message("zh")],
         }],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
         expires: Time::NEVER,
     }
 }

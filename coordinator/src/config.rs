@@ -30,7 +30,7 @@ use crate::{
     admission::{AdmissionConfig, Rules},
     api::{AlertsConfig, ApiConfig, registry::DeviceKey},
     bands::{BandEdges, EDGES_M, STEP_M},
-    dispatch::{DispatchConfig, NodesConfig, QUESTIONS_MAX},
+    dispatch::{DispatchConfig, ExpiryConfig, NodesConfig, QUESTIONS_MAX},
     lane::catalog::{Catalog, CredentialEntry},
     lane_owner::Credential,
     members::NAMES_MAX,
@@ -48,6 +48,10 @@ mod watch;
 
 /// Longest prefix of an exercise's title, bytes.
 const EXERCISE_PREFIX_BYTES_MAX: usize = 64;
+
+/// Range of the days after which registrations expire. With fewer than 30, a phone whose app is
+/// opened monthly would miss alerts.
+const EXPIRY_DAYS: std::ops::RangeInclusive<u32> = 30..=3_650;
 
 /// Complete configuration of a coordinator.
 #[derive(Debug, Clone)]
@@ -70,6 +74,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// Cluster, nodes, gateways and credentials for dispatch.
     pub dispatch: DispatchConfig,
+    /// Time after which registrations expire.
+    pub expiry: ExpiryConfig,
     /// Files from which credentials are reloaded.
     pub credential_files: CredentialFiles,
 }
@@ -138,6 +144,11 @@ impl Config {
             exercise_prefix,
             allow_small_audiences: options.allow_small_audiences.or(false),
             bands,
+            place_seen_within: days(options.place_seen_within_days.number(
+                places,
+                args::PLACE_SEEN_WITHIN_DAYS,
+                1..=400,
+            )?),
             active_max: options.alerts_active_max.number(
                 places,
                 args::ALERTS_ACTIVE_MAX,
@@ -148,6 +159,18 @@ impl Config {
                 places,
                 args::WATCHERS_PER_ALERT_MAX,
                 1..=65_536,
+            )?,
+        };
+        let expiry = ExpiryConfig {
+            apns: expiry(
+                &options.registration_expiry_days_apns,
+                args::REGISTRATION_EXPIRY_DAYS_APNS,
+                places,
+            )?,
+            fcm: expiry(
+                &options.registration_expiry_days_fcm,
+                args::REGISTRATION_EXPIRY_DAYS_FCM,
+                places,
             )?,
         };
         Ok(Self {
@@ -185,6 +208,7 @@ impl Config {
                 },
             },
             dispatch: DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials },
+            expiry,
             credential_files,
         })
     }
@@ -239,6 +263,27 @@ fn bands(
         true => step.error(places, e.problem),
         false => edges.error(places, e.problem),
     })
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(24 * 3_600) * days
+}
+
+/// Time after which a platform's registrations expire; `None`: never.
+fn expiry(
+    given: &Given<u32>,
+    default: u32,
+    places: &Places<'_>,
+) -> Result<Option<Duration>, ConfigError> {
+    match given.value.unwrap_or(default) {
+        0 => Ok(None),
+        value if EXPIRY_DAYS.contains(&value) => Ok(Some(days(value))),
+        value => {
+            let (min, max) = (EXPIRY_DAYS.start(), EXPIRY_DAYS.end());
+            let problem = format!("must be 0 (never) or {min} to {max} days; got {value}");
+            Err(given.error(places, problem))
+        }
+    }
 }
 
 fn entry(credential: &Credential) -> CredentialEntry {

@@ -52,6 +52,7 @@ pub(crate) mod board;
 mod cluster;
 mod count;
 mod direction;
+pub(crate) mod expiry;
 pub(crate) mod lanes;
 mod members;
 mod node;
@@ -59,6 +60,7 @@ mod nodes;
 mod pruning;
 
 pub use count::{CountError, QUESTIONS_MAX};
+pub use expiry::ExpiryConfig;
 pub use nodes::NodesConfig;
 
 /// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the

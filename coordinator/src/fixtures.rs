@@ -63,6 +63,7 @@ pub(crate) fn alert() -> PlannedAlert {
             }],
         }],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
         log: LogIdentity([0; 16]),
         positions: (0..u64::from(PARTITIONS)).map(|log| Position(10 + log)).collect(),
         created: UnixMillis(1_000),

@@ -47,7 +47,7 @@ use crate::{
     admission::Admission,
     api::{ApiConfig, Context, ports},
     config::{Args, Config, ConfigError},
-    dispatch::{Dispatch, Dispatcher, NodesConfig},
+    dispatch::{Dispatch, Dispatcher, NodesConfig, expiry},
     reconcile::Reconciler,
     store::{AlertStore, ChangeLog, memory::MemoryStore},
 };
@@ -226,6 +226,12 @@ impl Coordinator {
             let watch =
                 files.watch(clock, move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
+        });
+        let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&store), drain.token());
+        let (expiry, partitions) = (config.expiry, config.api.partitions);
+        drain.spawn(async move {
+            let limits = expiry::run(expiry, partitions, &*of_log, &*apps, clock);
+            let _ = stopped.run_until_cancelled(limits).await;
         });
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());

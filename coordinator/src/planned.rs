@@ -29,6 +29,8 @@ pub struct PlannedAlert {
     pub apps: Vec<AppPlan>,
     /// Expression over segments in prefix form that selects devices; empty: all devices.
     pub segments: Vec<wire::SegmentOp>,
+    /// Oldest observation of a place that is accepted; 0: every place.
+    pub place_seen_after: UnixMillis,
     /// Log from which the audience is read.
     pub log: LogIdentity,
     /// Newest position of every log when the alert was recorded: every change acknowledged before
@@ -110,6 +112,8 @@ pub struct CountPlan {
     pub apps: Vec<AppName>,
     /// Expression over segments, as in [`PlannedAlert`].
     pub segments: Vec<wire::SegmentOp>,
+    /// Oldest observation of a place that is counted, as in [`PlannedAlert`].
+    pub place_seen_after: UnixMillis,
 }
 
 /// Result of a [`CountPlan`]: the number of devices by app and band, in the order of the plan.
@@ -117,4 +121,6 @@ pub struct CountPlan {
 pub struct CountedDevices {
     /// Number of devices by app (outer) and by band (inner).
     pub devices: Vec<Vec<u64>>,
+    /// Number of devices that only the age of their place leaves out.
+    pub left_out_for_age: u64,
 }

@@ -34,8 +34,9 @@
 //!   a peer has few counts.
 //! - *Time.* After an hour, or within the rate of one region, the same count is taken again, and
 //!   the difference shows who came or left. So do two messages of one watch.
-//! - *Segments.* An audience, and the same audience without one rare segment, are two audiences;
-//!   the rules above apply to each.
+//! - *Segments and ages.* An audience, and the same audience without one rare segment, are two
+//!   audiences; the rules above apply to each. The same holds for two values of
+//!   `place_seen_within`: the difference is the number of devices last seen in between.
 //!
 //! The remaining protection is the network, which limits the callers of the port, and the log,
 //! which names the peer of each count.

@@ -9,7 +9,7 @@ use clarion_coordinator::{
     store::ChangeLog,
 };
 use clarion_proto::{
-    ids::{AppName, DeviceId, LogId, LogIdentity, Position, log_of, partition_of},
+    ids::{AppName, DeviceId, LogId, LogIdentity, Position, UnixMillis, log_of, partition_of},
     outcome::Outcome,
     wire::shard_v1::{self as wire, session_request::Message, session_response::Message as Said},
 };
@@ -133,21 +133,25 @@ async fn a_count_adds_up_what_all_nodes_say() {
         bands: alert.bands.clone(),
         apps: vec![AppName::from_id("demo").unwrap(), AppName::from_id("other").unwrap()],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(5),
     };
     let question = |m| if let Message::Count(count) = m { Some(count) } else { None };
     let answers = |id: u64, devices: [[u64; 2]; 2]| {
         let apps = devices.map(|devices| wire::AppCounted { devices: devices.to_vec() }).to_vec();
-        Said::Counted(wire::Counted { id, apps })
+        Said::Counted(wire::Counted { id, apps, left_out_for_age: devices[0][0] })
     };
     let nodes = async {
         let (asked_a, asked_b) = (peer_a.until(question).await, peer_b.until(question).await);
         assert_eq!(asked_a, asked_b);
         assert_eq!((asked_a.bands.len(), asked_a.apps.len()), (2, 2));
+        assert_eq!(asked_a.place_seen_after_ms, 5);
         peer_a.say(answers(asked_a.id, [[1, 2], [3, 4]])).await;
         peer_b.say(answers(asked_b.id, [[10, 20], [30, 40]])).await;
     };
     let (counts, ()) = tokio::join!(coordinator.dispatcher.count(plan()), nodes);
-    assert_eq!(counts.unwrap().devices, [[11, 22], [33, 44]]);
+    let counts = counts.unwrap();
+    assert_eq!(counts.devices, [[11, 22], [33, 44]]);
+    assert_eq!(counts.left_out_for_age, 11);
     drop(peer_b);
     drop(b);
     let away = async {
@@ -171,12 +175,14 @@ async fn an_audience_is_large_enough_as_soon_as_some_nodes_say_so() {
         bands: alert.bands.clone(),
         apps: vec![AppName::from_id("demo").unwrap()],
         segments: vec![],
+        place_seen_after: UnixMillis(0),
     };
     let question = |m| if let Message::Count(count) = m { Some(count) } else { None };
     let says = |id: u64, devices: u64| {
         Said::Counted(wire::Counted {
             id,
             apps: vec![wire::AppCounted { devices: vec![devices, 1] }],
+            left_out_for_age: 0,
         })
     };
     // b never answers the first question, and is not waited for.

@@ -13,7 +13,7 @@ use clarion_coordinator::{
     snapshot::State,
 };
 use clarion_proto::{
-    ids::{AppName, WaveId},
+    ids::{AppName, UnixMillis, WaveId},
     wire::shard_v1::{
         self as wire, RefusalCause, session_request::Message, session_response::Message as Said,
     },
@@ -196,6 +196,7 @@ async fn a_preview_that_a_node_refuses_is_an_error_and_not_a_wait() {
         bands: good.bands.clone(),
         apps: vec![AppName::from_id("demo").unwrap()],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
     };
     let node = async {
         let count =

@@ -119,6 +119,7 @@ fn alert(coordinator: &Coordinator) -> (AlertRecord, Bands) {
         log: plan.log,
         positions: Vec::new(),
         created: plan.created,
+        place_seen_after: plan.place_seen_after,
         expires: plan.expires,
         revision: 1,
         state: State::Active,

@@ -4,9 +4,13 @@
 //! in prefix notation ([`SegmentExpr::to_wire`]), which needs no parser and no parentheses. The
 //! parser limits the depth of the tree, so recursion over the tree is safe.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use crate::{error::InvalidField, ids::AppName, wire};
+use crate::{
+    error::InvalidField,
+    ids::{AppName, UnixMillis},
+    wire,
+};
 
 mod parse;
 
@@ -21,6 +25,11 @@ pub const EXPRESSION_NAMES_MAX: usize = 64;
 pub const EXPRESSION_DEPTH_MAX: usize = 32;
 /// Maximum length of a segment's name, bytes.
 pub const SEGMENT_BYTES_MAX: usize = 63;
+/// Smallest accepted age of places: phones report about once an hour at best.
+pub const PLACE_SEEN_WITHIN_MIN: Duration = Duration::from_secs(3_600);
+/// Largest accepted age of places, which means every place: a historic import brings none that is
+/// older.
+pub const PLACE_SEEN_WITHIN_MAX: Duration = Duration::from_secs(400 * 24 * 3_600);
 
 /// Name of a segment: 1 to 63 characters of a-z, 0-9, '_' and '-'. The operators `AND`, `OR` and
 /// `NOT` are capitals, so they cannot be names.
@@ -210,6 +219,9 @@ pub struct Audience {
     pub apps: Vec<AppName>,
     /// Condition on segments.
     pub segments: SegmentExpr,
+    /// Largest age of a device's place at the creation of the alert; `None`: the configured
+    /// default.
+    pub place_seen_within: Option<Duration>,
 }
 
 impl Audience {
@@ -237,8 +249,38 @@ impl Audience {
             ));
         }
         let segments = SegmentExpr::parse(&audience.segments).map_err(|e| e.within("segments"))?;
-        Ok(Self { apps, segments })
+        let place_seen_within = audience.place_seen_within.map(place_seen_within).transpose()?;
+        Ok(Self { apps, segments, place_seen_within })
     }
+}
+
+/// Returns the oldest time at which a place counts as present, for an age of places that begins
+/// `now`. The largest age has no oldest time: every place counts.
+#[must_use]
+pub fn place_seen_after(within: Duration, now: UnixMillis) -> UnixMillis {
+    if within >= PLACE_SEEN_WITHIN_MAX {
+        return UnixMillis(0);
+    }
+    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis(now.0.saturating_sub(within))
+}
+
+fn place_seen_within(given: prost_types::Duration) -> Result<Duration, InvalidField> {
+    let prost_types::Duration { seconds, nanos } = given;
+    let within = u64::try_from(seconds).ok().zip(u32::try_from(nanos).ok());
+    within
+        .filter(|(_, nanos)| *nanos < 1_000_000_000)
+        .map(|(seconds, nanos)| Duration::new(seconds, nanos))
+        .filter(|within| (PLACE_SEEN_WITHIN_MIN..=PLACE_SEEN_WITHIN_MAX).contains(within))
+        .ok_or_else(|| {
+            let (min, max) = (PLACE_SEEN_WITHIN_MIN.as_secs(), PLACE_SEEN_WITHIN_MAX.as_secs());
+            InvalidField::new(
+                "place_seen_within",
+                format_args!(
+                    "must be 1 hour ({min} s) to 400 days ({max} s); got {seconds} s and {nanos} ns"
+                ),
+            )
+        })
 }
 
 #[cfg(test)]

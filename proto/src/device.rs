@@ -182,14 +182,18 @@ pub enum Change {
         /// stays. `None`: the gateway gave no time.
         gateway_time: Option<UnixMillis>,
     },
+    /// Expires the registrations of an app, in the whole partition of the record's device, whose
+    /// place and registration were both observed before the record's time.
+    Expiry(AppName),
 }
 
 /// Change of one device as it is recorded in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Device that changes.
+    /// Device that changes; for [`Change::Expiry`] an id that only names the partition.
     pub device: DeviceId,
-    /// Time of the observation on the phone's clock: the version of the changed part.
+    /// Time of the observation on the phone's clock: the version of the changed part. For
+    /// [`Change::Expiry`] the limit.
     pub observed: UnixMillis,
     /// Change of the device.
     pub change: Change,
@@ -221,6 +225,9 @@ impl Record {
                 token_hash: f.token_hash,
                 gateway_time: (f.gateway_time_ms != 0).then_some(UnixMillis(f.gateway_time_ms)),
             },
+            Wire::Expiry(e) => {
+                Change::Expiry(AppName::from_id(&e.app).map_err(|e| e.within("expiry.app"))?)
+            }
         };
         Ok(Self { device, observed: UnixMillis(record.observe_time_ms), change })
     }
@@ -248,6 +255,7 @@ impl Record {
                 token_hash,
                 gateway_time_ms: gateway_time.map_or(0, |t| t.0),
             }),
+            Change::Expiry(app) => Wire::Expiry(wire::ExpiryRecord { app: app.id().to_owned() }),
         };
         wire::Record {
             device: self.device.0.to_vec(),

@@ -261,7 +261,9 @@ impl Control {
             Event::Stopped { wave, last_write, written_after } => {
                 self.waves.stopped(core, wave, last_write, written_after);
             }
-            Event::Counted { id, devices } => self.counts.counted(core, id, &devices),
+            Event::Counted { id, devices, left_out_for_age } => {
+                self.counts.counted(core, id, &devices, left_out_for_age);
+            }
             Event::LaneState { lane, at, health, detail, since, next_probe } => {
                 self.lanes.hear(core, lane, News { health, detail, since, next_probe }, at);
             }

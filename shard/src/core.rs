@@ -337,8 +337,8 @@ impl Core {
         let Self { partitions, waves, .. } = self;
         let busy = waves.iter().flatten().any(WaveRun::has_work);
         let records = if busy { RECORDS_PER_TURN.0 } else { RECORDS_PER_TURN.1 };
-        let done = partitions.apply(records, |slot, ordinal, cell| {
-            waves.iter_mut().flatten().for_each(|run| run.entered(slot, ordinal, cell));
+        let done = partitions.apply(records, |slot, applied| {
+            waves.iter_mut().flatten().for_each(|run| run.applied(slot, applied));
         });
         if done {
             waves.iter_mut().flatten().for_each(|run| run.start_parts(partitions));

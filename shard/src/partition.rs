@@ -20,7 +20,9 @@
 //! - a row without a registration is never pushed to. It is dropped 24 h after it was created, lost
 //!   its registration or was removed, or after an empty row got a first facet again. The mute
 //!   choice is dropped with the row, so an app whose user returns later must report the choice
-//!   again.
+//!   again;
+//! - a limit of expiry removes the registrations of an app that were not observed, neither place
+//!   nor registration, since the limit ([`sweep`]). An expired device is never pushed to.
 //!
 //! Four structures hold the data: rows by ordinal, tokens, an index from device id to ordinal, and
 //! the order of the walk, which contains exactly the devices that can be pushed to. No device has
@@ -48,6 +50,7 @@ pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
+mod applied;
 mod bits;
 mod block;
 mod expiry;
@@ -60,6 +63,7 @@ mod profile;
 mod row;
 mod rows;
 pub mod snapshot;
+mod sweep;
 mod tag;
 mod token;
 
@@ -84,11 +88,16 @@ use self::{
     row::{Millis40, Row},
     rows::Rows,
     snapshot::Saving,
+    sweep::Sweep,
     tag::Tag,
     token::Tokens,
 };
 
-pub use self::{bits::Bits, held::Held};
+pub use self::{
+    applied::{Applied, Refreshed},
+    bits::Bits,
+    held::Held,
+};
 pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
@@ -112,6 +121,7 @@ pub struct Partition {
     index: Index,
     pages: Pages,
     expiry: Expiry,
+    sweep: Sweep,
     held: Held,
     /// Snapshot that is being written, if any.
     saving: Option<Box<Saving>>,
@@ -133,16 +143,10 @@ pub struct Pushable<'a> {
     pub locale: LocaleIndex,
     /// Set of audience segments, as an index of the core's vocabulary.
     pub segments: SegmentsIndex,
+    /// Time at which the phone observed its place.
+    pub place_seen: UnixMillis,
     /// Token of the device. Secret: never printed.
     pub token: StoredToken<'a>,
-}
-
-/// Effect of one record on waves in progress.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Ordinal and cell of a device that became pushable, moved, or changed its app or segments,
-    /// and that is pushable now. The walk of every wave must handle it before its next step.
-    pub placed: Option<(Ordinal, Cell)>,
 }
 
 impl Partition {
@@ -166,6 +170,7 @@ impl Partition {
             index: Index::new(hash_seed),
             pages: Pages::new(page_keys_max),
             expiry: Expiry::default(),
+            sweep: Sweep::default(),
             held: Held::default(),
             saving: None,
             changes: 0,
@@ -202,6 +207,11 @@ impl Partition {
     ) -> Applied {
         self.now = self.now.max(appended);
         self.drop_due();
+        self.sweep_some();
+        if let Change::Expiry(app) = &record.change {
+            self.raise_limit(words.intern_app(app), record.observed);
+            return Applied::default();
+        }
         let Some(ordinal) = self.find_or_insert(record, found) else { return Applied::default() };
         if let Change::Place(cell) = &record.change
             && let Some(applied) = self.apply_move(ordinal, record.observed.into(), *cell, found)
@@ -209,6 +219,7 @@ impl Partition {
             return applied;
         }
         let before = self.standing(ordinal);
+        let earlier = self.rows.at(ordinal).place_version;
         let observed = Millis40::from(record.observed);
         match &record.change {
             Change::Registration(registration) => {
@@ -224,21 +235,28 @@ impl Partition {
             Change::Feedback { token_hash, gateway_time } => {
                 self.feed_back(ordinal, *token_hash, *gateway_time);
             }
+            Change::Expiry(_) => {}
         }
         self.schedule(ordinal, before);
-        self.settle(ordinal, before, found)
+        let applied = self.settle(ordinal, before, found);
+        if applied.placed.is_some() {
+            return applied;
+        }
+        Applied { refreshed: self.refreshed(ordinal, earlier), ..applied }
     }
 
-    /// Returns the data for a push to a device; `None` if it is gone, muted, or without
+    /// Returns the data for a push to a device; `None` if it is gone, muted, expired, or without
     /// registration or place.
     #[must_use]
     pub fn pushable(&self, ordinal: Ordinal) -> Option<Pushable<'_>> {
         let row = self.rows.get(ordinal)?;
-        let place = self.standing_of(row, ordinal).key?.place();
+        let standing = self.standing_of(row, ordinal);
+        let place = standing.key.filter(|_| !standing.expired)?.place();
         let r = row.registration()?;
         let Profile { app, locale, segments, .. } = self.profiles.get(ordinal, r.profile);
+        let (device, cell, place_seen) = (row.device(), place.cell(), row.place_version.into());
         let token = self.tokens.get(r.token);
-        Some(Pushable { device: row.device(), cell: place.cell(), app, locale, segments, token })
+        Some(Pushable { device, cell, app, locale, segments, place_seen, token })
     }
 
     /// Returns the ordinal of a device, also of a tombstone or an unregistered row.
@@ -337,20 +355,34 @@ impl Partition {
         cell: Cell,
         found: &Found,
     ) -> Option<Applied> {
-        let from = self.key_of(ordinal)?;
+        let Standing { key: Some(from), expired: false, .. } = self.standing(ordinal) else {
+            return None;
+        };
         let row = self.rows.at_mut(ordinal);
         if !row.place_version.yields_to(observed) {
             return Some(Applied::default());
         }
-        row.place_version = observed;
+        let earlier = std::mem::replace(&mut row.place_version, observed);
         let to = Key::new(cell.into(), from.tag(), ordinal);
         if from == to {
-            return Some(Applied::default());
+            let refreshed = self.refreshed(ordinal, earlier);
+            return Some(Applied { refreshed, ..Applied::default() });
         }
         row.set_place(Some(cell.into()));
         self.pages.replace((from, found.page_from), (to, found.page_to));
         self.changes += 1;
-        Some(Applied { placed: Some((ordinal, cell)) })
+        Some(Applied { placed: Some((ordinal, cell)), ..Applied::default() })
+    }
+
+    /// Returns the device if it is pushable and its place has become newer than `earlier`.
+    fn refreshed(&self, ordinal: Ordinal, earlier: Millis40) -> Option<Refreshed> {
+        let row = self.rows.at(ordinal);
+        if row.place_version.yields_to(earlier) {
+            return None;
+        }
+        let standing = self.standing_of(row, ordinal);
+        let cell = standing.key.filter(|_| !standing.expired)?.place().cell();
+        Some(Refreshed { ordinal, cell, earlier: earlier.into() })
     }
 
     /// Updates the due time of a row without registration, and enters the row in the expiry queue.
@@ -407,7 +439,9 @@ impl Partition {
                 (None, None) => {}
             }
         }
-        Applied { placed: after.key.map(|key| (ordinal, key.place().cell())) }
+        let key = after.key.filter(|_| !after.expired);
+        let placed = key.map(|key| (ordinal, key.place().cell()));
+        Applied { placed, ..Applied::default() }
     }
 
     fn standing(&self, ordinal: Ordinal) -> Standing {
@@ -422,7 +456,8 @@ impl Partition {
         let place = row.place();
         let tag = profile.map_or(Tag::NONE, |profile| profile.tag);
         let key = place.filter(|_| reachable).map(|place| Key::new(place, tag, ordinal));
-        Standing { registered, placed: place.is_some(), muted: row.is_muted(), key }
+        let expired = profile.is_some_and(|profile| self.sweep.expires(profile.app, row));
+        Standing { registered, placed: place.is_some(), muted: row.is_muted(), expired, key }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use clarion_proto::{
-    ids::{Epoch, LaneId, LogId, PartitionId, Position, WaveId},
+    ids::{Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
     outcome::Outcome,
     time::Time,
 };
@@ -93,6 +93,7 @@ async fn second_lane(cores: &[CoreHandle], gateway: &Gateway) {
         shards: (0..PARTITIONS).map(shard).collect(),
         apps: vec![AppSpec { lane: WELL, ..app() }],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
         expires: Time::NEVER,
     })))
     .await;

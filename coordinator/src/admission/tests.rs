@@ -31,6 +31,7 @@ fn wire_alert(mode: wire::Mode) -> wire::Alert {
         audience: Some(wire::Audience {
             apps: vec!["apps/demo".into()],
             segments: "a OR b".into(),
+            ..Default::default()
         }),
         active_until: Some(prost_types::Timestamp { seconds: 2_000, nanos: 0 }),
         mode: mode.into(),

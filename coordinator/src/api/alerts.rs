@@ -1,7 +1,7 @@
 //! `AlertService`: one alert from its request to its end. [`create`] handles requests, [`watch`]
 //! streams progress.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
@@ -53,6 +53,8 @@ pub struct AlertsConfig {
     pub allow_small_audiences: bool,
     /// Distances at which one band ends and the next begins.
     pub bands: BandEdges,
+    /// Largest age of a device's place, for alerts that set none.
+    pub place_seen_within: Duration,
     /// Maximum number of active alerts; further alerts are refused.
     pub active_max: usize,
     /// Maximum number of WatchAlert streams; further streams are refused.

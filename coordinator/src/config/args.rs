@@ -36,6 +36,12 @@ pub(super) const WATCHERS_MAX: usize = 8_192;
 pub(super) const WATCHERS_PER_ALERT_MAX: usize = 2_048;
 pub(super) const ALERTS_ACTIVE_MAX: usize = 64;
 pub(super) const ADMISSIONS_MAX: usize = 32;
+pub(super) const PLACE_SEEN_WITHIN_DAYS: u32 = 30;
+/// Default for APNs: off, because APNs reports dead tokens itself.
+pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
+/// Default for FCM: Google deletes a token that was not connected for 270 days (Firebase, "Best
+/// practices for FCM registration token management").
+pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
@@ -144,6 +150,17 @@ options! {
     admissions_max: usize = ADMISSIONS_MAX, "CLARION_ADMISSIONS_MAX", "N",
         "Maximum number of alerts and previews in admission at once, a few MB each; one client \
          address may have half of them";
+    place_seen_within_days: u32 = PLACE_SEEN_WITHIN_DAYS, "CLARION_PLACE_SEEN_WITHIN_DAYS", "DAYS",
+        "Largest age of a device's place for alerts that set none, in days, 1 to 400; 400 accepts \
+         every place. Devices with an older place are left out until they report again";
+    registration_expiry_days_apns: u32 = REGISTRATION_EXPIRY_DAYS_APNS,
+        "CLARION_REGISTRATION_EXPIRY_DAYS_APNS", "DAYS",
+        "Days after which an APNs registration expires if neither it nor its device's place was \
+         observed, 30 to 3650; 0: never";
+    registration_expiry_days_fcm: u32 = REGISTRATION_EXPIRY_DAYS_FCM,
+        "CLARION_REGISTRATION_EXPIRY_DAYS_FCM", "DAYS",
+        "Days after which an FCM registration expires if neither it nor its device's place was \
+         observed, 30 to 3650; 0: never";
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
         "Memory limit of the logs, in bytes; the last 64 MiB (an eighth of a small limit) are \
          reserved for removals, mutes and dead tokens";

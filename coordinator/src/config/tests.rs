@@ -86,6 +86,19 @@ fn a_flag_beats_the_file() {
 }
 
 #[test]
+fn ages_and_expiry_are_in_days() {
+    let day = Duration::from_secs(86_400);
+    let config = load("").expect("valid");
+    assert_eq!(config.api.alerts.place_seen_within, 30 * day);
+    assert_eq!(config.expiry, ExpiryConfig { apns: None, fcm: Some(270 * day) });
+    let text = "place_seen_within_days = 400\nregistration_expiry_days_apns = 365\n\
+                registration_expiry_days_fcm = 0";
+    let config = load(text).expect("valid");
+    assert_eq!(config.api.alerts.place_seen_within, 400 * day);
+    assert_eq!(config.expiry, ExpiryConfig { apns: Some(365 * day), fcm: None });
+}
+
+#[test]
 fn lanes_are_read_and_keys_are_never_shown() {
     let config = load(&lane("test")).expect("valid");
     let gateway = gateway_of(&config, "apns").expect("there");
@@ -134,6 +147,15 @@ fn a_problem_is_one_line_with_file_key_and_words() {
     let lane = lane("test");
     let cases: &[(&str, &str)] = &[
         ("partitions = 0", "F: partitions: must be 1 to 4096; got 0"),
+        ("place_seen_within_days = 0", "F: place_seen_within_days: must be 1 to 400; got 0"),
+        (
+            "registration_expiry_days_fcm = 29",
+            "F: registration_expiry_days_fcm: must be 0 (never) or 30 to 3650 days; got 29",
+        ),
+        (
+            "registration_expiry_days_apns = 3651",
+            "F: registration_expiry_days_apns: must be 0 (never) or 30 to 3650 days; got 3651",
+        ),
         ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8; got 9"),
         ("cluster = \"Prod\"", "F: cluster: must begin with a letter a-z; got 'P'"),
         ("cluster = \"\"", "F: cluster: must have 1 to 63 characters; got 0"),

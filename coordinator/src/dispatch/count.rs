@@ -74,12 +74,14 @@ pub(super) async fn ask(
     if !away.is_empty() {
         return Err(CountError::Absent { nodes: away });
     }
-    let mut counts = CountedDevices { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
+    let devices = vec![vec![0; plan.bands.len()]; plan.apps.len()];
+    let mut counts = CountedDevices { devices, left_out_for_age: 0 };
     let mut question = Question::open(id, plan, cluster, owned, DEADLINE)?;
     while question.answered.len() < owned.nodes().len() {
         question.next().await?;
     }
     for counted in std::mem::take(&mut question.answered).into_values() {
+        counts.left_out_for_age += counted.left_out_for_age;
         for (sums, app) in counts.devices.iter_mut().zip(counted.apps) {
             sums.iter_mut().zip(app.devices).for_each(|(sum, devices)| *sum += devices);
         }

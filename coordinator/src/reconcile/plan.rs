@@ -36,6 +36,7 @@ pub(super) fn planned(alert: &AlertRecord, plan: &SendPlan, bands: Bands) -> Arc
         bands,
         apps: plan.apps.clone(),
         segments: plan.segments.clone(),
+        place_seen_after: alert.place_seen_after,
         log: alert.log,
         positions: alert.positions.clone(),
         created: alert.created,

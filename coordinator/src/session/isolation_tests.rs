@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use clarion_proto::ids::UnixMillis;
 use clarion_proto::limits::{PART_BYTES_MAX, REQUEST_BYTES_MAX};
 use h3o::{CellIndex, LatLng, Resolution};
 use prost::Message as _;
@@ -296,6 +297,7 @@ fn a_count_that_is_refused_fails_at_once() {
         bands: plan(1, cells).plan.bands.clone(),
         apps: vec![alert().apps[0].app.clone()],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
     };
     with_count.counts.insert(3, Arc::new(plan(100_000)));
     let mut session = open(NodeMemory::default(), &Arc::new(with_count), seconds(2));

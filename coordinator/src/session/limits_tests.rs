@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use clarion_proto::{
     audience::{APPS_MAX, EXPRESSION_NAMES_MAX, SEGMENT_BYTES_MAX},
-    ids::{AlertName, AppName, PARTITIONS_MAX, Position},
+    ids::{AlertName, AppName, PARTITIONS_MAX, Position, UnixMillis},
     limits::{
         AUTHORIZATION_BYTES_MAX, BANDS_MAX, CA_PEM_BYTES_MAX, ENDPOINT_BYTES_MAX, PART_BYTES_MAX,
         REQUEST_BYTES_MAX, REQUEST_BYTES_TAKEN, RESPONSE_BYTES_MAX, RESPONSE_BYTES_TAKEN,
@@ -68,6 +68,7 @@ fn largest(cells: usize, message_bytes: usize) -> PlannedAlert {
         bands: bands.collect::<Vec<_>>().into(),
         apps: apps.collect(),
         segments: names.chain(operators).collect(),
+        place_seen_after: UnixMillis(u64::MAX),
         positions: vec![Position(u64::MAX); usize::from(PARTITIONS_MAX)],
         ..alert()
     }
@@ -123,8 +124,12 @@ fn every_message_but_waves_is_small() {
     within("grant", &message::request(Message::Grant(grant)));
     let plan = largest(0, 1);
     let apps = plan.apps.iter().map(|app| app.app.clone()).collect();
-    let count =
-        Arc::new(CountPlan { bands: plan.bands.clone(), apps, segments: plan.segments.clone() });
+    let count = Arc::new(CountPlan {
+        bands: plan.bands.clone(),
+        apps,
+        segments: plan.segments.clone(),
+        place_seen_after: plan.place_seen_after,
+    });
     within("count", &message::count(u64::MAX, &count, 0));
     within("head of a count", &message::count(u64::MAX, &count, u32::MAX));
     within("last part of a count", &part(Parts::of_count(u32::MAX, u64::MAX, count), &memory));

@@ -152,6 +152,7 @@ pub(super) fn wave(
             .map(|(app, lane)| app_messages(app, *lane, whole))
             .collect(),
         segments: plan.segments.clone(),
+        place_seen_after_ms: plan.place_seen_after.0,
         expires_in_ms: u64::from(millis(wave.expires.since(now))),
         delivery,
         cover_cells: if whole { 0 } else { cells(&plan.bands) as u64 },
@@ -166,6 +167,7 @@ pub(super) fn count(id: u64, plan: &CountPlan, delivery: u32) -> SessionRequest 
         bands: bands(&plan.bands, whole),
         apps: plan.apps.iter().map(|app| app.id().to_owned()).collect(),
         segments: plan.segments.clone(),
+        place_seen_after_ms: plan.place_seen_after.0,
         delivery,
         cover_cells: if whole { 0 } else { cells(&plan.bands) as u64 },
     }))

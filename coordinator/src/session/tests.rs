@@ -1,6 +1,6 @@
 //! Conversations with one node, both sides written out.
 
-use clarion_proto::ids::Epoch;
+use clarion_proto::ids::{Epoch, UnixMillis};
 use roaring::RoaringBitmap;
 use session_response::Message as Said;
 
@@ -411,6 +411,7 @@ fn a_question_is_asked_once_in_each_session() {
         bands: alert().bands,
         apps: vec![alert().apps[0].app.clone()],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
     };
     with_count.counts.insert(3, Arc::new(plan));
     let with_count = Arc::new(with_count);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clarion_proto::ids::UnixMillis;
+
 use super::*;
 use crate::{
     fixtures::{LANE, WAVE, node, seconds, standing, token, wave},
@@ -14,7 +16,12 @@ fn ramped() -> Standing {
 }
 
 fn count(id: u64, limit: usize) -> Change {
-    let plan = CountPlan { bands: Vec::new().into(), apps: Vec::new(), segments: Vec::new() };
+    let plan = CountPlan {
+        bands: Vec::new().into(),
+        apps: Vec::new(),
+        segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
+    };
     Change::BeginCount { id, plan: Arc::new(plan), limit }
 }
 

@@ -137,7 +137,8 @@ fn is_growing(record: &wire::Record) -> bool {
     use wire::record::Change;
     match record.change {
         Some(Change::Registration(_) | Change::Cell(_) | Change::Arrival(_)) => true,
-        Some(Change::Removal(_) | Change::Muted(_) | Change::Feedback(_)) | None => false,
+        Some(Change::Removal(_) | Change::Muted(_) | Change::Feedback(_) | Change::Expiry(_))
+        | None => false,
     }
 }
 

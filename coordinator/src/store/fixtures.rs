@@ -27,6 +27,7 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         log: LogIdentity([0; 16]),
         positions: Vec::new(),
         created: UnixMillis(created),
+        place_seen_after: UnixMillis(0),
         expires: UnixMillis(created + 1_000),
         revision: 1,
         state: State::Active,

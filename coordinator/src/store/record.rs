@@ -49,6 +49,8 @@ pub struct AlertRecord {
     pub positions: Vec<Position>,
     /// Time of the recording.
     pub created: UnixMillis,
+    /// Oldest observation of a place that the alert accepts, fixed at the creation; 0: every place.
+    pub place_seen_after: UnixMillis,
     /// Expiry of the alert: nothing is sent later.
     pub expires: UnixMillis,
     /// Revision of the record: from 1, one more with every change.

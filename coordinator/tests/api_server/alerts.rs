@@ -53,6 +53,9 @@ async fn an_alert_is_planned_started_and_read_back() {
     assert_eq!(read, created);
     assert!((read.overshoot_meters - 448.8).abs() < 0.1, "{}", read.overshoot_meters);
     assert!((read.band_step_meters - 10_000.0).abs() < 0.1, "{}", read.band_step_meters);
+    // The age of places that is in effect is returned, too.
+    let month = prost_types::Duration { seconds: 30 * 24 * 3_600, nanos: 0 };
+    alert.audience.as_mut().expect("set").place_seen_within = Some(month);
     let submitted = wire::Alert {
         name: String::new(),
         state: 0,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
 
+mod age;
 mod alerts;
 mod apps;
 mod cancel;

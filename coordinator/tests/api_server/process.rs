@@ -155,7 +155,7 @@ async fn a_full_store_is_told_to_those_who_look_at_health() {
     assert_eq!(status("clarion.v1.RegistryService").await, ServingStatus::Serving);
     let write = |changes| {
         let mut client = wire::registry_service_client::RegistryServiceClient::new(api.clone());
-        let batch = wire::WriteDevicesRequest { batch_id: 1, changes };
+        let batch = wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() };
         async move {
             let mut answers = soon(client.write_devices(tokio_stream::once(batch)))
                 .await
@@ -316,7 +316,8 @@ async fn the_log_of_requests_names_the_peer_and_nothing_private() {
     let request = tonic::Request::new(wire::GetAlertRequest::default());
     soon(grpc.unary(request, unknown, codec)).await.expect_err("no such method");
     let mut registry = wire::registry_service_client::RegistryServiceClient::new(api.clone());
-    let batch = wire::WriteDevicesRequest { batch_id: 1, changes: vec![device(1)] };
+    let batch =
+        wire::WriteDevicesRequest { batch_id: 1, changes: vec![device(1)], ..Default::default() };
     let answers = soon(registry.write_devices(tokio_stream::once(batch))).await.expect("served");
     assert_eq!(
         soon(answers.into_inner().message()).await.expect("no error").expect("an answer").written,

@@ -238,7 +238,11 @@ async fn an_item_is_refused_by_its_field_and_the_next_is_written() {
         let mut bad = arrival("spoiled");
         registration(&mut bad).app = app.into();
         (refusal.spoil)(&mut bad);
-        let batch = wire::WriteDevicesRequest { batch_id: 1, changes: vec![bad, device(n)] };
+        let batch = wire::WriteDevicesRequest {
+            batch_id: 1,
+            changes: vec![bad, device(n)],
+            ..Default::default()
+        };
         let answer = write(&server, vec![batch]).await.expect("answered").remove(0);
         assert_eq!(answer.written, 1, "{}", refusal.what);
         let [error] = &answer.errors[..] else { panic!("{}: {answer:?}", refusal.what) };

@@ -27,9 +27,12 @@ async fn a_token_is_checked_as_its_apps_platform_wants_it() {
         with(2, "apps/android", "s3cret\""),
         with(3, "apps/android", &"x".repeat(513)),
     ];
-    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
-        .await
-        .expect("answered");
+    let answers = write(
+        &server,
+        vec![wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() }],
+    )
+    .await
+    .expect("answered");
     let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
     assert_eq!(errors, [1, 2, 3].map(|index| (index, "arrival.registration.token")));
     assert!(
@@ -48,7 +51,7 @@ async fn a_token_is_checked_as_its_apps_platform_wants_it() {
 async fn strings_are_hashed_and_locales_folded() {
     let server = Server::with_demo().await;
     let changes = vec![arrival("phone-1"), arrival("phone-1")];
-    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() }])
         .await
         .expect("answered");
     let logged = logged(&server).await;
@@ -74,7 +77,8 @@ async fn no_locale_loses_a_device_and_uuids_have_many_spellings() {
         arrival.registration.as_mut().expect("of one").locale = locale.to_owned();
         change
     });
-    let batch = wire::WriteDevicesRequest { batch_id: 1, changes: changes.collect() };
+    let batch =
+        wire::WriteDevicesRequest { batch_id: 1, changes: changes.collect(), ..Default::default() };
     let answers = write(&server, vec![batch]).await.expect("answered");
     let warned: Vec<_> = answers[0].warnings.iter().map(|w| (w.index, w.field.as_str())).collect();
     assert_eq!((answers[0].written, answers[0].errors.len()), (4, 0));

@@ -75,6 +75,7 @@ async fn batches_are_acknowledged_in_order_and_each_record_is_in_its_log() {
     let batches = (0..3_u64).map(|b| wire::WriteDevicesRequest {
         batch_id: 7 + b,
         changes: (0..500).map(|i| device(u128::from(b) * 1_000 + i)).collect(),
+        ..Default::default()
     });
     let answers = write(&server, batches.collect()).await.expect("acknowledged");
     assert_eq!(
@@ -113,9 +114,12 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
     registration(&mut changes[3], |r| r.token = "xyz".into());
     changes[4].observe_time = Some(from_now(-25 * 3_600));
     changes[5].device.clear();
-    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
-        .await
-        .expect("answered");
+    let answers = write(
+        &server,
+        vec![wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() }],
+    )
+    .await
+    .expect("answered");
     assert_eq!(answers[0].written, 2);
     let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
     assert_eq!(
@@ -140,7 +144,7 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
 #[tokio::test]
 async fn a_batch_over_the_limits_ends_the_stream() {
     let server = Server::with_demo().await;
-    let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes };
+    let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() };
     let many = write(&server, vec![batch(vec![device(1); 10_001])]).await.expect_err("many");
     let (field, problem) = violation(&many);
     assert_eq!(
@@ -162,6 +166,7 @@ async fn streams_run_beside_each_other() {
     let batch = |first: u128| wire::WriteDevicesRequest {
         batch_id: 1,
         changes: (first..first + 1_000).map(device).collect(),
+        ..Default::default()
     };
     let (a, b) = tokio::join!(write(&server, vec![batch(0)]), write(&server, vec![batch(1_000)]));
     assert_eq!((a.expect("a")[0].written, b.expect("b")[0].written), (1_000, 1_000));
@@ -181,7 +186,7 @@ fn mute(n: u128) -> wire::DeviceChange {
 }
 
 pub(crate) fn batch(batch_id: u64, changes: Vec<wire::DeviceChange>) -> wire::WriteDevicesRequest {
-    wire::WriteDevicesRequest { batch_id, changes }
+    wire::WriteDevicesRequest { batch_id, changes, ..Default::default() }
 }
 
 /// A server whose store has no more room for registrations, and how many devices it knows from 0.
@@ -409,7 +414,7 @@ async fn one_batch_does_not_wait_for_all_of_another_address() {
 async fn stats_say_what_is_written_and_what_every_owner_has_applied() {
     let server = Server::with_demo().await;
     let changes = (0..200).map(device).collect();
-    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes, ..Default::default() }])
         .await
         .expect("answered");
     let stats = || {

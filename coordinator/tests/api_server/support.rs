@@ -159,11 +159,13 @@ impl Dispatch for Nodes {
             return Err(CountError::NoNodes { configured: 1 });
         }
         if let Some(counted) = &*self.counted.lock() {
-            return Ok(CountedDevices { devices: vec![counted[..plan.bands.len()].to_vec()] });
+            let devices = vec![counted[..plan.bands.len()].to_vec()];
+            return Ok(CountedDevices { devices, left_out_for_age: 0 });
         }
         // App i has (i + 1) × 30 devices in every band.
         let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 30; plan.bands.len()]);
-        Ok(CountedDevices { devices: devices.collect() })
+        let left_out_for_age = if plan.place_seen_after.0 == 0 { 0 } else { 250 };
+        Ok(CountedDevices { devices: devices.collect(), left_out_for_age })
     }
 
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
@@ -423,7 +425,7 @@ pub(crate) fn demo_alert() -> wire::Alert {
             shape: Some(wire::region::Shape::Circle(circle)),
             exclusions: vec![],
         }),
-        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
+        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], ..Default::default() }),
         active_until: Some(from_now(600)),
         mode: wire::Mode::Test.into(),
         ..Default::default()

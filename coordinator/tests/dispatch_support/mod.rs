@@ -314,6 +314,7 @@ impl Coordinator {
                 }],
             }],
             segments: Vec::new(),
+            place_seen_after: UnixMillis(0),
             log: self.log.identity(),
             positions: positions.now_or_never().expect("memory does not wait").unwrap(),
             created: now,

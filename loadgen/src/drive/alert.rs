@@ -126,7 +126,7 @@ pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
         last_seen: Some(lat_lng(scenario.last_seen())),
         audience: Some(wire::Audience {
             apps: population.apps().iter().map(|a| format!("apps/{}", a.name)).collect(),
-            segments: String::new(),
+            ..wire::Audience::default()
         }),
         active_until: Some(timestamp(clock::wall().0 + scenario.alert.active_s * 1_000)),
         mode: wire::Mode::Test.into(),

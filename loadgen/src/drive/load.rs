@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use clarion_emulator::Platform;
+use clarion_emulator::{Platform, clock};
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
 use data_encoding::HEXLOWER;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -21,10 +21,13 @@ const STREAMS: u64 = 2;
 const BATCH: u64 = 2_000;
 /// Most unacknowledged batches of one stream.
 const UNDER_WAY: usize = 3;
+/// Largest age of an observation that a stream takes without being historic, milliseconds.
+const RECENT_MS: u64 = 24 * 3_600_000;
 /// Time without an acknowledgement after which the load has failed.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Writes all devices. `written` is called with the number of newly acknowledged ones.
+/// Writes all devices, as a historic import if they were observed more than a day ago. `written` is
+/// called with the number of newly acknowledged ones.
 ///
 /// # Errors
 /// If a stream fails or stalls, or an item is refused.
@@ -36,6 +39,7 @@ pub async fn load(
 ) -> Result<(), DriveError> {
     let count = population.count();
     let share = count.div_ceil(STREAMS);
+    let historic = clock::wall().0.saturating_sub(observed_ms) > RECENT_MS;
     let mut streams = JoinSet::new();
     for n in 0..STREAMS {
         let range = (n * share).min(count)..((n + 1) * share).min(count);
@@ -47,7 +51,7 @@ pub async fn load(
                 let changes = (from..upto)
                     .map(|i| arrival(&population, &population.device(i), observed_ms))
                     .collect();
-                wire::WriteDevicesRequest { batch_id: from, changes }
+                wire::WriteDevicesRequest { batch_id: from, changes, historic }
             });
         streams.spawn(write(client, batches, written.clone()));
     }

@@ -55,7 +55,7 @@ pub async fn carry_out(
     let (requests, receiver) = mpsc::channel(UNDER_WAY);
     let mut client = RegistryServiceClient::new(channel);
     // An empty batch opens the stream for a server that reads first.
-    drop(requests.try_send(wire::WriteDevicesRequest { batch_id: 0, changes: Vec::new() }));
+    drop(requests.try_send(wire::WriteDevicesRequest::default()));
     let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
     answer(&mut answers, 0, 0).await?;
 
@@ -80,8 +80,9 @@ pub async fn carry_out(
                 let number = u32::try_from(batches.len()).expect("batches of a run");
                 let changes = due.iter().map(|step| change(population, step, begun_ms)).collect();
                 batches.push(Batch { sent_ns: now_ns(), acknowledged_ns: u64::MAX });
+                let batch_id = u64::from(number) + 1;
                 requests
-                    .send(wire::WriteDevicesRequest { batch_id: u64::from(number) + 1, changes })
+                    .send(wire::WriteDevicesRequest { batch_id, changes, ..Default::default() })
                     .await
                     .map_err(|_| DriveError::Ended("WriteDevices"))?;
                 deliveries.extend(due.iter().map(|step| Delivery {

@@ -21,7 +21,7 @@ fn demo() -> wire::Alert {
             exclusions: vec![],
             shape: Some(wire::region::Shape::Circle(circle)),
         }),
-        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
+        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], ..Default::default() }),
         active_until: Some(prost_types::Timestamp { seconds: 2_000, nanos: 0 }),
         mode: wire::Mode::Test.into(),
         ..Default::default()
@@ -150,7 +150,7 @@ prop_compose! {
             severity,
             region,
             last_seen,
-            audience: Some(wire::Audience { apps, segments }),
+            audience: Some(wire::Audience { apps, segments, ..Default::default() }),
             active_until: until.map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos }),
             mode,
             max_rate_per_second: rate,

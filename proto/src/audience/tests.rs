@@ -138,7 +138,11 @@ fn an_added_segment_restricts() {
 fn audience_names_the_field() {
     let audience = |apps: &[&str], segments: &str| {
         let apps = apps.iter().map(|a| (*a).to_owned()).collect();
-        Audience::from_wire(&crate::wire::v1::Audience { apps, segments: segments.to_owned() })
+        Audience::from_wire(&crate::wire::v1::Audience {
+            apps,
+            segments: segments.to_owned(),
+            place_seen_within: None,
+        })
     };
     assert_eq!(audience(&[], "").expect_err("none").field, "apps");
     assert_eq!(audience(&["apps/a", "demo"], "").expect_err("bare").field, "apps[1]");
@@ -149,4 +153,44 @@ fn audience_names_the_field() {
     );
     assert_eq!(audience(&["apps/a"], "(").expect_err("open").field, "segments");
     assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "b", "as given");
+}
+
+#[test]
+fn an_age_of_places_is_an_hour_to_400_days() {
+    let within = |seconds, nanos| {
+        let audience = crate::wire::v1::Audience {
+            apps: vec!["apps/a".to_owned()],
+            segments: String::new(),
+            place_seen_within: Some(prost_types::Duration { seconds, nanos }),
+        };
+        Audience::from_wire(&audience).map(|audience| audience.place_seen_within)
+    };
+    assert_eq!(within(3_600, 0), Ok(Some(PLACE_SEEN_WITHIN_MIN)));
+    assert_eq!(within(34_560_000, 0), Ok(Some(PLACE_SEEN_WITHIN_MAX)));
+    assert_eq!(within(7_200, 500_000_000), Ok(Some(Duration::from_millis(7_200_500))));
+    let refused = [
+        (0, 0),
+        (-3_600, 0),
+        (3_599, 999_999_999),
+        (34_560_000, 1),
+        (34_560_001, 0),
+        (i64::MIN, i32::MIN),
+        (i64::MAX, i32::MAX),
+    ];
+    for (seconds, nanos) in refused {
+        let error = within(seconds, nanos).expect_err("out of range");
+        let problem = format!(
+            "must be 1 hour (3600 s) to 400 days (34560000 s); got {seconds} s and {nanos} ns"
+        );
+        assert_eq!((error.field.as_str(), error.problem), ("place_seen_within", problem));
+    }
+}
+
+#[test]
+fn the_largest_age_accepts_every_place() {
+    let now = UnixMillis(1_780_000_000_000);
+    let day = Duration::from_secs(86_400);
+    assert_eq!(place_seen_after(30 * day, now), UnixMillis(now.0 - 30 * 86_400_000));
+    assert_eq!(place_seen_after(PLACE_SEEN_WITHIN_MAX, now), UnixMillis(0));
+    assert_eq!(place_seen_after(30 * day, UnixMillis(5)), UnixMillis(0));
 }

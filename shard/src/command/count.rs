@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use clarion_proto::ids::AppName;
+use clarion_proto::ids::{AppName, UnixMillis};
 
 use crate::wave::{Cover, SegmentOp};
 
@@ -21,4 +21,6 @@ pub struct CountSpec {
     pub apps: Vec<AppName>,
     /// The audience: an expression in prefix form.
     pub segments: Vec<SegmentOp>,
+    /// Oldest observation of a place that is counted; 0: every place.
+    pub place_seen_after: UnixMillis,
 }

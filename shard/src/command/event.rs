@@ -28,6 +28,8 @@ pub enum Event {
         id: u64,
         /// Devices by app of the count (outer) and band (inner).
         devices: Vec<Vec<u64>>,
+        /// Number of devices that only the age of their place leaves out.
+        left_out_for_age: u64,
     },
     /// A lane end changed its health.
     LaneState {

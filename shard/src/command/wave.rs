@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AppName, Epoch, LaneId, LogId, PartitionId, Position, WaveId},
+    ids::{AppName, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
     time::Time,
 };
 use roaring::RoaringBitmap;
@@ -34,6 +34,8 @@ pub struct WaveSpec {
     pub apps: Vec<AppSpec>,
     /// Audience as an expression in prefix form; empty: every device.
     pub segments: Vec<SegmentOp>,
+    /// Oldest observation of a place that the wave accepts; 0: every place.
+    pub place_seen_after: UnixMillis,
     /// Time after which nothing is sent.
     pub expires: Time,
 }

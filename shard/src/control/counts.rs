@@ -37,6 +37,7 @@ struct Asked {
     id: u64,
     waiting: BTreeSet<usize>,
     devices: Vec<Vec<u64>>,
+    left_out_for_age: u64,
     until: Time,
 }
 
@@ -77,12 +78,14 @@ impl Counts {
         self.newest += 1;
         let devices = vec![vec![0; count.bands]; count.apps.len()];
         let (waiting, until) = ((0..cores).collect(), now + ANSWER_WITHIN);
-        self.asked.insert(self.newest, Asked { by: Some(by), id, waiting, devices, until });
+        let asked = Asked { by: Some(by), id, waiting, devices, left_out_for_age: 0, until };
+        self.asked.insert(self.newest, asked);
         let spec = CountSpec {
             id: self.newest,
             cover: Arc::new(count.cover),
             apps: count.apps,
             segments: count.segments,
+            place_seen_after: count.place_seen_after,
         };
         let spec = Arc::new(spec);
         out.extend((0..cores).map(|core| Output::command(core, Command::Count(spec.clone()))));
@@ -90,7 +93,13 @@ impl Counts {
     }
 
     /// One core's answer to a count, by the node's number; the last one makes the sum.
-    pub fn counted(&mut self, core: usize, number: u64, devices: &[Vec<u64>]) {
+    pub fn counted(
+        &mut self,
+        core: usize,
+        number: u64,
+        devices: &[Vec<u64>],
+        left_out_for_age: u64,
+    ) {
         let Some(asked) = self.asked.get_mut(&number) else { return };
         if !asked.waiting.remove(&core) {
             return;
@@ -98,11 +107,13 @@ impl Counts {
         for (sum, part) in asked.devices.iter_mut().zip(devices) {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
+        asked.left_out_for_age += left_out_for_age;
         if asked.waiting.is_empty()
-            && let Some(Asked { by: Some(by), id, devices, .. }) = self.asked.remove(&number)
+            && let Some(Asked { by: Some(by), id, devices, left_out_for_age, .. }) =
+                self.asked.remove(&number)
         {
             let apps = devices.into_iter().map(|devices| wire::AppCounted { devices }).collect();
-            self.answers.push_back((by, wire::Counted { id, apps }));
+            self.answers.push_back((by, wire::Counted { id, apps, left_out_for_age }));
         }
     }
 

@@ -54,7 +54,9 @@ fn every_message_but_reports_is_small() {
     };
     within("registry state", Wire::RegistryState(state));
     let devices = wire::AppCounted { devices: vec![u64::MAX; BANDS_MAX] };
-    within("counted", Wire::Counted(wire::Counted { id: u64::MAX, apps: vec![devices; 64] }));
+    let apps = vec![devices; 64];
+    let counted = wire::Counted { id: u64::MAX, apps, left_out_for_age: u64::MAX };
+    within("counted", Wire::Counted(counted));
     let refusal = wire::Refusal { reason: "r".repeat(4_096), ..wire::Refusal::default() };
     within("refusal", Wire::Refusal(refusal));
 }

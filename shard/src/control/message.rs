@@ -18,7 +18,7 @@ use clarion_proto::{
     error::{InvalidField, required},
     ids::{
         AppName, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, PARTITIONS_MAX,
-        PartitionId, WaveId,
+        PartitionId, UnixMillis, WaveId,
     },
     limits::AUTHORIZATION_BYTES_MAX,
     time::Time,
@@ -136,6 +136,8 @@ pub struct Count {
     pub apps: Vec<AppName>,
     /// The audience: an expression in prefix form.
     pub segments: Vec<SegmentOp>,
+    /// Oldest observation of a place that is counted; 0: every place.
+    pub place_seen_after: UnixMillis,
 }
 
 /// A message that was not taken.
@@ -353,7 +355,9 @@ impl Count {
         };
         let apps = c.apps.iter().enumerate().map(app).collect::<Result<Vec<_>, _>>()?;
         let bands = cover.bands() as usize;
-        Ok(Self { id: c.id, cover, bands, apps, segments: wave::segments(&c.segments)? })
+        let segments = wave::segments(&c.segments)?;
+        let place_seen_after = UnixMillis(c.place_seen_after_ms);
+        Ok(Self { id: c.id, cover, bands, apps, segments, place_seen_after })
     }
 }
 

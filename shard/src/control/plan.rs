@@ -83,6 +83,7 @@ pub(super) fn split(wave: Wave, assignment: &Assignment) -> Result<Plan, Rejecte
         shards: Vec::new(),
         apps: wave.apps,
         segments: wave.segments,
+        place_seen_after: wave.place_seen_after,
         expires: wave.expires,
     };
     Ok(Plan { ownership: wave.ownership, bands: wave.bands, spec, cores })

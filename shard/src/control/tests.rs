@@ -455,15 +455,17 @@ fn counts_are_summed_over_cores() {
         panic!("{commands:?}")
     };
     let id = spec.id;
-    bench.control.event(0, Event::Counted { id, devices: vec![vec![1, 2, 3], vec![4, 5, 6]] });
-    bench.control.event(0, Event::Counted { id, devices: vec![vec![9, 9, 9], vec![9, 9, 9]] });
+    let counted = |devices, left_out_for_age| Event::Counted { id, devices, left_out_for_age };
+    bench.control.event(0, counted(vec![vec![1, 2, 3], vec![4, 5, 6]], 7));
+    bench.control.event(0, counted(vec![vec![9, 9, 9], vec![9, 9, 9]], 9));
     assert!(!bench.messages().iter().any(|m| matches!(m, Wire::Counted(_))));
-    bench.control.event(1, Event::Counted { id, devices: vec![vec![10, 0, 0], vec![0, 0, 10]] });
+    bench.control.event(1, counted(vec![vec![10, 0, 0], vec![0, 0, 10]], 30));
     let apps = vec![
         wire::AppCounted { devices: vec![11, 2, 3] },
         wire::AppCounted { devices: vec![4, 5, 16] },
     ];
-    assert_eq!(bench.message(), Some(Wire::Counted(wire::Counted { id: 6, apps })));
+    let counted = wire::Counted { id: 6, apps, left_out_for_age: 37 };
+    assert_eq!(bench.message(), Some(Wire::Counted(counted)));
 }
 
 #[test]

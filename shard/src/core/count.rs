@@ -22,6 +22,8 @@ pub(crate) struct CountRun {
     done: Option<PartitionId>,
     /// Number of devices for each app of the count, for each band.
     pub(crate) devices: Vec<Vec<u64>>,
+    /// Number of devices that only the age of their place leaves out.
+    pub(crate) left_out_for_age: u64,
     /// App of the count by `AppIndex`, for the apps that the vocabulary had at the last update.
     app_of: Vec<Option<usize>>,
 }
@@ -34,7 +36,15 @@ impl CountRun {
     pub(crate) fn new(spec: Arc<CountSpec>) -> Result<Self, ProgramError> {
         let devices = vec![vec![0; spec.cover.bands() as usize]; spec.apps.len()];
         let program = Program::compile(&spec.segments)?;
-        Ok(Self { spec, program, at: None, done: None, devices, app_of: Vec::new() })
+        Ok(Self {
+            spec,
+            program,
+            at: None,
+            done: None,
+            devices,
+            left_out_for_age: 0,
+            app_of: Vec::new(),
+        })
     }
 
     /// Continues the count within the turn's work. Returns true if the count is complete.
@@ -64,7 +74,11 @@ impl CountRun {
                             if let Some(app) = app.filter(|_| {
                                 self.program.matches(&partitions.words, device.segments)
                             }) {
-                                self.devices[app][band as usize] += 1;
+                                if device.place_seen < self.spec.place_seen_after {
+                                    self.left_out_for_age += 1;
+                                } else {
+                                    self.devices[app][band as usize] += 1;
+                                }
                             }
                             continue;
                         }

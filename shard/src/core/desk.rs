@@ -65,6 +65,10 @@ impl WaveRun {
     ) -> Result<Addressed<'s>, NotHere> {
         let slot = self.parts[usize::from(found.part)].slot.ok_or(NotHere)?;
         let device = partitions.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
+        if device.place_seen < self.spec.place_seen_after {
+            // The device enters when its phone reports a place.
+            return Err(NotHere);
+        }
         let app = self.audience.addressed(&partitions.words, &device).ok_or(NotHere)?;
         if self.outlets.len() == 1 {
             return Ok(Addressed { device, app });

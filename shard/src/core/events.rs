@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-use super::{Core, report, run::Phase};
+use super::{Core, count::CountRun, report, run::Phase};
 use crate::{command::Event, lane::news::News};
 
 /// Shortest time between two events about the held devices.
@@ -96,7 +96,8 @@ impl Core {
 
     fn answer_count(&mut self) -> Option<Event> {
         let run = self.counted.pop_front()?;
-        Some(Event::Counted { id: run.spec.id, devices: run.devices })
+        let CountRun { spec, devices, left_out_for_age, .. } = run;
+        Some(Event::Counted { id: spec.id, devices, left_out_for_age })
     }
 
     fn report(&mut self, now: Time) -> Option<Event> {

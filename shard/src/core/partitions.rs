@@ -7,13 +7,13 @@
 use std::{collections::BTreeMap, vec};
 
 use clarion_proto::{
-    device::{Cell, Record},
-    ids::{LogId, Ordinal, PartitionId, Position, UnixMillis},
+    device::Record,
+    ids::{LogId, PartitionId, Position, UnixMillis},
 };
 
 use crate::{
     command::{HeldStats, Owns},
-    partition::{Partition, Vocabulary, ahead},
+    partition::{Applied, Partition, Vocabulary, ahead},
 };
 
 /// Partitions by slot; a slot holds the same partition for as long as the core owns it.
@@ -143,14 +143,10 @@ impl Partitions {
         self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
-    /// Applies at most the given number of records. `placed` is called for each device that
-    /// appeared or moved. Returns true if the batch is complete and its log's position has
+    /// Applies at most the given number of records. `applied` is called with the slot and the effect
+    /// of each record that may concern waves. Returns true if the batch is complete and its log's position has
     /// advanced.
-    pub(crate) fn apply(
-        &mut self,
-        records: usize,
-        mut placed: impl FnMut(u16, Ordinal, Cell),
-    ) -> bool {
+    pub(crate) fn apply(&mut self, records: usize, mut applied: impl FnMut(u16, Applied)) -> bool {
         let Some(batch) = &mut self.batch else { return false };
         let records = records.min(batch.records.as_slice().len());
         ahead::apply_all(
@@ -160,9 +156,9 @@ impl Partitions {
             &mut self.words,
             // `None`: the partition has moved to another core or node meanwhile.
             |id| self.slot_of.get(&id).map(|slot| usize::from(*slot)),
-            |slot, applied| {
-                if let Some((ordinal, cell)) = applied.placed {
-                    placed(u16::try_from(slot).expect("at most PARTITIONS_MAX"), ordinal, cell);
+            |slot, effect| {
+                if effect != Applied::default() {
+                    applied(u16::try_from(slot).expect("at most PARTITIONS_MAX"), effect);
                 }
             },
         );

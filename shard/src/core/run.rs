@@ -23,7 +23,7 @@ use super::{
 use crate::{
     command::{Consequence, DeadToken, RefusedMessage, ShardSpec, WaveSpec},
     lane::pace::Pace,
-    partition::Tags,
+    partition::{Applied, Tags},
     wave::ProgramError,
 };
 
@@ -244,8 +244,18 @@ impl WaveRun {
         self.ended(open, given_up(open));
     }
 
-    /// Processes a device that appeared or moved.
-    pub(crate) fn entered(&mut self, slot: u16, ordinal: Ordinal, cell: Cell) {
+    /// Processes the effect of a record: a device that appeared, moved, or reported its place again
+    /// after the wave had left it out for the age of its place.
+    pub(crate) fn applied(&mut self, slot: u16, applied: Applied) {
+        let refreshed =
+            applied.refreshed.filter(|device| device.earlier < self.spec.place_seen_after);
+        let entered = applied.placed.or(refreshed.map(|device| (device.ordinal, device.cell)));
+        if let Some((ordinal, cell)) = entered {
+            self.entered(slot, ordinal, cell);
+        }
+    }
+
+    fn entered(&mut self, slot: u16, ordinal: Ordinal, cell: Cell) {
         if self.phase != Phase::Running {
             return;
         }

@@ -4,6 +4,7 @@
 mod gateway;
 mod world;
 
+mod age;
 mod budget;
 mod evidence;
 mod faults;

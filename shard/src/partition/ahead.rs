@@ -152,6 +152,8 @@ impl Partition {
                 (None, comes.map(|key| (key, self.pages.prefetch_group(key))))
             }
             Change::Removal | Change::Mute(true) | Change::Feedback { .. } => (stands, None),
+            // Its device is none.
+            Change::Expiry(_) => (None, None),
         };
         let stays =
             comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));

@@ -134,6 +134,12 @@ impl Partition {
         {
             return;
         }
+        self.expire(ordinal);
+    }
+
+    /// Removes the registration of a row, which has one, because its token is dead or it expired.
+    pub(super) fn expire(&mut self, ordinal: Ordinal) {
+        let row = self.rows.at_mut(ordinal);
         // One millisecond later, because at a tie the later record wins, and a late copy of this
         // registration must not.
         row.registration_version = row.registration_version.next();

@@ -24,7 +24,9 @@ pub(super) struct Standing {
     pub(super) registered: Option<(AppIndex, SegmentsIndex)>,
     pub(super) placed: bool,
     pub(super) muted: bool,
-    /// Key of the device in the walk; `None` if it is not pushable.
+    /// Whether the registration has expired: the device keeps its key until the sweep removes it.
+    pub(super) expired: bool,
+    /// Key of the device in the walk; `None` if it is not pushable, unless only for expiry.
     pub(super) key: Option<Key>,
 }
 

@@ -44,7 +44,9 @@ const EPOCH_MS: u64 = 1_577_836_800_000;
 
 /// Milliseconds since 2020 in five bytes, enough until November 2054. Times outside are cut to this
 /// range.
-#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub(super) struct Millis40([u8; 5]);
 
@@ -73,6 +75,17 @@ impl Millis40 {
     /// Returns the version one millisecond later.
     pub(super) fn next(self) -> Self {
         Self(to_five((of_five(self.0) + 1).min((1 << 40) - 1)))
+    }
+
+    /// Returns the version of the newer of two observations.
+    pub(super) fn newer(self, other: Self) -> Self {
+        if self.yields_to(other) { other } else { self }
+    }
+
+    /// Reports whether an observation of this version is older than the limit `bits`, a number of
+    /// [`Millis40::bits`].
+    pub(super) fn is_before(self, bits: u64) -> bool {
+        of_five(self.0) < bits
     }
 
     /// Returns the version as a number, for a snapshot.
@@ -244,6 +257,11 @@ impl Row {
     pub(super) fn register(&mut self, r: Registered) {
         self.set(REGISTERED, true);
         (self.token, self.profile) = (r.token.0.to_le_bytes(), r.profile.0.to_le_bytes());
+    }
+
+    /// Returns the version of the newest observation of place or registration.
+    pub(super) fn seen(&self) -> Millis40 {
+        self.place_version.newer(self.registration_version)
     }
 
     /// Returns the time at which a row without registration is dropped; `None` for a registered

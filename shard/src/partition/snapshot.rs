@@ -3,7 +3,7 @@
 //! A node that takes over a partition loads a snapshot and follows the log from there. Equal
 //! ordinals on both nodes decide whether a device is alerted twice. So a snapshot is the state
 //! *exactly* at one position of the log, with all that later records depend on: tombstones, resting
-//! ordinals, and the queue of rows to be dropped.
+//! ordinals, the queue of rows to be dropped, and the limits of expiry with the state of the sweep.
 //!
 //! **Written while records arrive.** [`super::Partition::begin_snapshot`] records the position of
 //! the log. From then on, a record that is about to change an unwritten row first keeps a copy of
@@ -13,14 +13,14 @@
 //! 20,000 changes a second over 64 partitions are 312 a second in each, so a snapshot may take most
 //! of a minute. A writer that is so slow that it meets the bound must begin again.
 //!
-//! # The format, version 1
+//! # The format, version 2
 //!
 //! All numbers are little-endian. A file is a head of 16 bytes and sections.
 //!
 //! | head | |
 //! |---|---|
 //! | 8 bytes | `CLARPART` |
-//! | u16 | version, 1 |
+//! | u16 | version, 2 |
 //! | u16 | partition |
 //! | u32 | CRC-32C of the 12 bytes before |
 //!
@@ -37,7 +37,10 @@
 //! Kinds come in the order of their numbers; *state* and *end* once, the others as often as needed.
 //!
 //! - *state*: position in the log u64, append time u64 (ms since 1970), number of ordinals assigned
-//!   so far u32, resting ordinals u32, entries of the expiry queue u32, rows u32.
+//!   so far u32, resting ordinals u32, entries of the expiry queue u32, rows u32. From version 2
+//!   on, also the sweep for expired registrations: ordinal at which it continues u32, ordinals left
+//!   u32, limits u16; then for each limit, in the order of the apps, the app (its bytes behind a u16
+//!   of their number) and the limit in 5 bytes, ms since 2020-01-01 UTC.
 //! - *resting*: u64 each, longest first: start of the rest (units of 1,024 ms since 1970) in the
 //!   upper 34 bits, ordinal in the lower 30.
 //! - *expiry*: 10 bytes each, ascending: due time (ms since 1970) in 6 bytes, ordinal in 4, both
@@ -64,9 +67,9 @@
 //!   12. token and person, one behind the other.
 //! - *end*: rows u64, xxh3-64 of all bytes before this section u64.
 //!
-//! A reader refuses a version that it does not know. A change of the meaning of a byte needs a new
-//! version. Each version that was ever written has a file in `shard/tests/snapshots`, which every
-//! later reader must read.
+//! A reader reads every earlier version, and refuses a version that it does not know. A change of
+//! the meaning of a byte needs a new version. Version 1 had no sweep. Each version that was ever
+//! written has a file in `shard/tests/snapshots`, which every later reader must read.
 
 mod columns;
 mod entry;
@@ -86,7 +89,9 @@ pub use {
 use clarion_proto::ids::PartitionId;
 
 /// Version of the format that is written.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// First version whose state has the sweep for expired registrations.
+const SWEEP_VERSION: u16 = 2;
 /// Number of ordinals of a section of rows.
 const ROWS_PER_SECTION: u32 = 2_048;
 /// Longest content of a section, bytes: 2,048 rows with the longest tokens, persons and words.
@@ -115,7 +120,7 @@ pub enum Problem {
     #[error("not a snapshot of a partition")]
     Magic,
     /// A later release wrote the snapshot.
-    #[error("version: must be {VERSION}; got {0}")]
+    #[error("version: must be 1 to {VERSION}; got {0}")]
     Version(u16),
     /// The checksum does not match the bytes.
     #[error("checksum mismatch; the file is damaged")]

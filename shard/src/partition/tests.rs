@@ -10,7 +10,10 @@ use clarion_proto::{
 use h3o::{LatLng, Resolution};
 use proptest::prelude::*;
 
+use self::model::Model;
 use super::*;
+
+mod model;
 
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 /// Time at which tests begin: some time in 2026.
@@ -56,6 +59,7 @@ pub(crate) struct Rest {
     resting: Vec<u64>,
     expiry: Vec<(UnixMillis, Ordinal)>,
     versions: Vec<(Ordinal, [u64; 3], Option<UnixMillis>)>,
+    sweep: (u32, u32),
 }
 
 pub(crate) fn rest(partition: &Partition) -> Rest {
@@ -72,6 +76,7 @@ pub(crate) fn rest(partition: &Partition) -> Rest {
         resting: partition.rows.saved_resting().collect(),
         expiry,
         versions: versions.collect(),
+        sweep: partition.sweep.cursor(),
     }
 }
 
@@ -107,7 +112,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
             muted: row.is_muted(),
         };
         let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
-        assert_eq!(partition.pushable(ordinal).is_some(), reachable);
+        assert_eq!(partition.pushable(ordinal).is_some(), reachable && !standing.expired);
         if known != Known::default() {
             contents.insert(row.device(), (ordinal, known));
         }
@@ -118,85 +123,6 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     held.apps.resize(trailing, 0);
     assert_eq!(*partition.held(), held);
     contents
-}
-
-/// The rules of the partition, written as plainly as possible.
-#[derive(Default)]
-struct Model {
-    now: u64,
-    devices: BTreeMap<u8, ModelDevice>,
-}
-
-#[derive(Default, Clone)]
-struct ModelDevice {
-    place: (u64, Option<Cell>),
-    registration: (u64, Option<Registration>),
-    mute: (u64, bool),
-    due: u64,
-}
-
-impl Model {
-    fn apply(&mut self, appended: u64, n: u8, record: &Record) {
-        self.now = self.now.max(appended);
-        let now = self.now;
-        self.devices.retain(|_, d| d.registration.1.is_some() || d.due > now);
-        let at = record.observed.0;
-        let kept = now + 24 * HOUR_MS;
-        if let Change::Feedback { token_hash, gateway_time } = &record.change {
-            let Some(d) = self.devices.get_mut(&n) else { return };
-            let dead = d.registration.1.as_ref().is_some_and(|r| r.token.hash() == *token_hash);
-            if dead && gateway_time.is_none_or(|t| t.0 >= d.registration.0) {
-                d.registration = (d.registration.0 + 1, None);
-                d.due = kept;
-            }
-            return;
-        }
-        let d = self
-            .devices
-            .entry(n)
-            .or_insert_with(|| ModelDevice { due: kept, ..ModelDevice::default() });
-        let empty = d.registration.1.is_none() && d.place.1.is_none() && !d.mute.1;
-        let (new_registration, new_place) = match &record.change {
-            Change::Registration(r) => (Some(Some(r.clone())), None),
-            Change::Place(c) => (None, Some(Some(*c))),
-            Change::Arrival(r, c) => (Some(Some(r.clone())), Some(Some(*c))),
-            Change::Removal => (Some(None), Some(None)),
-            Change::Mute(_) | Change::Feedback { .. } => (None, None),
-        };
-        let new_mute = match record.change {
-            Change::Mute(m) => Some(m),
-            Change::Removal => Some(false),
-            _ => None,
-        };
-        if let Some(r) = new_registration.filter(|_| at >= d.registration.0) {
-            d.registration = (at, r);
-        }
-        if let Some(p) = new_place.filter(|_| at >= d.place.0) {
-            d.place = (at, p);
-        }
-        if let Some(m) = new_mute.filter(|_| at >= d.mute.0) {
-            d.mute = (at, m);
-        }
-        if record.change == Change::Removal {
-            d.due = d.due.max(kept + at.saturating_sub(now).min(60_000));
-        }
-        if empty && (d.place.1.is_some() || d.mute.1) {
-            d.due = d.due.max(kept);
-        }
-    }
-
-    fn contents(&self) -> BTreeMap<DeviceId, Known> {
-        let known = |d: &ModelDevice| Known {
-            place: d.place.1.map(Cell::index),
-            registration: d.registration.1.clone(),
-            muted: d.mute.1,
-        };
-        self.devices
-            .iter()
-            .map(|(n, d)| (device(*n), known(d)))
-            .filter(|(_, k)| *k != Known::default())
-            .collect()
-    }
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -211,6 +137,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => Just(Change::Removal),
         2 => any::<bool>().prop_map(Change::Mute),
         2 => feedback,
+        1 => any::<bool>().prop_map(|n| Change::Expiry(registration(n.into()).app)),
     ]
 }
 
@@ -237,18 +164,30 @@ proptest! {
         for (n, observed, passed, change) in history {
             now += passed;
             let record = record(n, START_MS + observed, change);
-            let before = one.ordinal_of(record.device).and_then(|o| one.key_of(o));
+            let stands = |one: &Partition| {
+                let ordinal = one.ordinal_of(record.device)?;
+                Some((one.key_of(ordinal)?, one.pushable(ordinal)?.place_seen))
+            };
+            let (before, swept) = (stands(&one), one.next_swept());
             let applied = one.apply(UnixMillis(now), &record, &mut words);
             prop_assert_eq!(two.apply(UnixMillis(now), &record, &mut other_words), applied);
-            model.apply(now, n, &record);
+            model.apply(now, &swept, n, &record);
             let held = contents(&one, &words);
             prop_assert_eq!(&contents(&two, &other_words), &held);
             let known: BTreeMap<_, _> = held.into_iter().map(|(d, (_, known))| (d, known)).collect();
             prop_assert_eq!(known, model.contents());
             // Whoever stands at another key than before was told to waves, and nobody was who
             // cannot be pushed to.
-            let after = one.ordinal_of(record.device).and_then(|o| one.key_of(o));
-            prop_assert!(after.is_none() || before == after || applied.placed.is_some());
+            let after = stands(&one);
+            prop_assert_eq!(after.is_some(), model.is_pushable(n));
+            let key = |of: Option<(Key, UnixMillis)>| of.map(|(key, _)| key);
+            prop_assert!(after.is_none() || key(before) == key(after) || applied.placed.is_some());
+            // So was whoever was seen again at the same place.
+            if let (Some((_, earlier)), Some((_, seen)), None) = (before, after, applied.placed) {
+                prop_assert_eq!(applied.refreshed.map(|r| r.earlier), (earlier < seen).then_some(earlier));
+            } else {
+                prop_assert_eq!(applied.refreshed, None);
+            }
             if let Some((ordinal, cell)) = applied.placed {
                 prop_assert_eq!(one.pushable(ordinal).map(|p| (p.device, p.cell)), Some((record.device, cell)));
             }
@@ -303,7 +242,8 @@ proptest! {
             .zip(history)
             // A gateway speaks of what it was sent: feedback comes after the registration that it
             // means.
-            .filter(|(_, (_, change))| !matches!(change, Change::Feedback { .. }))
+            // When a device expires depends on the sweep.
+            .filter(|(_, (_, change))| !matches!(change, Change::Feedback { .. } | Change::Expiry(_)))
             .map(|(at, (n, change))| record(n, START_MS + at, change))
             .collect();
         let apply = |order: &mut dyn Iterator<Item = &Record>| {

@@ -26,6 +26,7 @@ use h3o::{CellIndex, LatLng, Resolution};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
 
+use self::told::{Told, told};
 use super::{walk::Limits, *};
 use crate::{
     partition::{
@@ -35,6 +36,8 @@ use crate::{
     },
     wave::SegmentOp,
 };
+
+mod told;
 
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_780_000_000_000;
@@ -80,16 +83,6 @@ enum Action {
     TakeOver,
 }
 
-#[derive(Debug, Clone)]
-enum Told {
-    Arrival(u8, usize),
-    Registration(u8),
-    Place(usize),
-    Removal,
-    Mute(bool),
-    Dead(u8, Option<u64>),
-}
-
 /// Addressed: the app `demo`. Then an app whose devices the walk passes over by their tag, and one
 /// with the tag of `demo`.
 static APPS: LazyLock<[AppName; 3]> = LazyLock::new(|| {
@@ -127,6 +120,8 @@ struct Town {
     words: Vocabulary,
     program: Program,
     now: u64,
+    /// Oldest observation of a place that the wave accepts.
+    place_seen_after: u64,
     /// With the append time.
     log: Vec<(u64, (u8, u64, Told))>,
 }
@@ -135,7 +130,8 @@ impl Town {
     fn new() -> Self {
         let (cover, places) = town();
         let (partition, words) = (Partition::with_pages(PartitionId(0), 7, 4), Vocabulary::new());
-        Self { cover, places, partition, words, program: program(), now: START_MS, log: Vec::new() }
+        let (program, log) = (program(), Vec::new());
+        Self { cover, places, partition, words, program, now: START_MS, place_seen_after: 0, log }
     }
 
     /// Writes a record to the log and applies it. Returns the device that may have changed for
@@ -143,7 +139,9 @@ impl Town {
     fn apply(&mut self, told: (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
         let record = self.record(&told);
         self.log.push((self.now, told));
-        self.partition.apply(UnixMillis(self.now), &record, &mut self.words).placed
+        let applied = self.partition.apply(UnixMillis(self.now), &record, &mut self.words);
+        let refreshed = applied.refreshed.filter(|device| device.earlier.0 < self.place_seen_after);
+        applied.placed.or(refreshed.map(|device| (device.ordinal, device.cell)))
     }
 
     fn record(&self, (n, observed, told): &(u8, u64, Told)) -> Record {
@@ -158,6 +156,10 @@ impl Town {
                 token_hash: registration(*r).token.hash(),
                 gateway_time: at.map(|at| UnixMillis(START_MS + at)),
             },
+            Told::Expiry(limit) => {
+                let (device, observed) = (DeviceId([u8::MAX; 16]), UnixMillis(START_MS + limit));
+                return Record { device, observed, change: Change::Expiry(APPS[0].clone()) };
+            }
         };
         Record { device: DeviceId([*n; 16]), observed: UnixMillis(START_MS + observed), change }
     }
@@ -180,7 +182,8 @@ impl Town {
     /// The band of a device, if it is to be pushed to now.
     fn band(&mut self, ordinal: Ordinal) -> Option<u32> {
         let pushable = self.partition.pushable(ordinal)?;
-        let addressed = self.words.app(pushable.app) == Some(&APPS[0])
+        let addressed = pushable.place_seen.0 >= self.place_seen_after
+            && self.words.app(pushable.app) == Some(&APPS[0])
             && self.program.matches(&self.words, pushable.segments);
         self.cover.band_of(pushable.cell).filter(|_| addressed)
     }
@@ -215,8 +218,12 @@ impl Run {
                 && self.walk.bands_walked() <= bands_open.max(walked)
         );
         if let Step::Device { ordinal, cell, band } = step {
-            let pushable =
-                self.town.partition.pushable(ordinal).expect("returned only if pushable");
+            let Some(pushable) = self.town.partition.pushable(ordinal) else {
+                // Expired, and not swept yet.
+                assert!(self.town.partition.key_of(ordinal).is_some(), "returned only with a key");
+                self.passed_over.insert(ordinal);
+                return step;
+            };
             let device = pushable.device;
             assert!(self.town.words.app(pushable.app) != Some(&APPS[1]), "of another tag");
             assert_eq!((pushable.cell, self.town.cover.band_of(cell)), (cell, Some(band)));
@@ -247,7 +254,8 @@ impl Run {
             }
             Action::Begin => {
                 let (mut out, position) = (Vec::new(), Position(self.town.log.len() as u64));
-                let writer = self.town.partition.begin_snapshot_with(position, 1_000, 7, &mut out);
+                let Town { partition, words, .. } = &mut self.town;
+                let writer = partition.begin_snapshot_with(position, words, (1_000, 7), &mut out);
                 self.writing = Some((writer, out));
             }
             Action::Write(sections) => {
@@ -310,17 +318,6 @@ impl Run {
     }
 }
 
-fn told() -> impl Strategy<Value = Told> {
-    prop_oneof![
-        4 => (0u8..12, any::<usize>()).prop_map(|(r, at)| Told::Arrival(r, at)),
-        2 => (0u8..12).prop_map(Told::Registration),
-        6 => any::<usize>().prop_map(Told::Place),
-        1 => Just(Told::Removal),
-        2 => any::<bool>().prop_map(Told::Mute),
-        1 => (0u8..12, prop::option::of(0u64..200)).prop_map(|(r, at)| Told::Dead(r, at)),
-    ]
-}
-
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         12 => (0u8..60, 0u64..200, told()).prop_map(|(n, at, told)| Action::Apply(n, at, told)),
@@ -348,8 +345,9 @@ proptest! {
         before in prop::collection::vec((0u8..60, 0u64..100, told()), 0..150),
         during in prop::collection::vec(action(), 0..150),
         limits in limits(),
+        place_seen_after in prop_oneof![Just(0), START_MS..START_MS + 200],
     ) {
-        let mut town = Town::new();
+        let mut town = Town { place_seen_after, ..Town::new() };
         for told in before {
             town.apply(told);
         }

@@ -148,6 +148,7 @@ pub(crate) async fn prepare(
             shards: mine(core).map(shard).collect(),
             apps: vec![app()],
             segments: Vec::new(),
+            place_seen_after: UnixMillis(0),
             expires: Time::NEVER,
         })))
         .await;

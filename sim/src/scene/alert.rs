@@ -148,6 +148,7 @@ pub fn plan(created: UnixMillis, log: &LogModel, rate: u32) -> PlannedAlert {
             }],
         }],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
         log: log.identity(),
         positions: log.newest(),
         created,

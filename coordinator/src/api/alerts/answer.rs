@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
+use clarion_proto::{
+    alert::timestamp, audience::PLACE_SEEN_WITHIN_MAX, outcome::Outcome, wire::v1 as wire,
+};
 
 use crate::{
     privacy,
@@ -25,7 +27,25 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
         isolation: newest.and_then(isolation),
         overshoot_meters: record.overshoot_m,
         band_step_meters: record.band_step_m,
+        audience: audience_in_effect(&record.submitted, place_seen_within(record)),
         ..wire::Alert::clone(&record.submitted)
+    }
+}
+
+/// The audience of an alert with the age of places in effect, which may be the default.
+pub(super) fn audience_in_effect(
+    submitted: &wire::Alert,
+    place_seen_within: Duration,
+) -> Option<wire::Audience> {
+    let audience = submitted.audience.clone()?;
+    Some(wire::Audience { place_seen_within: duration(place_seen_within), ..audience })
+}
+
+/// The age of places that an alert accepts, at its creation.
+fn place_seen_within(record: &AlertRecord) -> Duration {
+    match record.place_seen_after.0 {
+        0 => PLACE_SEEN_WITHIN_MAX,
+        after => Duration::from_millis(record.created.0.saturating_sub(after)),
     }
 }
 

@@ -9,6 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
+    audience::place_seen_after,
     error::{InvalidField, required},
     ids::{AlertName, WaveId},
     wire::v1 as wire,
@@ -19,7 +20,10 @@ use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{super::REQUEST_BYTES_MAX, Alerts, Context, prepare::Prepared, status};
+use super::{
+    super::REQUEST_BYTES_MAX, Alerts, Context, answer::audience_in_effect, prepare::Prepared,
+    status,
+};
 use crate::{
     admission::render::Rendered,
     bands::Bands,
@@ -79,6 +83,7 @@ impl Alerts {
         if request.validate_only {
             return Ok(planned(&submitted, &prepared));
         }
+        let created = self.api.world.clock().wall();
         let record = AlertRecord {
             name,
             request_id,
@@ -91,7 +96,8 @@ impl Alerts {
             epoch: FIRST_EPOCH,
             log: self.api.log.identity(),
             positions: Vec::new(),
-            created: self.api.world.clock().wall(),
+            created,
+            place_seen_after: place_seen_after(prepared.place_seen_within, created),
             expires: spec.active_until,
             revision: 1,
             state: State::Active,
@@ -192,7 +198,9 @@ fn valid(submitted: &wire::Alert) -> Answer {
 
 /// The response to a validation that computed the cover.
 fn planned(submitted: &wire::Alert, prepared: &Prepared) -> Answer {
+    let audience = audience_in_effect(submitted, prepared.place_seen_within);
     Answer::Valid(Box::new(wire::Alert {
+        audience,
         overshoot_meters: prepared.target.overshoot_m,
         band_step_meters: prepared.target.edges.step_m(),
         ..submitted.clone()

@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
-    alert::AlertSpec, audience::SegmentExpr, error::InvalidField, ids::AlertName, time::Time,
+    alert::AlertSpec,
+    audience::{SegmentExpr, place_seen_after},
+    error::InvalidField,
+    ids::{AlertName, UnixMillis},
+    time::Time,
     wire::v1 as wire,
 };
 use clarion_runtime::peers::{PeerKey, shares::Place};
@@ -87,7 +91,15 @@ impl Alerts {
                 &format!("{REGION_KM2_MIN} km²"),
             ));
         }
-        Ok(Prepared { apps, target: Arc::new(target), sketch, segments: admission::segments(spec) })
+        let segments = admission::segments(spec);
+        let default = self.api.config.alerts.place_seen_within;
+        let place_seen_within = spec.audience.place_seen_within.unwrap_or(default);
+        Ok(Prepared { apps, target: Arc::new(target), sketch, segments, place_seen_within })
+    }
+
+    /// Returns the oldest observation of a place that counts now.
+    pub(super) fn place_seen_after(&self, prepared: &Prepared) -> UnixMillis {
+        place_seen_after(prepared.place_seen_within, self.api.world.clock().wall())
     }
 
     /// Asks the nodes whether the audience is large enough, nearest bands first: a city reaches the
@@ -114,6 +126,7 @@ impl Alerts {
                 bands: part.clone(),
                 apps: spec.audience.apps.clone(),
                 segments: prepared.segments.to_wire(),
+                place_seen_after: self.place_seen_after(prepared),
             };
             match self.api.dispatch.reaches(plan, AUDIENCE_MIN).await {
                 Ok(true) => return Ok(()),
@@ -164,6 +177,8 @@ pub(super) struct Prepared {
     /// `None`: the operator allows small audiences, so no limits of questions apply.
     pub(super) sketch: Option<Sketch>,
     pub(super) segments: SegmentExpr,
+    /// Largest age of places: the caller's, or the configured default.
+    pub(super) place_seen_within: Duration,
 }
 
 impl Prepared {

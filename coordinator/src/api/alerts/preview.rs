@@ -12,7 +12,7 @@ use super::{
     status,
 };
 use crate::{
-    planned::CountPlan,
+    planned::{CountPlan, CountedDevices},
     privacy::{AUDIENCE_MIN, TOLD_MIN, Told},
 };
 
@@ -40,10 +40,11 @@ impl Alerts {
             bands: cover.bands.clone(),
             apps: spec.audience.apps.clone(),
             segments: prepared.segments.to_wire(),
+            place_seen_after: self.place_seen_after(&prepared),
         };
-        let counts = {
+        let CountedDevices { devices: counts, left_out_for_age } = {
             let _question = self.api.admission.question(peer).await;
-            self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
+            self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?
         };
         let devices: u64 = counts.iter().flatten().sum();
         if !self.api.config.alerts.allow_small_audiences && devices < AUDIENCE_MIN {
@@ -72,6 +73,7 @@ impl Alerts {
             estimated_duration: duration(total, spec.max_rate_per_second),
             of_earlier_region,
             overshoot_meters: cover.overshoot_m,
+            left_out_for_age: Some(count(Told::total(left_out_for_age))),
         })
     }
 }

@@ -26,6 +26,7 @@ use tonic::Status;
 
 use super::{
     Context,
+    ages::Ages,
     change::{self, Accepted, KnownApp},
     status,
 };
@@ -44,17 +45,24 @@ const SLICE: usize = 512;
 /// A batch that is not decoded; only its items are counted.
 #[derive(Debug)]
 pub(super) struct RawBatch {
-    id: u64,
+    head: Head,
     bytes: Bytes,
+}
+
+/// Fields of a batch besides its items.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head {
+    id: u64,
+    historic: bool,
 }
 
 impl RawBatch {
     /// Finds the id of a batch, and checks the number of its items.
     pub(super) fn new(bytes: Bytes) -> Result<Self, Status> {
-        let mut batch = Self { id: 0, bytes: bytes.clone() };
+        let mut batch = Self { head: Head::default(), bytes: bytes.clone() };
         let mut items = Items(bytes);
         let mut count = 0;
-        while let Some(field) = items.next_field(&mut batch.id)? {
+        while let Some(field) = items.next_field(&mut batch.head)? {
             count += usize::from(field.is_some());
         }
         if count > CHANGES_MAX {
@@ -62,6 +70,11 @@ impl RawBatch {
             return Err(status::invalid(InvalidField::new("changes", problem)));
         }
         Ok(batch)
+    }
+
+    /// Whether the batch imports devices from another system.
+    pub(super) fn is_historic(&self) -> bool {
+        self.head.historic
     }
 
     /// Checks the batch and appends it to the logs.
@@ -88,7 +101,7 @@ struct Items(Bytes);
 
 impl Items {
     /// Reads the next field: `Some(Some(_))` is an encoded item, `Some(None)` any other field.
-    fn next_field(&mut self, id: &mut u64) -> Result<Option<Option<Bytes>>, Status> {
+    fn next_field(&mut self, head: &mut Head) -> Result<Option<Option<Bytes>>, Status> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -100,7 +113,10 @@ impl Items {
         };
         let bytes = &mut self.0;
         match decode_key(bytes).map_err(unreadable)? {
-            (1, WireType::Varint) => *id = decode_varint(bytes).map_err(unreadable)?,
+            (1, WireType::Varint) => head.id = decode_varint(bytes).map_err(unreadable)?,
+            (3, WireType::Varint) => {
+                head.historic = decode_varint(bytes).map_err(unreadable)? != 0;
+            }
             (2, WireType::LengthDelimited) => {
                 let length = usize::try_from(decode_varint(bytes).map_err(unreadable)?)
                     .unwrap_or(usize::MAX);
@@ -109,7 +125,7 @@ impl Items {
                 }
                 return Ok(Some(Some(bytes.split_to(length))));
             }
-            (number @ (1 | 2), kind) => {
+            (number @ 1..=3, kind) => {
                 let problem = format!("cannot be read: field {number} is of wire type {kind:?}");
                 return Err(status::invalid(InvalidField::new("request", problem)));
             }
@@ -121,7 +137,7 @@ impl Items {
     }
 
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        while let Some(field) = self.next_field(&mut 0)? {
+        while let Some(field) = self.next_field(&mut Head::default())? {
             if field.is_some() {
                 return Ok(field);
             }
@@ -147,7 +163,8 @@ impl Checked {
         urgent_only: bool,
     ) -> Result<Self, Status> {
         let mut apps = KnownApps { api, known: BTreeMap::new() };
-        let answer = wire::WriteDevicesResponse { batch_id: batch.id, ..Default::default() };
+        let ages = Ages { now, historic: batch.head.historic };
+        let answer = wire::WriteDevicesResponse { batch_id: batch.head.id, ..Default::default() };
         let mut checked = Self { logs: Logs::default(), urgent: 0, answer };
         let mut items = Items(batch.bytes.clone());
         let mut index = 0;
@@ -155,7 +172,7 @@ impl Checked {
             if usize::try_from(index).unwrap_or_default() % SLICE == SLICE - 1 {
                 tokio::task::yield_now().await;
             }
-            let error = match record(&item, &mut apps, now, api).await? {
+            let error = match record(&item, &mut apps, ages, api).await? {
                 Ok(accepted) if urgent_only && is_growing(&accepted.record.change) => {
                     Some(no_room(index))
                 }
@@ -195,7 +212,7 @@ impl Checked {
 fn is_growing(change: &Change) -> bool {
     match change {
         Change::Registration(_) | Change::Place(_) | Change::Arrival(..) => true,
-        Change::Removal | Change::Mute(_) | Change::Feedback { .. } => false,
+        Change::Removal | Change::Mute(_) | Change::Feedback { .. } | Change::Expiry(_) => false,
     }
 }
 
@@ -213,7 +230,7 @@ fn no_room(index: u32) -> wire::DeviceError {
 async fn record(
     item: &Bytes,
     apps: &mut KnownApps<'_>,
-    now: UnixMillis,
+    ages: Ages,
     api: &Context,
 ) -> Result<Result<Accepted, InvalidField>, Status> {
     if item.len() > CHANGE_BYTES_MAX {
@@ -227,7 +244,7 @@ async fn record(
     Ok(apps
         .of(&change)
         .await?
-        .and_then(|app| change::record(change, app, now, &api.config.device_key)))
+        .and_then(|app| change::record(change, app, ages, &api.config.device_key)))
 }
 
 /// The records of one batch, by log.
@@ -295,11 +312,11 @@ mod tests {
 
     use super::*;
 
-    fn items(bytes: &[u8]) -> Result<(u64, Vec<Bytes>), Status> {
+    fn items(bytes: &[u8]) -> Result<((u64, bool), Vec<Bytes>), Status> {
         let batch = RawBatch::new(Bytes::copy_from_slice(bytes))?;
         let mut items = Items(batch.bytes.clone());
         let all = std::iter::from_fn(|| items.next().transpose()).collect::<Result<_, _>>()?;
-        Ok((batch.id, all))
+        Ok(((batch.head.id, batch.head.historic), all))
     }
 
     proptest! {
@@ -307,17 +324,19 @@ mod tests {
         #[test]
         fn it_reads_what_a_decoder_reads(
             id in any::<u64>(),
+            historic in any::<bool>(),
             devices in proptest::collection::vec("[a-z]{0,40}", 0..20),
             cut in any::<prop::sample::Index>(),
             noise in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
             let change = |device: String| wire::DeviceChange { device, ..Default::default() };
-            let batch = wire::WriteDevicesRequest { batch_id: id, changes: devices.into_iter().map(change).collect() };
+            let changes = devices.into_iter().map(change).collect();
+            let batch = wire::WriteDevicesRequest { batch_id: id, changes, historic };
             let whole = batch.encode_to_vec();
             for bytes in [&whole[..], &whole[..cut.index(whole.len() + 1)], &noise[..]] {
                 match (items(bytes), wire::WriteDevicesRequest::decode(bytes)) {
-                    (Ok((id, items)), Ok(decoded)) => {
-                        prop_assert_eq!(id, decoded.batch_id);
+                    (Ok((head, items)), Ok(decoded)) => {
+                        prop_assert_eq!(head, (decoded.batch_id, decoded.historic));
                         let again: Vec<_> = items.iter().map(|item| wire::DeviceChange::decode(&item[..]).expect("read")).collect();
                         prop_assert_eq!(again, decoded.changes);
                     }

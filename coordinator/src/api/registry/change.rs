@@ -4,7 +4,6 @@
 //! never a token, a place or a device.
 
 use clarion_proto::{
-    alert::instant,
     audience::Segment,
     device::{Cell, Change, Record, Registration, SEGMENTS_MAX},
     error::{InvalidField, required},
@@ -19,18 +18,12 @@ use self::{
     subject::{NAME_BYTES_MAX, replaced, subject},
     token::token,
 };
-use super::DeviceKey;
+use super::{DeviceKey, ages::Ages};
 
 mod subject;
 mod token;
 
 pub(super) use subject::KnownApp;
-
-/// Largest age of an observation, milliseconds: a tombstone is kept as long, so an older
-/// observation could bring a removed device back.
-const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
-/// Largest time by which a phone's clock may be ahead, milliseconds.
-const AHEAD_MS_MAX: u64 = 60 * 1_000;
 
 /// App that a change names, and its field; `None`: the change names no app.
 pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
@@ -72,15 +65,21 @@ impl Accepted {
 pub(super) fn record(
     change: wire::DeviceChange,
     app: Option<KnownApp>,
-    now: UnixMillis,
+    ages: Ages,
     key: &DeviceKey,
 ) -> Result<Accepted, InvalidField> {
     use device_change::Change as Wire;
     let registers = matches!(change.change, Some(Wire::Registration(_) | Wire::Arrival(_)));
     let device = subject(&change.device, change.token_device, app.as_ref(), registers, key)?;
-    let observed = observed(required(change.observe_time, "observe_time")?, now)?;
+    let observed = ages.observed(required(change.observe_time, "observe_time")?)?;
     let register = |r, path: &str| {
-        let registered = required(app, "app").and_then(|app| registration(r, app, device, key));
+        let registered = required(app, "app").and_then(|app| {
+            let of = registration(r, app, device, key)?;
+            if !of.replaced.is_empty() {
+                ages.check_removal("replaces", observed)?;
+            }
+            Ok(of)
+        });
         match registered {
             Ok(of) => Ok(Registered { warning: of.warning.map(|w| w.within(path)), ..of }),
             Err(problem) => Err(problem.within(path)),
@@ -102,27 +101,12 @@ pub(super) fn record(
             let cell = cell(p).map_err(|e| e.within("arrival.place"))?;
             Ok(of.accepted(observed, |registration| Change::Arrival(registration, cell)))
         }
-        Wire::Removal(_) => accepted(Change::Removal),
+        Wire::Removal(_) => {
+            ages.check_removal("removal", observed)?;
+            accepted(Change::Removal)
+        }
         Wire::Mute(m) => accepted(Change::Mute(m.muted)),
     }
-}
-
-fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis, InvalidField> {
-    let at = instant(time, "observe_time")?;
-    let (older, ahead) = (now.0.saturating_sub(at.0), at.0.saturating_sub(now.0));
-    if older > OLDER_MS_MAX {
-        return Err(InvalidField::new(
-            "observe_time",
-            format_args!("must be at most 24 h old; got {} s old", older / 1_000),
-        ));
-    }
-    if ahead > AHEAD_MS_MAX {
-        return Err(InvalidField::new(
-            "observe_time",
-            format_args!("must be at most 60 s ahead; got {} s ahead", ahead / 1_000),
-        ));
-    }
-    Ok(at)
 }
 
 /// A registration after its check.

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use clarion_proto::wire::v1 as wire;
+use clarion_proto::{error::InvalidField, wire::v1 as wire};
 use clarion_runtime::peers::{PeerKey, shares::Place, turns::Turns};
 use futures_util::stream::{self, BoxStream};
 use tokio::{
@@ -66,6 +66,7 @@ impl Writer {
         answers: &mpsc::Sender<wire::WriteDevicesResponse>,
     ) -> Option<Status> {
         let stop = self.api.drain.token();
+        let mut historic = None;
         loop {
             let batch = tokio::select! {
                 biased;
@@ -76,7 +77,7 @@ impl Writer {
             let answer = match batch {
                 Err(_) => return Some(idle()),
                 Ok(Ok(None)) => return None,
-                Ok(Ok(Some(bytes))) => match self.write(bytes).await {
+                Ok(Ok(Some(bytes))) => match self.write(bytes, &mut historic).await {
                     Ok(answer) => answer,
                     Err(status) => return Some(status),
                 },
@@ -90,8 +91,22 @@ impl Writer {
         }
     }
 
-    async fn write(&self, bytes: Bytes) -> Result<wire::WriteDevicesResponse, Status> {
+    /// Writes a batch. The first batch of the stream decides whether the stream is `historic`.
+    async fn write(
+        &self,
+        bytes: Bytes,
+        historic: &mut Option<bool>,
+    ) -> Result<wire::WriteDevicesResponse, Status> {
         let batch = RawBatch::new(bytes)?;
+        let of_stream = *historic.get_or_insert(batch.is_historic());
+        if of_stream != batch.is_historic() {
+            let problem = format!(
+                "must be {of_stream} in every batch of this stream, as in the first one; got {}; \
+                 open another stream",
+                batch.is_historic()
+            );
+            return Err(status::invalid(InvalidField::new("historic", problem)));
+        }
         let _turn = self.work.enter(self.peer, 1).await;
         batch.write(&self.api).await
     }

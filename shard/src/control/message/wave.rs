@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use clarion_proto::{
     error::InvalidField,
-    ids::{AppName, Epoch, LaneId, PartitionId, Position, WaveId},
+    ids::{AppName, Epoch, LaneId, PartitionId, Position, UnixMillis, WaveId},
     limits::BANDS_MAX,
     time::Time,
     wire::shard_v1 as wire,
@@ -60,6 +60,8 @@ pub struct Wave {
     pub apps: Vec<AppSpec>,
     /// Audience as an expression in prefix form; empty: every device.
     pub segments: Vec<SegmentOp>,
+    /// Oldest observation of a place that the wave accepts; 0: every place.
+    pub place_seen_after: UnixMillis,
     /// Time after which nothing is sent.
     pub expires: Time,
 }
@@ -103,6 +105,7 @@ impl Wave {
             shards: shards(&wave.shards)?,
             apps: apps(wave.apps)?,
             segments: segments(&wave.segments)?,
+            place_seen_after: UnixMillis(wave.place_seen_after_ms),
             expires: received + Duration::from_millis(wave.expires_in_ms),
         })
     }

@@ -201,7 +201,7 @@ fn an_answer_to_a_count_goes_to_the_session_that_asked() {
     assert!(specs[0].1 != second, "the cores can tell them apart");
     for core in [0, 1] {
         let devices = vec![vec![1, 0, 0]];
-        bench.control.event(core, Event::Counted { id: second, devices });
+        bench.control.event(core, Event::Counted { id: second, devices, left_out_for_age: 0 });
     }
     let counted = |m: &Wire| matches!(m, Wire::Counted(counted) if counted.id == 6);
     assert_eq!(told(&bench.messages_to(1), counted), 0);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{
     device::Change,
-    ids::{AppName, WaveId},
+    ids::{AppName, UnixMillis, WaveId},
     outcome::Outcome,
     time::Time,
 };
@@ -187,6 +187,7 @@ fn counting_hands_nobody_over() {
         cover: cover(),
         apps,
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
     })));
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.said.counted, [vec![vec![0, 0, 0], vec![100, 100, 99]]]);

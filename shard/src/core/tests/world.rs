@@ -62,7 +62,7 @@ pub(super) struct World {
     pub(super) attempts: Vec<Time>,
     pub(super) said: Said,
     pub(super) transcript: Vec<u8>,
-    position: u64,
+    pub(super) position: u64,
 }
 
 /// Reports of the core, folded as a control plane would do it.
@@ -80,6 +80,7 @@ pub(super) struct Said {
     pub(super) details: Vec<String>,
     pub(super) loads: BTreeMap<LaneId, Vec<LaneLoad>>,
     pub(super) counted: Vec<Vec<Vec<u64>>>,
+    pub(super) left_out_for_age: Vec<u64>,
     pub(super) devices: u64,
 }
 
@@ -400,7 +401,10 @@ impl Said {
             Event::Stopped { wave, last_write, written_after } => {
                 self.stopped.push((wave, last_write, written_after, now));
             }
-            Event::Counted { devices, .. } => self.counted.push(devices),
+            Event::Counted { devices, left_out_for_age, .. } => {
+                self.counted.push(devices);
+                self.left_out_for_age.push(left_out_for_age);
+            }
             // The next probe alone is no change of health.
             Event::LaneState { lane, at, health, detail, since, next_probe } => {
                 let same = self.states.iter().rev().find(|state| state.0 == lane);

@@ -151,7 +151,8 @@ impl Columns {
     }
 }
 
-fn spell(word: Option<&str>, to: &mut Vec<u8>) {
+/// Appends a word of the vocabulary behind its length.
+pub(super) fn spell(word: Option<&str>, to: &mut Vec<u8>) {
     // No word is that long: apps have 63 bytes, and the API limits all other words.
     let bytes =
         word.and_then(|word| Some((u16::try_from(word.len()).ok().filter(|n| *n != NONE)?, word)));
@@ -238,7 +239,8 @@ pub(super) fn read(
     content.end()
 }
 
-fn version(b: &[u8; 5]) -> Millis40 {
+/// Returns a stored version; a time outside of its range is impossible.
+pub(super) fn version(b: &[u8; 5]) -> Millis40 {
     Millis40::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], 0, 0, 0]))
         .unwrap_or(Millis40::NEVER)
 }

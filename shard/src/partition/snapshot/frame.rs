@@ -38,7 +38,8 @@ pub(super) fn file_head(partition: PartitionId) -> [u8; FILE_HEAD_BYTES] {
     head
 }
 
-pub(super) fn read_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<PartitionId, Problem> {
+/// Returns the partition of the snapshot, and the version of its format.
+pub(super) fn read_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<(PartitionId, u16), Problem> {
     if head[..8] != *MAGIC {
         return Err(Problem::Magic);
     }
@@ -46,10 +47,10 @@ pub(super) fn read_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<PartitionId
     if crc32c::crc32c(&head[..12]).to_le_bytes() != head[12..] {
         return Err(Problem::Checksum);
     }
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(Problem::Version(version));
     }
-    Ok(PartitionId(u16::from_le_bytes([head[10], head[11]])))
+    Ok((PartitionId(u16::from_le_bytes([head[10], head[11]])), version))
 }
 
 /// Creates a compressor for sections, which keeps its tables between them.

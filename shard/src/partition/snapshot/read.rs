@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use clarion_proto::ids::{Ordinal, PartitionId, Position, UnixMillis};
+use clarion_proto::ids::{AppName, Ordinal, PartitionId, Position, UnixMillis};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
@@ -14,9 +14,10 @@ use super::{
         page::{PAGE_KEYS_MAX, Pages},
         row::{Millis40, Registered, Row},
         rows::Rows,
+        sweep::Sweep,
         vocabulary::Vocabulary,
     },
-    Problem, SnapshotError, columns,
+    Problem, SWEEP_VERSION, SnapshotError, VERSION, columns,
     entry::Entry,
     frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
 };
@@ -45,6 +46,7 @@ pub struct SnapshotReader {
     offset: u64,
     section: u32,
     id: Option<PartitionId>,
+    version: u16,
     kind: Kind,
     built: Option<Built>,
     ended: bool,
@@ -90,6 +92,7 @@ impl SnapshotReader {
             offset: 0,
             section: 0,
             id: None,
+            version: VERSION,
             kind: Kind::State,
             built: None,
             ended: false,
@@ -175,7 +178,8 @@ impl SnapshotReader {
         }
         let used = if self.id.is_none() {
             let Some(head) = bytes.first_chunk::<FILE_HEAD_BYTES>() else { return Ok(0) };
-            self.id = Some(frame::read_file_head(head)?);
+            let (id, version) = frame::read_file_head(head)?;
+            (self.id, self.version) = (Some(id), version);
             FILE_HEAD_BYTES
         } else {
             let Some(head) = bytes.first_chunk::<SECTION_HEAD_BYTES>() else { return Ok(0) };
@@ -208,8 +212,11 @@ impl SnapshotReader {
         match (kind, &mut self.built) {
             (Kind::State, _) => {
                 let id = self.id.unwrap_or_default();
-                self.built =
-                    Some(Built::new(id, self.hash_seed, self.page_keys_max, &mut content)?);
+                let mut built = Built::new(id, self.hash_seed, self.page_keys_max, &mut content)?;
+                if self.version >= SWEEP_VERSION {
+                    built.partition.sweep = read_sweep(&mut content, words)?;
+                }
+                self.built = Some(built);
             }
             (Kind::Resting, Some(built)) => {
                 let entries = content.0.as_chunks::<8>();
@@ -357,4 +364,20 @@ impl Built {
             Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));
         Ok(())
     }
+}
+
+/// Reads the limits of expiry and the state of their sweep. A limit of an app that the vocabulary
+/// refuses is dropped, because such an app is never pushed to.
+fn read_sweep(content: &mut Content<'_>, words: &mut Vocabulary) -> Result<Sweep, Problem> {
+    let cursor = (content.u32()?, content.u32()?);
+    let mut limits = Vec::new();
+    for _ in 0..content.u16()? {
+        let bytes = content.u16()?;
+        let app = std::str::from_utf8(content.take(bytes.into())?).ok().map(AppName::from_id);
+        let Some(Ok(app)) = app else {
+            return Err(Problem::Content("an app has an invalid name"));
+        };
+        limits.push((words.intern_app(&app), columns::version(&content.array()?)));
+    }
+    Ok(Sweep::restored(limits, cursor))
 }

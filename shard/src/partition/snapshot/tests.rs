@@ -15,7 +15,7 @@ use super::{
 /// Writes the snapshot of a partition at once.
 fn written(partition: &mut Partition, words: &Vocabulary, position: Position) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut writer = partition.begin_snapshot_with(position, COPIES_MAX, 5, &mut out);
+    let mut writer = partition.begin_snapshot_with(position, words, (COPIES_MAX, 5), &mut out);
     while writer.next(partition, words, &mut out).expect("nothing changes meanwhile") {}
     out
 }
@@ -33,6 +33,17 @@ fn example() -> (Partition, Vocabulary) {
         (Partition::with_pages(PartitionId(77), 7, 8), Vocabulary::new());
     for (hour, record) in example_log() {
         partition.apply(UnixMillis(START_MS + hour * HOUR_MS), &record, &mut words);
+    }
+    (partition, words)
+}
+
+/// The example with a limit of expiry, in the middle of the sweep that follows.
+fn swept_example() -> (Partition, Vocabulary) {
+    let (mut partition, mut words) = example();
+    let limit = Change::Expiry(registration(0).app);
+    for change in [limit, Change::Mute(false), Change::Mute(false)] {
+        let record = record(39, START_MS + 2, change);
+        partition.apply(UnixMillis(START_MS + 33 * HOUR_MS), &record, &mut words);
     }
     (partition, words)
 }
@@ -76,7 +87,8 @@ proptest! {
         for (n, (device, observed, passed, change)) in history.into_iter().enumerate() {
             if n == begin {
                 expected = Some((contents(&partition, &words), rest(&partition)));
-                writing = Some(partition.begin_snapshot_with(Position(n as u64), COPIES_MAX, 3, &mut out));
+                let position = Position(n as u64);
+                writing = Some(partition.begin_snapshot_with(position, &words, (COPIES_MAX, 3), &mut out));
             }
             if n % every == 0 && let Some(writer) = &mut writing && !writer.next(&mut partition, &words, &mut out).unwrap() {
                 writing = None;
@@ -130,7 +142,7 @@ proptest! {
 fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let (mut partition, words) = example();
     let mut out = Vec::new();
-    let mut writer = partition.begin_snapshot(Position(9), &mut out);
+    let mut writer = partition.begin_snapshot(Position(9), &words, &mut out);
     let (mut sections, mut at) = (Vec::new(), frame::FILE_HEAD_BYTES);
     let (mut decompressor, mut compressor) =
         (zstd::bulk::Decompressor::new().unwrap(), frame::compressor());
@@ -183,12 +195,12 @@ fn errors_name_partition_section_and_offset() {
     let error = |bytes: &[u8]| read(bytes, &mut Vocabulary::new()).unwrap_err();
 
     let mut later = whole.clone();
-    later[8] = 2;
+    later[8] = 3;
     let checksum = crc32c::crc32c(&later[..12]);
     later[12..16].copy_from_slice(&checksum.to_le_bytes());
     assert_eq!(
         error(&later).to_string(),
-        "snapshot of an unknown partition: section 0 at byte 0: version: must be 1; got 2"
+        "snapshot of an unknown partition: section 0 at byte 0: version: must be 1 to 2; got 3"
     );
 
     let first = 16 + frame::Head::read(whole[16..].first_chunk().unwrap()).unwrap().section_bytes();
@@ -210,7 +222,7 @@ fn errors_name_partition_section_and_offset() {
 fn too_many_changes_end_a_snapshot() {
     let (mut partition, mut words) = example();
     let mut out = Vec::new();
-    let mut writer = partition.begin_snapshot_with(Position(1), 4, 5, &mut out);
+    let mut writer = partition.begin_snapshot_with(Position(1), &words, (4, 5), &mut out);
     for n in 20..25 {
         partition.apply(
             UnixMillis(START_MS + 40 * HOUR_MS),
@@ -220,8 +232,8 @@ fn too_many_changes_end_a_snapshot() {
     }
     assert_eq!(writer.next(&mut partition, &words, &mut out), Err(WriteError::Overrun));
     assert!(partition.saving.is_none());
-    let mut first = partition.begin_snapshot(Position(1), &mut out);
-    let _second = partition.begin_snapshot(Position(1), &mut out);
+    let mut first = partition.begin_snapshot(Position(1), &words, &mut out);
+    let _second = partition.begin_snapshot(Position(1), &words, &mut out);
     assert_eq!(first.next(&mut partition, &words, &mut out), Err(WriteError::Replaced));
 }
 
@@ -237,12 +249,37 @@ fn version_1_is_read() {
     assert_eq!(rest(&restored.partition), rest(&partition));
 }
 
+/// Every later reader must read the stored file of version 2 as this, and continue its sweep.
+#[test]
+fn version_2_is_read() {
+    let mut words = Vocabulary::new();
+    words.intern_app(&registration(1).app);
+    let bytes = include_bytes!("../../../tests/snapshots/version-2.snapshot");
+    let mut restored = read(bytes, &mut words).unwrap();
+    let (mut partition, mut example_words) = swept_example();
+    assert_eq!((restored.position, restored.partition.id()), (Position(9), PartitionId(77)));
+    let (next, left) = partition.sweep.cursor();
+    assert!(next > 0 && left > 0, "in the middle");
+    for _ in 0..20 {
+        let held = partition.held().devices;
+        assert_eq!(restored.partition.held().devices, held);
+        assert_eq!(contents(&restored.partition, &words), contents(&partition, &example_words));
+        assert_eq!(rest(&restored.partition), rest(&partition));
+        assert_eq!(restored.partition.sweep.limits(&words), partition.sweep.limits(&example_words));
+        let record = record(39, START_MS, Change::Mute(false));
+        let now = UnixMillis(START_MS + 34 * HOUR_MS);
+        restored.partition.apply(now, &record, &mut words);
+        partition.apply(now, &record, &mut example_words);
+    }
+    assert_eq!(partition.sweep.cursor().1, 0);
+}
+
 /// Writes that file, when a new version begins: `cargo test -p clarion-shard --lib
 /// writes_the_kept_file -- --ignored`.
 #[test]
 #[ignore = "writes a file of the repository"]
 fn writes_the_kept_file() {
-    let (mut partition, words) = example();
+    let (mut partition, words) = swept_example();
     let name = format!("{}/tests/snapshots/version-{VERSION}.snapshot", env!("CARGO_MANIFEST_DIR"));
     std::fs::write(name, written(&mut partition, &words, Position(9))).unwrap();
 }

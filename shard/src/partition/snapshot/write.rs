@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     super::{Partition, vocabulary::Vocabulary},
     COPIES_MAX, ROWS_PER_SECTION,
-    columns::Columns,
+    columns::{Columns, spell},
     entry::Entry,
     frame::{self, Kind},
 };
@@ -61,16 +61,21 @@ pub enum WriteError {
 impl Partition {
     /// Begins a snapshot of the present state, with the log applied up to `position`, and writes
     /// its first sections. It cancels an earlier snapshot that is not finished.
-    pub fn begin_snapshot(&mut self, position: Position, out: &mut Vec<u8>) -> SnapshotWriter {
-        self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
+    pub fn begin_snapshot(
+        &mut self,
+        position: Position,
+        words: &Vocabulary,
+        out: &mut Vec<u8>,
+    ) -> SnapshotWriter {
+        self.begin_snapshot_with(position, words, (COPIES_MAX, ROWS_PER_SECTION), out)
     }
 
     /// Begins a snapshot with other bounds, for tests.
     pub(crate) fn begin_snapshot_with(
         &mut self,
         position: Position,
-        copies_max: usize,
-        rows_per_section: u32,
+        words: &Vocabulary,
+        (copies_max, rows_per_section): (usize, u32),
         out: &mut Vec<u8>,
     ) -> SnapshotWriter {
         let number = self.saving.as_ref().map_or(0, |saving| saving.number) + 1;
@@ -109,6 +114,15 @@ impl Partition {
         state.extend_from_slice(&end.to_le_bytes());
         for counted in [resting.len(), expiry.len(), end as usize - resting.len()] {
             state.extend_from_slice(&count(counted));
+        }
+        let ((next, left), limits) = (self.sweep.cursor(), self.sweep.limits(words));
+        state.extend_from_slice(&next.to_le_bytes());
+        state.extend_from_slice(&left.to_le_bytes());
+        let apps = u16::try_from(limits.len()).expect("at most one for each app");
+        state.extend_from_slice(&apps.to_le_bytes());
+        for (app, limit) in limits {
+            spell(Some(app.id()), &mut state);
+            state.extend_from_slice(&limit.bits().to_le_bytes()[..5]);
         }
         writer.write(Kind::State, &state, out);
         for entries in resting.chunks(ENTRIES_PER_SECTION) {

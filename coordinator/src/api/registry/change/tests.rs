@@ -6,9 +6,15 @@ use clarion_proto::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use clarion_proto::ids::UnixMillis;
+
+use super::{
+    super::ages::{AHEAD_MS_MAX, OLDER_MS_MAX},
+    *,
+};
 
 const NOW: UnixMillis = UnixMillis(1_763_769_600_000);
+const RECENT: Ages = Ages { now: NOW, historic: false };
 
 fn app(id: &str, platform: Platform, identity: Identity) -> KnownApp {
     KnownApp { name: AppName::from_id(id).expect("valid"), platform, identity }
@@ -46,7 +52,11 @@ fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
 }
 
 fn accepted(change: wire::DeviceChange) -> Result<Accepted, InvalidField> {
-    record(change, Some(demo()), NOW, &DeviceKey::random())
+    accepted_in(change, RECENT)
+}
+
+fn accepted_in(change: wire::DeviceChange, ages: Ages) -> Result<Accepted, InvalidField> {
+    record(change, Some(demo()), ages, &DeviceKey::random())
 }
 
 fn refused(change: wire::DeviceChange) -> String {
@@ -106,7 +116,7 @@ fn observations_have_a_window() {
     assert_eq!((observed(oldest), observed(newest)), (Ok(oldest), Ok(newest)));
     assert_eq!(
         observed(oldest - 1).expect_err("old").problem,
-        "must be at most 24 h old; got 86400 s old"
+        "must be at most 24 h old; got 86400 s old; only a historic stream takes older ones"
     );
     assert_eq!(
         observed(newest + 1_000).expect_err("ahead").problem,
@@ -162,7 +172,7 @@ fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
     let checked = |token: &str| {
         let change = registered(|r| r.token = token.to_owned());
         let app = app("demo", Platform::Fcm, Identity::Device);
-        let accepted = record(change, Some(app), NOW, &DeviceKey::random());
+        let accepted = record(change, Some(app), RECENT, &DeviceKey::random());
         accepted.map(|accepted| accepted.record)
     };
     let token = |record: Record| match record.change {
@@ -223,8 +233,38 @@ proptest! {
                     change: Some(change.clone()),
                     token_device: token_device.clone(),
                 };
-                let _ = record(change, app, NOW, &DeviceKey::random());
+                let _ = record(change, app, RECENT, &DeviceKey::random());
             }
         }
     }
+}
+
+#[test]
+fn a_historic_stream_takes_400_days_but_no_old_removal() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+    let historic = |change: device_change::Change, age_ms| {
+        let change =
+            wire::DeviceChange { observe_time: at(NOW.0 - age_ms), ..self::change(change) };
+        let ages = Ages { historic: true, ..RECENT };
+        accepted_in(change, ages)
+            .map(|accepted| accepted.record.observed)
+            .map_err(|e| e.to_string())
+    };
+    let arrival = || registered(|_| ()).change.expect("a change");
+    let mute = || device_change::Change::Mute(wire::Mute { muted: true });
+    let removal = || device_change::Change::Removal(wire::Removal {});
+    for change in [arrival(), mute()] {
+        assert_eq!(historic(change, 400 * DAY_MS), Ok(UnixMillis(NOW.0 - 400 * DAY_MS)));
+    }
+    assert_eq!(
+        historic(arrival(), 400 * DAY_MS + 1_000),
+        Err("observe_time: must be at most 400 days old; got 34560001 s old".to_owned())
+    );
+    assert_eq!(historic(removal(), DAY_MS), Ok(UnixMillis(NOW.0 - DAY_MS)));
+    assert_eq!(
+        historic(removal(), DAY_MS + 1_000),
+        Err("removal: must be at most 24 h old, because older removals are not remembered; got \
+             86401 s old; leave removed devices out of the import"
+            .to_owned())
+    );
 }

@@ -183,6 +183,7 @@ pub(in crate::core::tests) fn wave_spec(wave: u64, expires: Time, position: u64)
             messages,
         }],
         segments: Vec::new(),
+        place_seen_after: UnixMillis(0),
         expires,
     }
 }

@@ -13,7 +13,7 @@ fn with_key(
     app: KnownApp,
     key: &DeviceKey,
 ) -> Result<Accepted, InvalidField> {
-    record(change, Some(app), NOW, key)
+    record(change, Some(app), RECENT, key)
 }
 
 /// A registration without a name of its device.
@@ -141,7 +141,7 @@ fn the_identity_of_the_app_decides_how_a_change_names_its_device() {
                 let app = super::super::app(&change).map(|_| KnownApp { identity, ..demo() });
                 let field = if registers { registering } else { other };
                 let case = format!("{identity:?} {device} {token_device} {of:?}");
-                match record(change, app, NOW, &key) {
+                match record(change, app, RECENT, &key) {
                     Ok(accepted) => {
                         assert_eq!(field, "", "{case}");
                         let by_token = accepted.record.device.is_of_token();
