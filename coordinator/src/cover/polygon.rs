@@ -5,14 +5,20 @@
 //! reach, at any latitude. Near a disc of resolution 9 an edge is also a straight line in the local
 //! metric at the disc's centre, which is exact to a millimetre; beyond 80 degrees of latitude,
 //! where meridians converge, the line in space decides alone.
+//!
+//! A polygon in GCJ-02 is a polygon of its own map: the disc is moved onto that map instead, and
+//! widened so that it holds the readings of all of its places.
 
-use clarion_proto::region::{Area, Edge, hierarchy::Hierarchy};
+use clarion_proto::{
+    datum::Datum,
+    region::{Area, Edge, hierarchy::Hierarchy},
+};
 
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
     space::{Box3, Vector, distance2, place},
-    work::{EXACT, Work},
+    work::{EXACT, READINGS, Work},
 };
 
 /// Largest distance of a piece from its straight line in space, metres: 449 m + 10 m is within the
@@ -66,11 +72,26 @@ impl<'a> Polygon<'a> {
     }
 
     pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
-        self.is_near_the_boundary(disc, work) || self.holds(disc.center, work)
+        let touches =
+            |disc: &Disc| self.is_near_the_boundary(disc, work) || self.holds(disc.center, work);
+        self.reads_any(disc, work, touches)
     }
 
     pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
-        !self.is_near_the_boundary(disc, work) && self.holds(disc.center, work)
+        let reaches_out =
+            |disc: &Disc| self.is_near_the_boundary(disc, work) || !self.holds(disc.center, work);
+        !self.reads_any(disc, work, reaches_out)
+    }
+
+    /// Whether the disc, or a reading of the disc in the polygon's datum, passes a test.
+    fn reads_any(&self, disc: &Disc, work: &Work, test: impl Fn(&Disc) -> bool) -> bool {
+        match self.area.datum() {
+            Datum::Wgs84 => test(disc),
+            datum @ Datum::Gcj02 => {
+                work.add(READINGS);
+                disc.readings(datum).any(|reading| test(&reading))
+            }
+        }
     }
 
     fn holds(&self, point: Point, work: &Work) -> bool {

@@ -415,6 +415,7 @@ pub(crate) fn demo_alert() -> wire::Alert {
         region: Some(wire::Region {
             shape: Some(wire::region::Shape::Circle(circle)),
             exclusions: vec![],
+            datum: 0,
         }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
         active_until: Some(from_now(600)),

@@ -19,6 +19,7 @@ fn demo() -> wire::Alert {
         severity: wire::Severity::Urgent.into(),
         region: Some(wire::Region {
             exclusions: vec![],
+            datum: 0,
             shape: Some(wire::region::Shape::Circle(circle)),
         }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
@@ -117,12 +118,19 @@ fn region() -> impl Strategy<Value = wire::Region> {
         .prop_map(|(outer, holes)| Some(Shape::Polygon(wire::Polygon { outer, holes })));
     let cells = proptest::collection::vec(any::<u64>(), 0..3)
         .prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
-    let leaf = prop_oneof![Just(None), circle, polygon, cells]
-        .prop_map(|shape| wire::Region { shape, exclusions: vec![] });
+    let leaf = prop_oneof![Just(None), circle, polygon, cells].prop_map(|shape| wire::Region {
+        shape,
+        exclusions: vec![],
+        datum: 0,
+    });
     leaf.prop_recursive(5, 12, 3, |inner| {
         let many = proptest::collection::vec(inner.clone(), 0..3);
         (many, proptest::collection::vec(inner, 0..2)).prop_map(|(regions, exclusions)| {
-            wire::Region { shape: Some(Shape::Union(wire::RegionUnion { regions })), exclusions }
+            wire::Region {
+                shape: Some(Shape::Union(wire::RegionUnion { regions })),
+                exclusions,
+                datum: 0,
+            }
         })
     })
 }

@@ -18,7 +18,7 @@ fn region(parts: &[(Outline, Vec<Outline>)]) -> Result<Region, clarion_proto::er
     };
     let polygons = parts.iter().map(polygon).collect();
     let shape = wire::region::Shape::MultiPolygon(wire::MultiPolygon { polygons });
-    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() })
+    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 })
 }
 
 fn one(outer: &[(f64, f64)]) -> Region {

@@ -96,5 +96,5 @@ pub(super) fn registration(change: &mut wire::DeviceChange) -> &mut wire::Regist
 }
 
 pub(super) fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
-    arrival_of(change).place = Some(wire::Place { place: Some(place) });
+    arrival_of(change).place = Some(wire::Place { place: Some(place), datum: 0 });
 }
