@@ -34,7 +34,7 @@ use tonic::{
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Outlines that CI takes; a sixth of them are sent.
-const OUTLINES: usize = 24;
+const OUTLINES: usize = 18;
 const TOPIC: &str = "org.clarion.outlines";
 /// Time limit of every wait. Covers of countries take seconds without optimisation.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -26,9 +26,9 @@ use super::{
 const SAG_M_MAX: f64 = 10.0;
 /// Upper bound of the earth's radii of curvature and their change along a meridian, metres.
 const CURVATURE_M_MAX: f64 = 6_500_000.0;
-/// Maximum number of pieces, 80 bytes each: 400 edges from pole to pole, or 100,000 short edges and
-/// 300 long ones.
-const PIECES_MAX: usize = 400_000;
+/// Maximum number of pieces of all polygons of a region, 80 bytes each: 400 edges from pole to pole,
+/// or 100,000 short edges and 300 long ones.
+pub(super) const PIECES_MAX: usize = 400_000;
 /// Beyond this latitude the line in space decides alone, degrees.
 const LOCAL_LAT_DEG_MAX: f64 = 80.0;
 
@@ -53,7 +53,8 @@ struct Piece {
 pub(super) struct TooManyPieces;
 
 impl<'a> Polygon<'a> {
-    pub(super) fn new(area: &'a Area) -> Result<Self, TooManyPieces> {
+    /// Cuts the edges of an area. `spare` is the number of pieces that are left for the region.
+    pub(super) fn new(area: &'a Area, spare: &mut usize) -> Result<Self, TooManyPieces> {
         let boundary = area.boundary();
         let mut pieces = Vec::with_capacity(boundary.len());
         let mut sag_m: f64 = 0.0;
@@ -61,9 +62,10 @@ impl<'a> Polygon<'a> {
             let sag = sag_m_of(edge);
             let parts = (sag / SAG_M_MAX).sqrt().ceil().max(1.0);
             sag_m = sag_m.max(sag / (parts * parts));
-            if pieces.len() as f64 + parts > PIECES_MAX as f64 {
-                return Err(TooManyPieces);
-            }
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // rounds to usize::MAX
+            let left = spare.checked_sub(parts as usize);
+            *spare = left.ok_or(TooManyPieces)?;
             pieces.extend(cut(edge, parts));
         }
         let boxes: Vec<Box3> =

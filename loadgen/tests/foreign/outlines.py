@@ -58,6 +58,35 @@ def topology(path):
                 yield label, "MultiPolygon", [[ring(r) for r in part] for part in shape["arcs"]]
 
 
+def unwrapped(ring):
+    """A ring of a globe as a ring of a map: without jumps, and by way of the pole that it goes around."""
+    points = [list(ring[0])]
+    for lng, lat in ring[1:]:
+        points.append([lng - 360 * round((lng - points[-1][0]) / 360), lat])
+    turn = points[-1][0] - points[0][0]
+    if abs(turn) < 180:
+        return points
+    # From the antimeridian to the antimeridian, then along the pole.
+    for i, ((x, y), (x2, y2)) in enumerate(zip(points, points[1:])):
+        edge = 360 * math.floor((max(x, x2) + 180) / 360) - 180
+        if min(x, x2) <= edge <= max(x, x2) and x != x2:
+            lat = y + (y2 - y) * (edge - x) / (x2 - x)
+            way = [[edge, lat], *points[i + 1 :], *([p[0] + turn, p[1]] for p in points[1 : i + 1])]
+            way.append([edge + turn, lat])
+            break
+    pole = math.copysign(90, lat)
+    way = [[p[0] - min(edge, edge + turn) - 180, p[1]] for p in way]
+    return [*way, [way[-1][0], pole], [way[0][0], pole], way[0]]
+
+
+def mapped(part):
+    """A polygon of a globe as a polygon of a map: its holes are where its outer ring is."""
+    rings = [unwrapped(ring) for ring in part]
+    middle = (min(p[0] for p in rings[0]) + max(p[0] for p in rings[0])) / 2
+    moved = lambda ring: 360 * round((middle - ring[0][0]) / 360)
+    return [rings[0]] + [[[x + moved(ring), y] for x, y in ring] for ring in rings[1:]]
+
+
 def gcj02(lat, lng):
     """The place as a map of mainland China shows it."""
     if not (72.004 <= lng <= 137.8347 and 0.8293 <= lat <= 55.8271):
@@ -93,8 +122,8 @@ class Judge:
         rings = [numpy.asarray(r.coords) for p in parts for r in (p.exterior, *p.interiors)]
         self.a = numpy.concatenate([r[:-1] for r in rings])
         self.b = numpy.concatenate([r[1:] for r in rings])
-        # The map's edge is no rim: the antimeridian between two parts, and a pole.
-        seam = (abs(self.a[:, 0]) == 180) & (self.a[:, 0] == self.b[:, 0])
+        # The map's edge is no rim: the antimeridian between two parts or to a pole, and a pole.
+        seam = (abs(self.a[:, 0]) == 180) & (abs(self.b[:, 0]) == 180)
         seam |= (abs(self.a[:, 1]) == 90) & (self.a[:, 1] == self.b[:, 1])
         self.a, self.b = self.a[~seam], self.b[~seam]
         shapely.prepare(shape)
@@ -102,7 +131,7 @@ class Judge:
     def of(self, lat, lng):
         if self.datum == "GCJ02":
             lat, lng = gcj02(lat, lng)
-        if shapely.contains_xy(self.shape, lng, lat):
+        if any(shapely.contains_xy(self.shape, lng + turn, lat) for turn in (-360, 0, 360)):
             return True, 0.0
         per_lat, per_lng = metres_per_degree(lat)
         turn = numpy.round((lng - self.a[:, 0]) / 360) * 360
@@ -179,6 +208,7 @@ def main():
     alerted = 0
     with open(OUT, "w", encoding="utf-8") as out:
         for i, (name, kind, coordinates) in enumerate(outlines):
+            coordinates = mapped(coordinates) if kind == "Polygon" else [mapped(p) for p in coordinates]
             geometry = {"type": kind, "coordinates": coordinates}
             try:
                 shape = shapely.from_geojson(json.dumps(geometry))
@@ -203,6 +233,7 @@ def main():
                     alerted += 1
                     told["devices"] = judged
             out.write(json.dumps(told) + "\n")
+    print(json.dumps({"alerted": alerted}))
 
 
 main()

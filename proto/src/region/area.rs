@@ -22,6 +22,9 @@ use crate::{datum::Datum, error::InvalidField};
 
 /// Maximum number of places at which edges of a region meet other edges than their neighbours.
 const MEETINGS_MAX: u64 = 100_000;
+/// Work to cut the edges at one such place. A region of many areas, each with as many places as are
+/// allowed, would take seconds to cut.
+const MEETING_WORK: u64 = 400;
 /// Largest distance by which cutting moves an edge, metres: some grid units.
 const CUT_ERROR_M: f64 = 0.2;
 
@@ -213,5 +216,6 @@ fn meetings(pieces: &[Piece], work: &Work) -> Result<u64, Exhausted> {
         }
         count > MEETINGS_MAX
     })?;
-    if too_many { Err(Exhausted) } else { Ok(count) }
+    work.take(count * MEETING_WORK);
+    if too_many || work.is_used_up() { Err(Exhausted) } else { Ok(count) }
 }

@@ -21,15 +21,20 @@ pub fn regions() -> Vec<(&'static str, wire::Region)> {
         ("slanted teeth", slanted(500)),
         ("spiral of 100,000 points", spiral(50_000)),
         ("round of 100,000 points", polygon(&round(100_000, 8.0))),
-        ("1,008 circles in a union", circles(16, 63, 90_000.0)),
-        ("1,008 large circles in a union", circles(16, 63, 1_500_000.0)),
+        ("992 circles in a union", circles(16, 62, 90_000.0)),
+        ("992 large circles in a union", circles(16, 62, 1_500_000.0)),
         ("64 circles with 15 exclusions each", excluded(63, 15)),
         ("crossing bars", bars(150)),
         ("crossing bars, many times", union((0..40).map(|_| bars(150)).collect())),
         ("1,024 parts with holes", parts(1_024)),
         ("one part with 1,024 holes", holes(1_024)),
         ("long edges from pole to pole", poles(300)),
+        ("long edges, many times", union((0..64).map(|_| poles(100)).collect())),
         ("long edges in GCJ-02", chinese(poles(60))),
+        (
+            "circle of edges in GCJ-02",
+            chinese(polygon(&around((105.0, 35.0), &round(20_000, 9.0)))),
+        ),
     ]
 }
 
@@ -78,6 +83,10 @@ fn square(west: f64, south: f64, size: f64) -> wire::Polygon {
 fn round(points: u32, radius: f64) -> Vec<Point> {
     let angle = |i: u32| f64::from(i) / f64::from(points) * TAU;
     (0..points).map(|i| (radius * angle(i).cos(), radius * angle(i).sin())).collect()
+}
+
+fn around((lng, lat): Point, points: &[Point]) -> Vec<Point> {
+    points.iter().map(|&(x, y)| (lng + x, lat + y)).collect()
 }
 
 /// Bands around the whole earth, one above another.

@@ -262,6 +262,24 @@ fn real_outlines_fit_and_the_work_is_bounded() {
         points.extend([(-1.0, 20.0), (-1.0, 0.0)]);
         points
     };
+    // Bars across bars, in many members: each is accepted, and all together take too long to cut.
+    let bars: Vec<wire::Polygon> = (0..100)
+        .flat_map(|i| {
+            let from = f64::from(i) * 0.1;
+            let bar = |w: f64, s: f64, e: f64, n: f64| [(w, s), (e, s), (e, n), (w, n)];
+            let (to, across) = (from + 0.03, bar(0.0, from, 10.0, from + 0.03));
+            [part(&across, &[]), part(&bar(from, 0.0, to, 10.0), &[])]
+        })
+        .collect();
+    let member = wire::Region {
+        shape: Some(wire::region::Shape::MultiPolygon(wire::MultiPolygon { polygons: bars })),
+        ..wire::Region::default()
+    };
+    assert!(Region::from_wire(member.clone()).is_ok());
+    let regions = vec![member; 40];
+    let many = wire::region::Shape::Union(wire::RegionUnion { regions });
+    let many = Region::from_wire(wire::Region { shape: Some(many), ..wire::Region::default() });
+    assert!(many.unwrap_err().problem.contains("too intricate"));
     assert!(polygon(&comb(24_999), &[]).unwrap_err().problem.contains("too intricate"));
     assert!(polygon(&comb(500), &[]).is_ok());
 }
