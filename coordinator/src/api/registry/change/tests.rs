@@ -152,7 +152,7 @@ fn a_point_of_a_chinese_map_becomes_the_cell_on_the_ground() {
     let hanover = wire::LatLng { latitude: 52.37, longitude: 9.73 };
     assert_eq!(cell(hanover, gcj02), cell(hanover, wgs84), "the offset is 0 there");
     let index = place::Place::Cell(cell(ground, 0).index());
-    assert!(checked(of(index.clone(), wgs84)).is_ok());
+    assert!(checked(of(index, wgs84)).is_ok());
     let with_cell = checked(of(index, gcj02)).expect_err("a cell of another datum");
     assert_eq!(
         with_cell.to_string(),
