@@ -168,6 +168,23 @@ prop_compose! {
     }
 }
 
+#[test]
+fn the_place_last_seen_is_converted_from_its_datum() {
+    // A published pair of WGS-84 and GCJ-02.
+    let shown = wire::LatLng { latitude: 22.540_796_13, longitude: 113.917_176_48 };
+    let seen = |last_seen_datum| {
+        let alert = wire::Alert { last_seen: Some(shown), last_seen_datum, ..demo() };
+        AlertSpec::from_wire(alert).expect("valid").last_seen.expect("given").to_wire()
+    };
+    let ground = seen(wire::Datum::Gcj02.into());
+    assert!((ground.latitude - 22.543_847).abs() < 2e-7, "{}", ground.latitude);
+    assert!((ground.longitude - 113.912_316).abs() < 2e-7, "{}", ground.longitude);
+    assert_eq!(seen(0), shown);
+    assert_eq!(seen(wire::Datum::Wgs84.into()), shown);
+    let unknown = wire::Alert { last_seen_datum: 3, ..demo() };
+    assert_eq!(AlertSpec::from_wire(unknown).unwrap_err().field, "last_seen_datum");
+}
+
 proptest! {
     /// Every well-formed message is accepted, or refused with a field.
     #[test]
