@@ -52,6 +52,9 @@ soak:
         --report target/soak/restarts-rolling
     CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture \
         --test-threads=1
+    CLARION_OUTLINES=360 cargo test --release -p clarion-loadgen --test foreign_outlines -- \
+        --nocapture
+    cargo run --release -- previews --strict
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
 
 # Record conversations with real servers, which tests replay. Needs nginx, nghttpd, node,

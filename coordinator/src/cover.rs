@@ -31,7 +31,10 @@ mod work;
 
 use std::ops::Deref;
 
-use clarion_proto::region::Region;
+use clarion_proto::{
+    datum::Datum,
+    region::{Region, Shape},
+};
 use h3o::{CellIndex, Resolution};
 
 pub(crate) use self::disc::{CIRCUMRADIUS_M_MAX, center_of};
@@ -104,6 +107,8 @@ pub enum CoverError {
 pub struct Cover {
     cells: Vec<CellIndex>,
     finest: Resolution,
+    /// Datum that decides how far the cover reaches outside.
+    datum: Datum,
 }
 
 impl Cover {
@@ -116,7 +121,7 @@ impl Cover {
     /// Largest distance outside the region at which the cover includes a device, metres.
     #[must_use]
     pub fn overshoot_m(&self) -> f64 {
-        overshoot_m(self.finest)
+        overshoot_m(self.finest, self.datum)
     }
 }
 
@@ -159,7 +164,7 @@ pub(crate) fn cover_within(
     }
     let Descent { mut whole, rim, .. } = descent;
     whole.extend(rim);
-    let cover = Cover { cells: compacted(whole), finest };
+    let cover = Cover { cells: compacted(whole), finest, datum: datum_of(region) };
     let needed_m = cover.overshoot_m();
     if needed_m > OVERSHOOT_M_MAX {
         let centers = cover.iter().map(|&cell| place(center_of(cell)));
@@ -174,13 +179,32 @@ pub(crate) fn cover_within(
 }
 
 /// Largest distance between a region and a device in a cell that touches the region: the radius of
-/// the cell's circle, and the device's distance from the cell's centre.
-fn overshoot_m(finest: Resolution) -> f64 {
+/// the cell's circle, and the device's distance from the cell's centre, both as the datum reads
+/// them.
+fn overshoot_m(finest: Resolution, datum: Datum) -> f64 {
     let radius_m = CIRCUMRADIUS_M_MAX[usize::from(u8::from(finest))];
-    match finest {
-        Resolution::Nine => 2.0 * radius_m,
+    let (circle_m, device_m) = match finest {
+        Resolution::Nine => (radius_m, radius_m),
         // The cell's circle has the margin, and descendants stick out by up to 1.067.
-        _ => (MARGIN + 1.067) * radius_m,
+        _ => (MARGIN * radius_m, 1.067 * radius_m),
+    };
+    datum.ground_m(datum.spread_m(circle_m) + datum.spread_m(device_m))
+}
+
+/// The datum that widens the region's cover most.
+fn datum_of(region: &Region) -> Datum {
+    let of_any = |regions: &[Region]| {
+        let widens = regions.iter().any(|region| datum_of(region) == Datum::Gcj02);
+        if widens { Datum::Gcj02 } else { Datum::Wgs84 }
+    };
+    let of_shape = match &region.shape {
+        Shape::Area(area) => area.datum(),
+        Shape::Union(regions) => of_any(regions),
+        Shape::Circle { .. } | Shape::Cells(_) => Datum::Wgs84,
+    };
+    match of_shape {
+        Datum::Gcj02 => Datum::Gcj02,
+        Datum::Wgs84 => of_any(&region.exclusions),
     }
 }
 

@@ -22,6 +22,7 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     app::{App, Environment, Identity, LaneKind, Platform},
+    datum::Datum,
     ids::{AppName, Epoch, UnixMillis},
     outcome::Outcome,
     region::{LatLng, Region},
@@ -99,9 +100,9 @@ fn alert(coordinator: &Coordinator) -> (AlertRecord, Bands) {
     let center = v1::LatLng { latitude: 22.54, longitude: 114.06 };
     let circle = v1::Circle { center: Some(center), radius_meters: 3_000.0 };
     let shape = Some(v1::region::Shape::Circle(circle));
-    let region = v1::Region { shape, exclusions: vec![] };
+    let region = v1::Region { shape, exclusions: vec![], datum: 0 };
     let cells = cover(&Region::from_wire(region.clone()).unwrap(), CellBudget::default()).unwrap();
-    let (edges, here) = (BandEdges::default(), LatLng::from_wire(center).unwrap());
+    let (edges, here) = (BandEdges::default(), LatLng::from_wire(center, Datum::Wgs84).unwrap());
     let bands = plan_bands(&cells, here, &edges, usize::MAX).unwrap();
     let submitted = v1::Alert { region: Some(region), ..v1::Alert::default() };
     let finest = cells.finest();

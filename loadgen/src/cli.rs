@@ -15,7 +15,7 @@ use crate::{
     },
     keys, names,
     report::summary::summary,
-    run::{self, Options, RunError},
+    run::{self, Options, RunError, previews},
     scenario::{Scenario, ScenarioError},
     show::Show,
 };
@@ -43,6 +43,8 @@ enum Command {
     Run(RunArguments),
     /// List the built-in scenarios
     List,
+    // As for `gateway`.
+    Previews(PreviewArguments),
     // The help is in the documentation of the type.
     Gateway(clarion_emulator::Arguments),
     // As above.
@@ -119,6 +121,31 @@ struct RunArguments {
     gateways: Vec<(Platform, String)>,
 }
 
+/// Measure previews of an ordinary region beside previews of the worst ones.
+///
+/// First checks and covers each of the worst regions in this process and prints its CPU time. Then
+/// starts the cluster of scenario `city` and prints how long previews of its region take, while
+/// callers from other loopback addresses preview the worst regions without a pause.
+#[derive(Debug, Parser)]
+struct PreviewArguments {
+    /// Number of callers of the worst regions, 0 to 10,000; 0 starts no cluster
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    others: u32,
+    /// Duration of the measurement, seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Number of devices in the population
+    #[arg(long, default_value_t = 20_000)]
+    devices: u64,
+    /// Folder for the logs of all processes
+    #[arg(long, value_name = "DIR", default_value = "target/previews")]
+    report: PathBuf,
+    /// Fail if a time misses its target: 300 ms for the 99th percentile of ordinary previews, 500 ms
+    /// of CPU for a region
+    #[arg(long)]
+    strict: bool,
+}
+
 /// Parses the address of a gateway, for example `apns=gateway:7690`.
 fn gateway(text: &str) -> Result<(Platform, String), String> {
     let (platform, address) = text.split_once('=').ok_or("must be PLATFORM=HOST:PORT")?;
@@ -149,6 +176,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
         Some(Command::Keys(arguments)) => ended(keys::command::write(&arguments)),
         Some(Command::Stats { control }) => ended(stats(&control)),
+        Some(Command::Previews(arguments)) => finish(previews(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
         None => finish(run(&RunArguments::parse_from(["run"]))),
     }
@@ -280,6 +308,45 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let page = options.dir.join(names::PAGE);
     println!("  open in a browser: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
+}
+
+fn previews(arguments: &PreviewArguments) -> Result<bool, Failure> {
+    println!("{:<36} {:>9} {:>9}", "CPU of one region, ms", "check", "cover");
+    let mut dearest_ms = 0.0_f64;
+    for cost in previews::costs() {
+        println!(
+            "{:<36} {:>9.1} {:>9.1}  {}",
+            cost.name, cost.check_ms, cost.cover_ms, cost.result
+        );
+        dearest_ms = dearest_ms.max(cost.check_ms + cost.cover_ms);
+    }
+    let is_cheap = dearest_ms <= previews::REGION_CPU_MS;
+    if arguments.others == 0 {
+        return Ok(is_cheap || !arguments.strict);
+    }
+    let mut scenario = Scenario::find("city")?;
+    scenario.devices = arguments.devices;
+    let options = Options {
+        dir: arguments.report.clone(),
+        program: std::env::current_exe()?,
+        cores_per_node: cores_per_node(scenario.nodes),
+        strict: arguments.strict,
+        elsewhere: None,
+        command: String::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let load = (arguments.others, arguments.seconds);
+    let seen = runtime.block_on(previews::run(&scenario, &options, load, &Show::new()))?;
+    let p99_ms = seen.ordinary_percentile_ms(0.99);
+    println!(
+        "{} ordinary previews: median {:.1} ms, p99 {p99_ms:.1} ms (target {} ms), max {:.1} ms",
+        seen.ordinary_ms.len(),
+        seen.ordinary_percentile_ms(0.5),
+        previews::ORDINARY_P99_MS,
+        seen.ordinary_percentile_ms(1.0),
+    );
+    println!("answers to the worst previews: {:?}", seen.answers);
+    Ok(!arguments.strict || (is_cheap && p99_ms <= previews::ORDINARY_P99_MS))
 }
 
 /// Applies the options that select cases of a series.

@@ -113,5 +113,5 @@ fn lat_lng(place: Place) -> wire::LatLng {
 }
 
 fn place(place: Place) -> wire::Place {
-    wire::Place { place: Some(wire::place::Place::Point(lat_lng(place))) }
+    wire::Place { place: Some(wire::place::Place::Point(lat_lng(place))), datum: 0 }
 }

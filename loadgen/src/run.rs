@@ -6,6 +6,7 @@
 
 pub mod assess;
 pub mod motion;
+pub mod previews;
 pub mod restarts;
 pub mod scene;
 pub mod series;

@@ -35,7 +35,7 @@ use pace::Due;
 use sample::{Sample, Spot};
 
 /// Largest distance outside the region at which a device may be reached, metres: the overshoot that
-/// the contract allows a cover.
+/// the contract allows the cover of a region of at most 250 km.
 pub const OUTSIDE_METERS: f64 = 500.0;
 /// Distance outside the region beyond which no place is in the flat cover, metres: no cell of
 /// resolution 9 that touches the region reaches farther.
@@ -61,6 +61,8 @@ pub struct Case<'a> {
     pub end_ns: u64,
     /// Time after its acknowledgement in which a change may be unknown to the wave, nanoseconds.
     pub settle_ns: u64,
+    /// Largest distance outside the region at which the alert may reach a device, metres.
+    pub overshoot_m: f64,
     /// Outer limits of the bands, ascending, metres.
     pub edges: &'a [f64],
     /// Resolution of places in the picture; at most [`sample::FINEST`].
@@ -195,7 +197,7 @@ impl Life {
             if !stretch.possible(push.at_ns, push.at_ns, case.settle_ns) {
                 continue;
             }
-            let within = case.region.outside_meters(standing.place) <= OUTSIDE_METERS;
+            let within = case.region.outside_meters(standing.place) <= case.outside_meters_max();
             found = match (within, standing.generation == generation, found) {
                 (true, true, _) => return Welcome::In(n),
                 (true, false, _) | (false, _, Welcome::Stale) => Welcome::Stale,
@@ -208,7 +210,7 @@ impl Life {
     /// Returns the time since which a device in this state has been due, nanoseconds; 0 if it was
     /// inside before all motion.
     fn due_since_ns(&self, case: &Case<'_>, stretch: usize) -> u64 {
-        let inside = |s: &&Stretch| s.outside_meters(case.region) <= OUTSIDE_METERS;
+        let inside = |s: &&Stretch| s.outside_meters(case.region) <= case.outside_meters_max();
         let first = self.stretches[..=stretch].iter().rev().take_while(inside).last();
         first.map_or(0, |s| s.sent_ns)
     }
@@ -344,13 +346,20 @@ impl Judgement {
     }
 }
 
-/// Reports whether a state is outside the region but in the flat cover.
+impl Case<'_> {
+    /// Distance outside the region from which no device may be reached, metres.
+    fn outside_meters_max(&self) -> f64 {
+        self.overshoot_m.max(OUTSIDE_METERS)
+    }
+}
+
+/// Reports whether a state is outside the region but in its cover.
 fn is_edge(case: &Case<'_>, stretch: &Stretch) -> bool {
     let Some(standing) = stretch.standing else { return false };
     let outside_meters = case.region.outside_meters(standing.place);
     outside_meters > 0.0
-        && outside_meters < COVER_REACH_METERS
-        && cells::in_cover(case.region, cells::cell_of(standing.place))
+        && outside_meters < case.overshoot_m.max(COVER_REACH_METERS)
+        && cells::covers(case.region, standing.place, case.overshoot_m)
 }
 
 fn example(examples: &mut BTreeMap<&'static str, Vec<u64>>, kind: &'static str, index: u64) {

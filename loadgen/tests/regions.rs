@@ -28,7 +28,7 @@ fn circle(radius_meters: f64) -> wire::Region {
 }
 
 fn region(shape: Shape) -> wire::Region {
-    wire::Region { shape: Some(shape), exclusions: Vec::new() }
+    wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 }
 }
 
 /// Circles of 300 km all over the world, one of them around the city.

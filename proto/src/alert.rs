@@ -4,9 +4,12 @@
 //! a clock, and must not refuse a retry of the same request an hour later. The coordinator checks
 //! whether the apps exist and whether their lanes allow the mode.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use crate::{
     app::enum_value,
     audience::Audience,
+    datum::Datum,
     error::{InvalidField, required},
     ids::{AlertName, UnixMillis},
     message::Case,
@@ -92,6 +95,19 @@ impl AlertSpec {
     /// # Errors
     /// The first invalid field, as a path inside the alert such as `case.messages[en].title`.
     pub fn from_wire(alert: wire::Alert) -> Result<Self, InvalidField> {
+        Self::from_wire_until(alert, Arc::default())
+    }
+
+    /// Checks an alert as [`AlertSpec::from_wire`] does, until `stop` is true: then it ends soon
+    /// with an error that says nothing about the alert.
+    ///
+    /// # Errors
+    /// Those of [`AlertSpec::from_wire`].
+    pub fn from_wire_until(
+        alert: wire::Alert,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, InvalidField> {
+        let last_seen = last_seen(&alert);
         let case = Case::from_wire(required(alert.case, "case")?).map_err(|e| e.within("case"))?;
         let severity = severity(alert.severity)?;
         let mode = mode(alert.mode)?;
@@ -99,19 +115,14 @@ impl AlertSpec {
             .map_err(|e| e.within("audience"))?;
         let active_until = instant(required(alert.active_until, "active_until")?, "active_until")?;
         let collapse_key = collapse_key(alert.collapse_key)?;
-        let last_seen = alert
-            .last_seen
-            .map(LatLng::from_wire)
-            .transpose()
-            .map_err(|e| e.within("last_seen"))?;
-        let region =
-            Region::from_wire(required(alert.region, "region")?).map_err(|e| e.within("region"))?;
+        let region = Region::from_wire_until(required(alert.region, "region")?, stop)
+            .map_err(|e| e.within("region"))?;
         let max_rate_per_second = alert.max_rate_per_second;
         Ok(Self {
             case,
             severity,
             region,
-            last_seen,
+            last_seen: last_seen?,
             audience,
             active_until,
             mode,
@@ -146,6 +157,16 @@ impl AlertSpec {
     pub fn collapse_id(&self, name: &AlertName) -> String {
         self.collapse_key.clone().unwrap_or_else(|| name.id().to_owned())
     }
+}
+
+/// Point from which the distances of an alert are measured, on WGS-84. `None`: not given.
+///
+/// # Errors
+/// The point or its datum is invalid; the error names the field inside the alert.
+pub fn last_seen(alert: &wire::Alert) -> Result<Option<LatLng>, InvalidField> {
+    let datum = Datum::from_wire(alert.last_seen_datum, "last_seen_datum")?.unwrap_or_default();
+    let read = |point| LatLng::from_wire(point, datum).map_err(|e| e.within("last_seen"));
+    alert.last_seen.map(read).transpose()
 }
 
 /// Converts a protobuf timestamp to whole milliseconds, rounded down.

@@ -13,7 +13,7 @@
 //! message                            texts and links
 //! locale                             languages, and who reads which text
 //! app audience device region         whom it addresses, and where
-//! ids                                names and numbers
+//! datum ids                          coordinates, names and numbers
 //! error latency limits outcome time  words that all share
 //! secret                             messages whose content is never shown
 //! ```
@@ -21,6 +21,7 @@
 pub mod alert;
 pub mod app;
 pub mod audience;
+pub mod datum;
 pub mod device;
 pub mod error;
 pub mod ids;

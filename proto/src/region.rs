@@ -1,14 +1,15 @@
-//! Region: a checked set of points on WGS-84.
+//! Region: a checked set of points on the earth.
 //!
 //! This module finds every problem of a region and names its field, so the cover works on valid
 //! shapes. Polygons are judged on a grid of integers ([`grid`]), so that equal outlines have equal
 //! verdicts everywhere, and are cut into rings that do not overlap ([`area`]).
 //!
-//! The order of the files: [`given`] reads polygons from a message or from GeoJSON, [`ring`]
+//! The order of the files: [`given`] reads polygons from a message, [`text`] from GeoJSON, [`ring`]
 //! normalizes and judges one ring, [`seam`] puts all rings on one map, [`overlay`] cuts them, and
 //! [`outline`] with [`hierarchy`] finds edges fast.
 
 mod area;
+mod budget;
 mod given;
 mod grid;
 pub mod hierarchy;
@@ -16,19 +17,24 @@ mod outline;
 mod overlay;
 mod ring;
 mod seam;
+mod text;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use h3o::{CellIndex, Resolution};
 
-use self::grid::LNG_DEG_MAX;
 pub use self::{
     area::Area,
     grid::{Edge, GridPoint},
 };
+use self::{budget::Budget, grid::LNG_DEG_MAX};
 use crate::{
+    datum::{Datum, Degrees},
     error::{InvalidField, required},
     wire::v1 as wire,
 };
@@ -53,44 +59,6 @@ pub const PARTS_MAX: usize = 1_024;
 /// Maximum number of holes of one polygon.
 pub const HOLES_MAX: usize = 1_024;
 
-/// Remaining limits of one region, shared by all of its parts.
-struct Budget {
-    regions: usize,
-    points: usize,
-    /// Work to check and to cut polygons, about a nanosecond each.
-    work: u64,
-}
-
-impl Budget {
-    fn new() -> Self {
-        Self { regions: REGIONS_MAX, points: POINTS_MAX, work: area::WORK_MAX }
-    }
-
-    fn take_region(&mut self) -> Result<(), InvalidField> {
-        let more = self.regions.checked_sub(1);
-        self.regions = more.ok_or_else(|| {
-            InvalidField::new(
-                "",
-                format_args!("must have at most {REGIONS_MAX} regions in all; got more"),
-            )
-        })?;
-        Ok(())
-    }
-
-    fn take_points(&mut self, points: usize) -> Result<(), InvalidField> {
-        let more = self.points.checked_sub(points);
-        self.points = more.ok_or_else(|| {
-            InvalidField::new(
-                "points",
-                format_args!(
-                    "must have at most {POINTS_MAX} points in all rings together; got more"
-                ),
-            )
-        })?;
-        Ok(())
-    }
-}
-
 /// Point on WGS-84. `Debug` does not print it.
 #[derive(Clone, Copy, PartialEq)]
 pub struct LatLng {
@@ -110,23 +78,25 @@ impl LatLng {
         Ok(Self { lat_deg, lng_deg })
     }
 
-    /// Checks a point of a message.
+    /// Checks a point of a message, and converts it from its datum.
     ///
     /// # Errors
     /// As [`LatLng::new`].
-    pub fn from_wire(point: wire::LatLng) -> Result<Self, InvalidField> {
-        Self::new(point.latitude, point.longitude)
+    pub fn from_wire(point: wire::LatLng, datum: Datum) -> Result<Self, InvalidField> {
+        let Self { lat_deg, lng_deg } = Self::new(point.latitude, point.longitude)?;
+        let place = datum.to_wgs84(Degrees { lat: lat_deg, lng: lng_deg });
+        Self::new(place.lat, place.lng)
     }
 
     /// Checks the centre of a region, whose longitude may be written a turn further.
-    fn turned(point: wire::LatLng) -> Result<Self, InvalidField> {
+    fn turned(point: wire::LatLng, datum: Datum) -> Result<Self, InvalidField> {
         in_range("latitude", point.latitude, 90.0)?;
         in_range("longitude", point.longitude, LNG_DEG_MAX)?;
         let lng_deg = match point.longitude {
             lng if lng.abs() <= 180.0 => lng,
             lng => lng - 360.0_f64.copysign(lng),
         };
-        Self::new(point.latitude, lng_deg)
+        Self::from_wire(wire::LatLng { longitude: lng_deg, ..point }, datum)
     }
 
     /// Converts the point to its message.
@@ -185,7 +155,7 @@ pub enum Shape {
         /// Radius in metres: greater than 0 and at most [`RADIUS_METERS_MAX`].
         radius_m: f64,
     },
-    /// Area between rings of straight edges in longitude and latitude.
+    /// Area between rings of straight edges in longitude and latitude of the area's datum.
     Area(Arc<Area>),
     /// Area of H3 cells of resolution 0 to 9, sorted, without repeats.
     Cells(Vec<CellIndex>),
@@ -212,11 +182,24 @@ impl Region {
     /// # Errors
     /// The first invalid field, as a path inside the region.
     pub fn from_wire(region: wire::Region) -> Result<Self, InvalidField> {
-        Self::nested(region, DEPTH_MAX, &mut Budget::new())
+        Self::from_wire_until(region, Arc::default())
+    }
+
+    /// Checks a region of a message as [`Region::from_wire`] does, until `stop` is true: then it
+    /// ends soon with an error that says nothing about the region.
+    ///
+    /// # Errors
+    /// Those of [`Region::from_wire`].
+    pub fn from_wire_until(
+        region: wire::Region,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, InvalidField> {
+        Self::nested(region, Datum::default(), DEPTH_MAX, &mut Budget::new(stop))
     }
 
     fn nested(
         region: wire::Region,
+        around: Datum,
         depth: usize,
         budget: &mut Budget,
     ) -> Result<Self, InvalidField> {
@@ -227,20 +210,26 @@ impl Region {
             ));
         }
         budget.take_region()?;
+        let own = Datum::from_wire(region.datum, "datum")?;
+        let datum = own.unwrap_or(around);
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
-                let center = LatLng::turned(center).map_err(|e| e.within("circle.center"))?;
+                let center =
+                    LatLng::turned(center, datum).map_err(|e| e.within("circle.center"))?;
                 Self::circle(center, c.radius_meters)?
             }
             wire::region::Shape::Polygon(polygon) => {
-                Self::area(&[given::polygon(polygon, "polygon", budget)?], budget)?
+                Self::area(&[given::polygon(polygon, "polygon", budget)?], datum, budget)?
             }
             wire::region::Shape::MultiPolygon(multi) => {
-                Self::area(&given::multi_polygon(multi, "multi_polygon", budget)?, budget)?
+                Self::area(&given::multi_polygon(multi, "multi_polygon", budget)?, datum, budget)?
             }
             wire::region::Shape::Geojson(text) => {
-                Self::area(&given::geojson(&text, "geojson", budget)?, budget)?
+                Self::area(&text::geojson(&text, "geojson", budget)?, datum, budget)?
+            }
+            wire::region::Shape::Cells(_) if own == Some(Datum::Gcj02) => {
+                return Err(InvalidField::new("datum", Datum::OF_CELLS));
             }
             wire::region::Shape::Cells(set) => Self::without_exclusions(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
@@ -248,18 +237,23 @@ impl Region {
                 Self::without_exclusions(Shape::Union(nested_all(
                     union.regions,
                     "union.regions",
+                    datum,
                     depth,
                     budget,
                 )?))
             }
         };
         check_count("exclusions", region.exclusions.len(), 0..=EXCLUSIONS_MAX, "regions")?;
-        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, budget)?;
+        checked.exclusions = nested_all(region.exclusions, "exclusions", datum, depth, budget)?;
         Ok(checked)
     }
 
-    fn area(parts: &[area::GivenPart], budget: &mut Budget) -> Result<Self, InvalidField> {
-        let area = Area::checked(parts, &mut budget.work)?;
+    fn area(
+        parts: &[area::GivenPart],
+        datum: Datum,
+        budget: &mut Budget,
+    ) -> Result<Self, InvalidField> {
+        let area = Area::checked(parts, datum, &budget.work)?;
         Ok(Self::without_exclusions(Shape::Area(Arc::new(area))))
     }
 
@@ -271,11 +265,13 @@ impl Region {
 fn nested_all(
     regions: Vec<wire::Region>,
     field: &str,
+    datum: Datum,
     depth: usize,
     budget: &mut Budget,
 ) -> Result<Vec<Region>, InvalidField> {
     let nested = |(i, region)| {
-        Region::nested(region, depth - 1, budget).map_err(|e| e.within(&format!("{field}[{i}]")))
+        Region::nested(region, datum, depth - 1, budget)
+            .map_err(|e| e.within(&format!("{field}[{i}]")))
     };
     regions.into_iter().enumerate().map(nested).collect()
 }

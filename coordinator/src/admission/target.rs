@@ -67,7 +67,8 @@ pub(crate) struct TargetSpec {
 }
 
 impl Admission {
-    /// Checks an alert of a message; a large region takes a turn among the large ones for it.
+    /// Checks an alert of a message; a large region takes a turn among the large ones for it. The
+    /// check ends early if the returned future is dropped.
     ///
     /// # Errors
     /// The first invalid field, as a path inside the alert.
@@ -80,7 +81,9 @@ impl Admission {
             return Ok(AlertSpec::from_wire(alert)?);
         }
         let _turn = self.large.enter(peer, 1).await;
-        let checked = offload(move || AlertSpec::from_wire(alert)).await;
+        let stop = StopOnDrop::default();
+        let stopped = Arc::clone(&stop.0);
+        let checked = offload(move || AlertSpec::from_wire_until(alert, stopped)).await;
         Ok(checked.map_err(|e| Refusal::CoverFailed(e.to_string()))??)
     }
 

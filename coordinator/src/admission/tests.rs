@@ -27,6 +27,7 @@ fn wire_alert(mode: wire::Mode) -> wire::Alert {
         region: Some(wire::Region {
             shape: Some(wire::region::Shape::Circle(circle)),
             exclusions: vec![],
+            datum: 0,
         }),
         audience: Some(wire::Audience {
             apps: vec!["apps/demo".into()],

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use clarion_proto::datum::{Datum, Degrees};
 use h3o::{CellIndex, LatLng, Resolution};
 
 use super::{
@@ -33,17 +34,34 @@ const LEAF_CIRCUMRADIUS_M_MIN: f64 = 134.0;
 ///
 /// The circle of a cell of resolution 0 to 8 contains the circles of all descendants. The circle of
 /// a cell of resolution 9 is exact; its radius is computed only when its bounds do not decide.
+///
+/// The circle around a cell as GCJ-02 reads it ([`Disc::readings`]) is at another place and wider:
+/// it holds the readings of all places in the cell's circle.
 #[derive(Debug)]
 pub(crate) struct Disc {
     pub(crate) cell: CellIndex,
+    /// Centre of the circle in the circle's datum.
     pub(crate) center: Point,
+    datum: Datum,
     exact_m: OnceCell<f64>,
     place: OnceCell<Vector>,
 }
 
 impl Disc {
     pub(crate) fn around(cell: CellIndex) -> Self {
-        Self { cell, center: center_of(cell), exact_m: OnceCell::new(), place: OnceCell::new() }
+        Self::read(cell, Datum::Wgs84, center_of(cell))
+    }
+
+    /// The circles, of WGS-84, that together hold the circle in a datum.
+    pub(super) fn readings(&self, datum: Datum) -> impl Iterator<Item = Self> {
+        let center = Degrees { lat: self.center.lat_deg, lng: self.center.lng_deg };
+        let centers = datum.readings(center, self.radius_bounds_m().1);
+        let cell = self.cell;
+        centers.map(move |c| Self::read(cell, datum, Point { lat_deg: c.lat, lng_deg: c.lng }))
+    }
+
+    fn read(cell: CellIndex, datum: Datum, center: Point) -> Self {
+        Self { cell, center, datum, exact_m: OnceCell::new(), place: OnceCell::new() }
     }
 
     pub(crate) fn is_leaf(&self) -> bool {
@@ -58,7 +76,8 @@ impl Disc {
     /// Lower and upper bound of the radius, metres.
     pub(crate) fn radius_bounds_m(&self) -> (f64, f64) {
         if self.is_leaf() {
-            (LEAF_CIRCUMRADIUS_M_MIN, CIRCUMRADIUS_M_MAX[9])
+            let spread_m = |radius_m| self.datum.spread_m(radius_m);
+            (spread_m(LEAF_CIRCUMRADIUS_M_MIN), spread_m(CIRCUMRADIUS_M_MAX[9]))
         } else {
             let radius = self.radius_m();
             (radius, radius)
@@ -69,13 +88,13 @@ impl Disc {
     pub(crate) fn radius_m(&self) -> f64 {
         let resolution = usize::from(u8::from(self.cell.resolution()));
         if !self.is_leaf() {
-            return MARGIN * CIRCUMRADIUS_M_MAX[resolution];
+            return self.datum.spread_m(MARGIN * CIRCUMRADIUS_M_MAX[resolution]);
         }
         *self.exact_m.get_or_init(|| {
-            let corner = |p: &LatLng| {
-                short_distance_m(self.center, Point { lat_deg: p.lat(), lng_deg: p.lng() })
-            };
-            self.cell.boundary().iter().map(corner).fold(0.0, f64::max)
+            let center = center_of(self.cell);
+            let corner =
+                |p: &LatLng| short_distance_m(center, Point { lat_deg: p.lat(), lng_deg: p.lng() });
+            self.datum.spread_m(self.cell.boundary().iter().map(corner).fold(0.0, f64::max))
         })
     }
 }

@@ -5,14 +5,20 @@
 //! reach, at any latitude. Near a disc of resolution 9 an edge is also a straight line in the local
 //! metric at the disc's centre, which is exact to a millimetre; beyond 80 degrees of latitude,
 //! where meridians converge, the line in space decides alone.
+//!
+//! A polygon in GCJ-02 is a polygon of its own map: the disc is moved onto that map instead, and
+//! widened so that it holds the readings of all of its places.
 
-use clarion_proto::region::{Area, Edge, hierarchy::Hierarchy};
+use clarion_proto::{
+    datum::Datum,
+    region::{Area, Edge, hierarchy::Hierarchy},
+};
 
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
     space::{Box3, Vector, distance2, place},
-    work::{EXACT, Work},
+    work::{EXACT, READINGS, Work},
 };
 
 /// Largest distance of a piece from its straight line in space, metres: 449 m + 10 m is within the
@@ -20,9 +26,9 @@ use super::{
 const SAG_M_MAX: f64 = 10.0;
 /// Upper bound of the earth's radii of curvature and their change along a meridian, metres.
 const CURVATURE_M_MAX: f64 = 6_500_000.0;
-/// Maximum number of pieces, 80 bytes each: 400 edges from pole to pole, or 100,000 short edges and
-/// 300 long ones.
-const PIECES_MAX: usize = 400_000;
+/// Maximum number of pieces of all polygons of a region, 80 bytes each: 400 edges from pole to pole,
+/// or 100,000 short edges and 300 long ones.
+pub(super) const PIECES_MAX: usize = 400_000;
 /// Beyond this latitude the line in space decides alone, degrees.
 const LOCAL_LAT_DEG_MAX: f64 = 80.0;
 
@@ -47,7 +53,8 @@ struct Piece {
 pub(super) struct TooManyPieces;
 
 impl<'a> Polygon<'a> {
-    pub(super) fn new(area: &'a Area) -> Result<Self, TooManyPieces> {
+    /// Cuts the edges of an area. `spare` is the number of pieces that are left for the region.
+    pub(super) fn new(area: &'a Area, spare: &mut usize) -> Result<Self, TooManyPieces> {
         let boundary = area.boundary();
         let mut pieces = Vec::with_capacity(boundary.len());
         let mut sag_m: f64 = 0.0;
@@ -55,9 +62,10 @@ impl<'a> Polygon<'a> {
             let sag = sag_m_of(edge);
             let parts = (sag / SAG_M_MAX).sqrt().ceil().max(1.0);
             sag_m = sag_m.max(sag / (parts * parts));
-            if pieces.len() as f64 + parts > PIECES_MAX as f64 {
-                return Err(TooManyPieces);
-            }
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // rounds to usize::MAX
+            let left = spare.checked_sub(parts as usize);
+            *spare = left.ok_or(TooManyPieces)?;
             pieces.extend(cut(edge, parts));
         }
         let boxes: Vec<Box3> =
@@ -66,11 +74,26 @@ impl<'a> Polygon<'a> {
     }
 
     pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
-        self.is_near_the_boundary(disc, work) || self.holds(disc.center, work)
+        let touches =
+            |disc: &Disc| self.is_near_the_boundary(disc, work) || self.holds(disc.center, work);
+        self.reads_any(disc, work, touches)
     }
 
     pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
-        !self.is_near_the_boundary(disc, work) && self.holds(disc.center, work)
+        let reaches_out =
+            |disc: &Disc| self.is_near_the_boundary(disc, work) || !self.holds(disc.center, work);
+        !self.reads_any(disc, work, reaches_out)
+    }
+
+    /// Whether the disc, or a reading of the disc in the polygon's datum, passes a test.
+    fn reads_any(&self, disc: &Disc, work: &Work, test: impl Fn(&Disc) -> bool) -> bool {
+        match self.area.datum() {
+            Datum::Wgs84 => test(disc),
+            datum @ Datum::Gcj02 => {
+                work.add(READINGS);
+                disc.readings(datum).any(|reading| test(&reading))
+            }
+        }
     }
 
     fn holds(&self, point: Point, work: &Work) -> bool {

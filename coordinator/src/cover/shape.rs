@@ -7,7 +7,7 @@ use super::{
     circle::Circle,
     disc::Disc,
     geodesic::Point,
-    polygon::{Polygon, TooManyPieces},
+    polygon::{PIECES_MAX, Polygon, TooManyPieces},
     work::{CELLS, Work},
 };
 
@@ -27,19 +27,25 @@ enum PreparedShape<'a> {
 
 impl<'a> Prepared<'a> {
     pub(super) fn new(region: &'a Region) -> Result<Self, TooManyPieces> {
-        let all = |regions: &'a [Region]| -> Result<Vec<Self>, TooManyPieces> {
-            regions.iter().map(Self::new).collect()
+        let mut spare = PIECES_MAX;
+        Self::within(region, &mut spare)
+    }
+
+    /// Prepares a region with the pieces of edges that are left for it.
+    fn within(region: &'a Region, spare: &mut usize) -> Result<Self, TooManyPieces> {
+        let all = |regions: &'a [Region], spare: &mut usize| -> Result<Vec<Self>, TooManyPieces> {
+            regions.iter().map(|region| Self::within(region, spare)).collect()
         };
         let shape = match &region.shape {
             Shape::Circle { center, radius_m } => PreparedShape::Circle(Circle::new(
                 Point { lat_deg: center.lat_deg(), lng_deg: center.lng_deg() },
                 *radius_m,
             )),
-            Shape::Area(area) => PreparedShape::Polygon(Polygon::new(area)?),
+            Shape::Area(area) => PreparedShape::Polygon(Polygon::new(area, spare)?),
             Shape::Cells(cells) => PreparedShape::Cells(Cells::new(cells)),
-            Shape::Union(regions) => PreparedShape::Union(all(regions)?),
+            Shape::Union(regions) => PreparedShape::Union(all(regions, spare)?),
         };
-        Ok(Self { shape, exclusions: all(&region.exclusions)? })
+        Ok(Self { shape, exclusions: all(&region.exclusions, spare)? })
     }
 
     /// Whether some of the disc is in the region. An exclusion removes a disc only if the whole

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod datum;
 mod shapes;
 
 fn circle(lat: f64, lng: f64, radius_m: f64) -> Region {
@@ -26,7 +27,8 @@ fn polygon(outer: &[(f64, f64)], holes: &[&[(f64, f64)]]) -> Region {
     let polygon =
         wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() };
     let shape = wire::region::Shape::Polygon(polygon);
-    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() }).unwrap()
+    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 })
+        .unwrap()
 }
 
 fn covered(region: &Region) -> Vec<CellIndex> {
@@ -70,7 +72,8 @@ fn cells_given_come_back_merged() {
     let given: Vec<u64> = parent.children(Resolution::Eight).map(u64::from).collect();
     let shape = wire::region::Shape::Cells(wire::CellSet { cells: given });
     let region =
-        Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() }).unwrap();
+        Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 })
+            .unwrap();
     assert_eq!(covered(&region), vec![parent]);
 }
 

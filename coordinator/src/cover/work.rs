@@ -14,6 +14,8 @@ pub(super) const DISC: u64 = 300;
 pub(super) const CIRCLE: u64 = 80;
 /// Work of one test of a disc against a set of cells.
 pub(super) const CELLS: u64 = 60;
+/// Work of the readings of one disc in GCJ-02.
+pub(super) const READINGS: u64 = 400;
 /// Work of one exact radius of a cell, or of one exact geodesic.
 pub(super) const EXACT: u64 = 1_000;
 /// Work of one cell that is placed into its band.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use clarion_proto::{
+    alert,
     error::{InvalidField, required},
-    region::{LatLng, Region},
+    region::Region,
 };
 
 use crate::{
@@ -18,12 +19,11 @@ use crate::{
 ///
 /// # Errors
 /// The submitted region cannot be decoded: another version of the program accepted it.
-pub(super) fn target(alert: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec, InvalidField> {
-    let submitted = &alert.submitted;
+pub(super) fn target(record: &AlertRecord, plan: &SendPlan) -> Result<TargetSpec, InvalidField> {
+    let submitted = &record.submitted;
     let region = required(submitted.region.clone(), "alert.region")?;
     let region = Region::from_wire(region).map_err(|e| e.within("alert.region"))?;
-    let last_seen = submitted.last_seen.map(LatLng::from_wire).transpose();
-    let last_seen = last_seen.map_err(|e| e.within("alert.last_seen"))?;
+    let last_seen = alert::last_seen(submitted).map_err(|e| e.within("alert"))?;
     Ok(TargetSpec { region, last_seen, edges: plan.edges.clone(), finest: Some(plan.finest) })
 }
 

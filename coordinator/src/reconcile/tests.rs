@@ -151,8 +151,8 @@ async fn store() -> (Arc<Flaky>, Clock) {
 fn alert() -> AlertRecord {
     let center = Some(wire::LatLng { latitude: 22.54, longitude: 114.06 });
     let circle = wire::Circle { center, radius_meters: 3_000.0 };
-    let region =
-        wire::Region { shape: Some(wire::region::Shape::Circle(circle)), exclusions: vec![] };
+    let shape = Some(wire::region::Shape::Circle(circle));
+    let region = wire::Region { shape, ..wire::Region::default() };
     let last_seen = Some(wire::LatLng { latitude: 22.55, longitude: 114.05 });
     let submitted = wire::Alert {
         region: Some(region),

@@ -175,7 +175,11 @@ async fn nobody_is_placed_by_two_previews() {
         center: Some(wire::LatLng { latitude: 22.55, longitude: 114.06 }),
         radius_meters: 450.0,
     };
-    let hole = wire::Region { shape: Some(wire::region::Shape::Circle(hole)), exclusions: vec![] };
+    let hole = wire::Region {
+        shape: Some(wire::region::Shape::Circle(hole)),
+        exclusions: vec![],
+        datum: 0,
+    };
     excluded.region.as_mut().expect("set").exclusions.push(hole);
     // "Nearest" from elsewhere cuts the same region into other bands.
     let seen_elsewhere = wire::Alert {

@@ -23,6 +23,10 @@ use crate::{
 
 mod spoil;
 
+/// Coordinates in metres, as web maps use them.
+const MERCATOR: &str = r#"{"type":"Polygon","crs":{"type":"name","properties":{"name":"EPSG:3857"}},
+    "coordinates":[[[0,0],[1,0],[1,1],[0,0]]]}"#;
+
 /// What spoils a valid request, the field that the refusal names, and words of its description:
 /// limit and value.
 struct Refusal<T> {
@@ -71,6 +75,15 @@ const ALERT: &[Refusal<wire::Alert>] = refusals! { wire::Alert:
     "too many cells", |a| shape(a, cells(vec![0x89411ca0007ffff; 100_001])) => "alert.region.cells.cells", ["1 to 100000", "got 100001"];
     "a malformed cell", |a| shape(a, cells(vec![0x86411ca07ffffff, 1])) => "alert.region.cells.cells[1]", ["H3 cell index", "got 0x1"];
     "a cell of resolution 10", |a| shape(a, cells(vec![RESOLUTION_10])) => "alert.region.cells.cells[0]", ["0 to 9", "got 10"];
+    "cells of another datum", |a| {
+        shape(a, cells(vec![0x86411ca07ffffff]));
+        region(a).datum = wire::Datum::Gcj02.into();
+    } => "alert.region.datum", ["DATUM_WGS84", "got DATUM_GCJ02"];
+    "a region of an unknown datum", |a| region(a).datum = 3 => "alert.region.datum", ["DATUM_GCJ02 (2)", "got 3"];
+    "a place last seen of an unknown datum", |a| a.last_seen_datum = -1 => "alert.last_seen_datum", ["DATUM_WGS84 (1)", "got -1"];
+    "GeoJSON in web Mercator", |a| shape(a, wire::region::Shape::Geojson(MERCATOR.into())) => "alert.region.geojson.crs", ["EPSG:4326", "got EPSG:3857"];
+    "GeoJSON without an area", |a| shape(a, wire::region::Shape::Geojson(r#"{"type":"MultiPolygon","coordinates":[]}"#.into())) => "alert.region.geojson.coordinates", ["at least one polygon", "got none"];
+    "GeoJSON with two outlines by one name", |a| shape(a, wire::region::Shape::Geojson(r#"{"type":"Polygon","coordinates":[],"coordinates":[]}"#.into())) => "alert.region.geojson", ["twice"];
     "a rim too long for its extent", |a| shape(a, comb()) => "alert.region", ["100000 cells", "m outside the region", "at most 500 m"];
     "a union of nothing", |a| shape(a, union(vec![])) => "alert.region.union.regions", ["1 to 64", "got 0"];
     "a union of too many", |a| { let one = region(a).clone(); shape(a, union(vec![one; 65])); } => "alert.region.union.regions", ["1 to 64", "got 65"];
@@ -150,6 +163,11 @@ const CHANGE: &[Refusal<wire::DeviceChange>] = refusals! { wire::DeviceChange:
     "an empty place", |c| arrival_of(c).place = Some(wire::Place::default()) => "arrival.place.place", ["is required"];
     "latitude NaN", |c| place(c, wire::place::Place::Point(wire::LatLng { latitude: f64::NAN, longitude: 0.0 })) => "arrival.place.point.latitude", ["-90 and 90"];
     "a cell that is none", |c| place(c, wire::place::Place::Cell(7)) => "arrival.place.cell", ["H3"];
+    "a cell of another datum", |c| {
+        place(c, wire::place::Place::Cell(0x89411ca0007ffff));
+        arrival_of(c).place.as_mut().expect("set").datum = wire::Datum::Gcj02.into();
+    } => "arrival.place.datum", ["DATUM_WGS84", "got DATUM_GCJ02"];
+    "a place of an unknown datum", |c| arrival_of(c).place.as_mut().expect("set").datum = 9 => "arrival.place.datum", ["DATUM_GCJ02 (2)", "got 9"];
     "a coarse cell", |c| place(c, wire::place::Place::Cell(0x86411ca07ffffff)) => "arrival.place.cell", ["9"];
     "app unknown", |c| registration(c).app = "apps/nobody".into() => "arrival.registration.app", ["existing app"];
     "app malformed", |c| registration(c).app = "nobody".into() => "arrival.registration.app", ["apps/"];

@@ -28,7 +28,7 @@ fn square(west: f64, south: f64, size: f64) -> [(f64, f64); 4] {
 }
 
 fn alert(shape: wire::region::Shape) -> wire::Alert {
-    let region = wire::Region { shape: Some(shape), exclusions: Vec::new() };
+    let region = wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 };
     wire::Alert { region: Some(region), ..demo_alert() }
 }
 
@@ -102,6 +102,84 @@ async fn what_is_published_is_accepted_and_loses_nobody() {
         assert!(!holds(&cells, outside), "{what}: outside");
         assert!((alert.overshoot_meters - 448.8).abs() < 0.1, "{what}: {}", alert.overshoot_meters);
         assert!((alert.band_step_meters - 10_000.0).abs() < 0.1, "{what}");
+    }
+}
+
+/// The same outline of a Chinese map in each form, and the datum of the place last seen.
+#[tokio::test]
+async fn a_region_says_its_datum() {
+    let server = Server::with_demo().await;
+    let gcj02 = i32::from(wire::Datum::Gcj02);
+    // Shown at (22.540796, 113.917176), on the ground at (22.543847, 113.912316).
+    let (ground, shown) = ((113.912_316, 22.543_847), (113.917_176, 22.540_796));
+    // A street 120 m wide and 14 km long across the way from one to the other: above 1 km².
+    let corner = |across: f64, along: f64| {
+        (
+            shown.0 + 0.000_485 * across + 0.038_2 * along,
+            shown.1 - 0.000_303 * across + 0.052_5 * along,
+        )
+    };
+    let outer = [corner(-1.0, -1.0), corner(1.0, -1.0), corner(1.0, 1.0), corner(-1.0, 1.0)];
+    let text = format!(
+        r#"{{"type":"Polygon","coordinates":[[{}]]}}"#,
+        outer.map(|(x, y)| format!("[{x},{y}]")).join(",")
+    );
+    let union = |region| wire::region::Shape::Union(wire::RegionUnion { regions: vec![region] });
+    let of = |shape| wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 };
+    let mut request = 0;
+    for (datum, holds_ground, shape) in [
+        (gcj02, true, polygon(&outer, &[])),
+        (gcj02, true, wire::region::Shape::Geojson(text.clone())),
+        (gcj02, true, union(of(polygon(&outer, &[])))),
+        (0, true, union(wire::Region { datum: gcj02, ..of(polygon(&outer, &[])) })),
+        (0, false, polygon(&outer, &[])),
+        (wire::Datum::Wgs84.into(), false, wire::region::Shape::Geojson(text)),
+    ] {
+        request += 1;
+        let region = Some(wire::Region { datum, ..of(shape) });
+        let point = |(longitude, latitude)| wire::LatLng { latitude, longitude };
+        let asked = wire::Alert {
+            region,
+            last_seen: Some(point(shown)),
+            last_seen_datum: gcj02,
+            ..demo_alert()
+        };
+        let made = soon(server.alerts().create_alert(create(request, asked))).await;
+        let made = made.unwrap_or_else(|refused| panic!("{request}: {refused}")).into_inner();
+        assert_eq!(made.last_seen_datum, gcj02, "as the caller submitted it");
+        assert!(made.overshoot_meters < 500.0, "{}", made.overshoot_meters);
+        let started = server.nodes.started.lock();
+        let plan = started.last().expect("started");
+        let cells: Vec<_> = plan.bands.iter().flat_map(|band| band.cells.clone()).collect();
+        assert_eq!(holds(&cells, ground), holds_ground, "{request}");
+        assert_eq!(holds(&cells, shown), !holds_ground, "{request}");
+    }
+    for (field, alert) in [
+        (
+            "alert.region.datum",
+            wire::Alert {
+                region: Some(wire::Region { datum: 7, ..of(polygon(&outer, &[])) }),
+                ..demo_alert()
+            },
+        ),
+        ("alert.last_seen_datum", wire::Alert { last_seen_datum: -1, ..demo_alert() }),
+        (
+            "alert.region.datum",
+            wire::Alert {
+                region: Some(wire::Region {
+                    datum: gcj02,
+                    ..of(wire::region::Shape::Cells(wire::CellSet {
+                        cells: vec![0x8009fffffffffff],
+                    }))
+                }),
+                ..demo_alert()
+            },
+        ),
+    ] {
+        request += 1;
+        let refused = soon(server.alerts().create_alert(create(request, alert))).await;
+        let refused = refused.expect_err(field);
+        assert!(refused.message().starts_with(field), "{field}: {}", refused.message());
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn arrival(device: &str) -> wire::DeviceChange {
         ..Default::default()
     };
     let place = wire::place::Place::Point(wire::LatLng { latitude: 22.5, longitude: 114.0 });
-    let place = wire::Place { place: Some(place) };
+    let place = wire::Place { place: Some(place), datum: 0 };
     let change = wire::Arrival { registration: Some(registration), place: Some(place) };
     wire::DeviceChange {
         device: device.to_owned(),
@@ -225,6 +225,7 @@ async fn a_full_store_refuses_registrations_and_still_takes_removals_and_mutes()
     // Nothing of it can be written: the stream ends.
     let place = wire::device_change::Change::Place(wire::Place {
         place: Some(wire::place::Place::Cell(0x89411ca0003ffff)),
+        datum: 0,
     });
     for changes in [vec![device(1)], vec![of(1, place.clone())]] {
         let refused = write(&server, vec![batch(1, changes), batch(2, vec![removal(1)])])

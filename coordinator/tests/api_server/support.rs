@@ -424,6 +424,7 @@ pub(crate) fn demo_alert() -> wire::Alert {
         region: Some(wire::Region {
             shape: Some(wire::region::Shape::Circle(circle)),
             exclusions: vec![],
+            datum: 0,
         }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], ..Default::default() }),
         active_until: Some(from_now(600)),

@@ -25,6 +25,9 @@ pub struct Submitted {
     pub name: String,
     /// Time at which the acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
+    /// Largest distance outside the region at which a device may receive the alert, metres, as the
+    /// coordinator says.
+    pub overshoot_m: f64,
 }
 
 impl Submitted {
@@ -147,7 +150,11 @@ pub async fn submit(
     let mut client = AlertServiceClient::new(channel);
     let request = wire::CreateAlertRequest { alert: Some(alert), request_id, validate_only: false };
     let answer = client.create_alert(request).await?.into_inner();
-    Ok(Submitted { name: answer.name, acknowledged_ns: now_ns() })
+    Ok(Submitted {
+        name: answer.name,
+        acknowledged_ns: now_ns(),
+        overshoot_m: answer.overshoot_meters,
+    })
 }
 
 /// Returns the number of devices that an alert would reach, as the cluster counts them.
@@ -280,7 +287,7 @@ fn region(spec: &RegionSpec) -> wire::Region {
             holes: holes.iter().map(|h| ring(h)).collect(),
         }),
     };
-    wire::Region { shape: Some(shape), exclusions: Vec::new() }
+    wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 }
 }
 
 /// Closes a ring, as the contract requires.

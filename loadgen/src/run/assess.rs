@@ -286,6 +286,7 @@ fn judge(
         begun_ns: seen.called_ns,
         end_ns: seen.ended.seen_ns,
         settle_ns: scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000,
+        overshoot_m: seen.submitted.overshoot_m,
         edges: &band_edges(&seen.ended.progress),
         resolution: tiles::resolution(&scenario.alert.region),
     })

@@ -55,6 +55,7 @@ impl World {
             begun_ns: BEGUN,
             end_ns: END,
             settle_ns: SETTLE,
+            overshoot_m: 448.8,
             edges: &order::default_edges(20_000.0),
             resolution: Resolution::Six,
         })

@@ -88,6 +88,11 @@ impl Node {
         command
     }
 
+    /// Returns the folder of the packages.
+    pub(crate) fn modules(&self) -> &Path {
+        &self.modules
+    }
+
     /// Returns a command for a program of a package.
     pub(crate) fn binary(&self, name: &str) -> Command {
         Command::new(self.binary_path(name))

@@ -19,6 +19,7 @@ fn demo() -> wire::Alert {
         severity: wire::Severity::Urgent.into(),
         region: Some(wire::Region {
             exclusions: vec![],
+            datum: 0,
             shape: Some(wire::region::Shape::Circle(circle)),
         }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], ..Default::default() }),
@@ -117,12 +118,19 @@ fn region() -> impl Strategy<Value = wire::Region> {
         .prop_map(|(outer, holes)| Some(Shape::Polygon(wire::Polygon { outer, holes })));
     let cells = proptest::collection::vec(any::<u64>(), 0..3)
         .prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
-    let leaf = prop_oneof![Just(None), circle, polygon, cells]
-        .prop_map(|shape| wire::Region { shape, exclusions: vec![] });
+    let leaf = prop_oneof![Just(None), circle, polygon, cells].prop_map(|shape| wire::Region {
+        shape,
+        exclusions: vec![],
+        datum: 0,
+    });
     leaf.prop_recursive(5, 12, 3, |inner| {
         let many = proptest::collection::vec(inner.clone(), 0..3);
         (many, proptest::collection::vec(inner, 0..2)).prop_map(|(regions, exclusions)| {
-            wire::Region { shape: Some(Shape::Union(wire::RegionUnion { regions })), exclusions }
+            wire::Region {
+                shape: Some(Shape::Union(wire::RegionUnion { regions })),
+                exclusions,
+                datum: 0,
+            }
         })
     })
 }
@@ -158,6 +166,23 @@ prop_compose! {
             ..Default::default()
         }
     }
+}
+
+#[test]
+fn the_place_last_seen_is_converted_from_its_datum() {
+    // A published pair of WGS-84 and GCJ-02.
+    let shown = wire::LatLng { latitude: 22.540_796_13, longitude: 113.917_176_48 };
+    let seen = |last_seen_datum| {
+        let alert = wire::Alert { last_seen: Some(shown), last_seen_datum, ..demo() };
+        AlertSpec::from_wire(alert).expect("valid").last_seen.expect("given").to_wire()
+    };
+    let ground = seen(wire::Datum::Gcj02.into());
+    assert!((ground.latitude - 22.543_847).abs() < 2e-7, "{}", ground.latitude);
+    assert!((ground.longitude - 113.912_316).abs() < 2e-7, "{}", ground.longitude);
+    assert_eq!(seen(0), shown);
+    assert_eq!(seen(wire::Datum::Wgs84.into()), shown);
+    let unknown = wire::Alert { last_seen_datum: 3, ..demo() };
+    assert_eq!(AlertSpec::from_wire(unknown).unwrap_err().field, "last_seen_datum");
 }
 
 proptest! {

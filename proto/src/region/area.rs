@@ -11,18 +11,20 @@
 //! that reaches out of its part removes only what is inside the part.
 
 use super::{
+    budget::Work,
     grid::{Edge, GridPoint, Meeting, TURN, meeting},
     outline::{Exhausted, Outline, edges_of},
     overlay::{Hole, Piece, united},
     ring::{GivenRing, Ring, follow},
     seam,
 };
-use crate::error::InvalidField;
+use crate::{datum::Datum, error::InvalidField};
 
-/// Maximum work to check and to cut one region, about a nanosecond each.
-pub(super) const WORK_MAX: u64 = 80_000_000;
 /// Maximum number of places at which edges of a region meet other edges than their neighbours.
 const MEETINGS_MAX: u64 = 100_000;
+/// Work to cut the edges at one such place. A region of many areas, each with as many places as are
+/// allowed, would take seconds to cut.
+const MEETING_WORK: u64 = 400;
 /// Largest distance by which cutting moves an edge, metres: some grid units.
 const CUT_ERROR_M: f64 = 0.2;
 
@@ -36,6 +38,7 @@ pub(super) struct GivenPart {
 /// Set of points between rings on the grid: never empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Area {
+    datum: Datum,
     /// Western end of the 360 degrees in which the rings lie, grid units.
     west: i64,
     /// Rings that touch at most: counterclockwise around the area, clockwise around its holes.
@@ -46,7 +49,11 @@ pub struct Area {
 
 impl Area {
     /// Normalizes, checks and cuts the parts. `work` is the rest of the budget of the region.
-    pub(super) fn checked(parts: &[GivenPart], work: &mut u64) -> Result<Self, InvalidField> {
+    pub(super) fn checked(
+        parts: &[GivenPart],
+        datum: Datum,
+        work: &Work,
+    ) -> Result<Self, InvalidField> {
         let mut pieces = Vec::with_capacity(parts.len());
         for part in parts {
             let outer = Ring::checked(&part.outer, work)?;
@@ -91,7 +98,13 @@ impl Area {
         }
         let error_m = if meetings == 0 && is_exact && !is_whole_turn { 0.0 } else { CUT_ERROR_M };
         let outline = Outline::new(rings.iter().map(Vec::as_slice));
-        Ok(Self { west, rings, outline, error_m })
+        Ok(Self { datum, west, rings, outline, error_m })
+    }
+
+    /// Datum of the rings, in which their edges are straight.
+    #[must_use]
+    pub fn datum(&self) -> Datum {
+        self.datum
     }
 
     /// Edges of all rings; the area lies to the left of each.
@@ -119,7 +132,7 @@ impl Area {
         self.error_m
     }
 
-    /// Whether a place is inside; a place on an edge is. `work` grows by about one for each
+    /// Whether a place in the area's datum is inside; a place on an edge is. `work` grows by about one for each
     /// nanosecond.
     #[must_use]
     pub fn holds(&self, lat_deg: f64, lng_deg: f64, work: &mut u64) -> bool {
@@ -151,7 +164,7 @@ fn frame(extents: impl Iterator<Item = (i64, i64)>) -> (i64, bool) {
 
 /// Whether a hole has no area in common with its outer ring: no edges cross, none of the hole's
 /// points and middles of edges is inside, and at least one of them is outside.
-fn is_outside(hole: &Ring, outer: &Ring, outline: &Outline, work: &mut u64) -> bool {
+fn is_outside(hole: &Ring, outer: &Ring, outline: &Outline, work: &Work) -> bool {
     let ((west, east), (hole_west, hole_east)) = (outer.extent(), hole.extent());
     let turns = (-2..=2).map(|turn| turn * TURN);
     let near = turns.filter(|turn| hole_west + turn <= east && hole_east + turn >= west);
@@ -165,8 +178,8 @@ fn is_outside(hole: &Ring, outer: &Ring, outline: &Outline, work: &mut u64) -> b
         for place in points.iter().copied().chain(edges_of(&points).map(middle)) {
             let mut steps = 0;
             let winding = outline.winding(place, &mut steps);
-            *work = work.saturating_sub(steps);
-            if *work == 0 {
+            work.take(steps);
+            if work.is_used_up() {
                 return false; // the search for meetings refuses the region
             }
             match winding {
@@ -180,19 +193,19 @@ fn is_outside(hole: &Ring, outer: &Ring, outline: &Outline, work: &mut u64) -> b
         // A hole around the whole outer ring has no point inside the ring.
         let is_around =
             outer.points.iter().take(64).any(|&p| covers.winding(p, &mut steps) != Some(0));
-        *work = work.saturating_sub(steps);
+        work.take(steps);
         outside && !is_around && !crosses(&points, outline, work)
     })
 }
 
 /// Whether an edge of a ring crosses an edge of an outline.
-fn crosses(ring: &[GridPoint], outline: &Outline, work: &mut u64) -> bool {
+fn crosses(ring: &[GridPoint], outline: &Outline, work: &Work) -> bool {
     edges_of(ring)
         .any(|edge| outline.meets(edge, work, |other| meeting(edge, other) == Meeting::Cross))
 }
 
 /// Counts the places at which edges meet that do not follow each other in a ring.
-fn meetings(pieces: &[Piece], work: &mut u64) -> Result<u64, Exhausted> {
+fn meetings(pieces: &[Piece], work: &Work) -> Result<u64, Exhausted> {
     let outline = Outline::new(pieces.iter().flat_map(Piece::rings).map(Vec::as_slice));
     let edges = outline.edges();
     let mut count = 0;
@@ -203,5 +216,6 @@ fn meetings(pieces: &[Piece], work: &mut u64) -> Result<u64, Exhausted> {
         }
         count > MEETINGS_MAX
     })?;
-    if too_many { Err(Exhausted) } else { Ok(count) }
+    work.take(count * MEETING_WORK);
+    if too_many || work.is_used_up() { Err(Exhausted) } else { Ok(count) }
 }

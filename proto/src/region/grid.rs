@@ -28,8 +28,7 @@ pub struct GridPoint {
 pub type Edge = (GridPoint, GridPoint);
 
 impl GridPoint {
-    /// Converts a given point to the grid: the only way from degrees to the grid, so that another
-    /// datum would be converted here.
+    /// Converts a given point to the grid. The grid is of the region's datum.
     ///
     /// # Errors
     /// The latitude is beyond 90 degrees, or the longitude beyond 360 degrees.

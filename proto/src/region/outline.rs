@@ -1,6 +1,7 @@
 //! Edges of many rings, indexed: how often the rings wind around a point, and which edges meet.
 
 use super::{
+    budget::Work,
     grid::{Edge, GridPoint, box_holds, side},
     hierarchy::{Bounds, Hierarchy},
 };
@@ -127,7 +128,7 @@ impl Outline {
     pub(super) fn meets(
         &self,
         edge: Edge,
-        work: &mut u64,
+        work: &Work,
         mut meet: impl FnMut(Edge) -> bool,
     ) -> bool {
         let bounds = Run::of(edge);
@@ -139,7 +140,7 @@ impl Outline {
             },
             |range| self.edges[range].iter().any(|&other| meet(other)),
         );
-        *work = work.saturating_sub(steps);
+        work.take(steps);
         found
     }
 
@@ -149,15 +150,14 @@ impl Outline {
     /// The search would take more than `work`, some nanoseconds each.
     pub(super) fn pairs(
         &self,
-        work: &mut u64,
+        work: &Work,
         mut meet: impl FnMut(usize, usize) -> bool,
     ) -> Result<bool, Exhausted> {
         let mut exhausted = false;
         for (mine, bounds) in self.runs.runs() {
-            let left = std::cell::Cell::new(*work);
-            let take = |cost: u64| {
-                left.set(left.get().saturating_sub(cost));
-                left.get() == 0
+            let take = |units| {
+                work.take(units);
+                work.is_used_up()
             };
             let found = self.runs.search(
                 |run| {
@@ -186,7 +186,6 @@ impl Outline {
                     false
                 },
             );
-            *work = left.get();
             if exhausted {
                 return Err(Exhausted);
             }

@@ -5,6 +5,7 @@
 //! two of its edges really cross, if it runs around a pole, or if it encloses no area.
 
 use super::{
+    budget::Work,
     grid::{
         DEGREE, Edge, GridPoint, Meeting, TURN, box_holds, crossing_point, is_near_line, meeting,
         side,
@@ -56,7 +57,7 @@ enum Misread {
 impl Ring {
     /// Normalizes a ring, and checks that its edges do not cross. `work` is the rest of the budget
     /// of the region.
-    pub(super) fn checked(given: &GivenRing, work: &mut u64) -> Result<Self, InvalidField> {
+    pub(super) fn checked(given: &GivenRing, work: &Work) -> Result<Self, InvalidField> {
         let refused = |problem: String| InvalidField::new(&given.field, problem);
         // A ring is read as the world's edge only where the other reading encloses nothing.
         let read = |whole| normalized(&given.points, whole);
@@ -121,7 +122,7 @@ impl Ring {
     }
 
     /// Two edges that cross; notes whether others touch.
-    fn crossing(&mut self, work: &mut u64) -> Result<Option<(Edge, Edge)>, Exhausted> {
+    fn crossing(&mut self, work: &Work) -> Result<Option<(Edge, Edge)>, Exhausted> {
         let outline = self.outline();
         let edges = outline.edges();
         let (mut crossing, mut touches) = (None, false);

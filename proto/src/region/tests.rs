@@ -5,7 +5,7 @@ use super::*;
 fn circle(lat: f64, lng: f64, radius_meters: f64) -> wire::Region {
     let center = Some(wire::LatLng { latitude: lat, longitude: lng });
     let shape = wire::region::Shape::Circle(wire::Circle { center, radius_meters });
-    wire::Region { shape: Some(shape), exclusions: Vec::new() }
+    wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 }
 }
 
 #[test]
@@ -34,21 +34,44 @@ fn nesting_and_counts_are_bounded() {
     let mut region = circle(0.0, 0.0, 1.0);
     for _ in 0..DEPTH_MAX {
         let shape = wire::region::Shape::Union(wire::RegionUnion { regions: vec![region] });
-        region = wire::Region { shape: Some(shape), exclusions: Vec::new() };
+        region = wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 };
     }
     assert!(Region::from_wire(region).unwrap_err().problem.contains("deep"));
 
     let union = |regions| {
         let shape = wire::region::Shape::Union(wire::RegionUnion { regions });
-        wire::Region { shape: Some(shape), exclusions: Vec::new() }
+        wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 }
     };
     let many = union(vec![union(vec![circle(0.0, 0.0, 1.0); 40]); 30]);
     assert!(Region::from_wire(many).unwrap_err().problem.contains("at most 1024 regions"));
 
     let cells = wire::region::Shape::Cells(wire::CellSet { cells: vec![1] });
-    let region = wire::Region { shape: Some(cells), exclusions: Vec::new() };
+    let region = wire::Region { shape: Some(cells), exclusions: Vec::new(), datum: 0 };
     assert_eq!(Region::from_wire(region).unwrap_err().field, "cells.cells[0]");
 }
 
+/// Nobody waits for the verdict any more: the check ends at its next count of work.
+#[test]
+fn a_check_that_nobody_waits_for_ends() {
+    let round = (0..3_000).map(|i| {
+        let (sin, cos) = (f64::from(i) / 3_000.0 * std::f64::consts::TAU).sin_cos();
+        (cos, sin)
+    });
+    let outer: Vec<(f64, f64)> = round.collect();
+    let hole = [(0.1, 0.1), (0.2, 0.1), (0.2, 0.2)];
+    let polygon = polygons::part(&outer, &[&hole]);
+    let of = |shape| wire::Region { shape: Some(shape), ..wire::Region::default() };
+    for region in [
+        of(wire::region::Shape::Polygon(polygon.clone())),
+        of(wire::region::Shape::Union(wire::RegionUnion {
+            regions: vec![of(wire::region::Shape::Polygon(polygon)); 3],
+        })),
+    ] {
+        assert!(Region::from_wire_until(region.clone(), Arc::default()).is_ok());
+        assert!(Region::from_wire_until(region, Arc::new(true.into())).is_err());
+    }
+}
+
 mod polygons;
+mod texts;
 mod verdicts;

@@ -5,6 +5,7 @@
 
 use clarion_proto::{
     audience::Segment,
+    datum::Datum,
     device::{Cell, Change, Record, Registration, SEGMENTS_MAX},
     error::{InvalidField, required},
     ids::{DeviceId, UnixMillis},
@@ -189,14 +190,18 @@ fn segments(mut names: Vec<String>) -> Result<Vec<String>, InvalidField> {
 }
 
 fn cell(place: wire::Place) -> Result<Cell, InvalidField> {
+    let datum = Datum::from_wire(place.datum, "datum")?.unwrap_or_default();
     match required(place.place, "place")? {
         place::Place::Point(point) => {
-            let point = LatLng::from_wire(point).map_err(|e| e.within("point"))?;
+            let point = LatLng::from_wire(point, datum).map_err(|e| e.within("point"))?;
             let point = h3o::LatLng::new(point.lat_deg(), point.lng_deg());
             let point = point.map_err(|_| {
                 InvalidField::new("point", "must be a finite latitude and longitude")
             })?;
             Ok(Cell::from(point.to_cell(Resolution::Nine)))
+        }
+        place::Place::Cell(_) if datum == Datum::Gcj02 => {
+            Err(InvalidField::new("datum", Datum::OF_CELLS))
         }
         place::Place::Cell(index) => Cell::new(index),
     }

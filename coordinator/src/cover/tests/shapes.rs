@@ -18,7 +18,7 @@ fn region(parts: &[(Outline, Vec<Outline>)]) -> Result<Region, clarion_proto::er
     };
     let polygons = parts.iter().map(polygon).collect();
     let shape = wire::region::Shape::MultiPolygon(wire::MultiPolygon { polygons });
-    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() })
+    Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new(), datum: 0 })
 }
 
 fn one(outer: &[(f64, f64)]) -> Region {
@@ -128,6 +128,24 @@ fn work_near_a_pole_is_the_work_elsewhere() {
         println!("{radius_m} m: {} cells, {work} units", cover.unwrap().len());
         assert!(work < work_max, "{radius_m}: {work}");
     }
+}
+
+/// Edges of all polygons of a region together: a union of many would take gigabytes.
+#[test]
+fn long_edges_of_all_members_are_counted_together() {
+    let wedges = |count: i32| {
+        let wedge = |i: i32| {
+            let west = f64::from(i);
+            vec![(west, -80.0), (west + 0.4, -80.0), (west + 0.4, 80.0), (west, 80.0)]
+        };
+        let polygons: Vec<_> = (0..count).map(|i| (wedge(i), Vec::new())).collect();
+        region(&polygons).unwrap()
+    };
+    let refused =
+        |region: &Region| cover(region, CellBudget::default()) == Err(CoverError::LongEdges);
+    let one = wedges(100);
+    let union = Region { shape: Shape::Union(vec![one.clone(); 8]), exclusions: Vec::new() };
+    assert!(!refused(&one) && refused(&union));
 }
 
 /// Whether a ring winds around a point, by plain arithmetic.

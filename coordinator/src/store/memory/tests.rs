@@ -147,7 +147,7 @@ async fn large_alerts_that_ended_are_forgotten_sooner() {
     store.create_app(app("demo")).await.expect("room");
     let region =
         wire::region::Shape::Cells(wire::CellSet { cells: vec![0x89411ca0003ffff; 100_000] });
-    let region = wire::Region { shape: Some(region), exclusions: vec![] };
+    let region = wire::Region { shape: Some(region), exclusions: vec![], datum: 0 };
     let submitted = Arc::new(wire::Alert { region: Some(region), ..Default::default() });
     let of_one = submitted.encoded_len();
     assert!(of_one > 800_000);

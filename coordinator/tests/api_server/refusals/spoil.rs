@@ -96,7 +96,7 @@ pub(super) fn registration(change: &mut wire::DeviceChange) -> &mut wire::Regist
 }
 
 pub(super) fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
-    arrival_of(change).place = Some(wire::Place { place: Some(place) });
+    arrival_of(change).place = Some(wire::Place { place: Some(place), datum: 0 });
 }
 
 /// A device that is named by its app and token.

@@ -70,7 +70,7 @@ fn registered(edit: impl FnOnce(&mut wire::Registration)) -> wire::DeviceChange 
 }
 
 fn placed(place: place::Place) -> wire::DeviceChange {
-    change(device_change::Change::Place(wire::Place { place: Some(place) }))
+    change(device_change::Change::Place(wire::Place { place: Some(place), datum: 0 }))
 }
 
 #[test]
@@ -142,6 +142,35 @@ fn a_point_becomes_its_cell_and_a_cell_must_be_of_resolution_nine() {
 }
 
 #[test]
+fn a_point_of_a_chinese_map_becomes_the_cell_on_the_ground() {
+    let of = |place, datum| {
+        change(device_change::Change::Place(wire::Place { place: Some(place), datum }))
+    };
+    let (wgs84, gcj02) = (wire::Datum::Wgs84.into(), wire::Datum::Gcj02.into());
+    // A published pair of the two datums.
+    let ground = wire::LatLng { latitude: 22.543_847, longitude: 113.912_316 };
+    let shown = wire::LatLng { latitude: 22.540_796_13, longitude: 113.917_176_48 };
+    let cell = |point, datum| match checked(of(place::Place::Point(point), datum)) {
+        Ok(Record { change: Change::Place(cell), .. }) => cell,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cell(shown, gcj02), cell(ground, wgs84));
+    assert_eq!(cell(ground, 0), cell(ground, wgs84));
+    assert_ne!(cell(shown, 0), cell(ground, 0));
+    let hanover = wire::LatLng { latitude: 52.37, longitude: 9.73 };
+    assert_eq!(cell(hanover, gcj02), cell(hanover, wgs84), "the offset is 0 there");
+    let index = place::Place::Cell(cell(ground, 0).index());
+    assert!(checked(of(index, wgs84)).is_ok());
+    let with_cell = checked(of(index, gcj02)).expect_err("a cell of another datum");
+    assert_eq!(
+        with_cell.to_string(),
+        "place.datum: must be DATUM_WGS84 or not set: cells are sets of points on WGS-84; got \
+         DATUM_GCJ02"
+    );
+    assert_eq!(refused(of(place::Place::Point(ground), 3)), "place.datum");
+}
+
+#[test]
 fn the_field_at_fault_is_named_and_no_token_is_shown() {
     assert_eq!(refused(registered(|r| r.token.clear())), "registration.token");
     assert_eq!(refused(registered(|r| r.token = "a".repeat(202))), "registration.token");
@@ -162,7 +191,7 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
     assert_eq!(refused(arrival(None, None)), "arrival.registration");
     assert_eq!(refused(arrival(Some(registration()), None)), "arrival.place");
     assert_eq!(
-        refused(arrival(Some(registration()), Some(wire::Place { place: None }))),
+        refused(arrival(Some(registration()), Some(wire::Place { place: None, datum: 0 }))),
         "arrival.place.place"
     );
 }
@@ -214,11 +243,11 @@ proptest! {
         let registration =
             wire::Registration { token, locale, segments, replaces, ..registration() };
         let point = wire::LatLng { latitude, longitude };
-        let place = wire::Place { place: Some(place::Place::Point(point)) };
+        let place = wire::Place { place: Some(place::Place::Point(point)), datum: 0 };
         let change = match which {
             0 => Wire::Registration(registration),
             1 => Wire::Place(place),
-            2 => Wire::Place(wire::Place { place: Some(place::Place::Cell(index)) }),
+            2 => Wire::Place(wire::Place { place: Some(place::Place::Cell(index)), datum: 0 }),
             3 => Wire::Arrival(wire::Arrival {
                 registration: Some(registration),
                 place: Some(place),
