@@ -10,10 +10,10 @@
 //!
 //! ```text
 //! alert                              an alert as submitted
-//! message                            texts and links
+//! message options                    texts and links, and how gateways show them
 //! locale                             languages, and who reads which text
 //! app audience device region         whom it addresses, and where
-//! ids                                names and numbers
+//! filing ids text                    names and numbers, labels, rules of texts
 //! error latency limits outcome time  words that all share
 //! ```
 
@@ -22,13 +22,16 @@ pub mod app;
 pub mod audience;
 pub mod device;
 pub mod error;
+pub mod filing;
 pub mod ids;
 pub mod latency;
 pub mod limits;
 pub mod locale;
 pub mod message;
+pub mod options;
 pub mod outcome;
 pub mod region;
+mod text;
 pub mod time;
 
 /// Types and services generated from the .proto files, which document them.

@@ -22,7 +22,9 @@
 //! |---|---|---|---|
 //! | connections | `connections_max` | three quarters | the place of an idle connection, else a closed connection |
 //! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, retry after 1 s |
-//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s of waiting, then MESSAGES_BUSY, after 1 s |
+//! | bytes of messages being received | 48 MiB ([`super::ports::api`]) | half, and its turn | 10 s of waiting, then MESSAGES_BUSY, after 1 s |
+//! | bytes of messages that were compressed, decompressed | 48 MiB more | half, and its turn | the same |
+//! | metadata of one request | [`METADATA_BYTES_MAX`] | the same | METADATA_TOO_LARGE, no retry |
 //! | streams of health and reflection | [`FOREIGN_STREAMS_MAX`] | none | REQUESTS_BUSY, after 1 s |
 //! | streams of `WriteDevices` | [`super::registry::STREAMS_MAX`] | half | WRITE_STREAMS_MAX, after 5 s |
 //! | such a stream, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
@@ -68,6 +70,9 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
 /// Maximum number of health and reflection streams on all connections together: a few tools and
 /// monitors.
 pub const FOREIGN_STREAMS_MAX: usize = 64;
+/// Longest metadata of a request, bytes, as HTTP/2 counts it: name, value and 32 bytes for each
+/// field. Callers need some hundred bytes, for deadlines, traces and credentials.
+pub const METADATA_BYTES_MAX: usize = 16 << 10;
 /// Time until a refused caller may retry.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -126,6 +131,11 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let metadata = metadata_bytes(request.headers());
+        if metadata > METADATA_BYTES_MAX {
+            let status = status::metadata_too_large(metadata, METADATA_BYTES_MAX);
+            return std::future::ready(Ok(status.into_http())).boxed();
+        }
         let own = request
             .extensions()
             .get::<Peer>()
@@ -173,6 +183,11 @@ where
         }
         .boxed()
     }
+}
+
+/// Size of a request's metadata, bytes; see [`METADATA_BYTES_MAX`].
+fn metadata_bytes(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Response body that holds places until the transport has taken all of it.

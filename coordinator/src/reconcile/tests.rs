@@ -20,8 +20,8 @@ use crate::{
     planned::{CountPlan, CountedDevices},
     snapshot::State,
     store::{
-        AlertCursor, AppRecord, Created, RequestId, fixtures::record, memory::MemoryStore,
-        suite::app as demo_app,
+        AlertCursor, AlertFilter, AppRecord, Created, RequestId, fixtures::record,
+        memory::MemoryStore, suite::app as demo_app,
     },
 };
 
@@ -145,10 +145,11 @@ impl AlertStore for Flaky {
 
     async fn alerts(
         &self,
+        filter: &AlertFilter,
         after: Option<&AlertCursor>,
         limit: usize,
     ) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.alerts(after, limit).await
+        self.reach()?.alerts(filter, after, limit).await
     }
 
     async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError> {

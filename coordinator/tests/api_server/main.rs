@@ -5,6 +5,7 @@
 
 mod alerts;
 mod apps;
+mod callers;
 mod cancel;
 mod feed;
 mod hostile;

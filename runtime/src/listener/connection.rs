@@ -32,7 +32,8 @@ use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use super::{
     ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX,
     RESETS_PENDING_MAX, Served,
-    activity::{Activity, Counted},
+    activity::{Activity, Counted, Stage},
+    inflate::{Encoding, Inflated, Inflation},
     meter::Metered,
 };
 use crate::{
@@ -60,7 +61,7 @@ pub(super) async fn serve(
     clock: Clock,
     activity: Arc<Activity>,
     limits: Arc<Limits>,
-    meter: Meter,
+    (meter, inflation): (Meter, Option<Inflation>),
     service: impl Served,
     stop: CancellationToken,
 ) {
@@ -82,7 +83,8 @@ pub(super) async fn serve(
     let requests = {
         let (activity, limits) = (Arc::clone(&activity), Arc::clone(&limits));
         service_fn(move |request| {
-            answer(request, &activity, &limits, &meter, service.clone(), &peer, &info)
+            let budgets = (&meter, inflation.as_ref());
+            answer(request, &activity, &limits, budgets, service.clone(), &peer, &info)
         })
     };
     let connection = server(&limits).serve_connection(TokioIo::new(io), requests);
@@ -143,10 +145,10 @@ fn server(limits: &Limits) -> http2::Builder<TokioExecutor> {
 
 /// One request, counted from its head to its answer's last byte.
 fn answer<S: Served>(
-    request: http::Request<Incoming>,
+    mut request: http::Request<Incoming>,
     activity: &Arc<Activity>,
     limits: &Limits,
-    meter: &Meter,
+    (meter, inflation): (&Meter, Option<&Inflation>),
     service: S,
     peer: &Peer,
     info: &TcpConnectInfo,
@@ -154,8 +156,21 @@ fn answer<S: Served>(
     let stream = activity.open();
     let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
     let from = PeerKey::of(peer.address.ip());
-    let metered = |body| Metered::new(body, method, meter.clone(), from, Arc::clone(&stream));
-    let mut request = request.map(|body| Body::new(metered(body)));
+    let compressed = inflation
+        .and_then(|inflation| Some((Encoding::take(request.headers_mut())?, inflation.clone())));
+    let metered = |body| {
+        let stream = (Arc::clone(&stream), Stage::Received);
+        Metered::new(body, method, meter.clone(), from, stream)
+    };
+    let mut request = request.map(|body| match compressed {
+        None => Body::new(metered(body)),
+        Some((encoding, inflation)) => {
+            let meter = inflation.meter.clone();
+            let body = Inflated::new(metered(body), encoding, inflation, from);
+            let stream = (Arc::clone(&stream), Stage::Inflated);
+            Body::new(Metered::new(body, method, meter, from, stream))
+        }
+    });
     request.extensions_mut().insert(peer.clone());
     request.extensions_mut().insert(info.clone());
     let answer = service.serve(request);
@@ -165,7 +180,7 @@ fn answer<S: Served>(
             Status::deadline_exceeded(words).into_http()
         });
         if !matches!(method, Method::Exchange) {
-            stream.release();
+            stream.release_all();
         }
         if matches!(method, Method::Answer) {
             stream.answered();

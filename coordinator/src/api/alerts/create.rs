@@ -19,7 +19,14 @@ use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{super::REQUEST_BYTES_MAX, Alerts, Context, prepare::Prepared, status};
+use super::{
+    super::REQUEST_BYTES_MAX,
+    Alerts, Context,
+    answer::{self, OUTPUT_BYTES_MAX},
+    difference,
+    prepare::Prepared,
+    status,
+};
 use crate::{
     admission::render::Rendered,
     bands::Bands,
@@ -29,9 +36,9 @@ use crate::{
     store::{AlertRecord, Created, RequestId, SendPlan},
 };
 
-/// Largest alert, bytes: the response adds names, times and progress and must still be smaller than
-/// the largest request.
-const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - (64 << 10);
+/// Largest alert, bytes: a response with the region adds names, times and progress, and must not be
+/// larger than the largest request.
+const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - OUTPUT_BYTES_MAX;
 
 /// Result of CreateAlert.
 pub(super) enum Answer {
@@ -181,13 +188,13 @@ fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, S
     if *existing.submitted == *submitted {
         return Ok(Answer::Recorded(existing));
     }
-    let message = format!("request_id was used for another alert, {}", existing.name);
-    Err(status::already_exists(message))
+    let field = difference::first(&existing.submitted, submitted);
+    Err(status::used_for(&existing.name, &field))
 }
 
 /// The response to a validation: nothing was recorded, so the response has no name.
 fn valid(submitted: &wire::Alert) -> Answer {
-    Answer::Valid(Box::new(submitted.clone()))
+    Answer::Valid(Box::new(answer::submitted(submitted, answer::is_small(submitted))))
 }
 
 /// The response to a validation that computed the cover.
@@ -195,7 +202,7 @@ fn planned(submitted: &wire::Alert, prepared: &Prepared) -> Answer {
     Answer::Valid(Box::new(wire::Alert {
         overshoot_meters: prepared.target.overshoot_m,
         band_step_meters: prepared.target.edges.step_m(),
-        ..submitted.clone()
+        ..answer::submitted(submitted, answer::is_small(submitted))
     }))
 }
 
@@ -215,14 +222,13 @@ fn without_outputs(alert: wire::Alert) -> wire::Alert {
     }
 }
 
-/// Checks an alert's size: a response repeats the alert with more fields, and gRPC clients accept
-/// 4 MiB by default.
+/// Checks an alert's size: a response repeats the alert with more fields.
 fn within_answers(alert: &wire::Alert) -> Result<(), InvalidField> {
     match alert.encoded_len() {
         ..=ALERT_BYTES_MAX => Ok(()),
         bytes => Err(InvalidField::new(
             "alert",
-            format_args!("at most {ALERT_BYTES_MAX} bytes, has {bytes}"),
+            format_args!("must be at most {ALERT_BYTES_MAX} bytes encoded; got {bytes} bytes"),
         )),
     }
 }
@@ -246,7 +252,7 @@ fn request_id(text: &str) -> Result<RequestId, InvalidField> {
 }
 
 /// 33 characters, ordered by time; also a valid `apns-collapse-id`.
-fn alert_name(id: Uuid) -> AlertName {
+pub(super) fn alert_name(id: Uuid) -> AlertName {
     AlertName::from_id(&format!("a{}", id.simple())).expect("a letter and 32 hexadecimal digits")
 }
 
