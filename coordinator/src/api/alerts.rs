@@ -1,7 +1,7 @@
 //! `AlertService`: one alert from its request to its end. [`create`] handles requests, [`watch`]
 //! streams progress.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
@@ -42,6 +42,8 @@ pub(super) use server::server;
 /// Largest response that is sent without being asked for, bytes: gRPC clients accept 4 MiB by
 /// default. A larger region is left out, and a page ends sooner.
 const RESPONSE_BYTES_MAX: usize = 3 << 20;
+/// Maximum number of larger responses at a time, until their callers have read them: 128 MiB.
+pub(super) const LARGE_ANSWERS_MAX: usize = 16;
 
 /// Configuration of alerts, previews and watchers.
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ pub(super) struct Alerts {
     requests: Requests,
     /// Active alerts by the peer that created them; the store checks the total.
     active: Places,
+    /// Responses with a region of more than [`RESPONSE_BYTES_MAX`].
+    large: Places,
     watchers: Arc<watch::Watchers>,
     curiosity: Mutex<Curiosity<Target>>,
 }
@@ -78,7 +82,14 @@ impl Alerts {
         let (total_max, per_alert_max) = (config.watchers_max, config.watchers_per_alert_max);
         let watchers = watch::Watchers::new(total_max, per_alert_max, api.world.clock());
         let active = Places::new(config.active_max);
-        Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
+        Self {
+            api,
+            requests: Requests::default(),
+            active,
+            large: Places::new(LARGE_ANSWERS_MAX),
+            watchers,
+            curiosity: Mutex::default(),
+        }
     }
 
     /// Opens a stream of progress; see [`watch`].
@@ -137,10 +148,19 @@ impl AlertService for Alerts {
         &self,
         request: Request<wire::GetAlertRequest>,
     ) -> Result<Response<wire::Alert>, Status> {
+        let peer = door::peer(request.extensions());
         let request = request.into_inner();
         let alert = self.existing(&request.name).await?;
-        let regions = if request.with_region { Regions::All } else { Regions::Small };
-        Ok(sized(self.answer(&alert, regions)))
+        if !request.with_region || answer::is_small(&alert.submitted) {
+            return Ok(sized(self.answer(&alert, Regions::Small)));
+        }
+        let place = self.large.enter(peer).map_err(|full| {
+            let what = "responses with a region of more than 3 MiB";
+            status::share("RESPONSES_BUSY", what, peer, full, Duration::from_secs(1))
+        })?;
+        let mut response = sized(self.answer(&alert, Regions::All));
+        response.extensions_mut().insert(door::LargeAnswer::new(place));
+        Ok(response)
     }
 
     async fn list_alerts(

@@ -8,6 +8,7 @@ use clarion_proto::wire::v1::{
     self as wire, alert_service_client::AlertServiceClient,
     registry_service_client::RegistryServiceClient,
 };
+use prost::Message as _;
 use tonic::{Code, Status, codec::CompressionEncoding, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -137,6 +138,46 @@ async fn a_region_of_megabytes_is_taken_and_returned_where_it_fits() {
     );
     assert_eq!(field, "alert");
     assert!(says.contains("at most 8323072 bytes"), "{says}");
+}
+
+#[tokio::test]
+async fn large_responses_that_nobody_reads_have_a_limit() {
+    let server = Server::with_demo().await;
+    let created = soon(server.alerts().create_alert(create(1, padded(4 << 20)))).await;
+    let name = created.expect("created").into_inner().name;
+    let get = wire::GetAlertRequest { name, with_region: true }.encode_to_vec();
+    let length = u32::try_from(get.len()).expect("short").to_be_bytes();
+    let framed = [&[0][..], &length, &get].concat();
+    let tcp = tokio::net::TcpStream::connect(server.address).await.expect("listens");
+    let (mut client, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    // The bodies are never read. A peer alone has about half of the 16 places.
+    let (mut unread, mut refused) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let method = "clarion.v1.AlertService/GetAlert";
+        let request = http::Request::post(format!("http://{}/{method}", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("a request");
+        client = soon(client.ready()).await.expect("open");
+        let (answer, mut body) = client.send_request(request, false).expect("sent");
+        body.send_data(framed.clone().into(), true).expect("sent");
+        let answer = soon(answer).await.expect("an answer");
+        match Status::from_header_map(answer.headers()) {
+            None => unread.push(answer),
+            Some(status) => {
+                assert_eq!(reason(&status).1, "RESPONSES_BUSY", "{status:?}");
+                assert_eq!(pushback(&status), Some(1_000));
+                refused += 1;
+            }
+        }
+    }
+    assert!((8..=9).contains(&unread.len()) && refused >= 11, "{} are held", unread.len());
+    drop((unread, client));
+    let mut other = server.alerts().max_decoding_message_size(8 << 20);
+    let list = wire::ListAlertsRequest::default();
+    soon(other.list_alerts(list)).await.expect("others are served");
 }
 
 #[tokio::test]

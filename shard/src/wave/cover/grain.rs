@@ -75,7 +75,7 @@ mod tests {
         // 81 rings of resolution 6 are 19,927 cells, 82 are 20,419.
         assert_eq!(of(around(Resolution::Six, 81).iter()), Resolution::Six);
         assert_eq!(of(around(Resolution::Six, 82).iter()), Resolution::Five);
-        assert_eq!(of(ranges(CellIndex::base_cells()).iter()), Resolution::Three);
+        assert_eq!(of(ranges(CellIndex::base_cells()).iter()), Resolution::Two);
         assert_eq!(of([].iter()), Resolution::Six);
     }
 
