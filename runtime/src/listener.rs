@@ -227,7 +227,8 @@ impl Port {
     /// open connections to end (GOAWAY), and the call returns when the last connection has ended.
     /// Dropping the future ends all connections at once.
     pub async fn serve(self, service: impl Served, stop: impl Future<Output = ()>) {
-        serve(self, service, stop).await;
+        // On the heap: the state of a whole port is large, and its caller serves several ports.
+        Box::pin(serve(self, service, stop)).await;
     }
 }
 

@@ -133,7 +133,7 @@ async fn a_storm_of_resets_is_sent_away_and_others_are_served() {
             answers(&mut other).await;
         }
     };
-    soon(async { tokio::join!(flood, listen, meanwhile) }).await;
+    Box::pin(soon(async { tokio::join!(flood, listen, meanwhile) })).await;
     assert_eq!(goaway(&told), Some(0xb), "ENHANCE_YOUR_CALM");
     answers(&mut other).await;
 }

@@ -107,7 +107,7 @@ impl Activity {
 pub(super) enum Stage {
     /// As received, compressed or not.
     Received,
-    /// Decompressed.
+    /// As decompressed by the listener.
     Inflated,
 }
 

@@ -230,7 +230,7 @@ impl CoverBuilder {
         {
             return Err(CoverError::Overlap { one: *a.min(b), other: *a.max(b) });
         }
-        cover.reported = grain::of(cover.ranges.iter().map(|(range, _)| range));
+        cover.reported = grain::of(&cover.ranges);
         Ok(cover)
     }
 }

@@ -22,11 +22,11 @@ pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// Which regions a response returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Regions {
-    /// No region.
+    /// No region, to keep a list small.
     None,
     /// Regions of alerts that fit into a response which every client accepts.
     Small,
-    /// Every region.
+    /// Every region, whatever its size.
     All,
 }
 

@@ -114,11 +114,9 @@ async fn a_bomb_is_announced_one_byte_too_large_and_never_made() {
     ];
     for (encoding, bomb) in bombs {
         assert!(bomb.len() <= MESSAGE_BYTES_MAX, "{}", bomb.len());
-        let begun = std::time::Instant::now();
         let mut body = inflated(encoding, &framed(1, &bomb), 16 << 10);
         let head = next(&mut body).await.expect("a head").expect("no error");
         assert_eq!(head, announced(MESSAGE_BYTES_MAX + 1), "{encoding:?}");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
     // What is too large before it is decompressed is announced as it is.
     let raw = [&[1][..], &u32::MAX.to_be_bytes()].concat();

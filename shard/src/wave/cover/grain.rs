@@ -16,10 +16,10 @@ pub(crate) const CELLS_MAX: u64 = 20_000;
 const FINEST: Resolution = Resolution::Six;
 
 /// Returns the resolution for the ranges of a cover, which ascend.
-pub(super) fn of<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Resolution {
+pub(super) fn of(ranges: &[(Range, u32)]) -> Resolution {
     let mut resolution = FINEST;
     while let Some(coarser) = resolution.pred() {
-        if cells(ranges.clone(), resolution) <= CELLS_MAX {
+        if cells(ranges, resolution) <= CELLS_MAX {
             break;
         }
         resolution = coarser;
@@ -29,10 +29,10 @@ pub(super) fn of<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Resolut
 
 /// Counts the cells of a resolution that hold a place of the ranges. Pentagons count as hexagons,
 /// so the result may be too high by a few cells, never too low.
-fn cells<'a>(ranges: impl Iterator<Item = &'a Range>, resolution: Resolution) -> u64 {
+fn cells(ranges: &[(Range, u32)], resolution: Resolution) -> u64 {
     let mut counted = 0;
     let mut last = None;
-    for range in ranges {
+    for (range, _) in ranges {
         let first = number(range.first.place(), resolution);
         let end = number(range.last.place(), resolution);
         counted += end - first + u64::from(last != Some(first));
@@ -57,26 +57,27 @@ mod tests {
 
     use super::{super::range_of, *};
 
-    fn ranges(cells: impl IntoIterator<Item = CellIndex>) -> Vec<Range> {
-        let ranges = cells.into_iter().map(|cell| range_of(cell.into(), 0, 0).expect("a cell"));
+    fn ranges(cells: impl IntoIterator<Item = CellIndex>) -> Vec<(Range, u32)> {
+        let ranges =
+            cells.into_iter().map(|cell| (range_of(cell.into(), 0, 0).expect("a cell"), 0));
         let mut ranges: Vec<_> = ranges.collect();
         ranges.sort_unstable();
         ranges
     }
 
-    fn around(resolution: Resolution, rings: u32) -> Vec<Range> {
+    fn around(resolution: Resolution, rings: u32) -> Vec<(Range, u32)> {
         let center = LatLng::new(35.0, 105.0).expect("finite").to_cell(resolution);
         ranges(center.grid_disk::<Vec<_>>(rings))
     }
 
     #[test]
     fn a_city_is_reported_finely_and_a_country_coarsely() {
-        assert_eq!(of(around(Resolution::Seven, 50).iter()), Resolution::Six);
+        assert_eq!(of(&around(Resolution::Seven, 50)), Resolution::Six);
         // 81 rings of resolution 6 are 19,927 cells, 82 are 20,419.
-        assert_eq!(of(around(Resolution::Six, 81).iter()), Resolution::Six);
-        assert_eq!(of(around(Resolution::Six, 82).iter()), Resolution::Five);
-        assert_eq!(of(ranges(CellIndex::base_cells()).iter()), Resolution::Two);
-        assert_eq!(of([].iter()), Resolution::Six);
+        assert_eq!(of(&around(Resolution::Six, 81)), Resolution::Six);
+        assert_eq!(of(&around(Resolution::Six, 82)), Resolution::Five);
+        assert_eq!(of(&ranges(CellIndex::base_cells())), Resolution::Two);
+        assert_eq!(of(&[]), Resolution::Six);
     }
 
     proptest! {
@@ -95,7 +96,7 @@ mod tests {
                     None => cell.children(asked).collect(),
                 }
             }).collect();
-            let counted = cells(ranges(disk).iter(), asked);
+            let counted = cells(&ranges(disk), asked);
             let pentagon = expected.iter().any(|cell| cell.is_pentagon());
             prop_assert!(counted == expected.len() as u64 || pentagon && counted > expected.len() as u64);
         }
