@@ -295,7 +295,8 @@ pub(super) async fn a_filter_finds_what_it_says(store: impl Engine) {
     store.create_app(app("other")).await.expect("room");
     let filed = |name: &str, created: u64, external_id: &str, label: &str| {
         let submitted = wire::Alert {
-            mode: if created % 2 == 0 { wire::Mode::Live } else { wire::Mode::Test }.into(),
+            mode: if created.is_multiple_of(2) { wire::Mode::Live } else { wire::Mode::Test }
+                .into(),
             external_id: external_id.to_owned(),
             labels: [("team".to_owned(), label.to_owned())].into(),
             ..Default::default()
