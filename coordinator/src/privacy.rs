@@ -135,7 +135,7 @@ fn join(run: &mut BandCounts, band: &BandCounts) {
     run.counts.add(&band.counts);
 }
 
-/// Publishes cells of resolution 6, ascending; merges small cells into coarser cells.
+/// Publishes cells of one resolution, 6 or coarser, ascending; merges small cells into coarser cells.
 ///
 /// A cell is published if at least [`TOLD_MIN`] of its devices are in no finer published cell; its
 /// counts then include all of its devices. The remaining devices of a cell of resolution 0 are not
@@ -169,8 +169,11 @@ fn around(groups: Vec<(CellCounts, u64)>, resolution: Resolution) -> Vec<(CellCo
     let mut parents: Vec<(CellCounts, u64)> = Vec::with_capacity(groups.len());
     for (cell, hidden) in groups {
         // Nothing else checks the cells that a node reports; an invalid cell is not published.
-        let Some(parent) =
-            CellIndex::try_from(cell.cell).ok().and_then(|c| c.parent(resolution)).map(u64::from)
+        // A cell that is as coarse already is its own parent.
+        let Some(parent) = CellIndex::try_from(cell.cell)
+            .ok()
+            .and_then(|c| c.parent(resolution.min(c.resolution())))
+            .map(u64::from)
         else {
             continue;
         };

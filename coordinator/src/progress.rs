@@ -48,10 +48,10 @@ mod timeline;
 
 pub(crate) use timeline::Timeline;
 
-/// Maximum number of cells of resolution 6 kept for one alert; the limit of the API.
+/// Maximum number of cells kept for one alert; the limit of the API.
 ///
-/// A circle of 120 km has some 1,300 cells. For a radius above 480 km, the cells that were reported
-/// last are omitted.
+/// Nodes report coarser cells for a large region, so that they have at most this many together; only
+/// cells of a node at fault are beyond the limit, and are omitted.
 pub(crate) const CELLS_MAX: usize = 20_000;
 /// Maximum number of former boots kept for a node, so that a late report of a former boot does not
 /// count as a new boot.

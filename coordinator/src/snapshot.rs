@@ -76,7 +76,7 @@ pub struct BandCounts {
 /// Progress of one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CellCounts {
-    /// H3 cell of resolution 6.
+    /// H3 cell of resolution 0 to 6.
     pub cell: u64,
     /// Devices handed to a lane: those with an outcome and those still open.
     pub handed: u64,

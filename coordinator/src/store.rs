@@ -36,6 +36,7 @@ use crate::owners::Ownership;
 
 mod batch;
 mod director;
+mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod known;
@@ -46,6 +47,7 @@ pub(crate) mod suite;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
 pub use director::LaneDirector;
+pub use filter::AlertFilter;
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
 
 /// Why an operation of the store failed.
@@ -149,9 +151,10 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
         &self,
         request: RequestId,
     ) -> Result<Option<Arc<AlertRecord>>, StoreError>;
-    /// At most `limit` alerts, newest first, after `cursor`.
+    /// At most `limit` alerts that fulfil the filter, newest first, after `cursor`.
     async fn alerts(
         &self,
+        filter: &AlertFilter,
         after: Option<&AlertCursor>,
         limit: usize,
     ) -> Result<Vec<Arc<AlertRecord>>, StoreError>;

@@ -331,6 +331,7 @@ fn previews(arguments: &PreviewArguments) -> Result<bool, Failure> {
         program: std::env::current_exe()?,
         cores_per_node: cores_per_node(scenario.nodes),
         strict: arguments.strict,
+        network: NetworkPlan::default(),
         elsewhere: None,
         command: String::new(),
     };

@@ -71,7 +71,10 @@ async fn report(channel: &Channel, population: &Population, devices: impl Iterat
         wire::DeviceChange {
             device: uuid::Uuid::from_bytes(device.id).to_string(),
             observe_time: Some(seen),
-            change: Some(wire::device_change::Change::Place(wire::Place { place: Some(point) })),
+            change: Some(wire::device_change::Change::Place(wire::Place {
+                place: Some(point),
+                datum: 0,
+            })),
             token_device: None,
         }
     };

@@ -192,6 +192,9 @@ async fn python_by_reflection() {
         assert!(services.iter().any(|s| s == service), "reflection names {service}: {services:?}");
     }
     judge(&told);
+    // One change a second: without the pushback, the second attempt would have failed at once.
+    let postponed = told["postponed"].as_f64().expect("seconds");
+    assert!((0.5..5.0).contains(&postponed), "{postponed} s");
     judge_record(&told, &stage.end().await);
 }
 

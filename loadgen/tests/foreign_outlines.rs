@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, time::Duration};
 
 use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
-    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
+    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     drive, names,
     scenario::{DistanceSpec, FcmSpec},
     verdict::recorded::Recorded,
@@ -93,7 +93,11 @@ impl Outline {
             }),
             severity: wire::Severity::Information.into(),
             region: Some(self.region.clone()),
-            audience: Some(wire::Audience { apps: vec!["apps/outlines".to_owned()], segments }),
+            audience: Some(wire::Audience {
+                apps: vec!["apps/outlines".to_owned()],
+                segments,
+                place_seen_within: None,
+            }),
             active_until: Some(timestamp(clock::wall().0 + 3_600_000)),
             mode: wire::Mode::Test.into(),
             ..wire::Alert::default()
@@ -124,6 +128,7 @@ fn plan(dir: &tempfile::TempDir) -> ClusterPlan {
         nodes: 1,
         nodes_later: Vec::new(),
         nodes_told: None,
+        network: NetworkPlan::default(),
         cores_per_node: 1,
         gateway: GatewayPlan {
             platforms: vec![Platform::Apns],
@@ -177,6 +182,7 @@ async fn register(channel: &Channel, outlines: &[Outline]) {
                     datum: wire::Datum::Wgs84.into(),
                 }),
             })),
+            token_device: None,
         };
         outline.devices.iter().enumerate().map(change).collect::<Vec<_>>()
     };
@@ -185,6 +191,7 @@ async fn register(channel: &Channel, outlines: &[Outline]) {
     let batches = batches.map(|(i, changes)| wire::WriteDevicesRequest {
         batch_id: i as u64,
         changes: changes.to_vec(),
+        historic: false,
     });
     drive::load::write(RegistryServiceClient::new(channel.clone()), batches, |_| {})
         .await

@@ -11,8 +11,10 @@ use crate::{
     audience::Audience,
     datum::Datum,
     error::{InvalidField, required},
+    filing::{check_external_id, check_labels},
     ids::{AlertName, UnixMillis},
     message::Case,
+    options::{InterruptionLevel, PushOptions},
     region::{LatLng, Region},
     wire::v1 as wire,
 };
@@ -34,13 +36,13 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// Value of `aps.interruption-level` (Apple, "Generating a remote notification").
+    /// How a phone of Apple interrupts its owner, unless the caller chooses another level.
     #[must_use]
-    pub fn apns_interruption_level(self) -> &'static str {
+    pub fn apns_interruption_level(self) -> InterruptionLevel {
         match self {
-            Self::Information => "passive",
-            Self::Urgent => "time-sensitive",
-            Self::Critical => "critical",
+            Self::Information => InterruptionLevel::Passive,
+            Self::Urgent => InterruptionLevel::TimeSensitive,
+            Self::Critical => InterruptionLevel::Critical,
         }
     }
 
@@ -86,6 +88,8 @@ pub struct AlertSpec {
     pub max_rate_per_second: u32,
     /// Key by which a phone shows only one notification. `None`: the alert's id.
     pub collapse_key: Option<String>,
+    /// Options of the pushes, by platform.
+    pub options: PushOptions,
 }
 
 impl AlertSpec {
@@ -110,11 +114,15 @@ impl AlertSpec {
         let last_seen = last_seen(&alert);
         let case = Case::from_wire(required(alert.case, "case")?).map_err(|e| e.within("case"))?;
         let severity = severity(alert.severity)?;
-        let mode = mode(alert.mode)?;
+        let mode = mode(alert.mode, "mode")?;
         let audience = Audience::from_wire(&required(alert.audience, "audience")?)
             .map_err(|e| e.within("audience"))?;
         let active_until = instant(required(alert.active_until, "active_until")?, "active_until")?;
         let collapse_key = collapse_key(alert.collapse_key)?;
+        let options = PushOptions::from_wire(alert.options.unwrap_or_default())
+            .map_err(|e| e.within("options"))?;
+        check_external_id(&alert.external_id)?;
+        check_labels(&alert.labels)?;
         let region = Region::from_wire_until(required(alert.region, "region")?, stop)
             .map_err(|e| e.within("region"))?;
         let max_rate_per_second = alert.max_rate_per_second;
@@ -128,6 +136,7 @@ impl AlertSpec {
             mode,
             max_rate_per_second,
             collapse_key,
+            options,
         })
     }
 
@@ -208,9 +217,13 @@ fn severity(number: i32) -> Result<Severity, InvalidField> {
     }
 }
 
-fn mode(number: i32) -> Result<Mode, InvalidField> {
-    match enum_value(number, "mode")? {
-        wire::Mode::Unspecified => Err(InvalidField::new("mode", "is required")),
+/// Checks a mode.
+///
+/// # Errors
+/// The number is not a mode, or is that of an unspecified mode.
+pub fn mode(number: i32, field: &str) -> Result<Mode, InvalidField> {
+    match enum_value(number, field)? {
+        wire::Mode::Unspecified => Err(InvalidField::new(field, "is required")),
         wire::Mode::Live => Ok(Mode::Live),
         wire::Mode::Exercise => Ok(Mode::Exercise),
         wire::Mode::Test => Ok(Mode::Test),

@@ -10,10 +10,10 @@
 //!
 //! ```text
 //! alert                              an alert as submitted
-//! message                            texts and links
+//! message options                    texts and links, and how gateways show them
 //! locale                             languages, and who reads which text
 //! app audience device region         whom it addresses, and where
-//! datum ids                          coordinates, names and numbers
+//! datum filing ids text              coordinates, names, numbers, labels, rules of texts
 //! error latency limits outcome time  words that all share
 //! secret                             messages whose content is never shown
 //! ```
@@ -24,14 +24,17 @@ pub mod audience;
 pub mod datum;
 pub mod device;
 pub mod error;
+pub mod filing;
 pub mod ids;
 pub mod latency;
 pub mod limits;
 pub mod locale;
 pub mod message;
+pub mod options;
 pub mod outcome;
 pub mod region;
 mod secret;
+mod text;
 pub mod time;
 
 /// Types and services generated from the .proto files, which document them.

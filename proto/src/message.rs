@@ -6,6 +6,7 @@ use crate::{
     device::LOCALE_BYTES_MAX,
     error::{InvalidField, required},
     locale::{Chooser, Locale},
+    text::{self, Lines},
     wire::v1 as wire,
 };
 
@@ -21,7 +22,7 @@ pub const LINK_BYTES_MAX: usize = 1_024;
 /// Text of an alert in one language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Title of the notification, 1 to [`TITLE_BYTES_MAX`] bytes.
+    /// Title of the notification, one line of 1 to [`TITLE_BYTES_MAX`] bytes.
     pub title: String,
     /// Body of the notification, 1 to [`BODY_BYTES_MAX`] bytes.
     pub body: String,
@@ -143,7 +144,9 @@ fn check_message(tag: &str, message: wire::Message) -> Result<(Locale, Message),
     let within = |e: InvalidField| e.within(&path);
     let locale = Locale::new(tag).map_err(within)?;
     let title = required_text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
+    text::shown(&title, "title", Lines::One).map_err(within)?;
     let body = required_text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
+    text::shown(&body, "body", Lines::Many).map_err(within)?;
     Ok((locale, Message { title, body }))
 }
 
@@ -162,10 +165,9 @@ fn optional_link(value: String, field: &str) -> Result<Option<String>, InvalidFi
     if value.is_empty() {
         return Ok(None);
     }
-    if value.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(InvalidField::new(field, "must not contain spaces or control characters"));
-    }
-    required_text(value, field, LINK_BYTES_MAX).map(Some)
+    let value = required_text(value, field, LINK_BYTES_MAX)?;
+    text::address(&value, field)?;
+    Ok(Some(value))
 }
 
 fn is_https(url: &str) -> bool {
@@ -247,6 +249,25 @@ mod tests {
             refused(link),
             ("deep_link".into(), "must be at most 1024 bytes; got 1030 bytes".into())
         );
+    }
+
+    #[test]
+    fn texts_that_a_phone_cannot_show_are_refused_by_field() {
+        let with = |title: &str, body: &str| {
+            let mut case = case(&["en"], "en");
+            let message = wire::Message { title: title.into(), body: body.into() };
+            case.messages.insert("en".into(), message);
+            case
+        };
+        let (field, problem) = refused(with("\u{200B}", "text"));
+        assert_eq!(field, "messages[en].title");
+        assert!(problem.starts_with("must contain a visible character"), "{problem}");
+        assert_eq!(refused(with("two\nlines", "text")).0, "messages[en].title");
+        assert_eq!(refused(with("title", "nul\0")).0, "messages[en].body");
+        assert_eq!(refused(with("title", "\u{202E}open")).0, "messages[en].body");
+        assert!(Case::from_wire(with("title", "two\r\n\tlines")).is_ok());
+        let link = wire::Case { deep_link: "app://a\u{200B}b".into(), ..case(&["en"], "en") };
+        assert_eq!(refused(link).0, "deep_link");
     }
 
     proptest! {

@@ -50,6 +50,7 @@ pub fn limits() -> Limits {
             waiting_max: 0,
             message_bytes_max: MESSAGE_BYTES_MAX,
         },
+        inflated: None,
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),
         idle_deadline: Duration::from_secs(60),

@@ -18,6 +18,7 @@
 //! | send endless heads (CONTINUATION), large heads | `header_list_bytes_max`; h2 counts CONTINUATION frames by it |
 //! | flood PING or SETTINGS | h2 holds one answer of each and reads no further until that is written |
 //! | begin many large messages | [`meter`]: one budget of bytes for the port, deadlines for a message |
+//! | compress messages that become large | `inflate`: a budget of decompressed bytes; turns for the CPU |
 //! | send what nobody reads yet | `stream_window_bytes`, `connection_window_bytes` |
 //! | not read an answer (zero window, full socket) | `send_buffer_bytes` a stream; [`ANSWER_TAKEN_WITHIN`] |
 //!
@@ -38,6 +39,7 @@ use tower::util::BoxCloneService;
 
 use self::{
     activity::Activity,
+    inflate::Inflation,
     places::{Admission, Places},
 };
 pub use self::{
@@ -52,8 +54,10 @@ use crate::{
 
 mod activity;
 mod connection;
+mod inflate;
 pub mod meter;
 pub mod places;
+pub mod retry;
 
 /// Streams that a peer has reset before the service took them up; one more ends the connection.
 pub const RESETS_PENDING_MAX: usize = 32;
@@ -114,6 +118,9 @@ pub struct Limits {
     pub send_buffer_bytes: usize,
     /// Messages that are being received or worked on, all streams together.
     pub messages: Budget,
+    /// The same for messages that were compressed, once they are decompressed. `None`: the port
+    /// takes no compressed messages.
+    pub inflated: Option<Budget>,
     /// Time limit from accept to the preface and the head of a SETTINGS frame.
     pub hello_deadline: Duration,
     /// Time limit from a request's head to the beginning of its response.
@@ -134,7 +141,11 @@ impl Limits {
             self.connections_max * (CONNECTION_BYTES + self.header_list_bytes_max as usize);
         let streams = self.streams_max * (STREAM_BYTES + self.send_buffer_bytes);
         let unread = self.streams_unread_max * self.stream_window_bytes as usize;
-        connections + streams + unread + self.messages.bytes_max()
+        let inflated = match &self.inflated {
+            Some(budget) => budget.bytes_max(),
+            None => 0,
+        };
+        connections + streams + unread + self.messages.bytes_max() + inflated
     }
 
     /// Limits the number of connections to the available descriptors; the share of one peer shrinks
@@ -238,6 +249,7 @@ struct Server {
     limits: Arc<Limits>,
     service: Service,
     meter: Meter,
+    inflation: Option<Inflation>,
     stopping: CancellationToken,
     places: Places<AbortHandle>,
     connections: JoinSet<()>,
@@ -250,10 +262,12 @@ impl Server {
         let places =
             Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
         let meter = Meter::new(limits.messages.clone());
+        let inflation = limits.inflated.clone().map(Inflation::new);
         Self {
             limits: Arc::new(limits),
             service,
             meter,
+            inflation,
             stopping,
             places,
             connections: JoinSet::new(),
@@ -295,7 +309,7 @@ impl Server {
             self.clock,
             Arc::clone(&activity),
             Arc::clone(&self.limits),
-            self.meter.clone(),
+            (self.meter.clone(), self.inflation.clone()),
             self.service.clone(),
             self.stopping.clone(),
         );

@@ -238,6 +238,7 @@ pub fn limits() -> Limits {
             waiting_max: 2 * SESSIONS_MAX,
             message_bytes_max: REQUEST_BYTES_TAKEN,
         },
+        inflated: None,
         hello_deadline: Duration::from_secs(5),
         // Longer than the session's own deadlines, whose errors name what the session waited for.
         request_deadline: OPEN_WITHIN + ADMIT_WITHIN + Duration::from_secs(1),

@@ -29,6 +29,17 @@ pub struct Rendered {
     pub messages: Vec<LocaleMessage>,
 }
 
+impl Rendered {
+    /// Longest body that the app's gateway accepts, bytes.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> usize {
+        match self.request {
+            PushRequest::Apns(_) => apns::BODY_BYTES_MAX,
+            PushRequest::Fcm { .. } => fcm::BODY_BYTES_MAX,
+        }
+    }
+}
+
 /// Renders an alert for an app. `now` is the time of the first request.
 ///
 /// # Errors

@@ -248,6 +248,7 @@ fn a_message_of_fcm_shows_itself_replaces_its_like_and_knows_its_end() {
                 "priority": "HIGH",
                 "ttl": "500s",
                 "collapse_key": "a1",
+                "bandwidth_constrained_ok": true,
                 "notification": {
                     "tag": "a1",
                     "channel_id": "alert-urgent",
@@ -286,8 +287,52 @@ fn severity_photograph_and_collapse_key_shape_a_message_of_fcm() {
     alert.severity = wire::Severity::Information.into();
     let quiet = message(alert);
     assert_eq!(quiet["android"]["priority"], "NORMAL");
+    assert_eq!(quiet["android"].get("bandwidth_constrained_ok"), None);
     assert_eq!(quiet["android"]["notification"].get("default_sound"), None);
     assert_eq!(quiet["apns"]["headers"]["apns-priority"], "5");
+}
+
+#[test]
+fn options_are_rendered_for_each_platform() {
+    let mut alert = wire_alert(wire::Mode::Test);
+    alert.options = Some(wire::PushOptions {
+        apns: Some(wire::ApnsOptions {
+            interruption_level: wire::apns_options::InterruptionLevel::Critical.into(),
+            relevance_score: Some(0.5),
+            thread_id: "case-7".into(),
+            category: "MISSING".into(),
+            mutable_content: true,
+        }),
+        fcm: Some(wire::FcmOptions {
+            direct_boot_ok: Some(true),
+            bandwidth_constrained_ok: Some(false),
+            restricted_satellite_ok: Some(true),
+            analytics_label: "amber-7".into(),
+        }),
+    });
+    let aps = serde_json::json!({
+        "sound": {"critical": 1, "name": "default", "volume": 1.0},
+        "interruption-level": "critical",
+        "relevance-score": 0.5,
+        "thread-id": "case-7",
+        "category": "MISSING",
+        "mutable-content": 1,
+    });
+    let bodies = rendered(&spec(alert.clone()), "X").expect("short");
+    let mut apns: serde_json::Value = serde_json::from_slice(&bodies[0].body).expect("JSON");
+    apns["aps"].as_object_mut().expect("an object").remove("alert");
+    assert_eq!(apns["aps"], aps);
+    let fcm = rendered_fcm(alert).expect("short");
+    let fcm = &request(&fcm.messages[0], "t")["message"];
+    assert_eq!(fcm["apns"]["payload"]["aps"], aps);
+    assert_eq!(fcm["fcm_options"], serde_json::json!({"analytics_label": "amber-7"}));
+    for (option, value) in [
+        ("direct_boot_ok", true),
+        ("bandwidth_constrained_ok", false),
+        ("restricted_satellite_ok", true),
+    ] {
+        assert_eq!(fcm["android"][option], value, "{option}");
+    }
 }
 
 #[test]

@@ -11,22 +11,24 @@ use clarion_proto::{
 use clarion_runtime::peers::{PeerKey, shares::Places};
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Context, door, page, status};
+use self::answer::Regions;
+use super::{Context, compression::sized, door, page, status};
 use crate::{
     admission::target::Target,
     alert::{Event, REASON_BYTES_MAX},
     bands::BandEdges,
     dispatch::CancelState,
     privacy::curiosity::Curiosity,
-    store::{AlertCursor, AlertRecord, StoreError},
+    store::{AlertRecord, StoreError},
 };
 
 pub(super) mod answer;
 mod create;
+mod difference;
+mod list;
 mod prepare;
 mod preview;
 mod requests;
@@ -37,11 +39,11 @@ use requests::Requests;
 
 pub(super) use server::server;
 
-/// Largest page of alerts, bytes: gRPC clients accept 4 MiB by default, and one alert may be nearly
-/// as large.
-const LIST_BYTES_MAX: usize = 3 << 20;
-/// Bytes of the field header in front of each alert of a page.
-const FRAME_BYTES: usize = 8;
+/// Largest response that is sent without being asked for, bytes: gRPC clients accept 4 MiB by
+/// default. A larger region is left out, and a page ends sooner.
+const RESPONSE_BYTES_MAX: usize = 3 << 20;
+/// Maximum number of larger responses at a time, until their callers have read them: 128 MiB.
+pub(super) const LARGE_ANSWERS_MAX: usize = 16;
 
 /// Configuration of alerts, previews and watchers.
 #[derive(Debug, Clone)]
@@ -70,6 +72,8 @@ pub(super) struct Alerts {
     requests: Requests,
     /// Active alerts by the peer that created them; the store checks the total.
     active: Places,
+    /// Responses with a region of more than [`RESPONSE_BYTES_MAX`].
+    large: Places,
     watchers: Arc<watch::Watchers>,
     curiosity: Mutex<Curiosity<Target>>,
 }
@@ -80,7 +84,14 @@ impl Alerts {
         let (total_max, per_alert_max) = (config.watchers_max, config.watchers_per_alert_max);
         let watchers = watch::Watchers::new(total_max, per_alert_max, api.world.clock());
         let active = Places::new(config.active_max);
-        Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
+        Self {
+            api,
+            requests: Requests::default(),
+            active,
+            large: Places::new(LARGE_ANSWERS_MAX),
+            watchers,
+            curiosity: Mutex::default(),
+        }
     }
 
     /// Opens a stream of progress; see [`watch`].
@@ -105,10 +116,10 @@ impl Alerts {
         alert.ok_or_else(|| status::not_found(&name.name()))
     }
 
-    fn answer(&self, alert: &AlertRecord) -> wire::Alert {
+    fn answer(&self, alert: &AlertRecord, regions: Regions) -> wire::Alert {
         let newest =
             self.api.reconciler.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
-        answer::alert(alert, newest.as_deref())
+        answer::alert(alert, newest.as_deref(), regions)
     }
 }
 
@@ -122,8 +133,8 @@ impl AlertService for Alerts {
     ) -> Result<Response<wire::Alert>, Status> {
         let peer = door::peer(request.extensions());
         match self.create(request.into_inner(), peer).await? {
-            create::Answer::Recorded(alert) => Ok(Response::new(self.answer(&alert))),
-            create::Answer::Valid(alert) => Ok(Response::new(*alert)),
+            create::Answer::Recorded(alert) => Ok(sized(self.answer(&alert, Regions::Small))),
+            create::Answer::Valid(alert) => Ok(sized(*alert)),
         }
     }
 
@@ -132,41 +143,33 @@ impl AlertService for Alerts {
         request: Request<wire::PreviewAlertRequest>,
     ) -> Result<Response<wire::PreviewAlertResponse>, Status> {
         let peer = door::peer(request.extensions());
-        self.preview(request.into_inner(), peer).await.map(Response::new)
+        self.preview(request.into_inner(), peer).await.map(sized)
     }
 
     async fn get_alert(
         &self,
         request: Request<wire::GetAlertRequest>,
     ) -> Result<Response<wire::Alert>, Status> {
-        let alert = self.existing(&request.into_inner().name).await?;
-        Ok(Response::new(self.answer(&alert)))
+        let peer = door::peer(request.extensions());
+        let request = request.into_inner();
+        let alert = self.existing(&request.name).await?;
+        if !request.with_region || answer::is_small(&alert.submitted) {
+            return Ok(sized(self.answer(&alert, Regions::Small)));
+        }
+        let place = self.large.enter(peer).map_err(|full| {
+            let what = "responses with a region of more than 3 MiB";
+            status::share("RESPONSES_BUSY", what, peer, full, Duration::from_secs(1))
+        })?;
+        let mut response = sized(self.answer(&alert, Regions::All));
+        response.extensions_mut().insert(door::LargeAnswer::new(place));
+        Ok(response)
     }
 
     async fn list_alerts(
         &self,
         request: Request<wire::ListAlertsRequest>,
     ) -> Result<Response<wire::ListAlertsResponse>, Status> {
-        let request = request.into_inner();
-        let size = page::size(request.page_size).map_err(status::invalid)?;
-        let after = page::alert(&request.page_token).map_err(status::invalid)?;
-        // One alert more than requested shows whether there is another page.
-        let mut alerts =
-            self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
-        let more = alerts.len() > size;
-        alerts.truncate(size);
-        let known = alerts.as_slice();
-        let cursor = |last: &Arc<AlertRecord>| AlertCursor {
-            created: last.created,
-            name: last.name.clone(),
-        };
-        let (alerts, cut) = within(LIST_BYTES_MAX, known, |alert| self.answer(alert));
-        let last = cut.or_else(|| known.last().filter(|_| more));
-        let next = last.map(|last| page::after_alert(&cursor(last)));
-        Ok(Response::new(wire::ListAlertsResponse {
-            alerts,
-            next_page_token: next.unwrap_or_default(),
-        }))
+        self.list(request.into_inner()).await.map(sized)
     }
 
     async fn watch_alert(
@@ -195,29 +198,8 @@ impl AlertService for Alerts {
             .drain
             .spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
-        Ok(Response::new(self.answer(&alert)))
+        Ok(sized(self.answer(&alert, Regions::Small)))
     }
-}
-
-/// The longest prefix of the answers that fits into a message, at least one answer; and the last
-/// answer of the prefix, if answers were left out.
-fn within(
-    bytes_max: usize,
-    alerts: &[Arc<AlertRecord>],
-    answer: impl Fn(&AlertRecord) -> wire::Alert,
-) -> (Vec<wire::Alert>, Option<&Arc<AlertRecord>>) {
-    let mut answers: Vec<wire::Alert> = Vec::new();
-    let mut bytes = 0;
-    for alert in alerts {
-        let next = answer(alert);
-        bytes += next.encoded_len() + FRAME_BYTES;
-        if bytes > bytes_max && !answers.is_empty() {
-            let last = alerts.get(answers.len() - 1);
-            return (answers, last);
-        }
-        answers.push(next);
-    }
-    (answers, None)
 }
 
 /// Records the cancel, stops the nodes, records the result. Changes nothing if the alert has ended.
@@ -259,31 +241,5 @@ async fn cancel(
                 None => Err(status::elsewhere(&alert.name)),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::fixtures::record;
-
-    #[test]
-    fn a_page_ends_before_it_is_too_large_for_its_caller() {
-        let records: Vec<_> = (1..=5).map(|n| Arc::new(record(&format!("a{n}"), n))).collect();
-        // Each says 1,000 bytes.
-        let answer = |alert: &AlertRecord| wire::Alert {
-            name: alert.name.name(),
-            collapse_key: "k".repeat(1_000 - alert.name.name().len() - 5),
-            ..wire::Alert::default()
-        };
-        let page = |bytes_max| {
-            let (answers, cut) = within(bytes_max, &records, answer);
-            (answers.len(), cut.map(|last| last.name.name()))
-        };
-        assert_eq!(page(5_040), (5, None));
-        assert_eq!(page(5_039), (4, Some("alerts/a4".to_owned())));
-        assert_eq!(page(1_008), (1, Some("alerts/a1".to_owned())));
-        assert_eq!(page(10), (1, Some("alerts/a1".to_owned())), "one at least");
-        assert_eq!(within(10, &[], answer).0.len(), 0);
     }
 }

@@ -22,7 +22,10 @@
 //! |---|---|---|---|
 //! | connections | `connections_max` | three quarters | the place of an idle connection, else a closed connection |
 //! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, retry after 1 s |
-//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s of waiting, then MESSAGES_BUSY, after 1 s |
+//! | bytes of messages being received | 48 MiB ([`super::ports::api`]) | half, and its turn | 10 s of waiting, then MESSAGES_BUSY, after 1 s |
+//! | bytes of messages that were compressed, decompressed | 48 MiB more | half, and its turn | the same |
+//! | metadata of one request | [`METADATA_BYTES_MAX`] | the same | METADATA_TOO_LARGE, no retry |
+//! | responses with a region that a default client does not take | [`super::alerts::LARGE_ANSWERS_MAX`] of 8 MiB | half | RESPONSES_BUSY, after 1 s |
 //! | streams of health and reflection | [`FOREIGN_STREAMS_MAX`] | none | REQUESTS_BUSY, after 1 s |
 //! | streams of `WriteDevices` | [`super::registry::STREAMS_MAX`] | half | WRITE_STREAMS_MAX, after 5 s |
 //! | such a stream, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
@@ -49,7 +52,7 @@ use clarion_runtime::{
     listener::{Method, Peer},
     peers::{
         PeerKey,
-        shares::{Full, Places},
+        shares::{Full, Place, Places},
     },
 };
 use futures_util::{FutureExt, future::BoxFuture};
@@ -68,12 +71,26 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
 /// Maximum number of health and reflection streams on all connections together: a few tools and
 /// monitors.
 pub const FOREIGN_STREAMS_MAX: usize = 64;
+/// Longest metadata of a request, bytes, as HTTP/2 counts it: name, value and 32 bytes for each
+/// field. Callers need some hundred bytes, for deadlines, traces and credentials.
+pub const METADATA_BYTES_MAX: usize = 16 << 10;
 /// Time until a refused caller may retry.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// For whom the limits of a request count.
 pub(super) fn peer(extensions: &http::Extensions) -> PeerKey {
     extensions.get::<Peer>().map_or(PeerKey::NONE, |peer| PeerKey::of(peer.address.ip()))
+}
+
+/// Place of a large response: a method puts it into the extensions of its response, and the door
+/// releases it when the transport has taken all of the response.
+#[derive(Debug, Clone)]
+pub(super) struct LargeAnswer(#[allow(dead_code, reason = "held until it is dropped")] Arc<Place>);
+
+impl LargeAnswer {
+    pub(super) fn new(place: Place) -> Self {
+        Self(Arc::new(place))
+    }
 }
 
 /// Layer that puts the door before a service.
@@ -126,6 +143,11 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let metadata = metadata_bytes(request.headers());
+        if metadata > METADATA_BYTES_MAX {
+            let status = status::metadata_too_large(metadata, METADATA_BYTES_MAX);
+            return std::future::ready(Ok(status.into_http())).boxed();
+        }
         let own = request
             .extensions()
             .get::<Peer>()
@@ -162,10 +184,11 @@ where
         };
         let answer = self.inner.call(request);
         async move {
-            let answer = answer.await.map(|answer| corrected(answer, contract))?;
+            let mut answer = answer.await.map(|answer| corrected(answer, contract))?;
             // A response holds its places until it is read: a caller that reads no response must
             // not get a thousand more.
-            let held = (method == Method::Answer).then_some((own, place));
+            let large = answer.extensions_mut().remove::<LargeAnswer>();
+            let held = (method == Method::Answer).then_some((own, place, large));
             Ok(match (held, foreign) {
                 (None, None) => answer,
                 places => answer.map(|body| Body::new(Held { body, _places: places })),
@@ -173,6 +196,11 @@ where
         }
         .boxed()
     }
+}
+
+/// Size of a request's metadata, bytes; see [`METADATA_BYTES_MAX`].
+fn metadata_bytes(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Response body that holds places until the transport has taken all of it.

@@ -1,6 +1,7 @@
 //! Page tokens: position of the next page, opaque to callers, and checked when they return.
 //!
-//! A token has its kind and version, the sort key of the list, and a checksum. A token is no secret
+//! A token has its kind and version, the condition of the list (alerts), its sort key, and a
+//! checksum. A token is no secret
 //! and no capability: the checksum detects a mistyped token, and the kind detects a token of
 //! another list.
 
@@ -18,7 +19,7 @@ const SIZE_DEFAULT: usize = 50;
 const SIZE_MAX: i32 = 1_000;
 
 /// Kind (upper four bits) and version (lower four bits) of a token of the list of alerts.
-const ALERTS: u8 = 0x11;
+const ALERTS: u8 = 0x12;
 const APPS: u8 = 0x21;
 
 /// Checks the field `page_size`; 0 means [`SIZE_DEFAULT`].
@@ -33,16 +34,28 @@ pub(super) fn size(asked: i32) -> Result<usize, InvalidField> {
     }
 }
 
-/// The token of the page after this alert.
-pub(super) fn after_alert(cursor: &AlertCursor) -> String {
-    let mut payload = cursor.created.0.to_be_bytes().to_vec();
+/// The token of the page after this alert, in the list of alerts that fulfil a condition;
+/// `condition` is its fingerprint.
+pub(super) fn after_alert(cursor: &AlertCursor, condition: u64) -> String {
+    let mut payload = condition.to_be_bytes().to_vec();
+    payload.extend_from_slice(&cursor.created.0.to_be_bytes());
     payload.extend_from_slice(cursor.name.id().as_bytes());
     seal(ALERTS, &payload)
 }
 
 /// The alert after which a page begins; `None` for the first page.
-pub(super) fn alert(token: &str) -> Result<Option<AlertCursor>, InvalidField> {
+///
+/// # Errors
+/// The token is none of the list, or belongs to another condition.
+pub(super) fn alert(token: &str, condition: u64) -> Result<Option<AlertCursor>, InvalidField> {
     let Some(payload) = open(ALERTS, token)? else { return Ok(None) };
+    let (of, payload) = payload.split_first_chunk().ok_or_else(|| wrong(token))?;
+    if u64::from_be_bytes(*of) != condition {
+        return Err(InvalidField::new(
+            "page_token",
+            "must be used with the filter of the request that returned it; got another filter",
+        ));
+    }
     let cursor = payload.split_first_chunk().and_then(|(created, name)| {
         let name = AlertName::from_id(std::str::from_utf8(name).ok()?).ok()?;
         Some(AlertCursor { created: UnixMillis(u64::from_be_bytes(*created)), name })
@@ -101,18 +114,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_come_back(created in any::<u64>(), id in "[a-z][a-z0-9-]{0,62}") {
+        fn tokens_come_back(created in any::<u64>(), condition in any::<u64>(), id in "[a-z][a-z0-9-]{0,62}") {
             let cursor = AlertCursor { created: UnixMillis(created), name: AlertName::from_id(&id).expect("valid") };
-            prop_assert_eq!(alert(&after_alert(&cursor)), Ok(Some(cursor)));
+            let token = after_alert(&cursor, condition);
+            prop_assert_eq!(alert(&token, condition), Ok(Some(cursor)));
+            let other = alert(&token, condition ^ 1).expect_err("another filter");
+            prop_assert!(other.problem.contains("filter"), "{}", other);
             let name = AppName::from_id(&id).expect("valid");
             prop_assert_eq!(app(&after_app(&name)), Ok(Some(name)));
         }
 
         #[test]
         fn nothing_else_is_a_token(text in "[A-Za-z0-9_-]{1,40}", at in 0_usize..12, id in "[a-z]{1,9}") {
-            prop_assert!(alert(&text).is_err() && app(&text).is_err());
+            prop_assert!(alert(&text, 0).is_err() && app(&text).is_err());
             let name = AppName::from_id(&id).expect("valid");
-            prop_assert!(alert(&after_app(&name)).is_err(), "of another list");
+            prop_assert!(alert(&after_app(&name), 0).is_err(), "of another list");
             let mut changed = after_app(&name).into_bytes();
             let at = at % changed.len();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
@@ -125,6 +141,6 @@ mod tests {
     fn sizes_are_bounded() {
         assert_eq!((size(0), size(1), size(1_000)), (Ok(50), Ok(1), Ok(1_000)));
         assert!(size(1_001).is_err() && size(-1).is_err());
-        assert_eq!(alert(""), Ok(None));
+        assert_eq!(alert("", 7), Ok(None));
     }
 }

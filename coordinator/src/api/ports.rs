@@ -33,8 +33,9 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 /// Limits of the callers' port.
 ///
 /// A connection may have 256 streams open, most of them watchers; [`super::door`] limits the
-/// requests under way. Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with
-/// their copies, or twenty batches of 400 kB, and one peer has half of that. A window of 128 KiB
+/// requests under way. Alerts are up to 8 MiB and batches of `WriteDevices` up to 4 MiB: 48 MiB hold
+/// the two largest alerts with their copies, or forty batches of 400 kB, and one peer has half of
+/// that. Messages that were compressed have as much again, once they are decompressed. A window of 128 KiB
 /// carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the
 /// connections: behind a proxy all callers have one address. A connection that is idle for 5 min is
 /// closed; the caller reconnects for its next request.
@@ -52,19 +53,27 @@ pub fn api(config: &ApiConfig) -> Limits {
             + registry::STREAMS_MAX
             + FOREIGN_STREAMS_MAX,
         requests_per_connection_max: REQUESTS_PER_CONNECTION_MAX,
-        header_list_bytes_max: 16 << 10,
+        header_list_bytes_max: METADATA_BYTES_TAKEN,
         stream_window_bytes: 128 << 10,
         connection_window_bytes: 1 << 20,
         streams_unread_max: unread,
         send_buffer_bytes: 16 << 10,
         messages: Budget {
-            bytes: 24 << 20,
-            peer_bytes_max: 12 << 20,
+            bytes: 48 << 20,
+            peer_bytes_max: 24 << 20,
             free_bytes: 8 << 10,
             streams_max: REQUESTS_MAX + registry::STREAMS_MAX + FOREIGN_STREAMS_MAX,
             waiting_max: WAITING_MAX,
             message_bytes_max: REQUEST_BYTES_MAX,
         },
+        inflated: Some(Budget {
+            bytes: 48 << 20,
+            peer_bytes_max: 24 << 20,
+            free_bytes: 8 << 10,
+            streams_max: REQUESTS_MAX + registry::STREAMS_MAX + FOREIGN_STREAMS_MAX,
+            waiting_max: WAITING_MAX,
+            message_bytes_max: REQUEST_BYTES_MAX,
+        }),
         hello_deadline: Duration::from_secs(10),
         // The slowest valid request waits 10 s for a node's count.
         request_deadline: Duration::from_secs(30),
@@ -73,6 +82,11 @@ pub fn api(config: &ApiConfig) -> Limits {
         method,
     }
 }
+
+/// Longest header list that the transport takes, bytes: beyond it, HTTP/2 answers 431. The limit of
+/// metadata is lower ([`super::door`]), so that a caller with up to 64 KiB gets a status that says
+/// so; the rest is for names and for the 32 bytes that HTTP/2 counts for each field.
+const METADATA_BYTES_TAKEN: u32 = 80 << 10;
 
 /// Maximum number of messages that wait for the budget, each with a full window of its stream.
 const WAITING_MAX: usize = 64;
@@ -104,6 +118,7 @@ pub fn feed() -> Limits {
             waiting_max: 64,
             message_bytes_max: feed::REQUEST_BYTES_MAX,
         },
+        inflated: None,
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),
         idle_deadline: Duration::from_secs(30),

@@ -2,12 +2,16 @@
 //! and the time of a retry.
 //!
 //! `google.rpc.BadRequest` names fields, `google.rpc.ErrorInfo` carries a reason that programs may
-//! match on (domain `clarion`), `google.rpc.RetryInfo` says that a retry helps, and when.
+//! match on (domain `clarion`), `google.rpc.RetryInfo` says that a retry helps, and when. The same
+//! time is in the metadata `grpc-retry-pushback-ms` ([`clarion_runtime::listener::retry`]).
 
 use std::{collections::HashMap, time::Duration};
 
 use clarion_proto::{error::InvalidField, ids::AlertName};
-use clarion_runtime::peers::{PeerKey, shares::Full};
+use clarion_runtime::{
+    listener::retry::{self, DOMAIN},
+    peers::{PeerKey, shares::Full},
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -16,9 +20,6 @@ use crate::{
     dispatch::{CountError, StartError},
     store::StoreError,
 };
-
-/// Domain of all reasons in `google.rpc.ErrorInfo`.
-const DOMAIN: &str = "clarion";
 
 /// Longest field and longest problem of a refusal, bytes. A status travels in headers, of which
 /// callers accept 8 to 16 KiB: the text is sent twice, in the message (each byte as up to three)
@@ -45,6 +46,19 @@ pub(super) fn not_found(name: &str) -> Status {
 /// ALREADY_EXISTS: another resource has the name or the request id.
 pub(super) fn already_exists(message: String) -> Status {
     let details = ErrorDetails::with_error_info("TAKEN", DOMAIN, HashMap::from([]));
+    Status::with_error_details(Code::AlreadyExists, message, details)
+}
+
+/// ALREADY_EXISTS: the request id was used for an alert that differs first in `field`. The existing
+/// alert is named, so that a caller that lost its first request finds it.
+pub(super) fn used_for(alert: &AlertName, field: &str) -> Status {
+    let metadata = [("alert", alert.name()), ("field", field.to_owned())]
+        .map(|(key, value)| (key.to_owned(), value));
+    let details = ErrorDetails::with_error_info("TAKEN", DOMAIN, HashMap::from(metadata));
+    let message = format!(
+        "request_id: was used for {alert}, which differs in {field}; use another request_id for \
+         another alert"
+    );
     Status::with_error_details(Code::AlreadyExists, message, details)
 }
 
@@ -207,10 +221,20 @@ pub(super) fn count(error: &CountError) -> Status {
     }
 }
 
+/// RESOURCE_EXHAUSTED for metadata that is too large. The code is the one that gRPC libraries give
+/// for sizes; a retry with the same metadata does not help.
+pub(super) fn metadata_too_large(bytes: usize, limit: usize) -> Status {
+    let metadata = [("bytes", bytes.to_string()), ("limit", limit.to_string())];
+    let message = format!(
+        "metadata: must be at most {limit} bytes, with 32 bytes added for each entry; got {bytes} \
+         bytes"
+    );
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+    retry::never(Code::ResourceExhausted, "METADATA_TOO_LARGE", message, metadata)
+}
+
 fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
-    let mut details = ErrorDetails::with_retry_info(Some(retry));
-    details.set_error_info(reason, DOMAIN, HashMap::from([]));
-    Status::with_error_details(code, message, details)
+    retry::again(code, reason, message, [], retry)
 }
 
 /// Time until a retry of a request that fails until the operator makes room.

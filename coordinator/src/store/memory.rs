@@ -25,8 +25,8 @@ use tokio::sync::watch;
 
 use self::{log::Log, room::Room};
 use super::{
-    AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint, ClusterStore,
-    Created, LaneDirector, RecordBatch, RequestId, StoreError,
+    AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint,
+    ClusterStore, Created, LaneDirector, RecordBatch, RequestId, StoreError,
 };
 use crate::owners::Ownership;
 
@@ -35,7 +35,7 @@ mod room;
 
 /// Number of ended alerts kept; older alerts are removed together with their `request_id`.
 pub const ENDED_ALERTS_KEPT: usize = 1_000;
-/// Bytes of alerts above which ended alerts are removed sooner: one region may have 4 MB.
+/// Bytes of alerts above which ended alerts are removed sooner: one region may have 8 MB.
 const ALERT_BYTES_MAX: usize = 64 << 20;
 /// Maximum number of apps of one cluster.
 pub const APPS_MAX: usize = 10_000;
@@ -61,6 +61,8 @@ struct Tables {
     alerts: BTreeMap<AlertName, Arc<AlertRecord>>,
     by_request: BTreeMap<RequestId, AlertName>,
     by_age: BTreeSet<AlertCursor>,
+    /// Alerts with an external identifier, by age; no entry is empty.
+    by_external_id: BTreeMap<String, BTreeSet<AlertCursor>>,
     /// Names of the alerts that have not ended.
     active: BTreeSet<AlertName>,
     /// Checkpoints of the alerts that have not ended.
@@ -207,6 +209,10 @@ impl AlertStore for MemoryStore {
         let alert = Arc::new(AlertRecord { log, positions, ..alert });
         tables.by_request.insert(alert.request_id, alert.name.clone());
         tables.by_age.insert(cursor(&alert));
+        let external_id = &alert.submitted.external_id;
+        if !external_id.is_empty() {
+            tables.by_external_id.entry(external_id.clone()).or_default().insert(cursor(&alert));
+        }
         tables.active.insert(alert.name.clone());
         tables.put(&alert);
         tables.forget_ended();
@@ -248,13 +254,21 @@ impl AlertStore for MemoryStore {
 
     async fn alerts(
         &self,
+        filter: &AlertFilter,
         after: Option<&AlertCursor>,
         limit: usize,
     ) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
         let tables = self.tables.lock();
+        let matching = |cursor: &AlertCursor| {
+            Some(&tables.alerts[&cursor.name]).filter(|alert| filter.matches(alert)).map(Arc::clone)
+        };
+        let cursors = match &filter.external_id {
+            Some(id) => tables.by_external_id.get(id),
+            None => Some(&tables.by_age),
+        };
         let older = (Bound::Unbounded, after.map_or(Bound::Unbounded, Bound::Excluded));
-        let names = tables.by_age.range::<AlertCursor, _>(older).rev().take(limit);
-        Ok(names.map(|c| Arc::clone(&tables.alerts[&c.name])).collect())
+        let older = cursors.into_iter().flat_map(|all| all.range::<AlertCursor, _>(older).rev());
+        Ok(older.filter_map(matching).take(limit).collect())
     }
 
     async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
@@ -412,6 +426,12 @@ impl Tables {
             self.bytes -= bytes_of(&alert);
             self.by_request.remove(&alert.request_id);
             self.by_age.remove(&cursor(&alert));
+            if let Some(same) = self.by_external_id.get_mut(&alert.submitted.external_id) {
+                same.remove(&cursor(&alert));
+                if same.is_empty() {
+                    self.by_external_id.remove(&alert.submitted.external_id);
+                }
+            }
         }
     }
 }

@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use clarion_proto::{
+    alert::Mode,
     app::{App, Environment, Identity, LaneKind, Platform},
     device::{Change, Record},
     ids::{
         AlertName, AppName, CoordinatorId, DeviceId, Epoch, LogId, PartitionId, Position,
         UnixMillis,
     },
+    wire::v1 as wire,
 };
 
 use super::{
-    AlertCursor, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created,
-    LaneDirector, RecordBatch, StoreError,
+    AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint,
+    ClusterStore, Created, LaneDirector, RecordBatch, StoreError,
     fixtures::{ended, record},
 };
 use crate::{
@@ -50,6 +52,7 @@ macro_rules! suite {
             a_lower_epoch_writes_nothing
             active_alerts_are_listed_until_they_end
             pages_are_newest_first_and_miss_nobody
+            a_filter_finds_what_it_says
             an_app_in_use_stays
             the_identity_of_a_deleted_app_is_kept_until_the_name_is_used
             ownership_is_numbered_without_a_gap
@@ -281,11 +284,66 @@ pub(super) async fn pages_are_newest_first_and_miss_nobody(store: impl Engine) {
     }
     let names =
         |page: &[Arc<AlertRecord>]| page.iter().map(|a| a.name.id().to_owned()).collect::<Vec<_>>();
-    let first = store.alerts(None, 2).await.expect("up");
+    let all = AlertFilter::default();
+    let first = store.alerts(&all, None, 2).await.expect("up");
     assert_eq!(names(&first), ["b", "c"]);
-    let second = store.alerts(Some(&cursor(&first[1])), 2).await.expect("up");
+    let second = store.alerts(&all, Some(&cursor(&first[1])), 2).await.expect("up");
     assert_eq!(names(&second), ["a", "e"]);
-    assert!(store.alerts(Some(&cursor(&second[1])), 2).await.expect("up").is_empty());
+    assert!(store.alerts(&all, Some(&cursor(&second[1])), 2).await.expect("up").is_empty());
+}
+
+pub(super) async fn a_filter_finds_what_it_says(store: impl Engine) {
+    let store = with_app(store).await;
+    store.create_app(app("other")).await.expect("room");
+    let filed = |name: &str, created: u64, external_id: &str, label: &str| {
+        let submitted = wire::Alert {
+            mode: if created.is_multiple_of(2) { wire::Mode::Live } else { wire::Mode::Test }
+                .into(),
+            external_id: external_id.to_owned(),
+            labels: [("team".to_owned(), label.to_owned())].into(),
+            ..Default::default()
+        };
+        AlertRecord { submitted: Arc::new(submitted), ..record(name, created) }
+    };
+    let other = AppName::from_id("other").expect("valid");
+    let of_other = AlertRecord { apps: vec![other.clone()], ..filed("d", 4, "case-2", "south") };
+    for alert in [
+        filed("a", 1, "case-1", "north"),
+        filed("b", 2, "case-1", "south"),
+        filed("c", 3, "", "north"),
+        of_other,
+        filed("e", 5, "case-1", "north"),
+    ] {
+        store.create_alert(alert, 99).await.expect("room");
+    }
+    let a =
+        store.alert(&AlertName::from_id("a").expect("valid")).await.expect("up").expect("there");
+    store.replace_alert(ended(&a, State::Resolved)).await.expect("the next revision");
+    let none = AlertFilter::default;
+    let labels = |value: &str| [("team".to_owned(), value.to_owned())].into();
+    let case = |id: &str| AlertFilter { external_id: Some(id.to_owned()), ..none() };
+    for (filter, expected) in [
+        (none(), "edcba"),
+        (case("case-1"), "eba"),
+        (case("case"), ""),
+        (AlertFilter { states: vec![State::Active], ..case("case-1") }, "eb"),
+        (AlertFilter { states: vec![State::Resolved, State::Expired], ..none() }, "a"),
+        (AlertFilter { modes: vec![Mode::Live], ..none() }, "db"),
+        (AlertFilter { created_from: Some(UnixMillis(2)), ..none() }, "edcb"),
+        (AlertFilter { created_before: Some(UnixMillis(2)), ..none() }, "a"),
+        (AlertFilter { app: Some(other), ..none() }, "d"),
+        (AlertFilter { labels: labels("north"), ..none() }, "eca"),
+        (AlertFilter { labels: labels("north"), ..case("case-1") }, "ea"),
+    ] {
+        let mut found = String::new();
+        let mut after = None;
+        // Page by page, so that no page misses an alert.
+        while let [alert] = &store.alerts(&filter, after.as_ref(), 1).await.expect("up")[..] {
+            found.push_str(alert.name.id());
+            after = Some(cursor(alert));
+        }
+        assert_eq!(found, expected, "{filter:?}");
+    }
 }
 
 pub(super) async fn an_app_in_use_stays(store: impl Engine) {

@@ -43,7 +43,7 @@ async fn the_age_of_places_is_fixed_when_the_alert_is_created() {
 
         let again = soon(server.alerts().create_alert(create(request, alert))).await;
         assert_eq!(again.expect("the same").into_inner().name, made.name);
-        let read = wire::GetAlertRequest { name: made.name };
+        let read = wire::GetAlertRequest { name: made.name, with_region: false };
         let read = soon(server.alerts().get_alert(read)).await.expect("there").into_inner();
         assert_eq!(within(&read), days * DAY_S);
     }

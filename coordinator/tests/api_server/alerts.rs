@@ -48,7 +48,7 @@ async fn an_alert_is_planned_started_and_read_back() {
     assert_eq!(format!("alerts/{}", request.collapse_id), created.name);
     assert_eq!(app.messages[0].locale, "en");
 
-    let get = wire::GetAlertRequest { name: created.name.clone() };
+    let get = wire::GetAlertRequest { name: created.name.clone(), ..Default::default() };
     let read = soon(server.alerts().get_alert(get)).await.expect("there").into_inner();
     assert_eq!(read, created);
     assert!((read.overshoot_meters - 448.8).abs() < 0.1, "{}", read.overshoot_meters);
@@ -256,7 +256,11 @@ async fn pages_are_newest_first_and_their_tokens_are_checked() {
         names.push(server.created(request).await.name);
     }
     let list = |page_size, page_token: &str| {
-        let request = wire::ListAlertsRequest { page_size, page_token: page_token.to_owned() };
+        let request = wire::ListAlertsRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+            ..Default::default()
+        };
         let mut client = server.alerts();
         async move { soon(client.list_alerts(request)).await.map(tonic::Response::into_inner) }
     };
@@ -297,7 +301,9 @@ async fn what_is_not_there_is_not_found() {
     let get = |name: &str| {
         let (mut client, name) = (server.alerts(), name.to_owned());
         async move {
-            soon(client.get_alert(wire::GetAlertRequest { name })).await.expect_err("not there")
+            soon(client.get_alert(wire::GetAlertRequest { name, ..Default::default() }))
+                .await
+                .expect_err("not there")
         }
     };
     assert_eq!(get("alerts/a1").await.code(), Code::NotFound);

@@ -13,7 +13,7 @@ fn cancel(alert: &wire::Alert, reason: &str) -> wire::CancelAlertRequest {
 async fn read_until(server: &Server, alert: &wire::Alert, state: wire::State) -> wire::Alert {
     soon(async {
         loop {
-            let get = wire::GetAlertRequest { name: alert.name.clone() };
+            let get = wire::GetAlertRequest { name: alert.name.clone(), ..Default::default() };
             let read = server.alerts().get_alert(get).await.expect("there").into_inner();
             if read.state() == state && read.end_time.is_some() {
                 return read;
@@ -103,8 +103,10 @@ async fn a_reason_has_a_limit() {
         .await
         .expect_err("long");
     assert_eq!(field(&refused), "reason");
-    let read = soon(server.alerts().get_alert(wire::GetAlertRequest { name: alert.name }))
-        .await
-        .expect("there");
+    let read = soon(
+        server.alerts().get_alert(wire::GetAlertRequest { name: alert.name, ..Default::default() }),
+    )
+    .await
+    .expect("there");
     assert_eq!(read.into_inner().state(), wire::State::Active);
 }

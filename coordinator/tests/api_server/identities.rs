@@ -58,7 +58,8 @@ async fn all_changes_of_a_token_are_of_one_device() {
     droid.app.as_mut().expect("set").identity = wire::Identity::Token.into();
     soon(server.apps().create_app(droid)).await.expect("created");
     let (lower, upper) = ("00ffab", "00FFAB");
-    let place = wire::Place { place: Some(wire::place::Place::Cell(0x0894_11ca_0003_ffff)) };
+    let place =
+        wire::Place { place: Some(wire::place::Place::Cell(0x0894_11ca_0003_ffff)), datum: 0 };
     let mut registered = by_token("tokens", lower);
     let of = registration(&mut registered).clone();
     registered.change = Some(Wire::Registration(of));

@@ -6,6 +6,7 @@
 mod age;
 mod alerts;
 mod apps;
+mod callers;
 mod cancel;
 mod feed;
 mod hostile;

@@ -10,8 +10,9 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use spoil::{
-    arrival_of, at, audience, case, cells, circle, circle_of, comb, holed, message, multi, muted,
-    place, polygon, region, registration, rim, ring, shape, text, token_device, union,
+    apns, arrival_of, at, audience, case, cells, circle, circle_of, comb, fcm, holed, message,
+    multi, muted, place, polygon, region, registration, rim, ring, shape, text, token_device,
+    union,
 };
 
 use crate::{
@@ -107,6 +108,21 @@ const ALERT: &[Refusal<wire::Alert>] = refusals! { wire::Alert:
     // Within its own limit, but not as JSON within APNs'.
     "a push over 4,096 bytes", |a| message(a).body = "\"".repeat(3_000) => "alert.case.messages[en]", ["apps/demo", "4096", "more than"];
     "a push over 4,096 bytes for FCM", |a| { audience(a).apps = vec!["apps/droid".into()]; message(a).body = "\"".repeat(2_500); } => "alert.case.messages[en]", ["apps/droid", "4096 of FCM", "more than"];
+    "title without ink", |a| message(a).title = "\u{200B} \u{FEFF}".into() => "alert.case.messages[en].title", ["visible character", "got 3"];
+    "title of two lines", |a| message(a).title = "a\nb".into() => "alert.case.messages[en].title", ["control characters", "U+000A at byte 1"];
+    "body with NUL", |a| message(a).body = "a\0".into() => "alert.case.messages[en].body", ["control characters", "U+0000 at byte 1"];
+    "body that turns around", |a| message(a).body = "a\u{202E}b".into() => "alert.case.messages[en].body", ["U+202E at byte 1 is not closed"];
+    "link with a hidden character", |a| case(a).deep_link = "app://\u{200B}".into() => "alert.case.deep_link", ["U+200B at byte 6"];
+    "external id with a tab", |a| a.external_id = "a\tb".into() => "alert.external_id", ["visible characters", "U+0009 at byte 1"];
+    "external id too long", |a| a.external_id = "x".repeat(257) => "alert.external_id", ["at most 256 bytes", "got 257"];
+    "label without a key", |a| { a.labels.insert("Team".into(), "x".into()); } => "alert.labels", ["1 to 63", "got \"Team\""];
+    "too many labels", |a| for i in 0..17 { a.labels.insert(format!("l{i}"), "x".into()); } => "alert.labels", ["at most 16", "got 17"];
+    "label value too long", |a| { a.labels.insert("team".into(), "x".repeat(257)); } => "alert.labels[team]", ["at most 256 bytes", "got 257"];
+    "relevance above 1", |a| apns(a).relevance_score = Some(1.5) => "alert.options.apns.relevance_score", ["0 to 1", "got 1.5"];
+    "interruption level unknown", |a| apns(a).interruption_level = 5 => "alert.options.apns.interruption_level", ["got 5"];
+    "thread id too long", |a| apns(a).thread_id = "x".repeat(129) => "alert.options.apns.thread_id", ["at most 128 bytes", "got 129"];
+    "category with a control", |a| apns(a).category = "\u{7}".into() => "alert.options.apns.category", ["U+0007 at byte 0"];
+    "analytics label with a space", |a| fcm(a).analytics_label = "a b".into() => "alert.options.fcm.analytics_label", ["1 to 50 characters", "got 3"];
     "image not https", |a| case(a).image_url = "http://example.org/a.jpg".into() => "alert.case.image_url", ["https://"];
     "image address too long", |a| case(a).image_url = format!("https://{}", "x".repeat(1_024)) => "alert.case.image_url", ["at most 1024 bytes", "got 1032"];
     "link too long", |a| case(a).deep_link = "x".repeat(1_025) => "alert.case.deep_link", ["at most 1024 bytes", "got 1025"];
@@ -286,6 +302,7 @@ async fn pages_names_and_reasons_are_refused_by_their_field() {
     let list = |page_size, page_token: &str| wire::ListAlertsRequest {
         page_size,
         page_token: page_token.into(),
+        ..Default::default()
     };
     let apps = |page_size, page_token: &str| wire::ListAppsRequest {
         page_size,
@@ -309,9 +326,11 @@ async fn pages_names_and_reasons_are_refused_by_their_field() {
         }
     }
     for name in ["", "alerts/", "apps/demo", "alerts/A", "alerts/a/b"] {
-        let get = soon(alerts.get_alert(wire::GetAlertRequest { name: name.into() }))
-            .await
-            .expect_err(name);
+        let get = soon(
+            alerts.get_alert(wire::GetAlertRequest { name: name.into(), ..Default::default() }),
+        )
+        .await
+        .expect_err(name);
         assert_eq!(violation(&get).0, "name");
         let watch = wire::WatchAlertRequest { name: name.into(), cells: true };
         assert_eq!(violation(&soon(alerts.watch_alert(watch)).await.expect_err(name)).0, "name");

@@ -207,7 +207,7 @@ async fn a_region_of_any_size_has_a_plan_of_bounded_size() {
             assert!((previewed.overshoot_meters - alert.overshoot_meters).abs() < 1e-6);
         }
         // The record alone gives the same answer.
-        let request = wire::GetAlertRequest { name: alert.name.clone() };
+        let request = wire::GetAlertRequest { name: alert.name.clone(), ..Default::default() };
         let read = soon(server.alerts().get_alert(request)).await.expect("recorded").into_inner();
         assert_eq!(
             (read.overshoot_meters, read.band_step_meters),

@@ -365,7 +365,7 @@ async fn nodes_that_do_not_take_an_alert_are_told_to_all_who_ask() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
     let get = async || {
-        let request = wire::GetAlertRequest { name: alert.name.clone() };
+        let request = wire::GetAlertRequest { name: alert.name.clone(), ..Default::default() };
         soon(server.alerts().get_alert(request)).await.expect("there").into_inner()
     };
     let mut stream = watch(&server, &alert, false).await;

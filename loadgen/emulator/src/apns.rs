@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod auth;
 pub mod judge;
+pub mod payload;
 pub mod request;
 
 use self::auth::Key;

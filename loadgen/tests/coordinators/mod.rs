@@ -123,7 +123,7 @@ impl Process {
     }
 
     pub async fn alert(&self, name: &str) -> wire::Alert {
-        let request = wire::GetAlertRequest { name: name.to_owned() };
+        let request = wire::GetAlertRequest { name: name.to_owned(), ..Default::default() };
         let mut client = AlertServiceClient::new(self.channel.clone());
         timeout(PATIENCE, client.get_alert(request))
             .await

@@ -38,7 +38,7 @@ fn refused(change: impl FnOnce(&mut wire::Alert)) -> String {
 #[test]
 fn takes_the_manuals_example() {
     let spec = AlertSpec::from_wire(demo()).expect("valid");
-    assert_eq!(spec.severity.apns_interruption_level(), "time-sensitive");
+    assert_eq!(spec.severity.apns_interruption_level().as_str(), "time-sensitive");
     assert_eq!(spec.mode, Mode::Test);
     let name = AlertName::from_id("a1").expect("valid");
     assert_eq!(spec.collapse_id(&name), "a1");

@@ -97,8 +97,18 @@ impl Activity {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.touch();
         let (working, answer) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Stream { activity: Arc::clone(self), working, answer, charge: Mutex::new(None) })
+        let charges = Mutex::default();
+        Arc::new(Stream { activity: Arc::clone(self), working, answer, charges })
     }
+}
+
+/// Form of a message that is charged to a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// As received, compressed or not.
+    Received,
+    /// As decompressed by the listener.
+    Inflated,
 }
 
 /// An open stream, shared by the body of its request, the body of its response and the task that
@@ -109,8 +119,8 @@ pub(super) struct Stream {
     working: AtomicBool,
     /// Number of its response; 0: the response has not begun, or has no deadline.
     answer: AtomicU64,
-    /// Part of the byte budget that the stream holds.
-    charge: Mutex<Option<Turn>>,
+    /// Parts of the byte budgets that the stream holds, by [`Stage`].
+    charges: Mutex<[Option<Turn>; 2]>,
 }
 
 impl Stream {
@@ -129,15 +139,22 @@ impl Stream {
     }
 
     /// Records the charge of an admitted message.
-    pub(super) fn charge(&self, turn: Turn) {
+    pub(super) fn charge(&self, stage: Stage, turn: Turn) {
         // The former one is dropped after the lock is.
-        let former = self.charge.lock().replace(turn);
+        let former = self.charges.lock()[stage as usize].replace(turn);
         drop(former);
     }
 
-    /// Releases the charge: the message has been processed.
-    pub(super) fn release(&self) {
-        drop(self.charge.lock().take());
+    /// Releases the charge of a stage: the message has been processed.
+    pub(super) fn release(&self, stage: Stage) {
+        let charge = self.charges.lock()[stage as usize].take();
+        drop(charge);
+    }
+
+    /// Releases all charges: the request has been processed.
+    pub(super) fn release_all(&self) {
+        let charges = std::mem::take(&mut *self.charges.lock());
+        drop(charges);
     }
 }
 

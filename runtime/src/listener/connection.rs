@@ -33,7 +33,8 @@ use tower::Service as _;
 use super::{
     ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX,
     RESETS_PENDING_MAX, Service,
-    activity::{Activity, Counted},
+    activity::{Activity, Counted, Stage},
+    inflate::{Encoding, Inflated, Inflation},
     meter::Metered,
 };
 use crate::{
@@ -61,7 +62,7 @@ pub(super) async fn serve(
     clock: Clock,
     activity: Arc<Activity>,
     limits: Arc<Limits>,
-    meter: Meter,
+    (meter, inflation): (Meter, Option<Inflation>),
     service: Service,
     stop: CancellationToken,
 ) {
@@ -83,7 +84,8 @@ pub(super) async fn serve(
     let requests = {
         let (activity, limits) = (Arc::clone(&activity), Arc::clone(&limits));
         service_fn(move |request| {
-            answer(request, &activity, &limits, &meter, service.clone(), &peer, &info)
+            let budgets = (&meter, inflation.as_ref());
+            answer(request, &activity, &limits, budgets, service.clone(), &peer, &info)
         })
     };
     let connection = server(&limits).serve_connection(TokioIo::new(io), requests);
@@ -144,10 +146,10 @@ fn server(limits: &Limits) -> http2::Builder<TokioExecutor> {
 
 /// One request, counted from its head to its answer's last byte.
 fn answer(
-    request: http::Request<Incoming>,
+    mut request: http::Request<Incoming>,
     activity: &Arc<Activity>,
     limits: &Limits,
-    meter: &Meter,
+    (meter, inflation): (&Meter, Option<&Inflation>),
     mut service: Service,
     peer: &Peer,
     info: &TcpConnectInfo,
@@ -155,8 +157,21 @@ fn answer(
     let stream = activity.open();
     let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
     let from = PeerKey::of(peer.address.ip());
-    let metered = |body| Metered::new(body, method, meter.clone(), from, Arc::clone(&stream));
-    let mut request = request.map(|body| Body::new(metered(body)));
+    let compressed = inflation
+        .and_then(|inflation| Some((Encoding::take(request.headers_mut())?, inflation.clone())));
+    let metered = |body| {
+        let stream = (Arc::clone(&stream), Stage::Received);
+        Metered::new(body, method, meter.clone(), from, stream)
+    };
+    let mut request = request.map(|body| match compressed {
+        None => Body::new(metered(body)),
+        Some((encoding, inflation)) => {
+            let meter = inflation.meter.clone();
+            let body = Inflated::new(metered(body), encoding, inflation, from);
+            let stream = (Arc::clone(&stream), Stage::Inflated);
+            Body::new(Metered::new(body, method, meter, from, stream))
+        }
+    });
     request.extensions_mut().insert(peer.clone());
     request.extensions_mut().insert(info.clone());
     let answer = service.call(request);
@@ -170,7 +185,7 @@ fn answer(
             }
         };
         if !matches!(method, Method::Exchange) {
-            stream.release();
+            stream.release_all();
         }
         if matches!(method, Method::Answer) {
             stream.answered();

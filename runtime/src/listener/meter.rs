@@ -26,9 +26,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 
-use super::activity::Stream;
+use super::{
+    activity::{Stage, Stream},
+    retry,
+};
 use crate::peers::{
     PeerKey,
     shares::Places,
@@ -116,6 +118,7 @@ pub(super) struct Metered<B> {
     meter: Meter,
     peer: PeerKey,
     stream: Arc<Stream>,
+    stage: Stage,
     exchange: bool,
     messages: Messages,
     /// Frame that waits for room in the budget.
@@ -129,7 +132,7 @@ impl<B> Metered<B> {
         method: Method,
         meter: Meter,
         peer: PeerKey,
-        stream: Arc<Stream>,
+        (stream, stage): (Arc<Stream>, Stage),
     ) -> Self {
         let exchange = method == Method::Exchange;
         Self {
@@ -137,6 +140,7 @@ impl<B> Metered<B> {
             meter,
             peer,
             stream,
+            stage,
             exchange,
             messages: Messages::default(),
             held: None,
@@ -158,14 +162,10 @@ impl<B> Metered<B> {
 
     fn wait_for(&self, weight: u64) -> Result<Waiting, Status> {
         let busy = || {
-            let words = format!("{} bytes of messages are being received", self.meter.budget.bytes);
-            let mut details = ErrorDetails::with_retry_info(Some(RETRY));
-            details.set_error_info(
-                "MESSAGES_BUSY",
-                "clarion",
-                [("bytes".to_owned(), self.meter.budget.bytes.to_string())],
-            );
-            Status::with_error_details(Code::ResourceExhausted, words, details)
+            let bytes = self.meter.budget.bytes;
+            let words = format!("{bytes} bytes of messages are being received");
+            let metadata = [("bytes".to_owned(), bytes.to_string())];
+            retry::again(Code::ResourceExhausted, "MESSAGES_BUSY", words, metadata, RETRY)
         };
         let place = self.meter.waiting.enter(self.peer).map_err(|_| busy())?;
         let (bytes, peer, refused) = (self.meter.bytes.clone(), self.peer, busy());
@@ -194,13 +194,13 @@ where
             let data = std::mem::take(data);
             this.held = None;
             return Poll::Ready(Some(turn.map_err(Into::into).map(|turn| {
-                this.stream.charge(turn);
+                this.stream.charge(this.stage, turn);
                 Frame::data(data)
             })));
         }
         if this.exchange && this.messages.is_whole() {
             // It asks for the next: the one before has been dealt with.
-            this.stream.release();
+            this.stream.release(this.stage);
         }
         let frame = match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => frame,
@@ -225,9 +225,9 @@ where
             return Poll::Ready(Some(Ok(frame)));
         }
         // An earlier message of the same frame was whole: it is small, and no reason to wait for itself.
-        this.stream.release();
+        this.stream.release(this.stage);
         if let Some(turn) = this.meter.bytes.try_enter(this.peer, weight) {
-            this.stream.charge(turn);
+            this.stream.charge(this.stage, turn);
             return Poll::Ready(Some(Ok(frame)));
         }
         match this.wait_for(weight) {

@@ -28,7 +28,7 @@ pub struct CoreReport {
     pub ended: bool,
     /// Bands that changed: number and totals.
     pub bands: Vec<(u32, Counts)>,
-    /// Cells of resolution 6 that changed: index and totals; every 200 ms.
+    /// Cells that changed: index and totals; every 200 ms.
     pub cells: Vec<(u64, Counts)>,
     /// Ordinals handed over since the last report.
     pub handed: Vec<(PartitionId, RoaringBitmap)>,

@@ -117,7 +117,7 @@ impl WaveRun {
             parts: Vec::new(),
             part_of: Vec::new(),
             outlets: lanes.iter().map(|lane| Outlet::new(*lane, tags(*lane), bands)).collect(),
-            tally: Tally::new(bands as usize),
+            tally: Tally::new(bands as usize, spec.cover.reported()),
             grant_until: Time(0),
             pace: Pace::default(),
             open: 0,

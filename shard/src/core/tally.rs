@@ -1,17 +1,12 @@
-//! Counts of one wave on one core, by band and by res-6 cell, with the changes since the last
-//! report.
+//! Counts of one wave on one core, by band and by cell of the cover's reported resolution
+//! ([`crate::wave::cover::grain`]), with the changes since the last report.
 
 use std::collections::BTreeMap;
 
 use clarion_proto::{device::Cell, outcome::Outcome};
+use h3o::Resolution;
 
 use crate::command::Counts;
-
-/// Most cells that are counted one by one; more are counted by band only. A radius of 120 km has
-/// some 1,300 cells, one of 500 km some 22,000.
-pub(crate) const CELLS_MAX: usize = 20_000;
-/// Slot of a cell beyond [`CELLS_MAX`].
-const NO_CELL: u32 = u32::MAX;
 
 /// Totals of one wave on one core, which only grow.
 #[derive(Debug)]
@@ -24,36 +19,35 @@ pub(crate) struct Tally {
     /// Cell of the last device and its slot: a walk goes by place, so the next device is mostly in
     /// the same cell.
     last: (u64, u32),
+    resolution: Resolution,
 }
 
 impl Tally {
-    /// Creates the counts for a cover with this many bands.
-    pub(crate) fn new(bands: usize) -> Self {
+    /// Creates the counts for a cover with this many bands, by cells of this resolution.
+    pub(crate) fn new(bands: usize, resolution: Resolution) -> Self {
         Self {
             bands: Changing::with_len(bands),
             cells: Changing::default(),
             cell_of: Vec::new(),
             slot_of: BTreeMap::new(),
-            last: (0, NO_CELL),
+            // No cell has the index 0.
+            last: (0, 0),
+            resolution,
         }
     }
 
     /// Counts a device that was handed over, and returns the slot of its cell.
     pub(crate) fn handed(&mut self, band: u32, cell: Cell) -> u32 {
         self.bands.at(band).handed += 1;
-        let slot = self.slot(parent6(cell));
-        if slot != NO_CELL {
-            self.cells.at(slot).handed += 1;
-        }
+        let slot = self.slot(parent(cell, self.resolution));
+        self.cells.at(slot).handed += 1;
         slot
     }
 
     /// Counts an outcome in the band and cell where the device was handed over.
     pub(crate) fn ended(&mut self, band: u32, cell: u32, outcome: Outcome) {
         self.bands.at(band).count(outcome);
-        if cell != NO_CELL {
-            self.cells.at(cell).count(outcome);
-        }
+        self.cells.at(cell).count(outcome);
     }
 
     /// Returns the bands that changed since the last call.
@@ -81,6 +75,9 @@ impl Tally {
         self.cells.repeat_all();
     }
 
+    /// A device is handed over inside the cover, so there are at most [`CELLS_MAX`] slots.
+    ///
+    /// [`CELLS_MAX`]: crate::wave::cover::grain::CELLS_MAX
     #[allow(clippy::cast_possible_truncation)] // at most CELLS_MAX
     fn slot(&mut self, cell: u64) -> u32 {
         if self.last.0 == cell {
@@ -88,7 +85,6 @@ impl Tally {
         }
         let slot = match self.slot_of.get(&cell) {
             Some(slot) => *slot,
-            None if self.cell_of.len() == CELLS_MAX => NO_CELL,
             None => {
                 let slot = self.cell_of.len() as u32;
                 self.cell_of.push(cell);
@@ -147,16 +143,17 @@ impl Changing {
     }
 }
 
-/// Returns the res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55
-/// and one digit of three bits for each finer resolution, the finest lowest; unused digits are 7.
-/// So the parent is the index with another resolution and the last nine digits (7 to 15) set.
-fn parent6(cell: Cell) -> u64 {
-    cell.index() & !(0xf << 52) | 6 << 52 | ((1 << 27) - 1)
+/// Returns the cell of a coarser resolution around a res-9 cell. An H3 index keeps its resolution in
+/// bits 52 to 55 and one digit of three bits for each finer resolution, the finest lowest; unused
+/// digits are 7. So the parent is the index with another resolution and all finer digits set.
+fn parent(cell: Cell, resolution: Resolution) -> u64 {
+    let resolution = u64::from(u8::from(resolution));
+    cell.index() & !(0xf << 52) | resolution << 52 | ((1 << (3 * (15 - resolution))) - 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use h3o::{LatLng, Resolution};
+    use h3o::LatLng;
 
     use super::*;
 
@@ -164,7 +161,10 @@ mod tests {
     fn parents_are_h3s() {
         for (lat, lng) in [(22.54, 114.06), (-89.9, 10.0), (41.6, -93.6), (0.0, 180.0)] {
             let cell = LatLng::new(lat, lng).unwrap().to_cell(Resolution::Nine);
-            assert_eq!(parent6(Cell::from(cell)), u64::from(cell.parent(Resolution::Six).unwrap()));
+            for resolution in (0..=6).map(|r| Resolution::try_from(r).unwrap()) {
+                let expected = u64::from(cell.parent(resolution).unwrap());
+                assert_eq!(parent(Cell::from(cell), resolution), expected);
+            }
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
     fn reports_what_changed_and_all_again_when_asked() {
         let near = Cell::from(LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine));
         let far = Cell::from(LatLng::new(22.94, 114.06).unwrap().to_cell(Resolution::Nine));
-        let mut tally = Tally::new(3);
+        let mut tally = Tally::new(3, Resolution::Six);
         let slot = tally.handed(0, near);
         tally.handed(2, far);
         tally.ended(0, slot, Outcome::Accepted);
@@ -185,6 +185,6 @@ mod tests {
         assert!(tally.take_bands().is_empty() && !tally.cells_changed());
         tally.repeat_all();
         assert_eq!(tally.take_bands(), bands);
-        assert_eq!(tally.take_cells()[0], (parent6(near), bands[0].1));
+        assert_eq!(tally.take_cells()[0], (parent(near, Resolution::Six), bands[0].1));
     }
 }

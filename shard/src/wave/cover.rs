@@ -12,11 +12,15 @@ use h3o::{CellIndex, Resolution};
 use super::room;
 use crate::partition::key::{Key, Place};
 
+pub(crate) mod grain;
+
 /// Bands of disjoint cells; all cores share one cover.
 pub struct Cover {
     bands: Vec<Band>,
     /// All ranges in order, each with its band.
     ranges: Vec<(Range, u32)>,
+    /// Resolution of the cells by which the wave is reported.
+    reported: Resolution,
     /// Reservation of the memory for the cover and all other data of its wave.
     place: Option<room::Place>,
 }
@@ -126,6 +130,12 @@ impl Cover {
         u32::try_from(self.bands.len()).expect("checked when it was made")
     }
 
+    /// Returns the resolution of the cells by which the wave is reported: see [`grain`].
+    #[must_use]
+    pub fn reported(&self) -> Resolution {
+        self.reported
+    }
+
     /// Returns the limits of a band, metres from the place last seen.
     #[must_use]
     pub fn limits(&self, band: u32) -> Option<(f64, f64)> {
@@ -204,8 +214,12 @@ impl CoverBuilder {
     /// # Errors
     /// [`CoverError::Overlap`] if two cells overlap.
     pub fn finish(self) -> Result<Cover, CoverError> {
-        let mut cover =
-            Cover { bands: self.bands, ranges: Vec::with_capacity(self.ranges), place: None };
+        let mut cover = Cover {
+            bands: self.bands,
+            ranges: Vec::with_capacity(self.ranges),
+            reported: Resolution::Zero,
+            place: None,
+        };
         for (number, band) in (0..).zip(&mut cover.bands) {
             join(&mut band.ranges, number)?;
             cover.ranges.extend(band.ranges.iter().map(|range| (*range, number)));
@@ -216,6 +230,7 @@ impl CoverBuilder {
         {
             return Err(CoverError::Overlap { one: *a.min(b), other: *a.max(b) });
         }
+        cover.reported = grain::of(&cover.ranges);
         Ok(cover)
     }
 }

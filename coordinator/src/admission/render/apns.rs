@@ -1,15 +1,13 @@
 //! Bodies of pushes to APNs.
 //!
 //! Keys, values and the limit are Apple's ("Generating a remote notification"): the system reads
-//! `aps`, the app reads the other members. `mutable-content` lets the app fetch the photograph
-//! before the system shows the notification.
+//! `aps`, the app reads the other members. `mutable-content` lets the app's notification service
+//! extension fetch the photograph before the system shows the notification; every alert with a
+//! photograph sends it.
 
 use bytes::Bytes;
 use clarion_proto::{
-    alert::{AlertSpec, Severity},
-    app::App,
-    error::InvalidField,
-    ids::AlertName,
+    alert::AlertSpec, app::App, error::InvalidField, ids::AlertName, options::InterruptionLevel,
 };
 use serde::Serialize;
 
@@ -38,7 +36,13 @@ pub(super) struct Aps<'a> {
     alert: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sound: Option<Sound>,
-    interruption_level: &'a str,
+    interruption_level: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relevance_score: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    category: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mutable_content: Option<u8>,
 }
@@ -89,19 +93,32 @@ pub(super) fn render(
 }
 
 /// Makes `aps` without the text.
-pub(super) fn aps(spec: &AlertSpec) -> Aps<'static> {
+pub(super) fn aps(spec: &AlertSpec) -> Aps<'_> {
+    let options = &spec.options.apns;
+    let level =
+        options.interruption_level.unwrap_or_else(|| spec.severity.apns_interruption_level());
     Aps {
         alert: None,
-        sound: sound(spec.severity),
-        interruption_level: spec.severity.apns_interruption_level(),
-        mutable_content: spec.case.image_url.is_some().then_some(1),
+        sound: sound(level),
+        interruption_level: level.as_str(),
+        relevance_score: options.relevance_score,
+        thread_id: options.thread_id.as_deref(),
+        category: options.category.as_deref(),
+        // Without it, no extension of the app can fetch the photograph.
+        mutable_content: (options.mutable_content || spec.case.image_url.is_some()).then_some(1),
     }
 }
 
-fn sound(severity: Severity) -> Option<Sound> {
-    match severity {
-        Severity::Information => None,
-        Severity::Urgent => Some(Sound::Name("default")),
-        Severity::Critical => Some(Sound::Critical { critical: 1, name: "default", volume: 1.0 }),
+/// Sound of a level: a passive notification with a sound would not be passive, and only Apple's
+/// critical sound breaks through the mute switch.
+fn sound(level: InterruptionLevel) -> Option<Sound> {
+    match level {
+        InterruptionLevel::Passive => None,
+        InterruptionLevel::Active | InterruptionLevel::TimeSensitive => {
+            Some(Sound::Name("default"))
+        }
+        InterruptionLevel::Critical => {
+            Some(Sound::Critical { critical: 1, name: "default", volume: 1.0 })
+        }
     }
 }

@@ -10,6 +10,13 @@
 //! app without that channel uses the default channel of its manifest. `visibility` shows the text
 //! on a locked screen: the alert is a public appeal.
 //!
+//! **Restricted phones.** FCM keeps a message back while the phone is on a network of low bandwidth
+//! or on a satellite, or was not unlocked since its start, unless the message allows it. Google
+//! advises to allow it only for tested apps. `bandwidth_constrained_ok` is on by default for an
+//! urgent alert, because the message is small and the system shows it. `direct_boot_ok` and
+//! `restricted_satellite_ok` are off by default: an app that is not made for them could lose the
+//! message, which else arrives later.
+//!
 //! **Expiry.** FCM has no time of expiry, only `ttl`, which starts when FCM accepts a message; and
 //! a body is made once, while requests go out from now until the alert's end. With the whole
 //! remaining time as `ttl`, a message sent an hour from now could be shown an hour after the
@@ -71,6 +78,15 @@ struct Message<'a> {
     data: Data<'a>,
     android: Android<'a>,
     apns: Apns<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fcm_options: Option<Labelled<'a>>,
+}
+
+/// Options for all platforms of FCM. `android.fcm_options` and `apns.fcm_options` have the same
+/// label only for messages that need a different one per platform.
+#[derive(Serialize)]
+struct Labelled<'a> {
+    analytics_label: &'a str,
 }
 
 #[derive(Serialize)]
@@ -96,6 +112,12 @@ struct Android<'a> {
     priority: &'static str,
     ttl: String,
     collapse_key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direct_boot_ok: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth_constrained_ok: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restricted_satellite_ok: Option<bool>,
     notification: AndroidNotification<'a>,
 }
 
@@ -113,12 +135,12 @@ struct AndroidNotification<'a> {
 #[derive(Serialize)]
 struct Apns<'a> {
     headers: BTreeMap<&'static str, &'a str>,
-    payload: ApnsPayload,
+    payload: ApnsPayload<'a>,
 }
 
 #[derive(Serialize)]
-struct ApnsPayload {
-    aps: Aps<'static>,
+struct ApnsPayload<'a> {
+    aps: Aps<'a>,
 }
 
 pub(super) fn render(
@@ -151,6 +173,12 @@ pub(super) fn render(
                 ]),
                 payload: ApnsPayload { aps: aps(spec) },
             },
+            fcm_options: spec
+                .options
+                .fcm
+                .analytics_label
+                .as_deref()
+                .map(|analytics_label| Labelled { analytics_label }),
         };
         let after_token = after_token(&message);
         fits(BEFORE_TOKEN.len() + after_token.len(), BODY_BYTES_MAX, "FCM", app, locale)?;
@@ -178,10 +206,16 @@ fn android<'a>(spec: &AlertSpec, collapse: &'a str, now: UnixMillis) -> Android<
         Severity::Urgent => ("HIGH", "alert-urgent", "PRIORITY_HIGH"),
         Severity::Critical => ("HIGH", "alert-critical", "PRIORITY_MAX"),
     };
+    let options = &spec.options.fcm;
+    // A phone on a network of low bandwidth is worth 4 KiB in an emergency.
+    let urgent = (spec.severity != Severity::Information).then_some(true);
     Android {
         priority,
         ttl: format!("{}s", ttl_seconds(spec.active_until, now)),
         collapse_key: collapse,
+        direct_boot_ok: options.direct_boot_ok,
+        bandwidth_constrained_ok: options.bandwidth_constrained_ok.or(urgent),
+        restricted_satellite_ok: options.restricted_satellite_ok,
         notification: AndroidNotification {
             tag: collapse,
             channel_id,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use clarion_proto::{
     alert::timestamp, audience::PLACE_SEEN_WITHIN_MAX, outcome::Outcome, wire::v1 as wire,
 };
+use prost::Message as _;
 
+use super::RESPONSE_BYTES_MAX;
 use crate::{
     privacy,
     snapshot::{
@@ -15,9 +17,33 @@ use crate::{
     store::AlertRecord,
 };
 
+/// Largest sum of the output fields of an alert, bytes: name, times, progress, and an isolation
+/// with its detail.
+pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Which regions a response returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Regions {
+    /// No region, to keep a list small.
+    None,
+    /// Regions of alerts that fit into a response which every client accepts.
+    Small,
+    /// Every region, whatever its size.
+    All,
+}
+
 /// An alert with its newest known progress.
-pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Alert {
+pub(super) fn alert(
+    record: &AlertRecord,
+    newest: Option<&Snapshot>,
+    regions: Regions,
+) -> wire::Alert {
     let newest = newest.or(record.settled.as_deref());
+    let region = match regions {
+        Regions::None => false,
+        Regions::Small => is_small(&record.submitted),
+        Regions::All => true,
+    };
     wire::Alert {
         name: record.name.name(),
         state: state(standing(record, newest)).into(),
@@ -28,7 +54,40 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
         overshoot_meters: record.overshoot_m,
         band_step_meters: record.band_step_m,
         audience: audience_in_effect(&record.submitted, place_seen_within(record)),
-        ..wire::Alert::clone(&record.submitted)
+        ..submitted(&record.submitted, region)
+    }
+}
+
+/// Whether a response with the whole alert stays within [`RESPONSE_BYTES_MAX`], the output fields
+/// included.
+pub(super) fn is_small(alert: &wire::Alert) -> bool {
+    alert.encoded_len() <= RESPONSE_BYTES_MAX - OUTPUT_BYTES_MAX
+}
+
+/// The fields that the caller submitted. A region that is not returned is not copied either.
+pub(super) fn submitted(alert: &wire::Alert, region: bool) -> wire::Alert {
+    wire::Alert {
+        name: String::new(),
+        case: alert.case.clone(),
+        severity: alert.severity,
+        region: if region { alert.region.clone() } else { None },
+        last_seen: alert.last_seen,
+        last_seen_datum: alert.last_seen_datum,
+        audience: alert.audience.clone(),
+        active_until: alert.active_until,
+        mode: alert.mode,
+        max_rate_per_second: alert.max_rate_per_second,
+        collapse_key: alert.collapse_key.clone(),
+        state: 0,
+        create_time: None,
+        end_time: None,
+        progress: None,
+        isolation: None,
+        overshoot_meters: 0.0,
+        band_step_meters: 0.0,
+        external_id: alert.external_id.clone(),
+        labels: alert.labels.clone(),
+        options: alert.options.clone(),
     }
 }
 

@@ -21,7 +21,11 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    super::REQUEST_BYTES_MAX, Alerts, Context, answer::audience_in_effect, prepare::Prepared,
+    super::REQUEST_BYTES_MAX,
+    Alerts, Context,
+    answer::{self, OUTPUT_BYTES_MAX, audience_in_effect},
+    difference,
+    prepare::Prepared,
     status,
 };
 use crate::{
@@ -33,9 +37,9 @@ use crate::{
     store::{AlertRecord, Created, RequestId, SendPlan},
 };
 
-/// Largest alert, bytes: the response adds names, times and progress and must still be smaller than
-/// the largest request.
-const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - (64 << 10);
+/// Largest alert, bytes: a response with the region adds names, times and progress, and must not be
+/// larger than the largest request.
+const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - OUTPUT_BYTES_MAX;
 
 /// Result of CreateAlert.
 pub(super) enum Answer {
@@ -187,13 +191,13 @@ fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, S
     if *existing.submitted == *submitted {
         return Ok(Answer::Recorded(existing));
     }
-    let message = format!("request_id was used for another alert, {}", existing.name);
-    Err(status::already_exists(message))
+    let field = difference::first(&existing.submitted, submitted);
+    Err(status::used_for(&existing.name, &field))
 }
 
 /// The response to a validation: nothing was recorded, so the response has no name.
 fn valid(submitted: &wire::Alert) -> Answer {
-    Answer::Valid(Box::new(submitted.clone()))
+    Answer::Valid(Box::new(answer::submitted(submitted, answer::is_small(submitted))))
 }
 
 /// The response to a validation that computed the cover.
@@ -203,7 +207,7 @@ fn planned(submitted: &wire::Alert, prepared: &Prepared) -> Answer {
         audience,
         overshoot_meters: prepared.target.overshoot_m,
         band_step_meters: prepared.target.edges.step_m(),
-        ..submitted.clone()
+        ..answer::submitted(submitted, answer::is_small(submitted))
     }))
 }
 
@@ -223,14 +227,13 @@ fn without_outputs(alert: wire::Alert) -> wire::Alert {
     }
 }
 
-/// Checks an alert's size: a response repeats the alert with more fields, and gRPC clients accept
-/// 4 MiB by default.
+/// Checks an alert's size: a response repeats the alert with more fields.
 fn within_answers(alert: &wire::Alert) -> Result<(), InvalidField> {
     match alert.encoded_len() {
         ..=ALERT_BYTES_MAX => Ok(()),
         bytes => Err(InvalidField::new(
             "alert",
-            format_args!("at most {ALERT_BYTES_MAX} bytes, has {bytes}"),
+            format_args!("must be at most {ALERT_BYTES_MAX} bytes encoded; got {bytes} bytes"),
         )),
     }
 }
@@ -254,7 +257,7 @@ fn request_id(text: &str) -> Result<RequestId, InvalidField> {
 }
 
 /// 33 characters, ordered by time; also a valid `apns-collapse-id`.
-fn alert_name(id: Uuid) -> AlertName {
+pub(super) fn alert_name(id: Uuid) -> AlertName {
     AlertName::from_id(&format!("a{}", id.simple())).expect("a letter and 32 hexadecimal digits")
 }
 

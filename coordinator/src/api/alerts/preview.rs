@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{error::required, wire::v1 as wire};
+use clarion_proto::{error::required, ids::AlertName, wire::v1 as wire};
 use clarion_runtime::peers::PeerKey;
 use tonic::Status;
+use uuid::Uuid;
 
 use super::{
     Alerts,
-    prepare::{asked_too_often, audience_too_small},
+    create::alert_name,
+    prepare::{Prepared, asked_too_often, audience_too_small},
     status,
 };
 use crate::{
+    admission::render::Rendered,
     planned::{CountPlan, CountedDevices},
     privacy::{AUDIENCE_MIN, TOLD_MIN, Told},
 };
@@ -28,6 +31,7 @@ impl Alerts {
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = self.spec(alert, peer).await?;
         let prepared = self.prepare(&spec, peer).await?;
+        let messages = sizes(&prepared, &prepared.render(&self.api, &spec, &sample_name())?);
         let own = || (Arc::clone(&prepared.target), false);
         let counted = |asked| self.curious(|curiosity, now| curiosity.preview(peer, asked, now));
         let (cover, of_earlier_region) = prepared
@@ -74,8 +78,35 @@ impl Alerts {
             of_earlier_region,
             overshoot_meters: cover.overshoot_m,
             left_out_for_age: Some(count(Told::total(left_out_for_age))),
+            messages,
         })
     }
+}
+
+/// Sizes of all rendered messages, by app and locale: at most 64 apps in 64 languages.
+fn sizes(prepared: &Prepared, rendered: &[Rendered]) -> Vec<wire::RenderedMessage> {
+    let of_apps = prepared.apps.iter().zip(rendered);
+    let sizes = of_apps.flat_map(|(app, rendered)| {
+        let app = app.app.name.name();
+        rendered.messages.iter().map(move |message| {
+            let bytes = message.body.len() + message.body_after_token.len();
+            let count = |bytes: usize| u32::try_from(bytes).expect("at most 4,096");
+            wire::RenderedMessage {
+                app: app.clone(),
+                locale: message.locale.clone(),
+                body_bytes: count(bytes),
+                bytes_left: count(rendered.body_bytes_max().saturating_sub(bytes)),
+            }
+        })
+    });
+    let mut sizes: Vec<_> = sizes.collect();
+    sizes.sort_by(|a, b| (&a.app, &a.locale).cmp(&(&b.app, &b.locale)));
+    sizes
+}
+
+/// A name of the length that every alert's name has: the pushes carry it.
+fn sample_name() -> AlertName {
+    alert_name(Uuid::max())
 }
 
 fn count(told: Told) -> wire::DeviceCount {

@@ -21,6 +21,7 @@ use super::{
     super::{
         REQUEST_BYTES_MAX,
         by_hand::{ByHand, Served},
+        compression::{ENCODINGS, enabled},
         door,
     },
     Alerts,
@@ -32,8 +33,11 @@ pub(in super::super) type AlertsServer = Served<Watch, AlertServiceServer<Alerts
 /// Builds the server of `AlertService`.
 pub(in super::super) fn server(alerts: Alerts) -> AlertsServer {
     let alerts = Arc::new(alerts);
-    let others = AlertServiceServer::from_arc(Arc::clone(&alerts))
+    let mut others = AlertServiceServer::from_arc(Arc::clone(&alerts))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    for encoding in ENCODINGS {
+        others = others.accept_compressed(encoding).send_compressed(encoding);
+    }
     Served { method: Watch(alerts), others }
 }
 
@@ -47,8 +51,9 @@ impl ByHand for Watch {
 
     fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         async move {
-            let mut grpc =
-                Grpc::new(WatchCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
+            let mut grpc = Grpc::new(WatchCodec)
+                .apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None)
+                .apply_compression_config(enabled(), Default::default());
             grpc.server_streaming(self, request).await
         }
         .boxed()

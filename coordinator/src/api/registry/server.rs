@@ -21,6 +21,7 @@ use super::{
     super::{
         REQUEST_BYTES_MAX,
         by_hand::{ByHand, Served},
+        compression::{ENCODINGS, enabled},
     },
     BATCH_BYTES_MAX, Registry,
 };
@@ -31,8 +32,11 @@ pub(in super::super) type RegistryServer = Served<Write, RegistryServiceServer<R
 /// Makes the server of the registry.
 pub(in super::super) fn server(registry: Registry) -> RegistryServer {
     let registry = Arc::new(registry);
-    let others = RegistryServiceServer::from_arc(Arc::clone(&registry))
+    let mut others = RegistryServiceServer::from_arc(Arc::clone(&registry))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    for encoding in ENCODINGS {
+        others = others.accept_compressed(encoding).send_compressed(encoding);
+    }
     Served { method: Write(registry), others }
 }
 
@@ -46,8 +50,9 @@ impl ByHand for Write {
 
     fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         async move {
-            let mut grpc =
-                Grpc::new(BatchCodec).apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
+            let mut grpc = Grpc::new(BatchCodec)
+                .apply_max_message_size_config(Some(BATCH_BYTES_MAX), None)
+                .apply_compression_config(enabled(), enabled());
             grpc.streaming(self, request).await
         }
         .boxed()

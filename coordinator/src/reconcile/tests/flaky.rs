@@ -11,7 +11,7 @@ use clarion_proto::{
 };
 
 use crate::store::{
-    AlertCursor, AlertRecord, AlertStore, AppRecord, Created, RequestId, StoreError,
+    AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, Created, RequestId, StoreError,
     memory::MemoryStore,
 };
 
@@ -58,10 +58,11 @@ impl AlertStore for Flaky {
 
     async fn alerts(
         &self,
+        filter: &AlertFilter,
         after: Option<&AlertCursor>,
         limit: usize,
     ) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
-        self.reach()?.alerts(after, limit).await
+        self.reach()?.alerts(filter, after, limit).await
     }
 
     async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError> {

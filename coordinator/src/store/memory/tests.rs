@@ -157,7 +157,7 @@ async fn large_alerts_that_ended_are_forgotten_sooner() {
         store.create_alert(alert.clone(), 1).await.expect("room");
         store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
-    let all = store.alerts(None, usize::MAX).await.expect("up");
+    let all = store.alerts(&AlertFilter::default(), None, usize::MAX).await.expect("up");
     assert!(
         (50..=ALERT_BYTES_MAX / of_one).contains(&all.len()),
         "{} of {of_one} bytes",
@@ -177,7 +177,7 @@ async fn only_so_many_ended_alerts_are_remembered() {
         store.create_alert(alert.clone(), 1).await.expect("room");
         store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
-    let all = store.alerts(None, usize::MAX).await.expect("up");
+    let all = store.alerts(&AlertFilter::default(), None, usize::MAX).await.expect("up");
     assert_eq!(all.len(), ENDED_ALERTS_KEPT);
     assert!(
         store.alert_by_request(record("a0", 0).request_id).await.expect("up").is_none(),

@@ -72,6 +72,18 @@ pub(super) fn case(alert: &mut wire::Alert) -> &mut wire::Case {
     alert.case.as_mut().expect("set")
 }
 
+fn options(alert: &mut wire::Alert) -> &mut wire::PushOptions {
+    alert.options.get_or_insert_default()
+}
+
+pub(super) fn apns(alert: &mut wire::Alert) -> &mut wire::ApnsOptions {
+    options(alert).apns.get_or_insert_default()
+}
+
+pub(super) fn fcm(alert: &mut wire::Alert) -> &mut wire::FcmOptions {
+    options(alert).fcm.get_or_insert_default()
+}
+
 pub(super) fn message(alert: &mut wire::Alert) -> &mut wire::Message {
     case(alert).messages.get_mut("en").expect("set")
 }

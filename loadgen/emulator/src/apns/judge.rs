@@ -7,19 +7,20 @@ use super::{
     super::{answer::Reason, clock::Now},
     Policy,
     auth::Verified,
-    request::{Ask, Path, is_json_object},
+    payload,
+    request::{Ask, Path},
 };
 
-/// Number of bodies that are cached as JSON objects: alerts times locales in flight.
+/// Number of bodies that are cached as valid: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
 
 /// State of one connection for the checks of APNs.
 #[derive(Debug, Default)]
 pub struct Judge {
     binding: Binding,
-    /// Bodies that are known to be JSON objects, newest first.
+    /// Bodies that are known to be valid, newest first.
     bodies: Vec<Box<[u8]>>,
-    /// Number of bodies so far that were not JSON objects.
+    /// Number of bodies so far that were not valid.
     pub not_json: u64,
 }
 
@@ -61,7 +62,7 @@ impl Judge {
         if body.len() > bytes_max {
             return Err(Reason::PayloadTooLarge);
         }
-        if !self.is_object(body) {
+        if !self.is_valid(body) {
             // Apple documents no reason for such a body; users report PayloadEmpty.
             self.not_json += 1;
             return Err(Reason::PayloadEmpty);
@@ -74,12 +75,12 @@ impl Judge {
         self.bodies.clear();
     }
 
-    fn is_object(&mut self, body: &[u8]) -> bool {
+    fn is_valid(&mut self, body: &[u8]) -> bool {
         if let Some(at) = self.bodies.iter().position(|known| **known == *body) {
             self.bodies.swap(0, at);
             return true;
         }
-        if !is_json_object(body) {
+        if !payload::is_valid(body) {
             return false;
         }
         self.bodies.truncate(BODIES_MAX - 1);

@@ -115,6 +115,18 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
             violation("message.android.ttl", description),
         ));
     }
+    for platform in ["", "android", "apns", "webpush"] {
+        let part = if platform.is_empty() { Some(message) } else { field(message, platform) };
+        let options = part.and_then(|part| field(part, "fcm_options"));
+        if let Some(label) = options.and_then(|options| text(options, "analytics_label"))
+            && !is_analytics_label(label)
+        {
+            let at = [platform, "fcm_options.analytics_label"].join(".");
+            let at = format!("message.{}", at.trim_start_matches('.'));
+            let description = "Invalid analytics label.".to_owned();
+            return Err(refused(Reason::FcmInvalidArgument, violation(&at, description)));
+        }
+    }
     if payload_bytes(message, android) > PAYLOAD_BYTES_MAX {
         return Err(Answer::refused(Reason::FcmPayloadTooLarge));
     }
@@ -141,6 +153,14 @@ fn bytes(node: &Node) -> usize {
         Node::List(nodes) => nodes.iter().map(bytes).sum(),
         Node::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes(value)).sum(),
     }
+}
+
+/// Whether a text is a label of Google's reports: `^[a-zA-Z0-9-_.~%]{1,50}$`.
+fn is_analytics_label(text: &str) -> bool {
+    (1..=50).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'%'))
 }
 
 fn is_reserved(key: &str) -> bool {
@@ -196,6 +216,22 @@ mod tests {
             (r#"{"topic":"t"}"#.to_owned(), Some(Reason::FcmInvalidArgument)),
             (r#"{"token":"t","topic":"t"}"#.to_owned(), Some(Reason::FcmInvalidJson)),
             ("[]".to_owned(), Some(Reason::FcmInvalidJson)),
+            (
+                r#"{"token":"t","fcm_options":{"analytics_label":"amber_1.2~%-B"},"android":{"direct_boot_ok":true,"bandwidth_constrained_ok":true,"restricted_satellite_ok":false}}"#.to_owned(),
+                None,
+            ),
+            (
+                r#"{"token":"t","fcm_options":{"analytics_label":"a b"}}"#.to_owned(),
+                Some(Reason::FcmInvalidArgument),
+            ),
+            (
+                r#"{"token":"t","android":{"fcmOptions":{"analyticsLabel":""}}}"#.to_owned(),
+                Some(Reason::FcmInvalidArgument),
+            ),
+            (
+                r#"{"token":"t","android":{"direct_boot_ok":"yes"}}"#.to_owned(),
+                Some(Reason::FcmInvalidJson),
+            ),
             (large(4_095), None),
             (large(4_096), Some(Reason::FcmPayloadTooLarge)),
         ];

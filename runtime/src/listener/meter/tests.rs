@@ -1,5 +1,7 @@
 use std::collections::VecDeque;
 
+use tonic_types::StatusExt as _;
+
 use super::{super::activity::Activity, *};
 use crate::world::Clock;
 
@@ -62,7 +64,13 @@ impl Sent {
         let stream = Arc::new(Activity::new(Clock::start())).open();
         let frames = Frames(frames.into_iter().collect());
         Self {
-            body: Metered::new(frames, method, meter.clone(), peer, Arc::clone(&stream)),
+            body: Metered::new(
+                frames,
+                method,
+                meter.clone(),
+                peer,
+                (Arc::clone(&stream), Stage::Received),
+            ),
             stream,
         }
     }
@@ -105,7 +113,7 @@ async fn a_charge_is_held_until_the_answer_begins_or_the_next_message_is_asked_f
     unary.next().await.unwrap();
     assert!(futures_util::poll!(std::pin::pin!(unary.next())).is_pending());
     assert_eq!(meter.bytes.used(), 600, "the method works on it");
-    unary.stream.release();
+    unary.stream.release_all();
     assert_eq!(meter.bytes.used(), 0);
     let mut exchange = Sent::new(&meter, Method::Exchange, [whole(200)]);
     exchange.next().await.unwrap();
