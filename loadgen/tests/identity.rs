@@ -65,7 +65,7 @@ fn registration(app: &str, device: &Device, n: usize) -> Change {
     #[allow(clippy::cast_precision_loss)] // below 5
     let latitude = device.place.latitude + 0.01 * n as f64;
     let point = wire::LatLng { latitude, longitude: device.place.longitude };
-    let place = wire::Place { place: Some(wire::place::Place::Point(point)) };
+    let place = wire::Place { place: Some(wire::place::Place::Point(point)), datum: 0 };
     Change::Arrival(wire::Arrival { registration: Some(registration), place: Some(place) })
 }
 
@@ -138,7 +138,7 @@ impl Stage {
     async fn write(&self, changes: impl IntoIterator<Item = wire::DeviceChange>) {
         let client = RegistryServiceClient::new(self.channel.clone());
         let changes = changes.into_iter().collect();
-        let batch = wire::WriteDevicesRequest { batch_id: 1, changes };
+        let batch = wire::WriteDevicesRequest { batch_id: 1, changes, historic: false };
         load::write(client, std::iter::once(batch), |_| {}).await.expect("written");
     }
 
@@ -151,7 +151,11 @@ impl Stage {
     async fn submit(&self, max_rate_per_second: u32) -> Submitted {
         let apps = [TOKENS, DEVICES].map(str::to_owned).to_vec();
         let alert = wire::Alert {
-            audience: Some(wire::Audience { apps, segments: String::new() }),
+            audience: Some(wire::Audience {
+                apps,
+                segments: String::new(),
+                place_seen_within: None,
+            }),
             max_rate_per_second,
             ..alert::alert(&self.scenario, &self.population)
         };
@@ -272,7 +276,7 @@ async fn until_accepted(channel: &Channel, name: &str, count: u64) -> u64 {
     let deadline = Instant::now() + PATIENCE;
     let mut client = AlertServiceClient::new(channel.clone());
     loop {
-        let request = wire::GetAlertRequest { name: name.to_owned() };
+        let request = wire::GetAlertRequest { name: name.to_owned(), with_region: false };
         let alert = client.get_alert(request).await.expect("there").into_inner();
         let outcomes = alert.progress.and_then(|progress| progress.outcomes);
         let accepted = outcomes.unwrap_or_default().accepted;

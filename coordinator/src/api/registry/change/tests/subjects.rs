@@ -101,7 +101,7 @@ fn a_token_in_any_spelling_is_one_device() {
 #[test]
 fn the_identity_of_the_app_decides_how_a_change_names_its_device() {
     use device_change::Change as Wire;
-    let place = || wire::Place { place: Some(place::Place::Cell(0x0894_11ca_0003_ffff)) };
+    let place = || wire::Place { place: Some(place::Place::Cell(0x0894_11ca_0003_ffff)), datum: 0 };
     let arrival = wire::Arrival { registration: Some(registration()), place: Some(place()) };
     let changes = [
         Wire::Registration(registration()),
