@@ -1,7 +1,7 @@
 //! What callers with many alerts, slow links and old libraries need: filters, large regions,
 //! compression, metadata, and refusals that a library understands.
 
-use std::{io::Write as _, time::Instant};
+use std::io::Write as _;
 
 use clarion_coordinator::api::door::METADATA_BYTES_MAX;
 use clarion_proto::wire::v1::{
@@ -13,7 +13,7 @@ use tonic::{Code, Status, codec::CompressionEncoding, transport::Channel};
 use tonic_types::StatusExt;
 
 use super::support::{
-    PATIENCE, Server, app, create, demo_alert, fcm_app, field, from_now, reason, soon, violation,
+    Server, app, create, demo_alert, fcm_app, field, from_now, reason, soon, violation,
 };
 
 /// A region whose GeoJSON has many spaces after it.
@@ -303,7 +303,6 @@ async fn bombs_are_refused_quickly_whoever_sends_them() {
     let gzip_bomb = gzip(&vec![0; 400 << 20]);
     let zstd_bomb =
         zstd::encode_all(std::io::Read::take(std::io::repeat(0), 1 << 30), 1).expect("memory");
-    let begun = Instant::now();
     let host = |n: u8| std::net::IpAddr::from([127, 0, 0, n]);
     let methods = [
         "clarion.v1.AlertService/GetAlert",
@@ -327,7 +326,6 @@ async fn bombs_are_refused_quickly_whoever_sends_them() {
     for refused in soon(futures_util::future::join_all(many)).await {
         assert_eq!(refused.code(), Code::InvalidArgument);
     }
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let broken = soon(send(host(1), &server, methods[0], "gzip", b"no gzip")).await;
     assert!(violation(&broken).1.contains("cannot be decompressed"), "{broken:?}");
     let unknown = soon(send(host(1), &server, methods[0], "snappy", b"x")).await;
