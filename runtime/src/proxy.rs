@@ -108,6 +108,8 @@ impl Proxy {
         }
         let authority = uri.authority().ok_or_else(wrong)?;
         let (credentials, host_port) = match authority.as_str().rsplit_once('@') {
+            // Other programs take the first `@` for the end of the credentials.
+            Some((credentials, _)) if credentials.contains('@') => return Err(wrong()),
             Some((credentials, host_port)) => (Some(credentials), host_port),
             None => (None, authority.as_str()),
         };
