@@ -13,7 +13,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
-    dispatch::Dispatch,
+    dispatch::{Dispatch, NewestObservation},
     lane::catalog::Catalog,
     reconcile::Reconciler,
     store::{AlertStore, ChangeLog},
@@ -69,6 +69,8 @@ pub struct Context {
     pub reconciler: Reconciler,
     /// Logs of the changes of devices.
     pub log: Arc<dyn ChangeLog>,
+    /// Newest observation of a phone, which bounds the limits of expiry.
+    pub observed: Arc<NewestObservation>,
     /// Nodes and lanes that carry alerts out.
     pub dispatch: Arc<dyn Dispatch>,
     /// Rules and limits by which alerts and previews are let in.

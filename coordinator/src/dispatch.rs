@@ -60,7 +60,7 @@ mod nodes;
 mod pruning;
 
 pub use count::{CountError, QUESTIONS_MAX};
-pub use expiry::ExpiryConfig;
+pub use expiry::{ExpiryConfig, NewestObservation};
 pub use nodes::NodesConfig;
 
 /// Queue of notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; the

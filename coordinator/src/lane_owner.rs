@@ -252,6 +252,14 @@ impl LaneOwner {
 
     /// Makes the tokens that are due: signs those of APNs keys, asks for exchanges of FCM accounts.
     pub(crate) fn expire(&mut self, now: Moment) {
+        // All of them before any is signed: credentials of one key share its token.
+        for (name, kept) in &mut self.kept {
+            if let Some(Credential::Apns(key)) = self.credentials.get(name).map(|c| &**c)
+                && self.mints.is_stale(apns::signer(key), now.wall)
+            {
+                kept.refresh.replaced();
+            }
+        }
         let due = self.kept.iter_mut().filter(|(_, kept)| kept.refresh.due(now.at));
         let begun: Vec<_> = due
             .filter_map(|(name, kept)| {

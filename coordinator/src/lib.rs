@@ -47,7 +47,7 @@ use crate::{
     admission::Admission,
     api::{ApiConfig, Context, ports},
     config::{Args, Config, ConfigError},
-    dispatch::{Dispatch, Dispatcher, NodesConfig, expiry},
+    dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
     reconcile::Reconciler,
     store::{AlertStore, ChangeLog, memory::MemoryStore},
 };
@@ -229,8 +229,10 @@ impl Coordinator {
         });
         let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&store), drain.token());
         let (expiry, partitions) = (config.expiry, config.api.partitions);
+        let newest = Arc::new(NewestObservation::default());
+        let observed = Arc::clone(&newest);
         drain.spawn(async move {
-            let limits = expiry::run(expiry, partitions, &*of_log, &*apps, clock);
+            let limits = expiry::run(expiry, partitions, &newest, &*of_log, &*apps, clock);
             let _ = stopped.run_until_cancelled(limits).await;
         });
         let admission = Arc::new(Admission::new(config.admission));
@@ -251,6 +253,7 @@ impl Coordinator {
             world,
             store,
             log,
+            observed,
         });
         let drain_deadline = config.drain_deadline;
         Ok(Self { context, dispatcher, api, feed, health, drain_deadline })

@@ -163,20 +163,22 @@ pub fn cells(cells: &[CellCounts]) -> Vec<CellCounts> {
     told
 }
 
-/// Sums cells into their parents of `resolution`. Ascending input makes ascending output, because
-/// H3 numbers the descendants of a cell consecutively.
+/// Sums cells into their parents of `resolution`.
 fn around(groups: Vec<(CellCounts, u64)>, resolution: Resolution) -> Vec<(CellCounts, u64)> {
-    let mut parents: Vec<(CellCounts, u64)> = Vec::with_capacity(groups.len());
-    for (cell, hidden) in groups {
-        // Nothing else checks the cells that a node reports; an invalid cell is not published.
-        // A cell that is as coarse already is its own parent.
-        let Some(parent) = CellIndex::try_from(cell.cell)
-            .ok()
-            .and_then(|c| c.parent(resolution.min(c.resolution())))
-            .map(u64::from)
-        else {
-            continue;
-        };
+    // Nothing else checks the cells that a node reports; an invalid cell is not published. A cell
+    // that is as coarse already is its own parent.
+    let parent_of = |cell: u64| {
+        let cell = CellIndex::try_from(cell).ok()?;
+        cell.parent(resolution.min(cell.resolution())).map(u64::from)
+    };
+    let mut of_parents: Vec<_> = groups
+        .into_iter()
+        .filter_map(|(cell, hidden)| Some((parent_of(cell.cell)?, cell, hidden)))
+        .collect();
+    // Nodes of two versions may report two resolutions, and then parents are not neighbours.
+    of_parents.sort_by_key(|(parent, ..)| *parent);
+    let mut parents: Vec<(CellCounts, u64)> = Vec::with_capacity(of_parents.len());
+    for (parent, cell, hidden) in of_parents {
         match parents.last_mut() {
             Some((sum, rest)) if sum.cell == parent => {
                 sum.handed += cell.handed;

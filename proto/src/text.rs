@@ -179,7 +179,8 @@ fn direction(text: &str) -> Result<(), Direction> {
             }
             '\u{202C}' => &['\u{202A}', '\u{202B}', '\u{202D}', '\u{202E}'],
             '\u{2069}' => &['\u{2066}', '\u{2067}', '\u{2068}'],
-            '\n' | '\u{2028}' | '\u{2029}' => match open.pop() {
+            // U+2028 is white space to the algorithm: it ends no embedding.
+            '\n' | '\u{2029}' => match open.pop() {
                 Some((at, opener)) => return Err(Direction::Open(at, opener)),
                 None => continue,
             },

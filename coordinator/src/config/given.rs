@@ -124,12 +124,22 @@ impl<T: DeserializeOwned> Given<Tables<T>> {
 }
 
 /// An array of tables: the file's own, or one given as text by flag or environment.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Tables<T> {
     /// TOML that is not yet decoded, such as `[{name="a"}]`.
     Text(String),
     /// Tables that the file has, decoded with it.
     Decoded(Vec<T>),
+}
+
+/// Shows no text, because tables may have a proxy's password.
+impl<T> fmt::Debug for Tables<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text(_) => "Text(..)",
+            Self::Decoded(_) => "Decoded(..)",
+        })
+    }
 }
 
 impl<T> FromStr for Tables<T> {

@@ -42,7 +42,10 @@ pub(super) struct ProxyTable {
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
-    String::deserialize(deserializer).map(|text| Some(SecretString::from(text)))
+    // The parser's words would show what it found instead.
+    String::deserialize(deserializer)
+        .map(|text| Some(SecretString::from(text)))
+        .map_err(|_| serde::de::Error::custom("password must be text in quotes"))
 }
 
 impl<'de> Deserialize<'de> for ProxySetting {
@@ -163,6 +166,7 @@ mod tests {
             ("proxy = { url = \"socks5://p:1\" }".to_owned(), "proxy.url: must be http://"),
             ("proxy = 7".to_owned(), "a URL, or a table with url"),
             (table("pass = \"hidden\""), "unknown field `pass`"),
+            (table("username = \"a\", password = 48151623"), "must be text in quotes"),
             (table("password = \"hidden\""), "proxy.username: is required with a password"),
             (
                 table("username = \"a:b\", password = \"hidden\""),
@@ -179,7 +183,7 @@ mod tests {
         ] {
             let error = routed(&text).expect_err(&text);
             assert!(error.contains(words), "{text}: {error}");
-            assert!(!error.contains("hidden"), "{error}");
+            assert!(!error.contains("hidden") && !error.contains("48151623"), "{error}");
         }
     }
 }

@@ -5,8 +5,16 @@
 //! one for each app and partition when the limit has reached another day (UTC). Limits never go
 //! back on a node: a second coordinator, or a restarted one, that writes the same limit changes
 //! nothing, and neither does one whose configuration has a longer time.
+//!
+//! A limit cannot be taken back, so this coordinator's clock alone must not decide it: a clock that
+//! is a year ahead would expire every phone. The newest observation that callers reported bounds
+//! the clock ([`NewestObservation`]), and no limit is written before the first one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use clarion_proto::{
     app::Platform,
@@ -20,6 +28,8 @@ use crate::store::{AlertStore, AppRecord, ChangeLog, RecordBatch, StoreError};
 
 /// Time between two looks at the apps and the clock.
 const EVERY: Duration = Duration::from_secs(3_600);
+/// Time between two looks until callers have reported an observation.
+const UNTIL_OBSERVED: Duration = Duration::from_secs(5);
 /// Step of a limit, milliseconds: a day, so that the logs get few records.
 const STEP_MS: u64 = 24 * 3_600_000;
 /// Number of apps that are read from the store at a time.
@@ -46,10 +56,29 @@ impl ExpiryConfig {
     }
 }
 
+/// Newest `observe_time` that this coordinator has recorded: 0 before the first one.
+#[derive(Debug, Default)]
+pub struct NewestObservation(AtomicU64);
+
+impl NewestObservation {
+    /// Records an observation.
+    pub fn note(&self, observed: UnixMillis) {
+        self.0.fetch_max(observed.0, Ordering::Relaxed);
+    }
+
+    /// Returns the time of a clock, at most a day after the newest observation; `None`: there is no
+    /// observation.
+    fn bound(&self, now: UnixMillis) -> Option<UnixMillis> {
+        let newest = self.0.load(Ordering::Relaxed);
+        (newest > 0).then(|| UnixMillis(now.0.min(newest.saturating_add(STEP_MS))))
+    }
+}
+
 /// Writes limits to the logs until it is dropped.
 pub(crate) async fn run(
     config: ExpiryConfig,
     partitions: u16,
+    newest: &NewestObservation,
     log: &dyn ChangeLog,
     apps: &dyn AlertStore,
     clock: Clock,
@@ -60,7 +89,11 @@ pub(crate) async fn run(
     let devices = devices(partitions);
     let (mut written, mut failing) = (BTreeMap::new(), Repeated::default());
     loop {
-        if let Err(error) = write(config, &devices, (log, apps), &mut written, clock.wall()).await
+        let Some(now) = newest.bound(clock.wall()) else {
+            clock.sleep_until(Some(clock.now() + UNTIL_OBSERVED)).await;
+            continue;
+        };
+        if let Err(error) = write(config, &devices, (log, apps), &mut written, now).await
             && let Some(times) = failing.note(&error.to_string(), clock.now().since(Time(0)))
         {
             tracing::warn!(%error, times, "limits of expiry not written; retrying in an hour");
@@ -77,6 +110,10 @@ async fn write(
     written: &mut BTreeMap<AppName, UnixMillis>,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
+    // A full store drops records of unknown devices without an error, and those of limits are such.
+    if !*log.has_room().borrow() {
+        return Ok(());
+    }
     let mut after = None;
     loop {
         let page = apps.apps(after.as_ref(), APPS_PER_PAGE).await?;
@@ -188,13 +225,28 @@ mod tests {
         assert_eq!(limits(&store, LogId(1)).await, of(&[1, 3]));
     }
 
+    #[test]
+    fn a_clock_that_is_ahead_of_all_phones_is_not_believed() {
+        let newest = NewestObservation::default();
+        assert_eq!(newest.bound(NOW), None, "nothing is known yet");
+        newest.note(NOW);
+        newest.note(UnixMillis(NOW.0 - STEP_MS));
+        assert_eq!(
+            newest.bound(UnixMillis(NOW.0 + 400 * STEP_MS)),
+            Some(UnixMillis(NOW.0 + STEP_MS))
+        );
+        assert_eq!(newest.bound(UnixMillis(NOW.0 + 7)), Some(UnixMillis(NOW.0 + 7)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_platform_has_a_time_of_its_own() {
         let store = store().await;
         let running = |config| {
             let (clock, store) = (World::system().clock(), store.clone());
             async move {
-                let limits = run(config, 5, &*store, &*store, clock);
+                let newest = NewestObservation::default();
+                newest.note(clock.wall());
+                let limits = run(config, 5, &newest, &*store, &*store, clock);
                 let _ = tokio::time::timeout(Duration::from_secs(1), limits).await;
             }
         };

@@ -20,6 +20,9 @@ use crate::{
 };
 use clarion_runtime::world::{Clock, Moment, World};
 
+/// Longest time until a wall clock that was set is noticed: timers do not follow it.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
 /// The lane owner, shared by all tasks of dispatch.
 #[derive(Debug)]
 pub(crate) struct Lanes {
@@ -134,7 +137,9 @@ impl Lanes {
                     });
                 }
                 () = self.changed.notified() => {}
-                () = clock.sleep_until(deadline) => {}
+                () = clock.sleep_until(Some(
+                    deadline.unwrap_or(Time::NEVER).min(clock.now() + LOOK_EVERY),
+                )) => {}
             }
         }
     }

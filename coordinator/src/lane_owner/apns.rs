@@ -97,7 +97,7 @@ fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
 }
 
 /// Hash of Apple's names of team and key: the same in every process, different for each key.
-fn signer(key: &ApnsKey) -> u64 {
+pub(super) fn signer(key: &ApnsKey) -> u64 {
     xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.team_id, key.key_id).as_bytes())
 }
 

@@ -24,6 +24,8 @@ pub(crate) const SPACING: Duration = Duration::from_mins(20);
 /// Age at which a token is replaced whatever the spacing says: Apple refuses tokens older than an
 /// hour, and the wall clock was set in between.
 const AGE_MAX: Duration = Duration::from_mins(50);
+/// A token further ahead of the wall clock than this was made before the clock was set back.
+const AHEAD_MAX: Duration = Duration::from_mins(1);
 
 /// Newest tokens of all keys that this process has used lately.
 #[derive(Debug, Default)]
@@ -39,11 +41,22 @@ struct Minted {
 }
 
 impl Mints {
+    /// Whether gateways would refuse the key's token for its time, because the wall clock was set,
+    /// or the machine was suspended, since the token was made.
+    pub(crate) fn is_stale(&self, signer: u64, wall: UnixMillis) -> bool {
+        self.0.get(&signer).is_some_and(|minted| {
+            let age = Duration::from_millis(wall.0.saturating_sub(minted.slot.0));
+            let ahead = Duration::from_millis(minted.slot.0.saturating_sub(wall.0));
+            age >= AGE_MAX || ahead > AHEAD_MAX
+        })
+    }
+
     /// Returns the slot of the token that the key of `signer` uses now, and the time until the next
     /// token. The caller uses the token.
     pub(crate) fn slot(&mut self, signer: u64, now: Moment) -> (UnixMillis, Duration) {
         let present = apns::slot(now.wall);
-        self.0.retain(|of, minted| *of == signer || now.at.since(minted.at) < SPACING);
+        // A token may be in use for longer than the spacing.
+        self.0.retain(|of, minted| *of == signer || now.at.since(minted.at) < AGE_MAX);
         let minted = self.0.entry(signer).or_insert(Minted { slot: present, at: now.at });
         let age = |minted: &Minted| Duration::from_millis(now.wall.0.saturating_sub(minted.slot.0));
         let is_usable = minted.slot <= now.wall && age(minted) < AGE_MAX;

@@ -138,10 +138,10 @@ impl ExchangeError {
     }
 }
 
-/// Age at which a token is replaced: five minutes before its end, or after three quarters of a
-/// short lifetime.
+/// Age at which a token is replaced: five minutes before its end, or at half of a short lifetime.
+/// Nodes use the former token for a while longer.
 pub(crate) fn replace_after(life: Duration) -> Duration {
-    life - (life / 4).min(Duration::from_secs(300))
+    life - (life / 2).min(Duration::from_secs(300))
 }
 
 /// Requests an access token once, without a retry.

@@ -44,6 +44,21 @@ fn state(lane: &LaneSpec, health: wire::LaneHealth) -> wire::LaneState {
 }
 
 #[test]
+fn a_clock_that_was_set_leaves_no_lane_with_a_token_of_the_past() {
+    let (mut owner, mut board) = (owner(), Standing::default());
+    let lane = lane(&mut owner, &mut board, &key("g", "c"));
+    let first = authorization(&board, &lane);
+    // One minute on the clock, two hours on the wall.
+    owner.expire(Moment { at: at(60_000).at, wall: at(7_200_000).wall });
+    carry_out(&mut owner, &mut board);
+    let second = authorization(&board, &lane);
+    assert_ne!(second, first);
+    owner.expire(Moment { at: at(61_000).at, wall: at(7_201_000).wall });
+    carry_out(&mut owner, &mut board);
+    assert_eq!(authorization(&board, &lane), second, "once");
+}
+
+#[test]
 fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     let (mut owner, mut board) = (owner(), Standing::default());
     let first = lane(&mut owner, &mut board, &key("g", "c"));

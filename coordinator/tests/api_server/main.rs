@@ -11,6 +11,7 @@ mod cancel;
 mod feed;
 mod hostile;
 mod identities;
+mod modes;
 mod privacy;
 mod process;
 mod refusals;

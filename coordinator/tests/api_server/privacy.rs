@@ -57,7 +57,7 @@ async fn an_audience_under_a_hundred_is_refused_without_its_count_unless_allowed
         wire::CreateAlertRequest { validate_only: true, ..create(1, demo_alert()) },
     ] {
         let created = soon(server.alerts().create_alert(request)).await.expect_err("few");
-        let limit = "100 devices in the region".to_owned();
+        let limit = "100 devices in the region, seen there within place_seen_within".to_owned();
         assert_eq!(
             refused(&created),
             (Code::PermissionDenied, "AUDIENCE_TOO_SMALL".into(), "alert.audience".into(), limit)

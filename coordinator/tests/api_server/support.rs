@@ -298,6 +298,7 @@ impl Server {
             log: Arc::clone(&store) as _,
             store,
             config: config.api,
+            observed: Arc::default(),
         });
         context.reconciler.listed().await;
         let callers = any_port(&world, ports::api(&context.config)).await;

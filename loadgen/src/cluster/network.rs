@@ -49,7 +49,7 @@ pub struct ProxyUrl {
 }
 
 impl ProxyUrl {
-    /// Parses `http://[USER:PASSWORD@]HOST:PORT`.
+    /// Parses the URL of a proxy, `http://[USER:PASSWORD@]HOST:PORT`.
     ///
     /// # Errors
     /// A text of another form.

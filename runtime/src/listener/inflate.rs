@@ -159,8 +159,13 @@ impl<B> Inflated<B> {
     ) -> Pass<T> {
         let (turns, peer, encoding) = (self.inflation.turns.clone(), self.peer, self.encoding);
         Box::pin(async move {
-            let _turn = turns.enter(peer, 1).await;
-            let result = offload(move || work(encoding)).await;
+            let turn = turns.enter(peer, 1).await;
+            // The work keeps the turn: it runs to its end, also when nobody waits for it any more.
+            let result = offload(move || {
+                let _turn = turn;
+                work(encoding)
+            })
+            .await;
             let result = result.map_err(|_| Status::unavailable("the server is shutting down"))?;
             // INTERNAL is tonic's code for a message that cannot be read.
             result.map_err(|error| {

@@ -78,6 +78,8 @@ impl ProxyRules {
     pub fn proxy_for(&self, target: &str) -> Option<Arc<Proxy>> {
         let proxy = self.proxy.as_ref()?;
         let (host, port) = target.rsplit_once(':')?;
+        // A trailing dot is the root of names, not a part of them.
+        let host = host.strip_suffix('.').unwrap_or(host);
         let is_direct = is_loopback(host) || self.excepts(host, port);
         (!is_direct).then(|| Arc::clone(proxy))
     }
@@ -89,7 +91,8 @@ impl ProxyRules {
             Some((host, of)) => (of == port).then_some(host),
             None => Some(entry.trim_matches(['[', ']'])),
         });
-        let entries = for_this_port.collect::<Vec<_>>().join(",");
+        let entries = for_this_port.map(|entry| entry.strip_suffix('.').unwrap_or(entry));
+        let entries = entries.collect::<Vec<_>>().join(",");
         // The matcher says whether a proxy is used; the proxy's own name does not matter here.
         let matcher = Matcher::builder().https("http://proxy").no(entries).build();
         let uri = format!("https://{host}/").parse::<http::Uri>();
@@ -152,6 +155,8 @@ mod tests {
             ("*", "api.push.apple.com:443"),
             ("apple.com", "api.push.apple.com:443"),
             (".apple.com", "api.push.apple.com:443"),
+            ("apple.com.", "api.push.apple.com:443"),
+            ("apple.com", "api.push.apple.com.:443"),
             ("a.example, .APPLE.com", "api.push.apple.com:443"),
             ("a.example push.apple.com", "api.push.apple.com:443"),
             ("api.push.apple.com:443", "api.push.apple.com:443"),

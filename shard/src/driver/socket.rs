@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use clarion_runtime::proxy::{Proxy, tunnel::Tunnel};
+use clarion_runtime::proxy::{
+    Proxy,
+    tunnel::{Tunnel, TunnelError, TunnelProblem},
+};
 use mio::net::TcpStream;
 use rustls::ClientConnection;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
@@ -34,6 +37,15 @@ const PIECE: usize = 32 * 1024;
 const READ_BUDGET: usize = 256 * 1024;
 /// Size of the buffer for one read, bytes.
 pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// Whether a proxy that works refused this gateway or these credentials, which says nothing against
+/// its address: other lanes use it, too.
+pub(super) fn is_refusal_of_lane(error: &io::Error) -> bool {
+    let told = error.get_ref().and_then(|inner| inner.downcast_ref::<TunnelError>());
+    told.is_some_and(|told| {
+        matches!(told.problem, TunnelProblem::Refused { status: 401 | 403 | 405 | 407, .. })
+    })
+}
 
 /// A connection as the driver holds it.
 #[derive(Debug)]

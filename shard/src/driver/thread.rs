@@ -15,7 +15,7 @@ use super::{
     addresses::{Addresses, DIALS_MAX},
     mail::Mail,
     resolve::{Resolved, Resolver},
-    socket::{Progress, READ_BYTES, Received, Socket},
+    socket::{Progress, READ_BYTES, Received, Socket, is_refusal_of_lane},
     tls::Tls,
 };
 use crate::{
@@ -385,13 +385,16 @@ impl CoreThread {
 
     fn cannot_connect(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.take(id) else { return };
+        let is_address_at_fault = !is_refusal_of_lane(error);
         let error = &socket.named(error);
         if let Some(times) = self.times_to_log(&socket.lane, "connect", error) {
             let lane = &socket.lane.name;
             tracing::warn!(%lane, %error, times, "connecting to the gateway failed");
         }
         let now = self.clock.now();
-        socket.address.into_iter().for_each(|address| self.addresses.closed(address, true, now));
+        if let Some(address) = socket.address {
+            self.addresses.closed(address, is_address_at_fault, now);
+        }
         self.core.not_connected(id, error.clone(), now);
     }
 

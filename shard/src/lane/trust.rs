@@ -64,11 +64,11 @@ const AGAIN_BESIDE_FORMER: Backoff = Backoff {
 /// is sent meanwhile.
 const DOUBT_REPORTED_AFTER: Duration = Duration::from_secs(1);
 /// Time for which the former token of APNs stays valid beside the new one: a token is replaced
-/// after 24 minutes and expires after 60.
-const FORMER_APNS: Duration = Duration::from_mins(10);
+/// after at most 50 minutes and expires after 60; the rest is for clocks that differ.
+const FORMER_APNS: Duration = Duration::from_mins(5);
 /// Time for which the former token of FCM stays valid: a token is replaced 5 minutes before its
-/// end.
-const FORMER_FCM: Duration = Duration::from_mins(3);
+/// end, or at half of a life below 10 minutes.
+const FORMER_FCM: Duration = Duration::from_secs(150);
 /// Pauses before a new token is tried again after the gateway has answered that the token changes
 /// too often (`TooManyProviderTokenUpdates`). An attempt is one request with the same token, which
 /// is no further change.

@@ -101,7 +101,7 @@ pub(super) fn audience_in_effect(
 }
 
 /// The age of places that an alert accepts, at its creation.
-fn place_seen_within(record: &AlertRecord) -> Duration {
+pub(super) fn place_seen_within(record: &AlertRecord) -> Duration {
     match record.place_seen_after.0 {
         0 => PLACE_SEEN_WITHIN_MAX,
         after => Duration::from_millis(record.created.0.saturating_sub(after)),

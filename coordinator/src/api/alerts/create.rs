@@ -67,7 +67,7 @@ impl Alerts {
             self.api.store.alert_by_request(request_id).await.map_err(status::store)?
         {
             return match same(existing, &submitted)? {
-                Answer::Recorded(_) if request.validate_only => Ok(valid(&submitted)),
+                Answer::Recorded(alert) if request.validate_only => Ok(valid(&alert)),
                 answer => Ok(answer),
             };
         }
@@ -196,8 +196,15 @@ fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, S
 }
 
 /// The response to a validation: nothing was recorded, so the response has no name.
-fn valid(submitted: &wire::Alert) -> Answer {
-    Answer::Valid(Box::new(answer::submitted(submitted, answer::is_small(submitted))))
+fn valid(record: &AlertRecord) -> Answer {
+    let submitted = &record.submitted;
+    let audience = audience_in_effect(submitted, answer::place_seen_within(record));
+    Answer::Valid(Box::new(wire::Alert {
+        audience,
+        overshoot_meters: record.overshoot_m,
+        band_step_meters: record.band_step_m,
+        ..answer::submitted(submitted, answer::is_small(submitted))
+    }))
 }
 
 /// The response to a validation that computed the cover.

@@ -219,7 +219,7 @@ pub(super) fn audience_too_small() -> Status {
     status::too_small(
         "AUDIENCE_TOO_SMALL",
         "alert.audience",
-        &format!("{AUDIENCE_MIN} devices in the region"),
+        &format!("{AUDIENCE_MIN} devices in the region, seen there within place_seen_within"),
     )
 }
 

@@ -81,9 +81,12 @@ impl RawBatch {
     pub(super) async fn write(&self, api: &Context) -> Result<wire::WriteDevicesResponse, Status> {
         let now = api.world.clock().wall();
         let whole = Checked::of(self, api, now, false).await?;
-        let (any_urgent, answer) = (whole.urgent > 0, whole.answer);
+        let (any_urgent, newest, answer) = (whole.urgent > 0, whole.newest, whole.answer);
         match api.log.append_all(whole.logs.finish()).await {
-            Ok(_) => return Ok(answer),
+            Ok(_) => {
+                api.observed.note(newest);
+                return Ok(answer);
+            }
             Err(StoreError::Full { .. }) if any_urgent => {}
             Err(error) => return Err(status::store(error)),
         }
@@ -151,6 +154,8 @@ struct Checked {
     logs: Logs,
     /// Number of items that a full store accepts, too.
     urgent: usize,
+    /// Newest observation of the accepted items; 0: none.
+    newest: UnixMillis,
     answer: wire::WriteDevicesResponse,
 }
 
@@ -165,7 +170,7 @@ impl Checked {
         let mut apps = KnownApps { api, known: BTreeMap::new() };
         let ages = Ages { now, historic: batch.head.historic };
         let answer = wire::WriteDevicesResponse { batch_id: batch.head.id, ..Default::default() };
-        let mut checked = Self { logs: Logs::default(), urgent: 0, answer };
+        let mut checked = Self { logs: Logs::default(), urgent: 0, newest: UnixMillis(0), answer };
         let mut items = Items(batch.bytes.clone());
         let mut index = 0;
         while let Some(item) = items.next()? {
@@ -198,6 +203,7 @@ impl Checked {
     /// The append takes all of them or none, so no device is removed without the registration.
     fn take(&mut self, accepted: &Accepted, api: &Context) {
         self.urgent += usize::from(!is_growing(&accepted.record.change));
+        self.newest = self.newest.max(accepted.record.observed);
         self.push(&accepted.record, api);
         accepted.removals().for_each(|removal| self.push(&removal, api));
         self.answer.written += 1;

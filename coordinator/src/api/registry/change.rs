@@ -146,15 +146,16 @@ fn registration(
         let problem = format!("must be at most {NAME_BYTES_MAX} bytes; got {bytes} bytes");
         return Err(InvalidField::new("person", problem));
     }
-    let replaced = replaced(&registration.replaces, device, key)?;
+    let token = token(registration.token, app.platform)?;
+    let device = device.unwrap_or_else(|| key.id_of_token(&app.name, &token));
+    let replaced = replaced(&registration.replaces, device, &app, key)?;
     let registration = Registration {
-        token: token(registration.token, app.platform)?,
+        token,
         app: app.name,
         locale: locale.map(Locale::into_string).unwrap_or_default(),
         segments: segments(registration.segments)?,
         person: registration.person,
     };
-    let device = device.unwrap_or_else(|| key.id_of_token(&registration.app, &registration.token));
     Ok(Registered { device, registration, replaced, warning })
 }
 

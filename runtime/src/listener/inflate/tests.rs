@@ -186,3 +186,21 @@ async fn the_decompressed_bytes_are_charged_before_they_take_memory() {
     first_stream.release_all();
     assert_eq!(next(&mut third).await.expect("a head").expect("room"), announced(message.len()));
 }
+
+#[tokio::test]
+async fn a_pass_that_nobody_waits_for_keeps_its_turn_until_it_ends() {
+    use futures_util::FutureExt as _;
+    let body = inflated(Encoding::Gzip, b"", 1);
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let mut pass = body.pass(move |_| {
+        let _ = ended.recv();
+        Ok(())
+    });
+    assert!((&mut pass).now_or_never().is_none());
+    drop(pass);
+    assert_eq!(body.inflation.turns.used(), 1, "the thread still works");
+    drop(end);
+    while body.inflation.turns.used() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -95,24 +95,15 @@ fn of_token_device(
     Ok(key.id_of_token(&app.name, &token))
 }
 
-/// Checks the former identifiers that a registration replaces, and returns their ids without
-/// repeats. `own`: the device that the registration names, as [`subject()`] found it.
+/// Checks the former identifiers that a registration replaces, or the former tokens of an app with
+/// `IDENTITY_TOKEN`, and returns their ids without repeats. `own`: the device that the registration
+/// names.
 pub(super) fn replaced(
     former: &[String],
-    own: Option<DeviceId>,
+    own: DeviceId,
+    app: &KnownApp,
     key: &DeviceKey,
 ) -> Result<Vec<DeviceId>, InvalidField> {
-    if former.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(own) = own else {
-        let problem = format!(
-            "must be empty for an app with IDENTITY_TOKEN; got {} devices: remove a former token \
-             by token_device",
-            former.len()
-        );
-        return Err(InvalidField::new("replaces", problem));
-    };
     if former.len() > REPLACES_MAX {
         let problem = format!("must have at most {REPLACES_MAX} devices; got {}", former.len());
         return Err(InvalidField::new("replaces", problem));
@@ -120,7 +111,13 @@ pub(super) fn replaced(
     let mut ids = Vec::with_capacity(former.len());
     for (i, device) in former.iter().enumerate() {
         let field = format!("replaces[{i}]");
-        let id = named(device, key).map_err(|e| e.within(&field))?;
+        let id = match app.identity {
+            Identity::Device => named(device, key),
+            Identity::Token => token(device.clone(), app.platform)
+                .map(|token| key.id_of_token(&app.name, &token))
+                .map_err(|e| InvalidField { field: String::new(), ..e }),
+        };
+        let id = id.map_err(|e| e.within(&field))?;
         if id == own {
             let problem = "must be a former device; got the device that the change registers";
             return Err(InvalidField::new(field, problem));

@@ -184,8 +184,14 @@ fn a_registration_replaces_up_to_four_former_devices() {
 
     let mut of_token = by_token("00ffab");
     let Some(device_change::Change::Registration(r)) = &mut of_token.change else { panic!("one") };
-    r.replaces = vec!["old-1".into()];
-    let refused = with_key(of_token, token_app(), &key).expect_err("must be refused");
-    assert_eq!(refused.field, "registration.replaces");
-    assert!(refused.problem.contains("IDENTITY_TOKEN; got 1"), "{}", refused.problem);
+    r.replaces = vec!["00FF".into()];
+    let accepted = with_key(of_token.clone(), token_app(), &key).expect("a former token");
+    let former = with_key(by_token("00ff"), token_app(), &key).expect("valid").record.device;
+    assert_eq!(accepted.replaced, [former]);
+    for wrong in ["old-1", "00FFAB"] {
+        let Some(device_change::Change::Registration(r)) = &mut of_token.change else { panic!() };
+        r.replaces = vec![wrong.into()];
+        let refused = with_key(of_token.clone(), token_app(), &key).expect_err("must be refused");
+        assert_eq!(refused.field, "registration.replaces[0]", "{wrong}");
+    }
 }
