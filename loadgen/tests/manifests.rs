@@ -43,7 +43,7 @@ async fn manifests(options: &[String]) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     copy(&pages::root().join("k8s"), &dir.path().join("k8s"));
     let keys = "k8s/overlays/local/keys";
-    let places = Places::new().with(keys, dir.path().join(keys).display());
+    let places = Places::new().with(keys, &dir.path().join(keys).display());
     let command = places.command("cargo run --release -- keys --directory");
     let made = by_hand(&format!("{command} {}", options.join(" ")), None, dir.path()).await;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -246,9 +246,9 @@ async fn city_against_the_overlay_as_processes() {
         let report = dir.path().join(run);
         let places = Places::new()
             .with("127.0.0.1:7400", &coordinator)
-            .with("127.0.0.1:7690", at(0, "control"))
-            .with("127.0.0.1:7691", at(1, "control"))
-            .with("target/k8s", report.display());
+            .with("127.0.0.1:7690", &at(0, "control"))
+            .with("127.0.0.1:7691", &at(1, "control"))
+            .with("target/k8s", &report.display());
         let command = places.command("cargo run --release -- run city --cluster");
         let city = by_hand(&(command + options), None, dir.path()).await;
         let text = String::from_utf8_lossy(&[city.stdout, city.stderr].concat()).into_owned();

@@ -86,8 +86,8 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     let dir = tempfile::tempdir().expect("a folder");
     let claimed = ports::claim(PORTS.len()).expect("ports");
     let places = PORTS.into_iter().zip(&claimed);
-    let places = places.fold(Places::new(), |all, (theirs, ours)| all.with(theirs, ours.number()));
-    let places = places.with(FOLDER, dir.path().display());
+    let places = places.fold(Places::new(), |all, (theirs, ours)| all.with(theirs, &ours.number()));
+    let places = places.with(FOLDER, &dir.path().display());
     // The names of blocks are those of the manual, so the files are read before places change.
     for name in ["gateway.toml", "coordinator.toml"] {
         write(&places, dir.path(), name);

@@ -51,11 +51,11 @@ pub(crate) struct Places {
 impl Places {
     /// Begins with the folder of programs that this test's cargo builds.
     pub(crate) fn new() -> Self {
-        Self { replaced: Vec::new() }.with(PROGRAMS, target().join("release").display())
+        Self { replaced: Vec::new() }.with(PROGRAMS, &target().join("release").display())
     }
 
     /// Replaces `theirs` by `ours` in every block.
-    pub(crate) fn with(mut self, theirs: &str, ours: impl ToString) -> Self {
+    pub(crate) fn with(mut self, theirs: &str, ours: &impl ToString) -> Self {
         self.replaced.push((theirs.to_owned(), ours.to_string()));
         self
     }

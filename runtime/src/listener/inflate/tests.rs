@@ -191,7 +191,7 @@ async fn the_decompressed_bytes_are_charged_before_they_take_memory() {
 async fn a_pass_that_nobody_waits_for_keeps_its_turn_until_it_ends() {
     use futures_util::FutureExt as _;
     let body = inflated(Encoding::Gzip, b"", 1);
-    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (end, ended) = std::sync::mpsc::sync_channel::<()>(0);
     let mut pass = body.pass(move |_| {
         let _ = ended.recv();
         Ok(())
