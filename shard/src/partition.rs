@@ -249,11 +249,14 @@ impl Partition {
     /// registration or place.
     #[must_use]
     pub fn pushable(&self, ordinal: Ordinal) -> Option<Pushable<'_>> {
+        // What `standing_of` says, without the rest of it: every push pays for this.
         let row = self.rows.get(ordinal)?;
-        let standing = self.standing_of(row, ordinal);
-        let place = standing.key.filter(|_| !standing.expired)?.place();
+        let place = row.place().filter(|_| !row.is_muted())?;
         let r = row.registration()?;
         let Profile { app, locale, segments, .. } = self.profiles.get(ordinal, r.profile);
+        if app == AppIndex::UNKNOWN || self.sweep.expires(app, row) {
+            return None;
+        }
         let (device, cell, place_seen) = (row.device(), place.cell(), row.place_version.into());
         let token = self.tokens.get(r.token);
         Some(Pushable { device, cell, app, locale, segments, place_seen, token })

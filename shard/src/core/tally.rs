@@ -19,7 +19,7 @@ pub(crate) struct Tally {
     /// Cell of the last device and its slot: a walk goes by place, so the next device is mostly in
     /// the same cell.
     last: (u64, u32),
-    resolution: Resolution,
+    parents: Parents,
 }
 
 impl Tally {
@@ -32,14 +32,14 @@ impl Tally {
             slot_of: BTreeMap::new(),
             // No cell has the index 0.
             last: (0, 0),
-            resolution,
+            parents: Parents::new(resolution),
         }
     }
 
     /// Counts a device that was handed over, and returns the slot of its cell.
     pub(crate) fn handed(&mut self, band: u32, cell: Cell) -> u32 {
         self.bands.at(band).handed += 1;
-        let slot = self.slot(parent(cell, self.resolution));
+        let slot = self.slot(self.parents.of(cell));
         self.cells.at(slot).handed += 1;
         slot
     }
@@ -143,12 +143,21 @@ impl Changing {
     }
 }
 
-/// Returns the cell of a coarser resolution around a res-9 cell. An H3 index keeps its resolution in
-/// bits 52 to 55 and one digit of three bits for each finer resolution, the finest lowest; unused
-/// digits are 7. So the parent is the index with another resolution and all finer digits set.
-fn parent(cell: Cell, resolution: Resolution) -> u64 {
-    let resolution = u64::from(u8::from(resolution));
-    cell.index() & !(0xf << 52) | resolution << 52 | ((1 << (3 * (15 - resolution))) - 1)
+/// Parents of res-9 cells in one resolution. An H3 index keeps its resolution in bits 52 to 55 and
+/// one digit of three bits for each finer resolution, the finest lowest; unused digits are 7. So
+/// the parent is the index with another resolution and all finer digits set: these bits.
+#[derive(Debug)]
+struct Parents(u64);
+
+impl Parents {
+    fn new(resolution: Resolution) -> Self {
+        let resolution = u64::from(u8::from(resolution));
+        Self(resolution << 52 | ((1 << (3 * (15 - resolution))) - 1))
+    }
+
+    fn of(&self, cell: Cell) -> u64 {
+        cell.index() & !(0xf << 52) | self.0
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +172,7 @@ mod tests {
             let cell = LatLng::new(lat, lng).unwrap().to_cell(Resolution::Nine);
             for resolution in (0..=6).map(|r| Resolution::try_from(r).unwrap()) {
                 let expected = u64::from(cell.parent(resolution).unwrap());
-                assert_eq!(parent(Cell::from(cell), resolution), expected);
+                assert_eq!(Parents::new(resolution).of(Cell::from(cell)), expected);
             }
         }
     }
@@ -185,6 +194,6 @@ mod tests {
         assert!(tally.take_bands().is_empty() && !tally.cells_changed());
         tally.repeat_all();
         assert_eq!(tally.take_bands(), bands);
-        assert_eq!(tally.take_cells()[0], (parent(near, Resolution::Six), bands[0].1));
+        assert_eq!(tally.take_cells()[0], (Parents::new(Resolution::Six).of(near), bands[0].1));
     }
 }

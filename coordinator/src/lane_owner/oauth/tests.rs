@@ -312,9 +312,9 @@ fn foreign_words_are_cut_and_what_may_be_a_secret_is_left_out() {
 }
 
 #[test]
-fn a_token_is_replaced_five_minutes_before_its_end_and_a_short_one_after_three_quarters() {
+fn a_token_is_replaced_five_minutes_before_its_end_and_a_short_one_at_half() {
     let after = |seconds| replace_after(Duration::from_secs(seconds)).as_secs();
-    assert_eq!([3_600, 3_599, 1_200, 60, 4].map(after), [3_300, 3_299, 900, 45, 3]);
+    assert_eq!([3_600, 3_599, 1_200, 60, 4].map(after), [3_300, 3_299, 900, 30, 2]);
 }
 
 #[test]
