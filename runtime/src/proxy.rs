@@ -103,6 +103,10 @@ impl Proxy {
                 )));
             }
         }
+        // A slash in a password ends the authority.
+        if uri.path().contains('@') {
+            return Err(wrong());
+        }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(ProxyError("must be http://host:port without a path".to_owned()));
         }
