@@ -340,8 +340,9 @@ fn previews(arguments: &PreviewArguments) -> Result<bool, Failure> {
     let seen = runtime.block_on(previews::run(&scenario, &options, load, &Show::new()))?;
     let p99_ms = seen.ordinary_percentile_ms(0.99);
     println!(
-        "{} ordinary previews: median {:.1} ms, p99 {p99_ms:.1} ms (target {} ms), max {:.1} ms",
+        "{} ordinary previews, {} refusals: median {:.1} ms, p99 {p99_ms:.1} ms (target {} ms), max {:.1} ms",
         seen.ordinary_ms.len(),
+        seen.ordinary_refused,
         seen.ordinary_percentile_ms(0.5),
         previews::ORDINARY_P99_MS,
         seen.ordinary_percentile_ms(1.0),

@@ -61,6 +61,9 @@ pub struct Cost {
 pub struct Seen {
     /// Durations of ordinary previews, milliseconds, ascending.
     pub ordinary_ms: Vec<f64>,
+    /// Number of refusals of ordinary previews because the coordinator was busy. The caller repeats
+    /// such a preview, and its duration includes the pauses.
+    pub ordinary_refused: u64,
     /// Answers to the worst previews, by status code.
     pub answers: BTreeMap<String, u64>,
 }
@@ -154,8 +157,17 @@ async fn play(scene: &Scene<'_>, others: u32, duration: Duration) -> Result<Seen
                 if begun >= end {
                     break;
                 }
-                let request = wire::PreviewAlertRequest { alert: Some(ordinary.clone()) };
-                client.clone().preview_alert(request).await.map_err(DriveError::from)?;
+                loop {
+                    let request = wire::PreviewAlertRequest { alert: Some(ordinary.clone()) };
+                    match client.clone().preview_alert(request).await {
+                        Ok(_) => break,
+                        Err(busy) if busy.code() == Code::ResourceExhausted => {
+                            seen.ordinary_refused += 1;
+                            sleep(pause(&busy)).await;
+                        }
+                        Err(other) => return Err(other.into()),
+                    }
+                }
                 seen.ordinary_ms.push(begun.elapsed().as_secs_f64() * 1_000.0);
                 number += 1;
                 sleep(EVERY).await;
@@ -203,6 +215,13 @@ impl Caller {
             }
         }
     }
+}
+
+/// The pause that a refusal asks for, in `grpc-retry-pushback-ms`.
+fn pause(refusal: &tonic::Status) -> Duration {
+    let asked = refusal.metadata().get("grpc-retry-pushback-ms");
+    let asked = asked.and_then(|ms| ms.to_str().ok()?.parse().ok());
+    asked.map_or(Duration::from_secs(1), Duration::from_millis)
 }
 
 /// An address of the loopback network.
