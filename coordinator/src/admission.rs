@@ -1,14 +1,17 @@
 //! Admission of alerts: refuses early what the rules forbid, and limits alerts in admission.
 //!
 //! [`admit`] is pure and applies the rules; [`Admission`] counts the alerts and previews in
-//! admission. An alert in admission holds a decoded region (at most 100,000 points, under 20 MB)
-//! and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, at most
-//! half a second, so their number is limited. A request beyond the limit is refused with the time
-//! of the next try and is not queued: a queue would delay every caller, as on the day when many
+//! admission. Their number is limited, and a request beyond the limit is refused with the time of
+//! the next try and is not queued: a queue would delay every caller, as on the day when many
 //! authorities alert at once. Each peer has a share of the places, and the peers use the cores and
-//! query the nodes in turn. A cover that takes much work leaves its turn to small covers and has a
-//! turn among the large ones. A cover that was cut into bands counts against the limit on the cells
-//! of all covers together.
+//! query the nodes in turn.
+//!
+//! An ordinary alert has under 32 KB and takes some milliseconds of a core. A large one holds a
+//! decoded region (at most 100,000 points, under 20 MB) and takes up to half a second. So one place
+//! in [`LARGE_IN`] is for large alerts. An alert that proves large leaves its place and its turn to
+//! ordinary ones, and needs a place and a turn among the large ones: callers of large regions delay
+//! and refuse only each other. A cover that was cut into bands counts against the limit on the
+//! cells of all covers together.
 
 use std::{
     num::NonZeroUsize,
@@ -43,8 +46,8 @@ pub const EXERCISE_SEGMENT: &str = "exercise";
 /// Limits and rules of admission, from the configuration.
 #[derive(Debug, Clone)]
 pub struct AdmissionConfig {
-    /// Maximum number of alerts and previews in admission at once (each holds a decoded region and
-    /// its cover, a few MB); further requests are refused.
+    /// Maximum number of alerts and previews in admission at once, one in [`LARGE_IN`] of them
+    /// large; further requests are refused.
     pub inside_max: usize,
     /// Maximum number of counts that the nodes run at once: the limit of dispatch.
     pub questions_max: usize,
@@ -104,6 +107,13 @@ pub enum Refusal {
     /// The cover could not be computed: the process is shutting down, or this is a defect.
     #[error("alert.region: its cover was not computed: {0}")]
     CoverFailed(String),
+    /// As many large alerts are in admission as may be; a retry succeeds once one has ended.
+    #[error(
+        "alert.region: takes much work, and {} alerts and previews of such regions may be in \
+         admission at once, of which this caller holds {}; retry later",
+        .0.total, .0.held
+    )]
+    LargeFull(Full),
     /// The covers under way leave too few cells; a retry succeeds once some of them have ended.
     #[error(
         "alert.region: needs {wanted} cells, and {free} of {limit} cells for all alerts and \
@@ -178,6 +188,7 @@ pub fn segments(spec: &AlertSpec) -> SegmentExpr {
 #[derive(Debug)]
 pub struct Admission {
     inside: Places,
+    large_inside: Places,
     cores: Turns,
     /// Turns of covers that take much work: one CPU less than there are, so that a small cover
     /// always finds a CPU.
@@ -188,6 +199,9 @@ pub struct Admission {
     rules: Rules,
 }
 
+/// Of this many places in admission one is for a large alert: 16 of the default 256. The last of 16
+/// regions that take half a second each has its turn within 8 s.
+pub const LARGE_IN: usize = 16;
 /// Unit in which cells of covers are counted.
 const CELLS_UNIT: usize = 1_000;
 /// Of the cells that no other peer holds, a peer leaves one part in this many free: 250 cities
@@ -208,6 +222,7 @@ impl Admission {
         let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
         Self {
             inside: Places::new(inside_max),
+            large_inside: Places::new(inside_max.div_ceil(LARGE_IN)),
             cores,
             large,
             questions,
@@ -229,8 +244,20 @@ impl Admission {
     ///
     /// # Errors
     /// No place is free, or the peer holds its share.
-    pub fn enter(&self, peer: PeerKey) -> Result<Place, Full> {
-        self.inside.enter(peer)
+    pub fn enter(&self, peer: PeerKey) -> Result<Admitted, Full> {
+        Ok(Admitted { peer, place: Held::Ordinary(self.inside.enter(peer)?) })
+    }
+
+    /// Exchanges the place of an alert for one among the large ones; never waits.
+    ///
+    /// # Errors
+    /// [`Refusal::LargeFull`]: no such place is free, or the peer holds its share.
+    fn enlarge(&self, admitted: &mut Admitted) -> Result<(), Refusal> {
+        if let Held::Ordinary(_) = admitted.place {
+            let place = self.large_inside.enter(admitted.peer).map_err(Refusal::LargeFull)?;
+            admitted.place = Held::Large(place);
+        }
+        Ok(())
     }
 
     /// Reserves cells for a cover until the returned place is dropped; never waits. Every node
@@ -270,6 +297,36 @@ impl Admission {
     /// when many authorities alert at once, each waits some milliseconds instead of being refused.
     pub async fn question(&self, peer: PeerKey) -> Turn {
         self.questions.enter(peer, 1).await
+    }
+}
+
+/// An alert or preview in admission; its place is given back when this is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    peer: PeerKey,
+    place: Held,
+}
+
+/// Place of an alert in admission.
+#[derive(Debug)]
+#[expect(dead_code, reason = "holds the place until it is dropped")]
+enum Held {
+    Ordinary(Place),
+    Large(Place),
+    /// A recorded alert needs none: it was admitted before.
+    Recorded,
+}
+
+impl Admitted {
+    /// An alert of the store, which this process plans again.
+    pub(crate) fn recorded() -> Self {
+        Self { peer: PeerKey::NONE, place: Held::Recorded }
+    }
+
+    /// Peer whose shares of cores, counts and cells the alert uses.
+    #[must_use]
+    pub fn peer(&self) -> PeerKey {
+        self.peer
     }
 }
 

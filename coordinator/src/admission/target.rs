@@ -20,21 +20,21 @@ use clarion_runtime::{offload::offload, peers::PeerKey};
 use h3o::Resolution;
 use prost::Message as _;
 
-use super::{Admission, Refusal};
+use super::{Admission, Admitted, Refusal};
 use crate::{
     bands::{self, Band, BandEdges, Bands, BandsError},
     cover::{self, CellBudget, CoverError, Work},
     privacy::sketch::Sketch,
 };
 
-/// Work of a small cover with its bands, nanoseconds of a core: a circle of 500 km takes some 100
-/// million. A larger cover is abandoned there and waits for its turn among the large covers, so that
-/// small ones never wait for large ones.
-const SMALL_WORK: u64 = 150_000_000;
+/// Work of an ordinary cover with its bands, nanoseconds of a core: TODO. A larger cover is
+/// abandoned there and waits for its turn among the large covers, so that ordinary ones never wait
+/// for large ones.
+const ORDINARY_WORK: u64 = 30_000_000;
 /// Maximum work to cut a cover into bands, in units of about one nanosecond.
 const BANDS_WORK: u64 = 400_000_000;
 /// Largest alert that is decoded at once, bytes: some 1,600 points, under 10 ms.
-const SMALL_BYTES: usize = 32 << 10;
+const ORDINARY_BYTES: usize = 32 << 10;
 
 /// Where an alert goes, nearest first.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,20 +67,21 @@ pub(crate) struct TargetSpec {
 }
 
 impl Admission {
-    /// Checks an alert of a message; a large region takes a turn among the large ones for it. The
-    /// check ends early if the returned future is dropped.
+    /// Checks an alert of a message; a large region takes a place and a turn among the large ones
+    /// for it. The check ends early if the returned future is dropped.
     ///
     /// # Errors
-    /// The first invalid field, as a path inside the alert.
+    /// The first invalid field, as a path inside the alert; or no place for a large region.
     pub(crate) async fn spec(
         &self,
         alert: wire::Alert,
-        peer: PeerKey,
+        admitted: &mut Admitted,
     ) -> Result<AlertSpec, Refusal> {
-        if alert.encoded_len() <= SMALL_BYTES {
+        if alert.encoded_len() <= ORDINARY_BYTES {
             return Ok(AlertSpec::from_wire(alert)?);
         }
-        let _turn = self.large.enter(peer, 1).await;
+        self.enlarge(admitted)?;
+        let _turn = self.large.enter(admitted.peer, 1).await;
         let stop = StopOnDrop::default();
         let stopped = Arc::clone(&stop.0);
         let checked = offload(move || AlertSpec::from_wire_until(alert, stopped)).await;
@@ -92,16 +93,20 @@ impl Admission {
     /// returned future is dropped.
     ///
     /// # Errors
-    /// The region's fault, named `alert.region`; or no room for its cells.
+    /// The region's fault, named `alert.region`; or no place for a large region, or no room for its
+    /// cells.
     pub(crate) async fn target(
         &self,
         spec: TargetSpec,
         sketched: bool,
-        peer: PeerKey,
+        admitted: &mut Admitted,
     ) -> Result<(Target, Option<Sketch>), Refusal> {
-        let spec = Arc::new(spec);
-        let covered = match self.covered(&spec, sketched, peer, Size::Small).await {
-            Err(Undone::Abandoned) => self.covered(&spec, sketched, peer, Size::Large).await,
+        let (spec, peer) = (Arc::new(spec), admitted.peer);
+        let covered = match self.covered(&spec, sketched, peer, Size::Ordinary).await {
+            Err(Undone::Abandoned) => {
+                self.enlarge(admitted)?;
+                self.covered(&spec, sketched, peer, Size::Large).await
+            }
             covered => covered,
         };
         let Covered { sketch, bands, mut target } = covered.map_err(|undone| match undone {
@@ -122,7 +127,7 @@ impl Admission {
         size: Size,
     ) -> Result<Covered, Undone> {
         let (turns, patience) = match size {
-            Size::Small => (&self.cores, SMALL_WORK),
+            Size::Ordinary => (&self.cores, ORDINARY_WORK),
             Size::Large => (&self.large, u64::MAX),
         };
         let _turn = turns.enter(peer, 1).await;
@@ -138,8 +143,8 @@ impl Admission {
 /// Size of a cover by the work that it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Size {
-    /// At most [`SMALL_WORK`].
-    Small,
+    /// At most [`ORDINARY_WORK`].
+    Ordinary,
     /// More than that.
     Large,
 }

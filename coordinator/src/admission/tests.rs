@@ -429,11 +429,13 @@ async fn a_small_cover_does_not_wait_for_large_ones() {
         finest: None,
     };
     let others = admission.large.enter(peer(3), u64::MAX).await;
-    let mut large = std::pin::pin!(admission.target(spec(3_000_000.0), false, peer(1)));
+    let entered = |n| admission.enter(peer(n)).expect("room");
+    let (mut first, mut second) = (entered(1), entered(2));
+    let mut large = std::pin::pin!(admission.target(spec(3_000_000.0), false, &mut first));
     let city = tokio::select! {
         biased;
         _ = &mut large => panic!("its turn is taken"),
-        city = admission.target(spec(12_000.0), false, peer(2)) => city.expect("small"),
+        city = admission.target(spec(12_000.0), false, &mut second) => city.expect("small"),
     };
     assert_eq!(city.0.finest, h3o::Resolution::Nine);
     drop(others);
@@ -448,6 +450,47 @@ async fn a_small_cover_does_not_wait_for_large_ones() {
         finest: Some(continent.finest),
         ..spec(3_000_000.0)
     };
-    let (again, _) = admission.target(recorded, false, PeerKey::NONE).await.expect("room");
+    let (again, _) =
+        admission.target(recorded, false, &mut Admitted::recorded()).await.expect("room");
     assert_eq!(again, continent);
 }
+
+/// Callers of large regions fill the places of such regions and no others.
+#[tokio::test]
+async fn large_regions_are_refused_and_ordinary_ones_are_not() {
+    use clarion_proto::region::{LatLng, Region};
+    use target::TargetSpec;
+
+    let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
+    let admission = admission(2 * LARGE_IN);
+    let spec = |radius_m| TargetSpec {
+        region: Region::circle(LatLng::new(22.5, 114.0).expect("a place"), radius_m)
+            .expect("valid"),
+        last_seen: None,
+        edges: crate::bands::BandEdges::default(),
+        finest: None,
+    };
+    let mut held = Vec::new();
+    for n in 1..=2 {
+        let mut admitted = admission.enter(peer(n)).expect("room");
+        admission.target(spec(3_000_000.0), false, &mut admitted).await.expect("a large place");
+        held.push(admitted);
+    }
+    let mut third = admission.enter(peer(3)).expect("the ordinary places are free again");
+    let refused = admission.target(spec(3_000_000.0), false, &mut third).await;
+    assert_eq!(refused.err(), Some(Refusal::LargeFull(Full { total: 2, held: 0 })));
+    admission.target(spec(120_000.0), false, &mut third).await.expect("ordinary");
+    let points = vec![wire::LatLng::default(); ORDINARY_POINTS_TOO_MANY];
+    let polygon = wire::Polygon { outer: Some(wire::Ring { points }), holes: Vec::new() };
+    let mut alert = wire_alert(wire::Mode::Test);
+    alert.region.as_mut().expect("set").shape = Some(wire::region::Shape::Polygon(polygon));
+    let refused = admission.spec(alert.clone(), &mut third).await;
+    assert!(matches!(refused, Err(Refusal::LargeFull(_))), "before it is decoded");
+    held.clear();
+    let refused = admission.spec(alert, &mut third).await;
+    assert!(matches!(refused, Err(Refusal::Invalid(_))), "one point, many times");
+    admission.target(spec(3_000_000.0), false, &mut third).await.expect("free again");
+}
+
+/// Points of a region that is large by its bytes: each takes at least 2.
+const ORDINARY_POINTS_TOO_MANY: usize = 20_000;

@@ -32,6 +32,7 @@
 //! | batches worked on | 2 | its turn after one batch of each other peer | no refusal: the batch waits |
 //! | watchers, in all and of one alert | `watchers_max`, `watchers_per_alert_max` | half | WATCHERS_MAX, after 5 s |
 //! | alerts and previews in admission | `admissions_max` | half | ADMISSIONS_BUSY, after 1 s |
+//! | of these: with a large region | one in [`crate::admission::LARGE_IN`] | half | LARGE_BUSY, after 5 s |
 //! | of these: computing, counting on nodes | CPUs, 8 counts | its turn after one of each other peer | no refusal: the request waits |
 //! | cells of covers under way | 16 million | 15 in 16 | COVERS_FULL, after 5 s |
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |

@@ -184,6 +184,7 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
             precondition("IDENTITY_NOT_CONFIGURED", message)
         }
         Refusal::CoverFailed(_) => internal(&message),
+        Refusal::LargeFull(_) => exhausted("LARGE_BUSY", message, Duration::from_secs(5)),
         Refusal::CoversFull { .. } => exhausted("COVERS_FULL", message, Duration::from_secs(5)),
     }
 }

@@ -35,7 +35,7 @@ pub(super) const CONNECTIONS_MAX: usize = 1_024;
 pub(super) const WATCHERS_MAX: usize = 8_192;
 pub(super) const WATCHERS_PER_ALERT_MAX: usize = 2_048;
 pub(super) const ALERTS_ACTIVE_MAX: usize = 64;
-pub(super) const ADMISSIONS_MAX: usize = 32;
+pub(super) const ADMISSIONS_MAX: usize = 256;
 pub(super) const PLACE_SEEN_WITHIN_DAYS: u32 = 30;
 /// Default for APNs: off, because APNs reports dead tokens itself.
 pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
@@ -148,8 +148,8 @@ options! {
     alerts_active_max: usize = ALERTS_ACTIVE_MAX, "CLARION_ALERTS_ACTIVE_MAX", "N",
         "Maximum number of active alerts; one client address may have created half of them";
     admissions_max: usize = ADMISSIONS_MAX, "CLARION_ADMISSIONS_MAX", "N",
-        "Maximum number of alerts and previews in admission at once, a few MB each; one client \
-         address may have half of them";
+        "Maximum number of alerts and previews in admission at once; one in 16 of them may have a \
+         large region, a few MB each; one client address may have half of each";
     place_seen_within_days: u32 = PLACE_SEEN_WITHIN_DAYS, "CLARION_PLACE_SEEN_WITHIN_DAYS", "DAYS",
         "Largest age of a device's place for alerts that set none, in days, 1 to 400; 400 accepts \
          every place. Devices with an older place are left out until they report again";

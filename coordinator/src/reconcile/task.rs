@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{ids::UnixMillis, time::Time};
-use clarion_runtime::{offload::offload, peers::PeerKey, repeated::Repeated};
+use clarion_runtime::{offload::offload, repeated::Repeated};
 use tokio::sync::watch;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     plan,
 };
 use crate::{
+    admission::Admitted,
     alert::Event,
     bands::Bands,
     dispatch::{Start, StartError},
@@ -162,7 +163,7 @@ impl AlertTask {
         let (record, plan) = (Arc::clone(&self.record), Arc::clone(&send));
         let target = offload(move || plan::target(&record, &plan)).await;
         let target = target.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let target = self.shared.admission.target(target, false, PeerKey::NONE).await;
+        let target = self.shared.admission.target(target, false, &mut Admitted::recorded()).await;
         let (target, _) = target.map_err(|e| e.to_string())?;
         self.planned = Some(plan::planned(&self.record, &send, target.bands));
         Ok(())

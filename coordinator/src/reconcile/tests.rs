@@ -14,7 +14,7 @@ use clarion_runtime::world::{Pipes, World};
 use self::flaky::Flaky;
 use super::*;
 use crate::{
-    admission::{AdmissionConfig, Rules},
+    admission::{AdmissionConfig, Admitted, Rules},
     dispatch::{CountError, Start, StartError},
     lane::LaneKey,
     lane_owner::LaneError,
@@ -168,8 +168,7 @@ fn alert() -> AlertRecord {
 async fn bands(alert: &AlertRecord) -> Bands {
     let plan = alert.plan.as_ref().expect("active");
     let target = plan::target(alert, plan).expect("a region");
-    let peer = clarion_runtime::peers::PeerKey::NONE;
-    admission().target(target, true, peer).await.expect("room").0.bands
+    admission().target(target, true, &mut Admitted::recorded()).await.expect("room").0.bands
 }
 
 async fn created(store: &Flaky) -> Arc<AlertRecord> {

@@ -56,12 +56,12 @@ impl Alerts {
         request: wire::CreateAlertRequest,
         peer: PeerKey,
     ) -> Result<Answer, Status> {
-        let turn = self.admitted(peer)?;
+        let mut admitted = self.admitted(peer)?;
         let request_id = request_id(&request.request_id).map_err(status::invalid)?;
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
         within_answers(&submitted).map_err(status::invalid)?;
-        let spec = self.spec(wire::Alert::clone(&submitted), peer).await?;
+        let spec = self.spec(wire::Alert::clone(&submitted), &mut admitted).await?;
         let one_try = self.requests.enter(request_id).await;
         if let Some(existing) =
             self.api.store.alert_by_request(request_id).await.map_err(status::store)?
@@ -74,7 +74,7 @@ impl Alerts {
         if self.api.admission.is_closed() {
             return Err(status::draining());
         }
-        let prepared = self.prepare(&spec, peer).await?;
+        let prepared = self.prepare(&spec, &mut admitted).await?;
         let id = self.api.world.uuid_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
@@ -124,7 +124,7 @@ impl Alerts {
             );
             let answer = launch(&api, record, bands, of_peer).await;
             // The place is held until here, even if the caller has hung up.
-            drop((one_try, turn));
+            drop((one_try, admitted));
             answer
         };
         // The task stays in the caller's trace.

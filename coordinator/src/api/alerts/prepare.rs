@@ -11,13 +11,13 @@ use clarion_proto::{
     time::Time,
     wire::v1 as wire,
 };
-use clarion_runtime::peers::{PeerKey, shares::Place};
+use clarion_runtime::peers::PeerKey;
 use tonic::Status;
 
 use super::{Alerts, Context, status};
 use crate::{
     admission::{
-        self, Refusal,
+        self, Admitted, Refusal,
         render::{self, Rendered},
         target::{self, Target},
     },
@@ -34,7 +34,7 @@ use crate::{
 
 impl Alerts {
     /// Takes a place in admission.
-    pub(super) fn admitted(&self, peer: PeerKey) -> Result<Place, Status> {
+    pub(super) fn admitted(&self, peer: PeerKey) -> Result<Admitted, Status> {
         let busy = |full| {
             status::share(
                 "ADMISSIONS_BUSY",
@@ -51,9 +51,9 @@ impl Alerts {
     pub(super) async fn spec(
         &self,
         alert: wire::Alert,
-        peer: PeerKey,
+        admitted: &mut Admitted,
     ) -> Result<AlertSpec, Status> {
-        self.api.admission.spec(alert, peer).await.map_err(|refusal| match refusal {
+        self.api.admission.spec(alert, admitted).await.map_err(|refusal| match refusal {
             Refusal::Invalid(field) => within_alert(field),
             other => status::refusal(other),
         })
@@ -63,7 +63,7 @@ impl Alerts {
     pub(super) async fn prepare(
         &self,
         spec: &AlertSpec,
-        peer: PeerKey,
+        admitted: &mut Admitted,
     ) -> Result<Prepared, Status> {
         spec.check_time(self.api.world.clock().wall()).map_err(within_alert)?;
         let mut apps = Vec::with_capacity(spec.audience.apps.len());
@@ -83,7 +83,7 @@ impl Alerts {
         };
         let limited = !self.api.config.alerts.allow_small_audiences;
         let (target, sketch) =
-            self.api.admission.target(target, limited, peer).await.map_err(status::refusal)?;
+            self.api.admission.target(target, limited, admitted).await.map_err(status::refusal)?;
         if limited && target.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",

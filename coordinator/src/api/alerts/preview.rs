@@ -27,10 +27,10 @@ impl Alerts {
         request: wire::PreviewAlertRequest,
         peer: PeerKey,
     ) -> Result<wire::PreviewAlertResponse, Status> {
-        let _turn = self.admitted(peer)?;
+        let mut admitted = self.admitted(peer)?;
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
-        let spec = self.spec(alert, peer).await?;
-        let prepared = self.prepare(&spec, peer).await?;
+        let spec = self.spec(alert, &mut admitted).await?;
+        let prepared = self.prepare(&spec, &mut admitted).await?;
         let messages = sizes(&prepared, &prepared.render(&self.api, &spec, &sample_name())?);
         let own = || (Arc::clone(&prepared.target), false);
         let counted = |asked| self.curious(|curiosity, now| curiosity.preview(peer, asked, now));
