@@ -133,6 +133,9 @@ impl Deref for Cover {
     }
 }
 
+/// Growth of the rim, in cells, from one resolution to the next: the square root of 7 children.
+const LEVEL_GROWTH: f64 = 2.65;
+
 /// Finds the cover of a region. Pure: the same region and budget give the same cover.
 ///
 /// # Errors
@@ -152,10 +155,16 @@ pub(crate) fn cover_within(
     let mut finest = Resolution::Zero;
     descent.begin(work);
     while let Some(finer) = finest.succ().filter(|&finer| finer <= budget.finest) {
+        let before = work.done();
         match descent.refine(finer, budget.cells_max, work) {
             Ok(true) => finest = finer,
             Ok(false) | Err(Stopped::Exhausted) => break,
             Err(Stopped::Abandoned) => return Err(CoverError::Abandoned),
+        }
+        let levels = u8::from(budget.finest) - u8::from(finest);
+        let expected = (work.done() - before) as f64 * LEVEL_GROWTH.powi(levels.into());
+        if work.is_hopeless(expected) {
+            return Err(CoverError::Abandoned);
         }
     }
     // Nothing of the rim is left: a further descent would change nothing.

@@ -233,18 +233,23 @@ async fn preview(coordinator: &str, outlines: &[Outline]) {
     println!("{taken} outlines accepted; refused, all invalid: {refused:#?}");
 }
 
-/// Sends an alert to the devices of an outline; returns its overshoot.
-async fn send(channel: &Channel, number: usize, outline: &Outline) -> f64 {
+/// Sends an alert to the devices of an outline; returns its overshoot, or `None` for an outline that
+/// is too small to be private (reefs of a few hundred metres).
+async fn send(channel: &Channel, number: usize, outline: &Outline) -> Option<f64> {
     let request = wire::CreateAlertRequest {
         alert: Some(outline.alert(format!("o{number}"))),
         request_id: format!("8d2f8e4e-0f6e-4a0e-9f61-7a0f3c1f{number:04}"),
         validate_only: false,
     };
     let made = AlertServiceClient::new(channel.clone()).create_alert(request).await;
-    let made = made.unwrap_or_else(|e| panic!("{}: {}", outline.name, e.message())).into_inner();
+    let made = match made {
+        Ok(made) => made.into_inner(),
+        Err(small) if small.message().contains("at least 1 km²") => return None,
+        Err(other) => panic!("{}: {}", outline.name, other.message()),
+    };
     let ended = drive::alert::watch(channel.clone(), &made.name, None, PATIENCE, |_| {}).await;
     assert_eq!(ended.expect("it ends").progress.state(), wire::State::Resolved);
-    made.overshoot_meters
+    Some(made.overshoot_meters)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,8 +274,9 @@ async fn outlines_of_the_world_reach_whom_numpy_and_shapely_say() {
     preview(&cluster.coordinator, &outlines).await;
     let mut sent = BTreeMap::new();
     for (number, outline) in outlines.iter().enumerate().filter(|(_, o)| !o.devices.is_empty()) {
-        sent.insert(number, send(&channel, number, outline).await);
+        sent.extend(send(&channel, number, outline).await.map(|overshoot_m| (number, overshoot_m)));
     }
+    assert!(sent.len() >= count / 7, "{} alerts", sent.len());
     let record = dir.path().join("record");
     cluster.emulators[0].export(&record).await.expect("exported");
     let recorded = Recorded::read([(Platform::Apns, record.as_path())]).expect("whole");

@@ -62,6 +62,12 @@ impl Work {
         self.done.get()
     }
 
+    /// Whether `expected` further units, of which half may be enough, would exceed the patience
+    /// for certain: such work is abandoned at its beginning.
+    pub(crate) fn is_hopeless(&self, expected: f64) -> bool {
+        self.patience != u64::MAX && self.done.get() as f64 + expected / 2.0 > self.patience as f64
+    }
+
     /// Whether the work may go on.
     pub(crate) fn check(&self) -> Result<(), Stopped> {
         if self.stop.load(Ordering::Relaxed) || self.done.get() > self.patience {

@@ -203,15 +203,17 @@ impl Caller {
             let alert = Some(wire::Alert { region, ..self.ordinary.clone() });
             let mut client = AlertServiceClient::new(channel.clone());
             let preview = client.preview_alert(wire::PreviewAlertRequest { alert });
-            let code = match timeout(PATIENCE, preview).await {
+            let answer = timeout(PATIENCE, preview).await;
+            let code = match &answer {
                 Err(_) => "no answer in 60 s".to_owned(),
-                Ok(Ok(_)) => Code::Ok.to_string(),
+                Ok(Ok(_)) => "Ok".to_owned(),
                 Ok(Err(status)) => format!("{:?}", status.code()),
             };
-            let is_limited = code == format!("{:?}", Code::ResourceExhausted);
             *self.answers.borrow_mut().entry(code).or_default() += 1;
-            if is_limited {
-                sleep(Duration::from_secs(1)).await;
+            if let Ok(Err(busy)) = answer
+                && busy.code() == Code::ResourceExhausted
+            {
+                sleep(pause(&busy)).await;
             }
         }
     }

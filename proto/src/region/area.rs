@@ -56,26 +56,30 @@ impl Area {
     ) -> Result<Self, InvalidField> {
         let mut pieces = Vec::with_capacity(parts.len());
         for part in parts {
-            let outer = Ring::checked(&part.outer, work)?;
-            let holes: Vec<Ring> = part
-                .holes
-                .iter()
-                .map(|hole| Ring::checked(hole, work))
-                .collect::<Result<_, _>>()?;
-            if !holes.is_empty() {
-                let outline = outer.outline();
-                for (i, hole) in holes.iter().enumerate() {
-                    if is_outside(hole, &outer, &outline, work) {
-                        return Err(InvalidField::new(
-                            &part.holes[i].field,
-                            format_args!("hole {i} lies outside the outer ring; is it a part?"),
-                        ));
-                    }
+            // Outlines of low resolution have islands and lakes that became a line or a point.
+            let Some(outer) = Ring::checked(&part.outer, work)? else { continue };
+            let mut holes = Vec::with_capacity(part.holes.len());
+            let outline = (!part.holes.is_empty()).then(|| outer.outline());
+            for (i, given) in part.holes.iter().enumerate() {
+                let Some(hole) = Ring::checked(given, work)? else { continue };
+                if outline.as_ref().is_some_and(|o| is_outside(&hole, &outer, o, work)) {
+                    return Err(InvalidField::new(
+                        &given.field,
+                        format_args!("hole {i} lies outside the outer ring; is it a part?"),
+                    ));
                 }
+                holes.push(hole);
             }
             pieces.push((outer, holes));
         }
         let field = parts.first().map_or("", |part| part.outer.field.as_str());
+        if pieces.is_empty() {
+            let points = parts.first().map_or(0, |part| part.outer.points.len());
+            let problem = format_args!(
+                "must have at least 3 different points that are not on one line; got {points} points"
+            );
+            return Err(InvalidField::new(field, problem));
+        }
         let (west, is_whole_turn) = frame(pieces.iter().map(|(outer, _)| outer.extent()));
         let placed = |ring: &Ring| seam::placed(&ring.points, west);
         let pieces: Vec<Piece> = pieces

@@ -55,9 +55,10 @@ enum Misread {
 }
 
 impl Ring {
-    /// Normalizes a ring, and checks that its edges do not cross. `work` is the rest of the budget
-    /// of the region.
-    pub(super) fn checked(given: &GivenRing, work: &Work) -> Result<Self, InvalidField> {
+    /// Normalizes a ring, and checks that its edges do not cross. `None`: the ring encloses nothing,
+    /// because its points are fewer than three or on one line. `work` is the rest of the budget of
+    /// the region.
+    pub(super) fn checked(given: &GivenRing, work: &Work) -> Result<Option<Self>, InvalidField> {
         let refused = |problem: String| InvalidField::new(&given.field, problem);
         // A ring is read as the world's edge only where the other reading encloses nothing.
         let read = |whole| normalized(&given.points, whole);
@@ -68,22 +69,24 @@ impl Ring {
                 (misread, _) => misread,
             })
         });
-        let points = points.map_err(|misread| match misread {
-            Misread::HalfTurn(i) => InvalidField::new(
-                format!("{}[{i}]", given.field),
-                "must not be exactly 180 degrees of longitude from the previous point: neither \
-                 direction is shorter; add a point between them",
-            ),
-            Misread::Pole => refused(
-                "must not run around a pole: add the points at longitudes -180 and 180 that \
-                 lead to the pole, as GeoJSON does, or use a circle"
-                    .to_owned(),
-            ),
-            Misread::Flat => refused(format!(
-                "must have at least 3 different points that are not on one line; got {} points",
-                given.points.len()
-            )),
-        })?;
+        let points = match points {
+            Ok(points) => points,
+            Err(Misread::Flat) => return Ok(None),
+            Err(Misread::HalfTurn(i)) => {
+                return Err(InvalidField::new(
+                    format!("{}[{i}]", given.field),
+                    "must not be exactly 180 degrees of longitude from the previous point: neither \
+                     direction is shorter; add a point between them",
+                ));
+            }
+            Err(Misread::Pole) => {
+                return Err(refused(
+                    "must not run around a pole: add the points at longitudes -180 and 180 that \
+                     lead to the pole, as GeoJSON does, or use a circle"
+                        .to_owned(),
+                ));
+            }
+        };
         let mut ring = Self { points, touches_itself: false };
         let (west, east) = ring.extent();
         if east - west > TURN {
@@ -93,7 +96,7 @@ impl Ring {
             )));
         }
         match ring.crossing(work) {
-            Ok(None) => Ok(ring),
+            Ok(None) => Ok(Some(ring)),
             Ok(Some((a, b))) => Err(refused(format!(
                 "the ring crosses itself at {}: the edge from {} to {} crosses the edge from {} \
                  to {}; places are (latitude, longitude)",

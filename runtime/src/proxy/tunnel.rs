@@ -1,9 +1,12 @@
 //! A tunnel through an HTTP proxy: the request CONNECT and the proxy's response. Free of I/O.
 //!
 //! ```text
-//! asking ──request sent, head of the response complete: 200──▶ open
+//! asking ──request sent, head of the response complete: 2xx──▶ open
 //!    └────any other response, no HTTP, too long, bytes after the head, end of file──▶ TunnelError
 //! ```
+//!
+//! Responses of 1xx before the final one are skipped (RFC 9110, section 15.2), and every 2xx opens the
+//! tunnel (section 9.3.6).
 //!
 //! The shell sends [`Tunnel::to_send`], passes on what it reads, and has the deadline. Once a
 //! tunnel is open, TLS begins: the client speaks first, so bytes after the head of the response
@@ -44,7 +47,7 @@ pub struct TunnelError {
 /// What a proxy did instead of opening a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TunnelProblem {
-    /// The proxy answered with a status other than 200.
+    /// The proxy answered with a status other than 2xx.
     #[error("answered {status}{words}: {advice}")]
     Refused {
         /// Status of the response.
@@ -118,29 +121,38 @@ impl Tunnel {
     /// # Errors
     /// The proxy opens no tunnel.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<bool, TunnelError> {
-        let room = HEAD_BYTES_MAX.saturating_sub(self.head.len());
-        self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        let begun = self.head.len().min(HTTP.len());
-        if self.head[..begun] != HTTP[..begun] {
-            return Err(self.error(TunnelProblem::NotHttp));
-        }
-        let Some(end) = head_end(&self.head) else {
-            if bytes.len() > room || self.head.len() == HEAD_BYTES_MAX {
-                return Err(self.error(TunnelProblem::TooLong));
+        let mut rest = bytes;
+        loop {
+            let room = HEAD_BYTES_MAX - self.head.len();
+            let (now, later) = rest.split_at(rest.len().min(room));
+            self.head.extend_from_slice(now);
+            rest = later;
+            let begun = self.head.len().min(HTTP.len());
+            if self.head[..begun] != HTTP[..begun] {
+                return Err(self.error(TunnelProblem::NotHttp));
             }
-            return Ok(false);
-        };
-        let after = self.head.len() - end + bytes.len().saturating_sub(room);
-        let head = String::from_utf8_lossy(&self.head[..end]);
-        match status(&head) {
-            None => Err(self.error(TunnelProblem::NotHttp)),
-            Some((200, _)) if after > 0 => Err(self.error(TunnelProblem::Early(after))),
-            Some((200, _)) => Ok(true),
-            Some((status, words)) => {
-                let advice = self.advice(status, &head);
-                let words = shown(words);
-                let words = if words.is_empty() { words } else { format!(" {words}") };
-                Err(self.error(TunnelProblem::Refused { status, words, advice }))
+            let Some(end) = head_end(&self.head) else {
+                if self.head.len() == HEAD_BYTES_MAX {
+                    return Err(self.error(TunnelProblem::TooLong));
+                }
+                return Ok(false);
+            };
+            let after = self.head.len() - end + rest.len();
+            let head = String::from_utf8_lossy(&self.head[..end]).into_owned();
+            match status(&head) {
+                None => return Err(self.error(TunnelProblem::NotHttp)),
+                Some((200..=299, _)) if after > 0 => {
+                    return Err(self.error(TunnelProblem::Early(after)));
+                }
+                Some((200..=299, _)) => return Ok(true),
+                // 101 would be the answer to an upgrade, which was not asked for.
+                Some((100 | 102..=199, _)) => drop(self.head.drain(..end)),
+                Some((status, words)) => {
+                    let advice = self.advice(status, &head);
+                    let words = shown(words);
+                    let words = if words.is_empty() { words } else { format!(" {words}") };
+                    return Err(self.error(TunnelProblem::Refused { status, words, advice }));
+                }
             }
         }
     }
@@ -179,7 +191,7 @@ impl Tunnel {
             403 | 405 => format!("the proxy's rules must allow CONNECT to {target}"),
             502..=504 => format!("the proxy cannot reach {target}"),
             300..=399 => "a proxy must not redirect CONNECT; is it a login page?".to_owned(),
-            _ => "expected 200".to_owned(),
+            _ => "expected 2xx".to_owned(),
         }
     }
 }
@@ -257,8 +269,14 @@ mod tests {
             "HTTP/1.0 200 Connection established\r\nProxy-agent: tinyproxy/1.11.2\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200\n\n",
+            // Interim responses, and another 2xx.
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103\r\nLink: x\r\n\r\nHTTP/1.1 204\r\n\r\n",
         ] {
             assert_eq!(answered("p:1", answer.as_bytes()), Ok(true), "{answer:?}");
+            let mut tunnel = tunnel("p:1");
+            let (last, first) = answer.as_bytes().split_last().expect("not empty");
+            assert!(first.iter().all(|byte| tunnel.receive(&[*byte]) == Ok(false)), "{answer:?}");
+            assert_eq!(tunnel.receive(&[*last]), Ok(true), "byte by byte");
         }
     }
 
@@ -301,7 +319,7 @@ mod tests {
                 "the proxy cannot reach api.push.apple.com:443",
             ),
             ("p:3128", "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "login page"),
-            ("p:3128", "HTTP/1.1 204\r\n\r\n", "answered 204: expected 200"),
+            ("p:3128", "HTTP/1.1 101\r\n\r\n", "answered 101: expected 2xx"),
             ("p:3128", "HTTP/1.1 2000 OK\r\n\r\n", "another protocol"),
             ("p:3128", "HTTP/2 200 OK\r\n\r\n", "another protocol"),
             ("p:3128", "\u{15}\u{3}\u{1}", "another protocol"),

@@ -41,6 +41,27 @@ fn square(west: f64, south: f64, size: f64) -> [(f64, f64); 4] {
 }
 
 #[test]
+fn islands_and_lakes_that_became_a_line_do_not_matter() {
+    let square = square(0.0, 0.0, 1.0);
+    let plain = polygon(&square, &[]).unwrap();
+    let line = [(0.2, 0.2), (0.4, 0.4), (0.3, 0.3), (0.2, 0.2)];
+    let point = [(0.5, 0.5); 4];
+    // An area of some square millimetres: nothing is left of it on the grid.
+    let tiny = [(0.5, 0.5), (0.500_000_02, 0.5), (0.5, 0.500_000_02)];
+    assert_eq!(polygon(&square, &[&line, &point, &tiny]).unwrap(), plain);
+    let lines = || vec![part(&line, &[]), part(&point, &[&square]), part(&[(9.0, 9.0); 3], &[])];
+    let mut with_area = lines();
+    with_area.insert(1, part(&square, &[]));
+    assert_eq!(parts(with_area).unwrap(), plain);
+    let refused = parts(lines()).unwrap_err();
+    assert_eq!(refused.field, "multi_polygon.polygons[0].outer.points");
+    assert!(refused.problem.contains("at least 3 different points"), "{}", refused.problem);
+    // What is outside stays a mistake, at its own index.
+    let refused = polygon(&square, &[&line, &[(5.0, 5.0), (6.0, 5.0), (6.0, 6.0)]]).unwrap_err();
+    assert!(refused.problem.contains("hole 1 lies outside"), "{}", refused.problem);
+}
+
+#[test]
 fn repeated_points_open_rings_and_spikes_are_no_reason_to_refuse() {
     let triangle = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)];
     let plain = polygon(&triangle, &[]).unwrap();
