@@ -36,6 +36,7 @@ use crate::owners::Ownership;
 
 mod batch;
 mod director;
+mod encoded;
 mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
