@@ -42,6 +42,8 @@ mod filter;
 pub(crate) mod fixtures;
 mod known;
 pub mod memory;
+pub mod open;
+pub mod pulse;
 mod record;
 #[cfg(test)]
 pub(crate) mod suite;
@@ -127,9 +129,79 @@ pub enum StoreError {
         /// Maximum number of apps.
         limit: usize,
     },
-    /// The engine cannot be reached. A retry helps.
+    /// The engine cannot be reached. A retry helps. The text tells if a write may have been stored.
     #[error("the store is away: {0}")]
     Away(String),
+    /// The engine is slower than what is asked of it. A retry helps. The text tells if a write may
+    /// have been stored.
+    #[error("the store is slow: {0}")]
+    Busy(String),
+    /// Another process has become the one that writes. A retry does not help: this process has to
+    /// end.
+    #[error("another coordinator writes to the store under epoch {stored}; this one had {epoch}")]
+    TakenOver {
+        /// Epoch of the process that writes now.
+        stored: Epoch,
+        /// Epoch of this process.
+        epoch: Epoch,
+    },
+    /// A batch is not what was appended. A retry does not help: whoever follows the log cannot go
+    /// on. Other logs are not concerned.
+    #[error(
+        "log {log} is damaged at position {position}: {problem}; restore the store from a backup, \
+         or register the devices again with a new store"
+    )]
+    Damaged {
+        /// Log that is damaged.
+        log: LogId,
+        /// Position of the first damaged batch.
+        position: Position,
+        /// What is wrong with the batch.
+        problem: String,
+    },
+    /// A record cannot be read: it is damaged, or a later version wrote it. A retry does not help;
+    /// other records are not concerned.
+    #[error("{record} cannot be read: {problem}")]
+    Unreadable {
+        /// Name of the record.
+        record: String,
+        /// What is wrong with the record.
+        problem: String,
+    },
+    /// The engine cannot go on. A retry does not help: this process has to end.
+    #[error("the store is broken: {0}")]
+    Broken(String),
+}
+
+impl StoreError {
+    /// Whether the same operation may succeed later, without anybody's doing. A writer for whom no
+    /// caller waits repeats it after a pause.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Busy(_) => true,
+            Self::Conflict(_)
+            | Self::Superseded { .. }
+            | Self::Trimmed { .. }
+            | Self::Missing(_)
+            | Self::InUse { .. }
+            | Self::TooManyActive { .. }
+            | Self::Full { .. }
+            | Self::ReserveFull { .. }
+            | Self::ReserveShare { .. }
+            | Self::TooManyApps { .. }
+            | Self::TakenOver { .. }
+            | Self::Damaged { .. }
+            | Self::Unreadable { .. }
+            | Self::Broken(_) => false,
+        }
+    }
+
+    /// Whether this process must not use the store any more, and has to end.
+    #[must_use]
+    pub fn ends_process(&self) -> bool {
+        matches!(self, Self::TakenOver { .. } | Self::Broken(_))
+    }
 }
 
 /// The store's tables of apps and alerts.
@@ -257,3 +329,8 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// check the positions of the logs that they follow.
     fn grown(&self) -> watch::Receiver<u64>;
 }
+
+/// Everything that a coordinator keeps: what implements the three parts is a store.
+pub trait Store: AlertStore + ClusterStore + ChangeLog {}
+
+impl<S: AlertStore + ClusterStore + ChangeLog> Store for S {}

@@ -15,7 +15,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use clarion_coordinator::{
     Coordinator,
     config::{Args, Config},
-    store::memory::MemoryStore,
+    store::{Store, memory::MemoryStore},
 };
 use clarion_loadgen::{
     cluster::{ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
@@ -104,7 +104,7 @@ impl Process {
             .enable_all()
             .build()
             .expect("threads");
-        let store = Arc::clone(store);
+        let store: Arc<dyn Store> = Arc::clone(store) as _;
         let bound = runtime.spawn(async move {
             let coordinator = Coordinator::bind_over(config, store, world).await.expect("bound");
             tokio::spawn(coordinator.run(std::future::pending()));
