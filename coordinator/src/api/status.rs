@@ -133,6 +133,19 @@ pub(super) fn elsewhere(alert: &AlertName) -> Status {
     )
 }
 
+/// UNAVAILABLE: the alert was stopped, but its cancel is not recorded.
+pub(super) fn unrecorded(alert: &AlertName, error: &StoreError) -> Status {
+    again(
+        Code::Unavailable,
+        "CANCEL_UNRECORDED",
+        format!(
+            "{alert} is stopped, but its cancel is not recorded yet: {error}; cancel it again until \
+             the answer is OK"
+        ),
+        Duration::from_secs(1),
+    )
+}
+
 /// UNAVAILABLE during a graceful shutdown; another coordinator, or the next one, will answer.
 pub(super) fn draining() -> Status {
     again(

@@ -21,7 +21,7 @@ use clarion_loadgen::{
     cluster::{ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     names,
     population::Population,
-    scenario::Scenario,
+    scenario::{Scenario, StoreKind},
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
 use clarion_runtime::world::World;
@@ -70,6 +70,7 @@ pub fn plan(folder: &Path, scenario: &Scenario, population: &Population) -> Clus
         nodes: 1,
         nodes_later: vec![0],
         nodes_told: None,
+        store: StoreKind::Memory,
         cores_per_node: 2,
         gateway: GatewayPlan {
             platforms: population.platforms(),
