@@ -15,7 +15,7 @@
 //! | `log_head` | newest position of a log, its sums, and where it begins |
 //! | `batch` | appended batch |
 
-use super::Statement;
+use super::{Hash, Statement};
 
 /// Version of the schema that this program writes. A store of a later version is refused.
 pub(super) const VERSION: u64 = 1;
@@ -41,13 +41,14 @@ pub(super) const TABLES: [&str; 12] = [
         record BYTEA NOT NULL
     )",
     "CREATE INDEX app_deleted ON app (deleted)",
+    // `external_id`: bytes, because a text of PostgreSQL has no NUL.
     // `positions`: newest position of each log at the creation, with commas between them.
     // `ended`: 0, or the number of the end. `active`: 1 until the alert has ended, then 0.
     "CREATE TABLE alert (
         name TEXT PRIMARY KEY,
         request_id BYTEA NOT NULL UNIQUE,
         created BIGINT NOT NULL,
-        external_id TEXT NOT NULL,
+        external_id BYTEA NOT NULL,
         apps TEXT NOT NULL,
         active BIGINT NOT NULL,
         ended BIGINT NOT NULL,
@@ -101,12 +102,15 @@ pub(super) fn no_chief() -> Statement {
         .bytes(vec![0; 16])
 }
 
-/// Row of a log that was never appended to; its first chain is the identity of the logs.
+/// Row of a log that was never appended to; its first chain is the identity of the logs, filled up
+/// with zeros.
 pub(super) fn empty_log(log: u16, identity: [u8; 16]) -> Statement {
+    let mut chain = identity.to_vec();
+    chain.resize(size_of::<Hash>(), 0);
     Statement::new(
         "INSERT INTO log_head (log, position, appended, records, bytes, chain, first, \
          records_trimmed, trimmed_chain) VALUES ($1, 0, 0, 0, 0, $2, 1, 0, $2)",
     )
     .integer(log)
-    .bytes(identity.to_vec())
+    .bytes(chain)
 }
