@@ -41,6 +41,7 @@ use clarion_runtime::{
     telemetry,
     world::World,
 };
+use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,10 @@ use crate::{
     folder::{DataFolder, FolderError},
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
-    store::{AlertStore, ChangeLog, Store, StoreError, open, pulse},
+    store::{
+        AlertStore, ChangeLog, Store, StoreError, open, pulse,
+        sql::{MadeFor, OpenError},
+    },
 };
 
 pub mod config;
@@ -125,8 +129,11 @@ pub enum Failure {
     /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The store cannot be opened, or this process must not use the store any more.
+    /// The store cannot be opened.
     #[error("store: {0}")]
+    Open(#[from] OpenError),
+    /// This process must not use the store any more.
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The environment names an unusable proxy.
     #[error(transparent)]
@@ -217,7 +224,13 @@ impl Coordinator {
             config.api.device_key = folder.device_key()?;
         }
         let ports = Ports::bind(&config, &world).await?;
-        let store = open::open(&config.store, config.dispatch.logs, &world).await?;
+        let made_for = MadeFor {
+            cluster: config.dispatch.cluster.as_str().to_owned(),
+            partitions: config.dispatch.partitions,
+            logs: config.dispatch.logs,
+            device_key: Some(HEXLOWER.encode(&config.api.device_key.fingerprint())),
+        };
+        let store = open::open(&config.store, &made_for, &world).await?;
         Ok(Self::over(config, ports, store, folder, world))
     }
 

@@ -45,6 +45,9 @@ pub mod memory;
 pub mod open;
 pub mod pulse;
 mod record;
+mod room;
+pub mod sql;
+pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
@@ -294,14 +297,15 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// The number of logs (L), fixed for the cluster's life.
     fn logs(&self) -> u16;
     /// Appends batches to their logs, all of them or none; readable at once under the positions
-    /// returned, one for each batch in the order given. An empty batch takes a position too. One
-    /// log may be named several times.
+    /// returned, one for each batch in the order given. An empty batch counts too. One log may be
+    /// named several times. An engine may join batches of one log that it appends together, those
+    /// of other calls included: they share one position and keep their order.
     ///
     /// A full store degrades in steps: first it refuses calls of which any batch has registrations
-    /// or places ([`StoreError::Full`]). From then on it drops, from all other batches, the records
-    /// of unknown devices (they would change nothing), and accepts the records of known devices
-    /// until the reserve is full. If no record of a batch remains, the head's position is returned
-    /// for the batch.
+    /// or places ([`StoreError::Full`]). From then on it accepts all other batches until the
+    /// reserve is full. The memory engine, which knows the devices of its logs, first drops records
+    /// of unknown devices (they would change nothing) and limits the records of one device; if no
+    /// record of a batch remains, the head's position is returned for the batch.
     async fn append_all(
         &self,
         batches: Vec<(LogId, RecordBatch)>,
@@ -323,7 +327,7 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// with trimmed records; in the given order.
     async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError>;
     /// Drops the batches of a log before a position. Positions stay as they are; a reader that asks
-    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head changes nothing.
+    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head drops all batches.
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
     /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
     /// check the positions of the logs that they follow.

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::store::open::StorePlace;
 
+/// Name of the store's file in the data folder.
+const FILE: &str = "store.sqlite";
 /// What every form of the option is, for errors.
 const FORMS: &str = "memory, sqlite:PATH or postgres://USER@HOST:PORT/DATABASE";
 
@@ -58,7 +60,7 @@ pub(super) fn store(
         None => PathBuf::from(args::DATA_DIR),
     };
     let place = match &store.value {
-        None => StorePlace::Memory,
+        None => StorePlace::Sqlite(folder.join(FILE)),
         Some(text) => place(&text.0, |path| store.place(places).resolve(path))
             .map_err(|problem| store.error(places, problem))?,
     };

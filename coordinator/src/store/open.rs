@@ -4,7 +4,16 @@ use std::{path::PathBuf, sync::Arc};
 
 use clarion_runtime::world::World;
 
-use super::{Store, StoreError, memory::MemoryStore};
+use super::{
+    Store,
+    memory::MemoryStore,
+    sql::{MadeFor, OpenError, SqlStore},
+    sqlite::SqliteEngine,
+};
+
+/// Bytes of the newest batches that a database's store keeps in memory: what nodes that follow read
+/// within some seconds at a full load of changes.
+const TAIL_BYTES_MAX: usize = 64 << 20;
 
 /// Place and limit of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,21 +31,26 @@ pub struct StoreConfig {
 pub enum StorePlace {
     /// In the memory of the process: lost when the process ends.
     Memory,
-    /// In a file.
+    /// In a SQLite file.
     Sqlite(PathBuf),
 }
 
-/// Opens a store, and makes it if it does not exist.
+/// Opens a store, and makes it if it does not exist. From then on no other process writes to it.
 ///
 /// # Errors
-/// The store cannot be reached or used.
+/// The store cannot be reached or used, or was made for another cluster.
 pub async fn open(
     config: &StoreConfig,
-    logs: u16,
+    made_for: &MadeFor,
     world: &World,
-) -> Result<Arc<dyn Store>, StoreError> {
+) -> Result<Arc<dyn Store>, OpenError> {
+    let bytes_max = config.bytes_max;
     match &config.place {
-        StorePlace::Memory => Ok(Arc::new(MemoryStore::new(logs, config.bytes_max, world))),
-        StorePlace::Sqlite(path) => Err(StoreError::Away(format!("{}: no engine", path.display()))),
+        StorePlace::Memory => Ok(Arc::new(MemoryStore::new(made_for.logs, bytes_max, world))),
+        StorePlace::Sqlite(path) => {
+            let engine = SqliteEngine::open(path, world.clock()).await?;
+            let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, world).await?;
+            Ok(Arc::new(store))
+        }
     }
 }
