@@ -88,6 +88,7 @@ async fn start_all(cluster: &mut Cluster) {
 
 /// The phones of an app with IDENTITY_TOKEN: their ids depend on the device key.
 async fn register_phones(channel: Channel, phones: &Population) {
+    let seconds = i64::try_from(clock::wall().0 / 1_000).expect("this century");
     let change = |n| {
         let device = phones.device(n);
         let registration = wire::Registration {
@@ -95,8 +96,11 @@ async fn register_phones(channel: Channel, phones: &Population) {
             token: HEXLOWER.encode(device.token.as_slice()),
             ..Default::default()
         };
-        let change = Some(Change::Registration(registration));
-        wire::DeviceChange { change, ..Default::default() }
+        wire::DeviceChange {
+            observe_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            change: Some(Change::Registration(registration)),
+            ..Default::default()
+        }
     };
     let changes = (0..PHONES).map(change).collect();
     let batch = wire::WriteDevicesRequest { batch_id: 1, changes, historic: false };

@@ -101,3 +101,83 @@ fn shown(text: &str) -> String {
         None => format!("{text:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The place and the folder of options; paths of the file are below `/etc/clarion`.
+    fn placed(
+        store: Option<&str>,
+        data_dir: Option<&str>,
+        has_device_key: bool,
+    ) -> Result<(StorePlace, Option<PathBuf>), String> {
+        let path = Path::new("/etc/clarion/clarion.toml");
+        let places = Places { path: Some(path), variables: |_| None };
+        let options = StoreOptions {
+            store: Given::of("store", None, store.and_then(|text| text.parse().ok())),
+            password_file: Given::of("store_password_file", None, None),
+            data_dir: Given::of("data_dir", data_dir.map(PathBuf::from), None),
+            has_device_key,
+        };
+        super::store(options, &places).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_default_is_a_file_in_the_data_folder() {
+        let sqlite = |path: &str| StorePlace::Sqlite(PathBuf::from(path));
+        let folder = |path: &str| Some(PathBuf::from(path));
+        let default = (sqlite("clarion-data/store.sqlite"), folder("clarion-data"));
+        assert_eq!(placed(None, None, false), Ok(default.clone()));
+        assert_eq!(placed(None, None, true), Ok(default), "the store is in the folder");
+        let given = (sqlite("/var/lib/c/store.sqlite"), folder("/var/lib/c"));
+        assert_eq!(placed(None, Some("/var/lib/c"), false), Ok(given));
+        // The folder keeps the device key, if nothing else.
+        let elsewhere = sqlite("/etc/clarion/a.db");
+        let both = Ok((elsewhere.clone(), folder("clarion-data")));
+        assert_eq!(placed(Some("sqlite:a.db"), None, false), both);
+        assert_eq!(placed(Some("sqlite:a.db"), Some("d"), true), Ok((elsewhere, None)));
+        assert_eq!(placed(Some("sqlite:///a.db"), None, true), Ok((sqlite("///a.db"), None)));
+        for has_device_key in [false, true] {
+            let memory = Ok((StorePlace::Memory, None));
+            assert_eq!(placed(Some("memory"), Some("d"), has_device_key), memory);
+        }
+    }
+
+    #[test]
+    fn what_is_no_store_is_refused_without_its_password() {
+        for (text, words) in [
+            ("", "must be memory, sqlite:PATH or postgres://USER@HOST:PORT/DATABASE; got \"\""),
+            ("file.db", "got \"file.db\""),
+            ("mysql://user:secret@host/db", "got \"mysql:...\""),
+            ("user:secret@host", "got \"user:...\""),
+            ("secret@host", "got another form"),
+            ("sqlite:", "sqlite:PATH: must have a path; got none"),
+            ("sqlite::memory:", "must be memory for a store in memory; got sqlite::memory:"),
+            ("sqlite://a.db", "sqlite:PATH: must have no // before the path; got \"//a.db\""),
+        ] {
+            let refused = placed(Some(text), None, false).expect_err(text);
+            assert!(refused.starts_with("/etc/clarion/clarion.toml: store: "), "{refused}");
+            assert!(refused.ends_with(words) && !refused.contains("secret"), "{refused}");
+        }
+        let shown = format!("{:?}", "postgres://u:secret@h/d".parse::<StoreText>());
+        assert_eq!(shown, "Ok(StoreText(..))");
+    }
+
+    #[test]
+    fn a_password_file_needs_a_database() {
+        let places = Places { path: None, variables: |_| None };
+        let options = StoreOptions {
+            store: Given::of("store", "memory".parse().ok(), None),
+            password_file: Given::of("store_password_file", Some("p".into()), None),
+            data_dir: Given::of("data_dir", None, None),
+            has_device_key: false,
+        };
+        let refused = super::store(options, &places).expect_err("no database").to_string();
+        assert_eq!(
+            refused,
+            "environment and flags: store_password_file: must not be set without a store \
+             postgres://..."
+        );
+    }
+}
