@@ -9,7 +9,8 @@
 //!
 //! A cancel is recorded before the nodes are stopped, so that the cancel survives a coordinator
 //! that dies in between. The alert may end by itself at the same moment: then the actual end
-//! (RESOLVED or EXPIRED) replaces CANCELLING.
+//! (RESOLVED or EXPIRED) replaces CANCELLING. While the store is away, the nodes are stopped without
+//! a record: then ACTIVE becomes CANCELLED as soon as the store is back.
 
 use std::sync::Arc;
 
@@ -68,9 +69,8 @@ impl AlertRecord {
             // A second cancel, or the cancel of an ended alert, changes nothing.
             (_, Event::Cancel { .. }) => return Ok(None),
             (from, Event::End(to)) if from == to => return Ok(None),
-            (State::Active, Event::End(to @ (State::Resolved | State::Expired)))
-            | (
-                State::Cancelling,
+            (
+                State::Active | State::Cancelling,
                 Event::End(to @ (State::Cancelled | State::Resolved | State::Expired)),
             ) => {
                 next.state = to;
@@ -103,6 +103,7 @@ mod tests {
         let drawn = [
             (State::Active, State::Resolved),
             (State::Active, State::Expired),
+            (State::Active, State::Cancelled),
             (State::Cancelling, State::Cancelled),
             (State::Cancelling, State::Resolved),
             (State::Cancelling, State::Expired),

@@ -60,6 +60,12 @@ impl BandEdges {
         Ok(Self { edges_m, step_m })
     }
 
+    /// Outer edges of the first bands, metres, ascending.
+    #[must_use]
+    pub fn first_m(&self) -> &[f64] {
+        &self.edges_m
+    }
+
     /// Width of all bands beyond the first ones, metres.
     #[must_use]
     pub fn step_m(&self) -> f64 {

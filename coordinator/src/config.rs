@@ -21,10 +21,11 @@ use std::{
 
 use clarion_proto::ids::{ClusterName, PARTITIONS_MAX};
 
-pub use self::{args::Args, watch::CredentialFiles};
+pub use self::{args::Args, store::StoreText, watch::CredentialFiles};
 use self::{
     args::Options,
     given::{Given, Places},
+    store::StoreOptions,
 };
 use crate::{
     admission::{AdmissionConfig, Rules},
@@ -34,6 +35,7 @@ use crate::{
     lane::catalog::{Catalog, CredentialEntry},
     lane_owner::Credential,
     members::NAMES_MAX,
+    store::open::StoreConfig,
 };
 
 mod args;
@@ -44,6 +46,7 @@ mod google;
 mod lanes;
 mod pem;
 mod proxy;
+mod store;
 mod watch;
 
 /// Longest prefix of an exercise's title, bytes.
@@ -62,10 +65,10 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// Address where nodes follow the logs.
     pub feed_listen: SocketAddr,
-    /// Limit of the logs in memory, bytes. Near the limit, registrations and places are refused;
-    /// the last 64 MiB are reserved for removals, mutes and dead tokens. A million APNs devices
-    /// take some 120 MB: 110 MB of records, and 12 MB to recognize the devices.
-    pub store_bytes_max: u64,
+    /// Place and limit of the store.
+    pub store: StoreConfig,
+    /// Path of the data folder; `None`: nothing is kept in a folder.
+    pub data_dir: Option<PathBuf>,
     /// Time limit of a graceful shutdown.
     pub drain_deadline: Duration,
     /// Limits and rules of the API.
@@ -125,6 +128,21 @@ impl Config {
         let partitions = options.partitions.number(places, args::PARTITIONS, 1..=PARTITIONS_MAX)?;
         let logs = options.logs.number(places, args::LOGS.min(partitions), 1..=partitions)?;
         let device_key = device_key(&options.device_key_file, places)?;
+        let store = StoreOptions {
+            store: options.store,
+            password_file: options.store_password_file,
+            data_dir: options.data_dir,
+            has_device_key: !device_key.is_random(),
+        };
+        let (place, data_dir) = store::store(store, places)?;
+        let store = StoreConfig {
+            place,
+            bytes_max: options.store_bytes_max.number(
+                places,
+                args::STORE_BYTES_MAX,
+                1..=u64::MAX,
+            )?,
+        };
         let exercise_prefix = exercise_prefix(options.exercise_prefix, places)?;
         let bands = bands(&options.band_edges_meters, &options.band_step_meters, places)?;
         let (gateways, entries) = lanes::gateways(options.gateways, partitions, places)?;
@@ -177,11 +195,8 @@ impl Config {
             listen: options.listen.or(args::LISTEN),
             health_listen: options.health_listen.or(args::HEALTH_LISTEN),
             feed_listen: options.feed_listen.or(args::FEED_LISTEN),
-            store_bytes_max: options.store_bytes_max.number(
-                places,
-                args::STORE_BYTES_MAX,
-                1..=u64::MAX,
-            )?,
+            store,
+            data_dir,
             drain_deadline: Duration::from_millis(drain_deadline),
             api: ApiConfig {
                 cluster: cluster.clone(),

@@ -41,7 +41,7 @@ use crate::{
     session::Identity,
     snapshot::{Snapshot, State},
     standing::{Change, StandingWave},
-    store::{ChangeLog, ClusterStore},
+    store::{ChangeLog, Store},
 };
 use alert::AlertTask;
 use cluster::{Cluster, Input};
@@ -216,10 +216,7 @@ impl Dispatcher {
     /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. Must be called within a
     /// tokio runtime.
     #[must_use]
-    pub fn spawn<S>(config: DispatchConfig, store: Arc<S>, world: World) -> Self
-    where
-        S: ChangeLog + ClusterStore,
-    {
+    pub fn spawn(config: DispatchConfig, store: Arc<dyn Store>, world: World) -> Self {
         let clock = world.clock();
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;

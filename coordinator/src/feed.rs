@@ -17,6 +17,7 @@
 //! | none is ready | read | batches found | batches are ready; logs with batches go to the end of the turn |
 //! | none is ready | read | nothing found | waits |
 //! | none is ready | read | the log was trimmed | the last message is ready, then ended |
+//! | none is ready | read | a log is damaged | none is ready; the log is read no more, ended with the error if it was the last |
 //! | none is ready | read | another error of the store | ended with the error |
 //! | waits | wait | a log has grown | none is ready |
 //! | ended | end | – | ended |
@@ -232,6 +233,10 @@ impl Follower {
                 let (log, first) = (log.0.into(), first.0);
                 self.ready.push_back(Fed::Trimmed(wire::FeedTrimmed { log, first }));
                 self.state = State::Ended(None);
+            }
+            // The node goes on with its other logs. It is not ready until it has this one, too.
+            Err(StoreError::Damaged { log, .. }) if self.cursors.len() > 1 => {
+                self.cursors.retain(|cursor| cursor.log != log);
             }
             Err(error) => self.state = State::Ended(Some(error)),
         }

@@ -5,7 +5,8 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! config stop              what parts are configured by; readiness and shutdown
+//! config folder            what parts are configured by; what the machine keeps
+//! readiness stop           what the health port reports; shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
 //! reconcile                a task for every active alert of the store
 //! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
@@ -32,7 +33,7 @@ use clap::Parser;
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
     drain::{Drain, Signals},
-    health::{self, HealthPort, HealthReporter},
+    health::{self, HealthPort},
     jwt, lines,
     listener::Port,
     probe,
@@ -40,6 +41,7 @@ use clarion_runtime::{
     telemetry,
     world::World,
 };
+use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -48,11 +50,18 @@ use crate::{
     api::{ApiConfig, Context, ports},
     config::{Args, Config, ConfigError},
     dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
+    folder::{DataFolder, FolderError},
+    readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
-    store::{AlertStore, ChangeLog, memory::MemoryStore},
+    store::{
+        AlertStore, ChangeLog, Store, StoreError, open, pulse,
+        sql::{MadeFor, OpenError},
+    },
 };
 
 pub mod config;
+pub mod folder;
+mod readiness;
 mod stop;
 pub mod api;
 pub mod reconcile;
@@ -78,9 +87,6 @@ pub mod cover;
 #[cfg(test)]
 mod fixtures;
 
-/// Services whose readiness is reported by name.
-const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];
-const REGISTRY: &str = "clarion.v1.RegistryService";
 /// Time for threads that still compute after all tasks have ended: at most one cover.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 /// Part of the drain deadline for the steps after the wait for alerts under way; a quarter of the
@@ -120,6 +126,15 @@ pub enum Failure {
     /// An environment variable of telemetry is invalid.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The store cannot be opened.
+    #[error("store: {0}")]
+    Open(#[from] OpenError),
+    /// This process must not use the store any more.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The environment names an unusable proxy.
     #[error(transparent)]
     Proxy(#[from] EnvironmentError),
@@ -178,42 +193,70 @@ fn announce_addresses(coordinator: &Coordinator) -> io::Result<()> {
 pub struct Coordinator {
     context: Arc<Context>,
     dispatcher: Dispatcher,
+    store: Arc<dyn Store>,
+    ports: Ports,
+    drain_deadline: Duration,
+    /// Locked until the coordinator has shut down.
+    _folder: Option<DataFolder>,
+}
+
+/// The bound ports of a coordinator.
+#[derive(Debug)]
+struct Ports {
     api: Port,
     feed: Port,
     health: HealthPort,
-    drain_deadline: Duration,
 }
 
 impl Coordinator {
-    /// Binds all ports, then starts the tasks that connect to nodes.
+    /// Locks the data folder, binds all ports, opens the store, then continues the store's alerts
+    /// and connects to nodes. The store comes last: a process that cannot serve must not take it
+    /// over from one that does.
     ///
     /// # Errors
-    /// A port that cannot be bound, with its address; too few file descriptors.
-    pub async fn bind(config: Config, world: World) -> Result<Self, Failure> {
-        let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, &world));
-        Self::bind_over(config, store, world).await
+    /// A folder or a store that cannot be used; a port that cannot be bound, with its address; too
+    /// few file descriptors.
+    pub async fn bind(mut config: Config, world: World) -> Result<Self, Failure> {
+        let folder = config.data_dir.as_deref().map(DataFolder::open).transpose()?;
+        if let Some(folder) = &folder
+            && config.api.device_key.is_random()
+        {
+            config.api.device_key = folder.device_key()?;
+        }
+        let ports = Ports::bind(&config, &world).await?;
+        let made_for = MadeFor {
+            cluster: config.dispatch.cluster.as_str().to_owned(),
+            partitions: config.dispatch.partitions,
+            logs: config.dispatch.logs,
+            device_key: Some(HEXLOWER.encode(&config.api.device_key.fingerprint())),
+        };
+        let store = open::open(&config.store, &made_for, &world).await?;
+        Ok(Self::over(config, ports, store, folder, world))
     }
 
     /// Binds over a store that may hold alerts of a former coordinator, and continues these alerts.
     ///
     /// # Errors
-    /// The same as [`Coordinator::bind`].
+    /// A port that cannot be bound, with its address; too few file descriptors.
     pub async fn bind_over(
         config: Config,
-        store: Arc<MemoryStore>,
+        store: Arc<dyn Store>,
         world: World,
     ) -> Result<Self, Failure> {
+        let ports = Ports::bind(&config, &world).await?;
+        Ok(Self::over(config, ports, store, None, world))
+    }
+
+    fn over(
+        config: Config,
+        ports: Ports,
+        store: Arc<dyn Store>,
+        folder: Option<DataFolder>,
+        world: World,
+    ) -> Self {
         jwt::install();
-        let shares = connections(&config.api, &config.dispatch.nodes)?;
-        let limits = ports::api(&config.api).with_connections_max(shares.api);
-        let api = Port::bind(&world, config.listen, limits).await?;
-        let limits = ports::feed().with_connections_max(shares.feed);
-        let feed = Port::bind(&world, config.feed_listen, limits).await?;
-        let health = HealthPort::bind(&world, config.health_listen)
-            .await?
-            .with_connections_max(shares.health);
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
+        let alerts: Arc<dyn AlertStore> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
         if config.api.device_key.is_random() {
             tracing::warn!(
@@ -227,7 +270,7 @@ impl Coordinator {
                 files.watch(clock, move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
-        let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&store), drain.token());
+        let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&alerts), drain.token());
         let (expiry, partitions) = (config.expiry, config.api.partitions);
         let newest = Arc::new(NewestObservation::default());
         let observed = Arc::clone(&newest);
@@ -238,7 +281,7 @@ impl Coordinator {
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());
         let reconciler = Reconciler::spawn(
-            Arc::clone(&store) as Arc<dyn AlertStore>,
+            Arc::clone(&alerts),
             Arc::clone(&dispatch),
             Arc::clone(&admission),
             clock,
@@ -251,30 +294,30 @@ impl Coordinator {
             drain,
             config: config.api,
             world,
-            store,
+            store: alerts,
             log,
             observed,
         });
         let drain_deadline = config.drain_deadline;
-        Ok(Self { context, dispatcher, api, feed, health, drain_deadline })
+        Self { context, dispatcher, store, ports, drain_deadline, _folder: folder }
     }
 
     /// Address of the API.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        self.api.address()
+        self.ports.api.address()
     }
 
     /// Address of the feed port, where nodes follow the logs.
     #[must_use]
     pub fn feed_listen(&self) -> SocketAddr {
-        self.feed.address()
+        self.ports.feed.address()
     }
 
     /// Address of the health port.
     #[must_use]
     pub fn health_listen(&self) -> SocketAddr {
-        self.health.address()
+        self.ports.health.address()
     }
 
     /// Serves until `stop`, then shuts down within the configured deadline. First the services
@@ -282,29 +325,35 @@ impl Coordinator {
     /// streams are refused, running streams end with a status that asks for a reconnect, requests
     /// under way finish, and sessions close.
     ///
+    /// A store that this process must not use any more leads to the same shutdown. Alerts under way
+    /// may finish if the store is broken, but not if another process has taken the store over: that
+    /// process continues them.
+    ///
     /// # Errors
-    /// Errors of the transport.
+    /// [`Failure::Store`] after such a shutdown; errors of the transport.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { context, dispatcher, api, feed, health, drain_deadline: deadline } = self;
-        let token = context.drain.token();
+        let Self { context, dispatcher, store, ports, drain_deadline: deadline, _folder } = self;
+        let Ports { api, feed, health } = ports;
+        let (token, clock) = (context.drain.token(), context.world.clock());
         let (reporter, health_service) = health::reporter().await;
-        for service in SERVICES {
-            let status = match service {
-                stop::ALERTS => tonic_health::ServingStatus::NotServing, // until a node has a session
-                _ => tonic_health::ServingStatus::Serving,
-            };
-            reporter.set_service_status(service, status).await;
-        }
+        let (reachable, of_store) = watch::channel(true);
+        let mut readiness = Readiness::new(dispatcher.clone(), context.log.has_room(), of_store);
+        readiness.report(&reporter).await;
         let stopping = CancellationToken::new();
-        let (readiness, until) =
-            (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
+        let (following, until) = (readiness.follow(reporter.clone()), stopping.clone());
         let readiness =
-            context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
-        context.drain.spawn(registry_health(
-            reporter.clone(),
-            context.log.has_room(),
-            stopping.clone(),
-        ));
+            context.drain.spawn(async move { until.run_until_cancelled(following).await });
+        let ask = || async { store.lane_director().await.map(drop) };
+        let stop = async {
+            tokio::select! {
+                biased;
+                () = stop => None,
+                lost = pulse::follow(ask, clock, &reachable) => {
+                    tracing::error!(error = %lost, "shutdown begins after store failure");
+                    Some(lost)
+                }
+            }
+        };
         tracing::info!(
             listen = %api.address(),
             health = %health.address(),
@@ -325,13 +374,13 @@ impl Coordinator {
         let health = health.serve(health_service, stopped());
 
         // One deadline for the whole shutdown, from the signal on.
-        let (clock, mut end) = (context.world.clock(), None);
+        let (mut end, mut failure) = (None, None);
         let mut serving = std::pin::pin!(async { tokio::join!(api, feed, health) });
         // Without servers there is nothing to shut down, whatever the signal.
         tokio::select! {
             biased;
             _ = &mut serving => {}
-            () = stop => {
+            lost = stop => {
                 stopping.cancel();
                 // The readiness task must not set a status after NOT_SERVING below.
                 let _ = readiness.await;
@@ -340,7 +389,11 @@ impl Coordinator {
                 }
                 context.admission.close();
                 let end = *end.insert(clock.instant(clock.now() + deadline));
-                let until = end - STOP_RESERVE.min(deadline / 4);
+                let until = match lost {
+                    Some(StoreError::TakenOver { .. }) => clock.instant(clock.now()),
+                    _ => end - STOP_RESERVE.min(deadline / 4),
+                };
+                failure = lost;
                 let alerts = stop::let_alerts_finish(&context.reconciler, until);
                 let serving = async {
                     tokio::select! {
@@ -361,28 +414,23 @@ impl Coordinator {
             tracing::warn!(left, ?deadline, "drain deadline passed; tasks still running");
         }
         dispatcher.shutdown().await;
-        Ok(())
+        failure.map_or(Ok(()), |lost| Err(lost.into()))
     }
 }
 
-/// Reports `RegistryService` as NOT_SERVING while the store refuses registrations; removals and
-/// mutes are still accepted.
-async fn registry_health(
-    reporter: HealthReporter,
-    mut room: watch::Receiver<bool>,
-    stop: CancellationToken,
-) {
-    let follow = async {
-        while room.changed().await.is_ok() {
-            let status = match *room.borrow_and_update() {
-                true => tonic_health::ServingStatus::Serving,
-                false => tonic_health::ServingStatus::NotServing,
-            };
-            reporter.set_service_status(REGISTRY, status).await;
-        }
-    };
-    // At shutdown every service is NOT_SERVING; this task must not overwrite that status.
-    let _ = stop.run_until_cancelled(follow).await;
+impl Ports {
+    /// Binds all ports, with limits that the file descriptors allow.
+    async fn bind(config: &Config, world: &World) -> Result<Self, Failure> {
+        let shares = connections(&config.api, &config.dispatch.nodes)?;
+        let limits = ports::api(&config.api).with_connections_max(shares.api);
+        let api = Port::bind(world, config.listen, limits).await?;
+        let limits = ports::feed().with_connections_max(shares.feed);
+        let feed = Port::bind(world, config.feed_listen, limits).await?;
+        let health = HealthPort::bind(world, config.health_listen)
+            .await?
+            .with_connections_max(shares.health);
+        Ok(Self { api, feed, health })
+    }
 }
 
 /// Maximum number of connections of each port.

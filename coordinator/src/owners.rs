@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt};
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{LogId, PartitionId, log_of},
+    ids::{LogId, PARTITIONS_MAX, PartitionId, log_of},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -86,6 +86,37 @@ impl Ownership {
             }
         }
         Self { number, nodes, owners }
+    }
+
+    /// An ownership as the store recorded it: the nodes, and the owner of each partition as an index
+    /// into them.
+    ///
+    /// # Errors
+    /// The nodes are not in order, an index is not one of a node, or there are more partitions than
+    /// a cluster has.
+    pub fn from_parts(
+        number: u64,
+        nodes: Vec<NodeName>,
+        owners: Vec<u32>,
+    ) -> Result<Self, InvalidField> {
+        if !nodes.is_sorted_by(|a, b| a < b) {
+            return Err(InvalidField::new("nodes", "must ascend"));
+        }
+        if let Some(owner) = owners.iter().find(|&&owner| owner as usize >= nodes.len()) {
+            let problem = format_args!("must be below {}; got {owner}", nodes.len());
+            return Err(InvalidField::new("owners", problem));
+        }
+        if owners.len() > usize::from(PARTITIONS_MAX) {
+            let problem = format_args!("must be at most {PARTITIONS_MAX}; got {}", owners.len());
+            return Err(InvalidField::new("owners", problem));
+        }
+        Ok(Self { number, nodes, owners })
+    }
+
+    /// Owner of each partition, as an index into [`Ownership::nodes`].
+    #[must_use]
+    pub fn owners(&self) -> &[u32] {
+        &self.owners
     }
 
     /// Owner of a partition; `None`: there are no nodes.

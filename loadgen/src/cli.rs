@@ -16,7 +16,7 @@ use crate::{
     keys, names,
     report::summary::summary,
     run::{self, Options, RunError, previews},
-    scenario::{Scenario, ScenarioError},
+    scenario::{Scenario, ScenarioError, StoreKind},
     show::Show,
 };
 
@@ -95,6 +95,10 @@ struct RunArguments {
     /// [default: the scenario's]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
+    /// Store of the coordinator: a file in the report's folder, removed after a run that passed, or
+    /// the coordinator's memory [default: the scenario's]
+    #[arg(long, value_name = "STORE", conflicts_with = "cluster")]
+    store: Option<StoreKind>,
     /// HTTP proxy between the cluster and the gateways [default: direct connections]
     #[arg(
         long,
@@ -266,6 +270,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     scenario.devices = arguments.devices.unwrap_or(scenario.devices);
     scenario.nodes = arguments.nodes.unwrap_or(scenario.nodes);
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
+    scenario.store = arguments.store.unwrap_or(scenario.store);
     choose(&mut scenario, arguments)?;
     scenario.check().map_err(|(field, problem)| ScenarioError::Invalid {
         scenario: scenario.name.clone(),
@@ -326,6 +331,8 @@ fn previews(arguments: &PreviewArguments) -> Result<bool, Failure> {
     }
     let mut scenario = Scenario::find("city")?;
     scenario.devices = arguments.devices;
+    // Only CPU is measured.
+    scenario.store = StoreKind::Memory;
     let options = Options {
         dir: arguments.report.clone(),
         program: std::env::current_exe()?,
@@ -402,6 +409,9 @@ fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String 
     }
     if let Some(cores) = arguments.cores {
         command += &format!(" --cores {cores}");
+    }
+    if let Some(store) = arguments.store.and_then(|store| store.to_possible_value()) {
+        command += &format!(" --store {}", store.get_name());
     }
     for case in &arguments.cases {
         command += &format!(" --case {case}");

@@ -19,6 +19,7 @@ pub mod process;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,7 +33,7 @@ use tokio::{
 use crate::{
     keys::{self, KeyError, SigningKey},
     names,
-    scenario::{FcmSpec, NodeAction},
+    scenario::{FcmSpec, NodeAction, StoreKind},
 };
 use accounting::{MemoryLog, Watched};
 use emulator::{Emulator, Served};
@@ -57,6 +58,8 @@ pub struct ClusterPlan {
     pub nodes_later: Vec<u32>,
     /// Number of nodes, from the first, that the coordinator knows; `None`: all.
     pub nodes_told: Option<u32>,
+    /// Store of each coordinator.
+    pub store: StoreKind,
     /// Number of threads of each node that walk partitions and send pushes.
     pub cores_per_node: usize,
     /// Plan of the gateway emulators.
@@ -72,6 +75,29 @@ pub struct ClusterPlan {
     pub network: NetworkPlan,
     /// Time limit for the start of each process.
     pub start_deadline: Duration,
+}
+
+impl ClusterPlan {
+    /// Returns the data folder of a coordinator, which all of its processes use.
+    #[must_use]
+    pub fn data_dir(&self, coordinator: &str) -> PathBuf {
+        self.dir.join(format!("{coordinator}-data"))
+    }
+
+    /// Removes the data folders of all coordinators: before a start, because a former run may have
+    /// left them, and after a run that passed.
+    ///
+    /// # Errors
+    /// If a folder cannot be removed.
+    pub fn remove_data(&self) -> io::Result<()> {
+        for coordinator in [names::COORDINATOR, names::SECOND_COORDINATOR] {
+            match fs::remove_dir_all(self.data_dir(coordinator)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Addresses of a cluster that another program started.
@@ -177,11 +203,12 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// Starts all processes, in the order of their dependencies.
+    /// Starts all processes, in the order of their dependencies, with an empty store.
     ///
     /// # Errors
     /// The first process that does not start; the processes before it are ended.
     pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
+        plan.remove_data().map_err(|e| prepare("the data folders", e))?;
         let key = keys::signing_key(&plan.dir)?;
         let (mut processes, mut emulators, mut served) = (Vec::new(), Vec::new(), Vec::new());
         for platform in &plan.gateway.platforms {
@@ -406,9 +433,18 @@ impl Nodes {
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
+        let data = self.plan.data_dir(name);
+        let store = match self.plan.store {
+            StoreKind::Sqlite => format!("sqlite:{}", data.join("store.sqlite").display()),
+            StoreKind::Memory => "memory".to_owned(),
+        };
+        // The place of the store is given by flags, which override variables of the environment: a
+        // run must not write to the store of a real cluster.
         let arguments = [
             "coordinator".to_owned(),
             format!("--config={}", config.display()),
+            format!("--data-dir={}", data.display()),
+            format!("--store={store}"),
             "--announce".to_owned(),
         ];
         let environment = network::environment(&self.plan.dir, &self.served);

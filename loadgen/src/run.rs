@@ -139,6 +139,9 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     // Failures without a failed expectation are not shown: a cancelled alert leaves devices out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
+    if report.passed {
+        plan.remove_data().map_err(|e| io_error("the data folders", e))?;
+    }
     report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
     let (strict, command) = (options.strict, options.command.as_str());
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
@@ -205,6 +208,7 @@ impl Stage {
             nodes: scenario.nodes,
             nodes_later: (0..scenario.nodes).filter(|node| scenario.comes_later(*node)).collect(),
             nodes_told: None,
+            store: scenario.store,
             cores_per_node: options.cores_per_node,
             gateway: GatewayPlan {
                 dead_share: scenario.gateway.dead_share,

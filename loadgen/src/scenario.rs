@@ -15,6 +15,7 @@ pub mod series;
 
 use std::{fmt, fs, io, path::Path};
 
+use clap::ValueEnum;
 use clarion_emulator::{Faults, Platform, faults::Latency};
 use serde::Deserialize;
 
@@ -40,6 +41,9 @@ pub struct Scenario {
     pub devices: u64,
     /// Number of shard nodes.
     pub nodes: u32,
+    /// Store of the coordinator.
+    #[serde(default)]
+    pub store: StoreKind,
     /// Time limits of the parts of the run.
     #[serde(default)]
     pub deadlines: Deadlines,
@@ -71,6 +75,17 @@ pub struct Scenario {
     /// Expectations of the result.
     #[serde(default)]
     pub expect: Expectations,
+}
+
+/// Store of the coordinator that a run starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A file in the run's folder, removed after a run that passed.
+    #[default]
+    Sqlite,
+    /// The coordinator's memory: no disk takes part in what is measured.
+    Memory,
 }
 
 /// Time limits for the parts of a run, after which it counts as failed, seconds.

@@ -15,7 +15,7 @@ use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     names,
-    scenario::{DistanceSpec, FcmSpec},
+    scenario::{DistanceSpec, FcmSpec, StoreKind},
     verdict::recorded::Recorded,
 };
 use prost::Message as _;
@@ -55,6 +55,7 @@ impl Stage {
             nodes: 1,
             nodes_later: Vec::new(),
             nodes_told: None,
+            store: StoreKind::Sqlite,
             cores_per_node: 1,
             gateway: GatewayPlan {
                 platforms: vec![Platform::Apns],

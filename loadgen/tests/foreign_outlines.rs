@@ -18,7 +18,7 @@ use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     drive, names,
-    scenario::{DistanceSpec, FcmSpec},
+    scenario::{DistanceSpec, FcmSpec, StoreKind},
     verdict::recorded::Recorded,
 };
 use clarion_proto::wire::v1::{
@@ -128,6 +128,7 @@ fn plan(dir: &tempfile::TempDir) -> ClusterPlan {
         nodes: 1,
         nodes_later: Vec::new(),
         nodes_told: None,
+        store: StoreKind::Sqlite,
         network: NetworkPlan::default(),
         cores_per_node: 1,
         gateway: GatewayPlan {

@@ -99,7 +99,10 @@ async fn they_render_and_keep_to_the_schemas() {
         (vec![&base], json!({ "Deployment": 1, "StatefulSet": 1, "Service": 2, "ConfigMap": 1 })),
         (
             vec![&local, &city],
-            json!({ "Deployment": 3, "StatefulSet": 1, "Job": 1, "Secret": 2, "Namespace": 1 }),
+            json!({
+                "Deployment": 3, "StatefulSet": 1, "Job": 1, "Secret": 2, "Namespace": 1,
+                "PersistentVolumeClaim": 1
+            }),
         ),
     ] {
         let told = verdict(python.program("manifests.py").args(files)).await;
@@ -231,6 +234,7 @@ async fn city_against_the_overlay_as_processes() {
         &child_of,
         "coordinator",
         &format!("--config={}", config.display()),
+        &format!("--data-dir={}", dir.path().join("data").display()),
         &format!("--listen={coordinator}"),
         "--health-listen=127.0.0.1:0",
         &format!("--feed-listen={feed}"),

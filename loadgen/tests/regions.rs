@@ -8,7 +8,7 @@ use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     drive, names,
     population::Population,
-    scenario::Scenario,
+    scenario::{Scenario, StoreKind},
 };
 use clarion_proto::wire::v1::{
     self as wire, alert_service_client::AlertServiceClient, region::Shape,
@@ -78,6 +78,7 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
         nodes: 2,
         nodes_later: Vec::new(),
         nodes_told: None,
+        store: StoreKind::Sqlite,
         cores_per_node: 1,
         gateway: GatewayPlan {
             platforms: population.platforms(),

@@ -48,6 +48,17 @@ pub mod wire {
     pub mod shard_v1 {
         tonic::include_proto!("clarion.shard.v1");
     }
-    /// Encoded `FileDescriptorSet` of both packages, for reflection.
+    /// Package `clarion.store.v1`: records of the store, which later versions read.
+    pub mod store {
+        /// Version 1 of the records.
+        pub mod v1 {
+            tonic::include_proto!("clarion.store.v1");
+        }
+    }
+    /// The name by which the records of the store refer to `clarion.shard.v1`.
+    mod shard {
+        pub(super) use super::shard_v1 as v1;
+    }
+    /// Encoded `FileDescriptorSet` of all packages, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clarion.bin"));
 }

@@ -189,14 +189,15 @@ impl AlertService for Alerts {
             let problem = format!("at most {REASON_BYTES_MAX} bytes, has {}", request.reason.len());
             return Err(status::invalid(InvalidField::new("reason", problem)));
         }
-        let alert = self.existing(&request.name).await?;
+        let name =
+            AlertName::from_name(&request.name).map_err(|e| status::invalid(e.within("name")))?;
         let api = Arc::clone(&self.api);
         // The cancel runs in its own task: a caller that hangs up must not leave an alert half
         // cancelled.
         let cancel = self
             .api
             .drain
-            .spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
+            .spawn(async move { cancel(&api, &name, request.reason).await }.in_current_span());
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
         Ok(sized(self.answer(&alert, Regions::Small)))
     }
@@ -205,14 +206,14 @@ impl AlertService for Alerts {
 /// Records the cancel, stops the nodes, records the result. Changes nothing if the alert has ended.
 async fn cancel(
     api: &Context,
-    alert: Arc<AlertRecord>,
+    name: &AlertName,
     reason: String,
 ) -> Result<Arc<AlertRecord>, Status> {
-    if alert.state.is_final() {
-        return Ok(alert);
-    }
-    let recorded = api.reconciler.record(&alert.name, Event::Cancel { reason }).await;
-    let alert = recorded.map_err(status::store)?;
+    let alert = match api.reconciler.record(name, Event::Cancel { reason }).await {
+        Ok(alert) => alert,
+        Err(error) if error.may_pass() => return Err(stop_unrecorded(api, name, error).await),
+        Err(error) => return Err(status::store(error)),
+    };
     if alert.state.is_final() {
         return Ok(alert);
     }
@@ -241,5 +242,23 @@ async fn cancel(
                 None => Err(status::elsewhere(&alert.name)),
             }
         }
+    }
+}
+
+/// Stops the nodes although the cancel cannot be recorded now: an alert that is wrong must not go on
+/// because a database is down. The alert's task records the end when the store is back.
+async fn stop_unrecorded(api: &Context, name: &AlertName, error: StoreError) -> Status {
+    match api.reconciler.cancel(name).await {
+        CancelState::At { state, unconfirmed } => {
+            tracing::error!(
+                alert = %name,
+                ?state,
+                unconfirmed = unconfirmed.len(),
+                %error,
+                "alert stopped without a record of its cancel"
+            );
+            status::unrecorded(name, &error)
+        }
+        CancelState::Unknown | CancelState::Superseded => status::store(error),
     }
 }

@@ -7,8 +7,9 @@
 //! and sessions on the same threads are not delayed.
 //!
 //! No caller can block the others: peers share [`STREAMS_MAX`] streams, each stream has deadlines
-//! ([`stream`]), and the peers' batches are worked on in turn ([`WORK_MAX`] at a time), however
-//! many one peer sends.
+//! ([`stream`]), and the peers' batches are taken in turn ([`UNWRITTEN_BYTES_MAX`]) and checked in
+//! turn ([`WORK_MAX`] at a time), however many one peer sends. A batch that waits for the disk holds
+//! no turn to be checked: the store joins appends that wait together into one sync.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,22 +39,30 @@ pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Maximum number of `WriteDevices` streams; one peer may have half of them.
 pub const STREAMS_MAX: usize = 64;
-/// Number of batches that are checked and appended at a time. Two keep two cores busy, some 600,000
-/// changes a second; while they are worked on they cost their own bytes once more, in records that
-/// are not yet appended.
+/// Number of batches that are checked at a time. Two keep two cores busy, some 600,000 changes a
+/// second.
 const WORK_MAX: u64 = 2;
+/// Bytes of all batches that are checked or wait for the store; one peer may have half of them. They
+/// cost their own bytes once more, in records that are not yet appended.
+const UNWRITTEN_BYTES_MAX: u64 = 32 << 20;
 
 /// Server of `RegistryService`, with the limits of its streams.
 #[derive(Debug)]
 pub(super) struct Registry {
     api: Arc<Context>,
     streams: Places,
+    unwritten: Turns,
     work: Turns,
 }
 
 impl Registry {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        Self { api, streams: Places::new(STREAMS_MAX), work: Turns::new(WORK_MAX, WORK_MAX) }
+        Self {
+            api,
+            streams: Places::new(STREAMS_MAX),
+            unwritten: Turns::new(UNWRITTEN_BYTES_MAX, UNWRITTEN_BYTES_MAX / 2),
+            work: Turns::new(WORK_MAX, WORK_MAX),
+        }
     }
 
     /// Serves a stream of `WriteDevices`, if a place is free: see [`stream`].
@@ -74,6 +83,7 @@ impl Registry {
         let writer = stream::Writer {
             api: Arc::clone(&self.api),
             peer,
+            unwritten: self.unwritten.clone(),
             work: self.work.clone(),
             _place: place,
         };

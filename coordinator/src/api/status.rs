@@ -133,6 +133,19 @@ pub(super) fn elsewhere(alert: &AlertName) -> Status {
     )
 }
 
+/// UNAVAILABLE: the alert was stopped, but its cancel is not recorded.
+pub(super) fn unrecorded(alert: &AlertName, error: &StoreError) -> Status {
+    again(
+        Code::Unavailable,
+        "CANCEL_UNRECORDED",
+        format!(
+            "{alert} is stopped, but its cancel is not recorded yet: {error}; cancel it again until \
+             the answer is OK"
+        ),
+        Duration::from_secs(1),
+    )
+}
+
 /// UNAVAILABLE during a graceful shutdown; another coordinator, or the next one, will answer.
 pub(super) fn draining() -> Status {
     again(
@@ -167,8 +180,13 @@ pub(super) fn store(error: StoreError) -> Status {
         | StoreError::ReserveFull { .. }
         | StoreError::ReserveShare { .. } => exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT),
         StoreError::TooManyApps { .. } => exhausted("APPS_MAX", message, SOMEBODY_MUST_ACT),
-        StoreError::Away(_) => {
+        StoreError::Away(_) | StoreError::TakenOver { .. } | StoreError::Broken(_) => {
             again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1))
+        }
+        StoreError::Busy(_) => exhausted("STORE_BUSY", message, Duration::from_secs(1)),
+        StoreError::Damaged { .. } | StoreError::Unreadable { .. } => {
+            tracing::error!(error = message, "request needs a damaged record of the store");
+            Status::data_loss(message)
         }
     }
 }

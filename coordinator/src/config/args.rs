@@ -19,6 +19,7 @@ use super::{
     credentials::CredentialTable,
     given::{Given, Tables},
     lanes::GatewayTable,
+    store::StoreText,
 };
 use crate::bands::{EDGES_M, STEP_M};
 
@@ -42,6 +43,8 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// Default for FCM: Google deletes a token that was not connected for 270 days (Firebase, "Best
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
+/// Default data folder, from the working directory.
+pub(super) const DATA_DIR: &str = "clarion-data";
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
@@ -115,9 +118,18 @@ options! {
         "Number of logs of the cluster, 1 to the number of partitions, fixed for its life";
     device_key_file: PathBuf, "CLARION_DEVICE_KEY_FILE", "FILE",
         "File of 32 to 4096 bytes with the key that hashes device names other than UUIDs, and the \
-         tokens of apps with IDENTITY_TOKEN; fixed for the cluster's life: with another key, these \
-         devices register a second time; default: a random key, with which such devices are \
-         unknown after a restart";
+         tokens of apps with IDENTITY_TOKEN; fixed for the cluster's life; default: a random key, \
+         made once and kept in the data folder (--store memory: a key of this process)";
+    #[arg(hide_env_values = true)]
+    store: StoreText, "CLARION_STORE", "STORE",
+        "Store of apps, alerts and devices: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, or \
+         memory, which loses everything with the process; default: store.sqlite in the data folder";
+    store_password_file: PathBuf, "CLARION_STORE_PASSWORD_FILE", "FILE",
+        "File with the password for the PostgreSQL store, without the end of the line; default: \
+         the password in the URL, if it has one";
+    data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
+        "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
+         Not used with --store memory, and not with another store and --device-key-file";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]
@@ -162,8 +174,8 @@ options! {
         "Days after which an FCM registration expires if neither it nor its device's place was \
          observed, 30 to 3650; 0: never";
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
-        "Memory limit of the logs, in bytes; the last 64 MiB (an eighth of a small limit) are \
-         reserved for removals, mutes and dead tokens";
+        "Limit of the logs, in bytes, in memory or on disk as the store is; the last 64 MiB (an \
+         eighth of a small limit) are reserved for removals, mutes and dead tokens";
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
         "Time limit of a graceful shutdown, in milliseconds, 1 to 600000";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{device::Record, ids::LogId, time::Time, wire::shard_v1 as wire};
 use clarion_runtime::repeated::Repeated;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{
     Notify,
@@ -31,6 +32,9 @@ const REPORTS: usize = 256;
 /// Number of tries to append before the tokens are dropped; the gateway calls them dead again at
 /// the next alert.
 const TRIES: u32 = 5;
+/// Most reports whose tokens are appended together. Each append costs the sync of a disk: one by
+/// one, the reports of a large alert would fill the queue.
+const REPORTS_AT_ONCE: usize = 64;
 /// Longest pause between tries.
 const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -163,13 +167,18 @@ pub(crate) async fn run(
 ) {
     let mut failing = Repeated::default();
     let appending = async {
-        while let Some(dead) = pruned.recv().await {
-            for (id, records) in feedback::records(dead, (partitions, logs), clock.wall()) {
-                let Err(error) = append(&*log, id, &records).await else { continue };
+        let mut reports = Vec::new();
+        while pruned.recv_many(&mut reports, REPORTS_AT_ONCE).await > 0 {
+            let dead = reports.drain(..).flatten().collect();
+            let records = feedback::records(dead, (partitions, logs), clock.wall());
+            let appends = records.into_iter().map(|(id, records)| {
+                let log = &*log;
+                async move { append(log, id, &records).await.err().map(|e| (id, records.len(), e)) }
+            });
+            for (log, tokens, error) in join_all(appends).await.into_iter().flatten() {
                 if let Some(times) = failing.note(&error.to_string(), clock.now().since(Time(0))) {
-                    let (log, tokens) = (id.0, records.len());
                     tracing::error!(
-                        log,
+                        log = log.0,
                         tokens,
                         %error,
                         times,
@@ -187,7 +196,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Appends to one log: a log that refuses a record must not delay the records of other logs.
+/// Appends to one log, beside the appends to the others: a log that refuses a record must not delay
+/// the records of other logs.
 async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) -> Result<(), StoreError> {
     let batch = || vec![(id, RecordBatch::from_records(records))];
     let mut pause = std::time::Duration::from_millis(100);

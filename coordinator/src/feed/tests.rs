@@ -210,6 +210,24 @@ fn each_answer_of_the_store_has_its_next_step() {
 }
 
 #[test]
+fn a_damaged_log_does_not_hold_the_others_up() {
+    let store = store(2);
+    let mut follower = open(&store, &request(&store, &ALL, &[])).expect("valid");
+    assert_eq!(next_two(&mut follower), ["start", "read 0/0 1/0"]);
+    let damaged = |log| StoreError::Damaged {
+        log: LogId(log),
+        position: Position(1),
+        problem: "a bit is wrong".to_owned(),
+    };
+    follower.read(Err(damaged(0)));
+    assert_eq!(next_two(&mut follower), ["read 1/0"; 2], "the other log");
+    follower.read(Err(damaged(1)));
+    let [last, end] = next_two(&mut follower);
+    assert!(last.starts_with("end log 1 is damaged at position 1: "), "{last}");
+    assert_eq!(end, "end ");
+}
+
+#[test]
 fn what_the_cluster_does_not_have_is_refused() {
     let store = store(2);
     append(&store, 0, &[]);

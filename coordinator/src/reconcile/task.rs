@@ -252,8 +252,8 @@ impl AlertTask {
         loop {
             match events::apply(&*self.shared.store, name, event.clone(), at, epoch).await {
                 Ok(_) => return true,
-                Err(StoreError::Away(reason)) => {
-                    let now = self.shared.clock.now().since(Time(0));
+                Err(error) if error.may_pass() => {
+                    let (reason, now) = (error.to_string(), self.shared.clock.now().since(Time(0)));
                     if let Some(times) = away.note(&reason, now) {
                         tracing::warn!(
                             alert = %name,

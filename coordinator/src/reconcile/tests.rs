@@ -296,6 +296,24 @@ async fn an_end_is_recorded_when_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_without_a_store_is_recorded_when_the_store_is_back() {
+    let (store, clock) = store().await;
+    let process = Process::serving(&store, clock).await;
+    let alert = created(&store).await;
+    process.reconciler.hand_over(Arc::clone(&alert), bands(&alert).await);
+    store.away.store(true, Ordering::SeqCst);
+    let reason = "found".to_owned();
+    let refused = process.reconciler.record(&alert.name, Event::Cancel { reason }).await;
+    assert!(refused.expect_err("away").may_pass());
+    process.reconciler.cancel(&alert.name).await;
+    process.dispatch.publish(0, |s| (s.state, s.ended) = (State::Cancelled, Some(WALL)));
+    tokio::time::sleep(30 * SECOND).await;
+    store.away.store(false, Ordering::SeqCst);
+    let record = recorded(&store, State::Cancelled).await;
+    assert_eq!((record.ended, &record.plan), (Some(WALL), &None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_answers_to_what_was_cancelled() {
     let (store, clock) = store().await;
     let process = Process::serving(&store, clock).await;

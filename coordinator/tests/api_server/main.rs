@@ -8,6 +8,7 @@ mod alerts;
 mod apps;
 mod callers;
 mod cancel;
+mod durable;
 mod feed;
 mod hostile;
 mod identities;

@@ -213,7 +213,7 @@ fn a_wrong_start_ends_with_another_code_than_zero() {
 pub(crate) fn program(args: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coordinator"));
     command.args(["--announce", "--health-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]);
-    command.args(["--nodes", "127.0.0.1:9"]).args(args);
+    command.args(["--nodes", "127.0.0.1:9", "--store", "memory"]).args(args);
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -243,7 +243,8 @@ service_account_file = "google.json"
 /// A configuration over a fresh key.
 pub(crate) fn config(args: Args) -> Config {
     let directory = tempfile::tempdir().expect("temporary directory");
-    Config::load(Args { config: Some(config_file(directory.path())), ..args }).expect("valid")
+    let (config, store) = (Some(config_file(directory.path())), "memory".parse().ok());
+    Config::load(Args { config, store, ..args }).expect("valid")
 }
 
 /// The same as a file, its key beside it.
@@ -278,7 +279,7 @@ impl Server {
         let world = World::system();
         let nodes = Arc::new(Nodes::default());
         let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, &world));
+        let store = Arc::new(MemoryStore::new(logs, config.store.bytes_max, &world));
         let drain = Drain::new();
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::clone(&nodes) as _;

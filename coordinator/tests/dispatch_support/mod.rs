@@ -283,7 +283,7 @@ impl Coordinator {
             gateways: vec![gateway()],
             credentials: vec![credential()],
         };
-        let dispatcher = Dispatcher::spawn(config, log.clone(), world.clone());
+        let dispatcher = Dispatcher::spawn(config, log.clone() as _, world.clone());
         Self { dispatcher, log, clock: world.clock() }
     }
 

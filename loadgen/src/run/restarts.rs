@@ -1,8 +1,7 @@
 //! Runs of restarts: a cluster for each case, its steps, probes, an alert and the verdict.
 //!
-//! A coordinator that restarts has lost its registry. The run then registers *another* population:
-//! a node that still holds the former one pushes to devices that do not exist any more, and the
-//! verdict reports it.
+//! The devices are registered once in each case: every process that starts again finds what the
+//! coordinator's folder holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +14,14 @@ use clarion_emulator::clock;
 use clarion_proto::wire::v1::{self as wire, Progress, alert_service_client::AlertServiceClient};
 use clarion_runtime::{probe, world::World};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use super::{Options, RunError, Stage, io_error};
 use crate::{
-    cluster::{Cluster, ClusterPlan, Started, process::Role},
+    cluster::{
+        Cluster, ClusterError, ClusterPlan, Started,
+        process::{ProcessError, Role},
+    },
     drive::{self, DriveError, alert},
     names,
     population::Population,
@@ -72,7 +74,7 @@ pub async fn run(
             ..plan.clone()
         };
         let player = async {
-            let mut player = Player::start(scenario, spec, plan, show).await?;
+            let mut player = Player::start(scenario, spec, &plan, show).await?;
             let played = player.case(case).await;
             player.cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
             played
@@ -81,6 +83,9 @@ pub async fn run(
             played = player => played?,
             signal = signals.recv() => return Err(RunError::Interrupted(signal)),
         };
+        if played.iter().all(|phase| phase.passed) {
+            plan.remove_data().map_err(|e| io_error("the data folders", e))?;
+        }
         played.iter().for_each(|phase| show.begin("", phase.lines().trim_end()));
         phases.extend(played);
     }
@@ -105,8 +110,6 @@ struct Player<'a> {
     cluster: Cluster,
     /// Processes that should run.
     expected: BTreeSet<String>,
-    /// Number of times that the registry was filled.
-    generation: u64,
     population: Arc<Population>,
     roll: Roll,
     /// Processes that did not shut down gracefully.
@@ -117,28 +120,19 @@ impl<'a> Player<'a> {
     async fn start(
         scenario: &'a Scenario,
         spec: &'a RestartsSpec,
-        plan: ClusterPlan,
+        plan: &ClusterPlan,
         show: &'a Show,
     ) -> Result<Self, RunError> {
-        let cluster = Cluster::start(&plan).await?;
+        let cluster = Cluster::start(plan).await?;
         let expected = cluster
             .watched()
             .into_iter()
             .filter(|p| p.role != Role::Gateway)
             .map(|p| p.name)
             .collect();
-        let (population, roll) = population(scenario, 0)?;
-        let player = Self {
-            scenario,
-            spec,
-            show,
-            cluster,
-            expected,
-            generation: 0,
-            population,
-            roll,
-            unruly: Vec::new(),
-        };
+        let (population, roll) = population(scenario)?;
+        let player =
+            Self { scenario, spec, show, cluster, expected, population, roll, unruly: Vec::new() };
         player.fill().await?;
         player.settle(spec.settle_s).await?;
         Ok(player)
@@ -167,11 +161,6 @@ impl<'a> Player<'a> {
                     under.push(self.alert(rate, self.deadline(), &phase.steps).await?);
                 }
             }
-        }
-        if phase.steps.iter().any(Step::empties_registry) {
-            self.generation += 1;
-            (self.population, self.roll) = population(self.scenario, self.generation)?;
-            self.fill().await?;
         }
         let probes = self.settle(phase.settle_s.unwrap_or(self.spec.settle_s)).await?;
         let settled_seconds = begun.elapsed().as_secs_f64();
@@ -220,7 +209,14 @@ impl<'a> Player<'a> {
                         partitions: *partitions,
                         nodes: *nodes,
                     };
-                    self.cluster.start_again(what, started).await?;
+                    match self.cluster.start_again(what, started).await {
+                        Ok(()) => {}
+                        // The probes report it.
+                        Err(ClusterError::Process(ended @ ProcessError::Ended { .. })) => {
+                            self.show.begin("", &ended.to_string());
+                        }
+                        Err(other) => return Err(other.into()),
+                    }
                     self.expected.insert(what.clone());
                 }
                 Step::Wait { ms } => sleep(Duration::from_millis(*ms)).await,
@@ -315,8 +311,15 @@ impl<'a> Player<'a> {
         submitted.max_rate_per_second = rate;
         let request_id =
             uuid::Uuid::from_u64_pair(self.scenario.seed, clock::monotonic().0).to_string();
-        let channel = self.connect().await?;
-        let submitted = match alert::submit(channel.clone(), submitted, request_id).await {
+        // A coordinator that does not run takes no alert.
+        let submitted = match self.connect().await {
+            Err(unreached) => {
+                self.steps(steps).await?;
+                return Ok(Verdict { state: unreached.to_string(), ..Verdict::default() });
+            }
+            Ok(channel) => alert::submit(channel, submitted, request_id).await,
+        };
+        let submitted = match submitted {
             Ok(submitted) => submitted,
             // Nothing was sent, and the caller got an error.
             Err(DriveError::Status(status)) => {
@@ -335,7 +338,8 @@ impl<'a> Player<'a> {
                 first_push.notify_one();
             }
         };
-        let watching = alert::watch(channel, &submitted.name, None, deadline, seen);
+        let coordinator = self.cluster.coordinator.clone();
+        let watching = watch(&coordinator, &submitted.name, deadline, seen);
         let stepping = async {
             if !steps.is_empty() {
                 // The verdict shows an alert that pushes to no device.
@@ -386,15 +390,40 @@ impl<'a> Player<'a> {
     }
 }
 
+/// Watches an alert until it has ended, over restarts of its coordinator.
+async fn watch(
+    coordinator: &str,
+    alert: &str,
+    deadline: Duration,
+    mut seen: impl FnMut(&Progress),
+) -> Result<alert::Ended, DriveError> {
+    let end = Instant::now() + deadline;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let watched = match drive::connect(coordinator, PROBE_WITHIN).await {
+            Ok(channel) => alert::watch(channel, alert, None, left, &mut seen).await,
+            Err(unreached) => Err(unreached),
+        };
+        match watched {
+            Err(DriveError::Status(status)) if status.code() == Code::NotFound => {
+                return Err(DriveError::Status(status));
+            }
+            Err(DriveError::Status(_) | DriveError::Ended(_) | DriveError::Transport(_))
+                if Instant::now() < end =>
+            {
+                sleep(LOOK_EVERY).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 fn is_green(probes: &BTreeMap<String, String>) -> bool {
     probes.values().all(|said| said == "SERVING")
 }
 
-/// Creates a different population each time, so that a node that still holds a former one is
-/// detected.
-fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
-    let population =
-        Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;
+fn population(scenario: &Scenario) -> Result<(Arc<Population>, Roll), RunError> {
+    let population = Population::new(&scenario.population, scenario.seed, scenario.devices)?;
     let roll = Roll::new(&population, &Region::new(&scenario.alert.region));
     Ok((Arc::new(population), roll))
 }

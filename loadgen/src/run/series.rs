@@ -93,6 +93,9 @@ pub async fn run(
         machine: Machine::here(),
     };
     report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
+    if report.passed {
+        plan.remove_data().map_err(|e| io_error("the data folders", e))?;
+    }
     Ok(report)
 }
 

@@ -10,7 +10,7 @@
 use serde::Deserialize;
 
 use super::{
-    Scenario,
+    Scenario, StoreKind,
     check::{Checked, case_names},
 };
 use crate::names;
@@ -115,7 +115,8 @@ pub enum Step {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
-    /// Starts the process, in place of an earlier one or for the first time.
+    /// Starts the process, in place of an earlier one or for the first time. A process that ends at
+    /// its start remains expected.
     Start {
         /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
@@ -151,12 +152,6 @@ impl Step {
             Self::Wait { .. } | Self::Ready {} => None,
         }
     }
-
-    /// Reports whether the registry is empty afterwards, because a coordinator keeps it in memory.
-    #[must_use]
-    pub fn empties_registry(&self) -> bool {
-        matches!(self, Self::Start { what, .. } if what == names::COORDINATOR)
-    }
 }
 
 impl RestartsSpec {
@@ -177,6 +172,10 @@ impl RestartsSpec {
                 "restarts",
                 "must have at least one case, and settle_s must be 1 to 600".to_owned(),
             ));
+        }
+        if scenario.store == StoreKind::Memory {
+            let problem = "must not be combined with store \"memory\", which a restart empties";
+            return Err(("restarts", problem.to_owned()));
         }
         if scenario.series.is_some()
             || !scenario.node_changes.is_empty()

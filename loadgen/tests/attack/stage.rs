@@ -15,7 +15,7 @@ use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, Started, emulator::GatewayPlan, network::NetworkPlan},
     drive::{self, alert},
     population::Population,
-    scenario::Scenario,
+    scenario::{Scenario, StoreKind},
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
 use tempfile::TempDir;
@@ -102,6 +102,7 @@ impl Stage {
             nodes,
             nodes_later: Vec::new(),
             nodes_told: None,
+            store: StoreKind::Memory,
             cores_per_node: 1,
             gateway: GatewayPlan {
                 platforms: population.platforms(),

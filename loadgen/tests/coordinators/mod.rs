@@ -15,13 +15,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use clarion_coordinator::{
     Coordinator,
     config::{Args, Config},
-    store::memory::MemoryStore,
+    store::{Store, memory::MemoryStore},
 };
 use clarion_loadgen::{
     cluster::{ClusterPlan, emulator::GatewayPlan, network::NetworkPlan},
     names,
     population::Population,
-    scenario::Scenario,
+    scenario::{Scenario, StoreKind},
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
 use clarion_runtime::world::World;
@@ -70,6 +70,7 @@ pub fn plan(folder: &Path, scenario: &Scenario, population: &Population) -> Clus
         nodes: 1,
         nodes_later: vec![0],
         nodes_told: None,
+        store: StoreKind::Memory,
         cores_per_node: 2,
         gateway: GatewayPlan {
             platforms: population.platforms(),
@@ -104,7 +105,7 @@ impl Process {
             .enable_all()
             .build()
             .expect("threads");
-        let store = Arc::clone(store);
+        let store: Arc<dyn Store> = Arc::clone(store) as _;
         let bound = runtime.spawn(async move {
             let coordinator = Coordinator::bind_over(config, store, world).await.expect("bound");
             tokio::spawn(coordinator.run(std::future::pending()));

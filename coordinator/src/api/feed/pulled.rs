@@ -78,6 +78,9 @@ impl Pulled {
                     // again.
                     self.grown.borrow_and_update();
                     let found = self.log.read_many(&after, bytes_max).await;
+                    if let Err(error @ StoreError::Damaged { .. }) = &found {
+                        tracing::error!(%error, "feed leaves damaged log out");
+                    }
                     self.follower.read(found);
                 }
                 Step::Wait => match self.grown.changed().await {

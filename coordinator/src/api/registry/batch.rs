@@ -18,6 +18,7 @@ use clarion_proto::{
     ids::{AppName, LogId, UnixMillis, log_of, partition_of},
     wire::v1 as wire,
 };
+use clarion_runtime::peers::{PeerKey, turns::Turns};
 use prost::{
     Message,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -77,10 +78,22 @@ impl RawBatch {
         self.head.historic
     }
 
-    /// Checks the batch and appends it to the logs.
-    pub(super) async fn write(&self, api: &Context) -> Result<wire::WriteDevicesResponse, Status> {
+    /// Size of the batch, bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Checks the batch and appends it to the logs. The turn to check ends before the append.
+    pub(super) async fn write(
+        &self,
+        api: &Context,
+        (work, peer): (&Turns, PeerKey),
+    ) -> Result<wire::WriteDevicesResponse, Status> {
         let now = api.world.clock().wall();
-        let whole = Checked::of(self, api, now, false).await?;
+        let whole = {
+            let _turn = work.enter(peer, 1).await;
+            Checked::of(self, api, now, false).await?
+        };
         let (any_urgent, newest, answer) = (whole.urgent > 0, whole.newest, whole.answer);
         match api.log.append_all(whole.logs.finish()).await {
             Ok(_) => {
@@ -90,7 +103,10 @@ impl RawBatch {
             Err(StoreError::Full { .. }) if any_urgent => {}
             Err(error) => return Err(status::store(error)),
         }
-        let urgent = Checked::of(self, api, now, true).await?;
+        let urgent = {
+            let _turn = work.enter(peer, 1).await;
+            Checked::of(self, api, now, true).await?
+        };
         api.log.append_all(urgent.logs.finish()).await.map_err(status::store)?;
         Ok(wire::WriteDevicesResponse {
             retry_after: status::SOMEBODY_MUST_ACT.try_into().ok(),

@@ -27,6 +27,9 @@ const KEY_BYTES_MAX: usize = 4_096;
 /// First byte of the input for an id of app and token: no string of a caller begins with it.
 const TOKEN_DOMAIN: [u8; 1] = [0xff];
 
+/// First byte of the input for a fingerprint of the key: no string of a caller begins with it.
+const FINGERPRINT_DOMAIN: [u8; 1] = [0xfe];
+
 /// Key of the cluster that makes ids of device names; never printed.
 #[derive(Clone)]
 pub struct DeviceKey {
@@ -66,6 +69,12 @@ impl DeviceKey {
     #[must_use]
     pub fn is_random(&self) -> bool {
         self.random
+    }
+
+    /// Fingerprint by which a store recognizes the key; it tells nothing about the key or an id.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 16] {
+        first_half(&hmac::sign(&self.key, &FINGERPRINT_DOMAIN))
     }
 
     /// Id of the device that a caller names by a string.

@@ -29,6 +29,7 @@ pub const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Writer {
     pub(super) api: Arc<Context>,
     pub(super) peer: PeerKey,
+    pub(super) unwritten: Turns,
     pub(super) work: Turns,
     /// Place of the stream, released at its end.
     pub(super) _place: Place,
@@ -107,8 +108,8 @@ impl Writer {
             );
             return Err(status::invalid(InvalidField::new("historic", problem)));
         }
-        let _turn = self.work.enter(self.peer, 1).await;
-        batch.write(&self.api).await
+        let _place = self.unwritten.enter(self.peer, batch.bytes().max(1)).await;
+        batch.write(&self.api, (&self.work, self.peer)).await
     }
 }
 

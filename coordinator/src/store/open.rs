@@ -1,0 +1,56 @@
+//! From the configuration to a store.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clarion_runtime::world::World;
+
+use super::{
+    Store,
+    memory::MemoryStore,
+    sql::{MadeFor, OpenError, SqlStore},
+    sqlite::SqliteEngine,
+};
+
+/// Bytes of the newest batches that a database's store keeps in memory: what nodes that follow read
+/// within some seconds at a full load of changes.
+const TAIL_BYTES_MAX: usize = 64 << 20;
+
+/// Place and limit of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Engine and address of the store.
+    pub place: StorePlace,
+    /// Limit of the logs, bytes. Near the limit, registrations and places are refused; the last
+    /// 64 MiB are reserved for removals, mutes and dead tokens. A million APNs devices take some
+    /// 110 MB of records; the memory engine takes 12 MB more to recognize the devices.
+    pub bytes_max: u64,
+}
+
+/// Engine and address of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// In the memory of the process: lost when the process ends.
+    Memory,
+    /// In a SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// Opens a store, and makes it if it does not exist. From then on no other process writes to it.
+///
+/// # Errors
+/// The store cannot be reached or used, or was made for another cluster.
+pub async fn open(
+    config: &StoreConfig,
+    made_for: &MadeFor,
+    world: &World,
+) -> Result<Arc<dyn Store>, OpenError> {
+    let bytes_max = config.bytes_max;
+    match &config.place {
+        StorePlace::Memory => Ok(Arc::new(MemoryStore::new(made_for.logs, bytes_max, world))),
+        StorePlace::Sqlite(path) => {
+            let engine = SqliteEngine::open(path, world.clock()).await?;
+            let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, world).await?;
+            Ok(Arc::new(store))
+        }
+    }
+}
