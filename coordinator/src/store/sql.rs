@@ -13,7 +13,7 @@
 //! **One process writes.** The process takes the role of chief when it opens the store
 //! ([`Engine::lead`]), which raises the stored epoch. Every statement that writes holds the
 //! condition [`FENCE`]; a writer of a lower epoch changes nothing and gets
-//! [`StoreError::TakenOver`](super::StoreError::TakenOver).
+//! [`StoreError::TakenOver`].
 
 use std::{fmt, sync::Arc};
 

@@ -335,6 +335,18 @@ async fn a_database_that_went_back_stops_the_store() {
 }
 
 #[tokio::test]
+async fn a_log_behind_its_head_stops_the_store() {
+    let store = store(OPEN).await;
+    append(&store, 1).await.expect("room");
+    append(&store, 1).await.expect("room");
+    let back = "UPDATE log_head SET position = 1 WHERE log = 1";
+    store.engine().engine.execute(Statement::new(back)).await.expect("up");
+    let stopped = append(&store, 1).await.expect_err("position 2 is taken");
+    assert!(matches!(stopped, StoreError::Broken(_)), "{stopped}");
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_missing_batch_is_damage_and_not_the_end_of_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.sqlite");
