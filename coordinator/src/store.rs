@@ -43,6 +43,7 @@ pub(crate) mod fixtures;
 mod known;
 pub mod memory;
 mod record;
+pub mod sql;
 #[cfg(test)]
 pub(crate) mod suite;
 
