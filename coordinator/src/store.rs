@@ -42,6 +42,7 @@ mod filter;
 pub(crate) mod fixtures;
 mod known;
 pub mod memory;
+pub mod postgres;
 mod record;
 pub mod sql;
 #[cfg(test)]
