@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clarion_proto::ids::{Epoch, LogId, Position, UnixMillis};
 
-mod schema;
+pub(super) mod schema;
 
 /// Condition that every writing statement holds, as text; its parameter is the writer's epoch,
 /// always the first parameter.

@@ -25,7 +25,7 @@ pub(super) const META: &str =
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BYTEA NOT NULL)";
 
 /// Tables and indexes of version 1.
-pub(super) const TABLES: [&str; 12] = [
+pub(in crate::store) const TABLES: [&str; 12] = [
     "CREATE TABLE chief (
         id BIGINT PRIMARY KEY CHECK (id = 1),
         epoch BIGINT NOT NULL,
@@ -96,13 +96,13 @@ pub(super) const TABLES: [&str; 12] = [
 ];
 
 /// Row of `chief` before the first process: no process has epoch 0.
-pub(super) fn no_chief() -> Statement {
+pub(in crate::store) fn no_chief() -> Statement {
     Statement::new("INSERT INTO chief (id, epoch, incarnation, counter) VALUES (1, 0, $1, 0)")
         .bytes(vec![0; 16])
 }
 
 /// Row of a log that was never appended to; its first chain is the identity of the logs.
-pub(super) fn empty_log(log: u16, identity: [u8; 16]) -> Statement {
+pub(in crate::store) fn empty_log(log: u16, identity: [u8; 16]) -> Statement {
     Statement::new(
         "INSERT INTO log_head (log, position, appended, records, bytes, chain, first, \
          records_trimmed, trimmed_chain) VALUES ($1, 0, 0, 0, 0, $2, 1, 0, $2)",
