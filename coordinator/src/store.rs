@@ -44,7 +44,9 @@ mod known;
 pub mod memory;
 pub mod postgres;
 mod record;
+mod room;
 pub mod sql;
+pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
@@ -129,9 +131,48 @@ pub enum StoreError {
         /// Maximum number of apps.
         limit: usize,
     },
-    /// The engine cannot be reached. A retry helps.
+    /// The engine cannot be reached. A retry helps. The text tells if a write may have been stored.
     #[error("the store is away: {0}")]
     Away(String),
+    /// The engine is slower than what is asked of it. A retry helps. The text tells if a write may
+    /// have been stored.
+    #[error("the store is slow: {0}")]
+    Busy(String),
+    /// Another process has become the one that writes. A retry does not help: this process has to
+    /// end.
+    #[error("another coordinator writes to the store under epoch {stored}; this one had {epoch}")]
+    TakenOver {
+        /// Epoch of the process that writes now.
+        stored: Epoch,
+        /// Epoch of this process.
+        epoch: Epoch,
+    },
+    /// A batch is not what was appended. A retry does not help: whoever follows the log cannot go
+    /// on. Other logs are not concerned.
+    #[error(
+        "log {log} is damaged at position {position}: {problem}; restore the store from a backup, \
+         or register the devices again with a new store"
+    )]
+    Damaged {
+        /// Log that is damaged.
+        log: LogId,
+        /// Position of the first damaged batch.
+        position: Position,
+        /// What is wrong with the batch.
+        problem: String,
+    },
+    /// A record cannot be read: it is damaged, or a later version wrote it. A retry does not help;
+    /// other records are not concerned.
+    #[error("{record} cannot be read: {problem}")]
+    Unreadable {
+        /// Name of the record.
+        record: String,
+        /// What is wrong with the record.
+        problem: String,
+    },
+    /// The engine cannot go on. A retry does not help: this process has to end.
+    #[error("the store is broken: {0}")]
+    Broken(String),
 }
 
 /// The store's tables of apps and alerts.
@@ -224,14 +265,15 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// The number of logs (L), fixed for the cluster's life.
     fn logs(&self) -> u16;
     /// Appends batches to their logs, all of them or none; readable at once under the positions
-    /// returned, one for each batch in the order given. An empty batch takes a position too. One
-    /// log may be named several times.
+    /// returned, one for each batch in the order given. An empty batch counts too. One log may be
+    /// named several times. An engine may join batches of one log that it appends together, those
+    /// of other calls included: they share one position and keep their order.
     ///
     /// A full store degrades in steps: first it refuses calls of which any batch has registrations
-    /// or places ([`StoreError::Full`]). From then on it drops, from all other batches, the records
-    /// of unknown devices (they would change nothing), and accepts the records of known devices
-    /// until the reserve is full. If no record of a batch remains, the head's position is returned
-    /// for the batch.
+    /// or places ([`StoreError::Full`]). From then on it accepts all other batches until the
+    /// reserve is full. The memory engine, which knows the devices of its logs, first drops records
+    /// of unknown devices (they would change nothing) and limits the records of one device; if no
+    /// record of a batch remains, the head's position is returned for the batch.
     async fn append_all(
         &self,
         batches: Vec<(LogId, RecordBatch)>,
@@ -253,7 +295,7 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// with trimmed records; in the given order.
     async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError>;
     /// Drops the batches of a log before a position. Positions stay as they are; a reader that asks
-    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head changes nothing.
+    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head drops all batches.
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
     /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
     /// check the positions of the logs that they follow.

@@ -167,8 +167,13 @@ pub(super) fn store(error: StoreError) -> Status {
         | StoreError::ReserveFull { .. }
         | StoreError::ReserveShare { .. } => exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT),
         StoreError::TooManyApps { .. } => exhausted("APPS_MAX", message, SOMEBODY_MUST_ACT),
-        StoreError::Away(_) => {
+        StoreError::Away(_) | StoreError::TakenOver { .. } | StoreError::Broken(_) => {
             again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1))
+        }
+        StoreError::Busy(_) => exhausted("STORE_BUSY", message, Duration::from_secs(1)),
+        StoreError::Damaged { .. } | StoreError::Unreadable { .. } => {
+            tracing::error!(error = message, "request needs a damaged record of the store");
+            Status::data_loss(message)
         }
     }
 }

@@ -2,7 +2,7 @@
 //! when the process ends.
 //!
 //! Three numbers bound the memory. The logs hold at most `log_bytes_max`: they are not trimmed yet,
-//! because nodes rebuild from the logs' beginning; [`room`] divides this limit between kinds of
+//! because nodes rebuild from the logs' beginning; [`room`](super::room) divides this limit between kinds of
 //! records. The newest [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km keeps some
 //! 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer if the alerts are large
 //! ([`ALERT_BYTES_MAX`]).
@@ -23,20 +23,19 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
 
-use self::{log::Log, room::Room};
+use self::log::Log;
 use super::{
     AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint,
-    ClusterStore, Created, LaneDirector, RecordBatch, RequestId, StoreError,
+    ClusterStore, Created, LaneDirector, RecordBatch, RequestId, StoreError, room::Room,
 };
 use crate::owners::Ownership;
 
 mod log;
-mod room;
 
 /// Number of ended alerts kept; older alerts are removed together with their `request_id`.
 pub const ENDED_ALERTS_KEPT: usize = 1_000;
 /// Bytes of alerts above which ended alerts are removed sooner: one region may have 8 MB.
-const ALERT_BYTES_MAX: usize = 64 << 20;
+pub(super) const ALERT_BYTES_MAX: usize = 64 << 20;
 /// Maximum number of apps of one cluster.
 pub const APPS_MAX: usize = 10_000;
 
@@ -82,7 +81,7 @@ impl MemoryStore {
         Self {
             clock: world.clock(),
             identity: LogIdentity(world.id()),
-            room: Room::new(log_bytes_max),
+            room: Room::new(log_bytes_max, 0),
             logs: (0..logs).map(|_| RwLock::default()).collect(),
             grown: watch::Sender::new(0),
             tables: Mutex::default(),

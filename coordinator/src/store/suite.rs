@@ -121,10 +121,13 @@ pub(super) async fn one_call_appends_to_several_logs_or_to_none(store: impl Engi
     let all = [(2, 1), (0, 3), (2, 2)];
     let batches = |all: &[(u16, u8)]| all.iter().map(|&(l, n)| (LogId(l), batch(n))).collect();
     let positions = store.append_all(batches(&all)).await.expect("room");
-    assert_eq!(positions, [1, 1, 2].map(Position), "in the order given");
+    assert_eq!(positions[..2], [1, 1].map(Position), "in the order given");
+    assert!([1, 2].contains(&positions[2].0), "joined to the first one of its log, or after it");
     let missing = store.append_all(batches(&[(1, 1), (4, 1)])).await;
     assert_eq!(missing, Err(StoreError::Missing("log 4".into())));
-    assert_eq!(store.heads().await, Ok([1, 0, 2, 0].map(Position).to_vec()), "all or none");
+    let heads = [Position(1), Position(0), positions[2], Position(0)].to_vec();
+    assert_eq!(store.heads().await, Ok(heads), "all or none");
+    assert_eq!(store.records_until(&[(LogId(2), positions[2])]).await, Ok(vec![3]));
     assert_eq!(store.append_all(Vec::new()).await, Ok(Vec::new()));
 }
 

@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use clarion_proto::ids::{LogId, Position, UnixMillis};
 
-use super::{
-    super::{
-        Batch, RecordBatch, StoreError,
-        known::{BYTES_PER_DEVICE, Fingerprint, KnownDevices},
-    },
+use super::super::{
+    Batch, RecordBatch, StoreError,
+    known::{BYTES_PER_DEVICE, Fingerprint, KnownDevices},
     room::Room,
 };
 

@@ -15,7 +15,7 @@
 //! | `log_head` | newest position of a log, its sums, and where it begins |
 //! | `batch` | appended batch |
 
-use super::Statement;
+use super::{Hash, Statement};
 
 /// Version of the schema that this program writes. A store of a later version is refused.
 pub(super) const VERSION: u64 = 1;
@@ -25,7 +25,7 @@ pub(super) const META: &str =
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BYTEA NOT NULL)";
 
 /// Tables and indexes of version 1.
-pub(in crate::store) const TABLES: [&str; 12] = [
+pub(super) const TABLES: [&str; 12] = [
     "CREATE TABLE chief (
         id BIGINT PRIMARY KEY CHECK (id = 1),
         epoch BIGINT NOT NULL,
@@ -41,13 +41,14 @@ pub(in crate::store) const TABLES: [&str; 12] = [
         record BYTEA NOT NULL
     )",
     "CREATE INDEX app_deleted ON app (deleted)",
+    // `external_id`: bytes, because a text of PostgreSQL has no NUL.
     // `positions`: newest position of each log at the creation, with commas between them.
     // `ended`: 0, or the number of the end. `active`: 1 until the alert has ended, then 0.
     "CREATE TABLE alert (
         name TEXT PRIMARY KEY,
         request_id BYTEA NOT NULL UNIQUE,
         created BIGINT NOT NULL,
-        external_id TEXT NOT NULL,
+        external_id BYTEA NOT NULL,
         apps TEXT NOT NULL,
         active BIGINT NOT NULL,
         ended BIGINT NOT NULL,
@@ -96,17 +97,20 @@ pub(in crate::store) const TABLES: [&str; 12] = [
 ];
 
 /// Row of `chief` before the first process: no process has epoch 0.
-pub(in crate::store) fn no_chief() -> Statement {
+pub(super) fn no_chief() -> Statement {
     Statement::new("INSERT INTO chief (id, epoch, incarnation, counter) VALUES (1, 0, $1, 0)")
         .bytes(vec![0; 16])
 }
 
-/// Row of a log that was never appended to; its first chain is the identity of the logs.
-pub(in crate::store) fn empty_log(log: u16, identity: [u8; 16]) -> Statement {
+/// Row of a log that was never appended to; its first chain is the identity of the logs, filled up
+/// with zeros.
+pub(super) fn empty_log(log: u16, identity: [u8; 16]) -> Statement {
+    let mut chain = identity.to_vec();
+    chain.resize(size_of::<Hash>(), 0);
     Statement::new(
         "INSERT INTO log_head (log, position, appended, records, bytes, chain, first, \
          records_trimmed, trimmed_chain) VALUES ($1, 0, 0, 0, 0, $2, 1, 0, $2)",
     )
     .integer(log)
-    .bytes(identity.to_vec())
+    .bytes(chain)
 }

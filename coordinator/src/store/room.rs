@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::super::StoreError;
+use super::StoreError;
 
 /// Bytes reserved for removals, mutes and feedback: a million records of some 60 bytes. A small
 /// store reserves an eighth of its limit.
-pub(super) const RESERVE_BYTES: u64 = 64 << 20;
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The bytes of all logs together.
 #[derive(Debug)]
@@ -29,9 +29,11 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(limit: u64) -> Self {
-        let (reserve, open) = (RESERVE_BYTES.min(limit / 8), watch::Sender::new(true));
-        Self { limit, reserve, held: AtomicU64::new(0), open }
+    /// The room of logs that hold `held` bytes already; `limit`: maximum number of bytes.
+    pub(super) fn new(limit: u64, held: u64) -> Self {
+        let reserve = RESERVE_BYTES.min(limit / 8);
+        let open = watch::Sender::new(held <= limit - reserve);
+        Self { limit, reserve, held: AtomicU64::new(held), open }
     }
 
     /// Channel of whether registrations and places are accepted.

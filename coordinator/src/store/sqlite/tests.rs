@@ -1,0 +1,177 @@
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use clarion_proto::{
+    device::{Change, Record},
+    ids::{DeviceId, UnixMillis},
+};
+use clarion_runtime::world::World;
+
+use super::*;
+use crate::store::{
+    AlertStore, ChangeLog, RecordBatch, StoreError,
+    sql::{MadeFor, OpenError, SqlStore},
+    suite::{app, suite},
+};
+
+fn made_for() -> MadeFor {
+    MadeFor { cluster: "c".to_owned(), partitions: 8, logs: 4, device_key: None }
+}
+
+/// Opens the store of a file; `tail`: bytes of the newest batches in memory.
+async fn open(path: &Path, tail: usize) -> Result<SqlStore<SqliteEngine>, OpenError> {
+    let world = World::system();
+    let engine = SqliteEngine::open(path, world.clock()).await?;
+    SqlStore::open(engine, &made_for(), 1 << 30, tail, &world).await
+}
+
+/// An empty store. Its file has no name any more, so that nothing is left when it is closed.
+async fn store(tail: usize) -> SqlStore<SqliteEngine> {
+    let folder = tempfile::tempdir().expect("a folder");
+    open(&folder.path().join("store.sqlite"), tail).await.expect("a new file")
+}
+
+suite! { store(1 << 20).await }
+
+/// The same requirements with every read from the file.
+mod without_tail {
+    use super::*;
+
+    suite! { store(0).await }
+}
+
+/// Records that can be found in the file: the device has `byte` sixteen times.
+fn batch(byte: u8) -> RecordBatch {
+    let device = DeviceId([byte; 16]);
+    RecordBatch::from_records(&[Record {
+        device,
+        observed: UnixMillis(1),
+        change: Change::Removal,
+    }])
+}
+
+async fn append(store: &impl ChangeLog, log: u16, byte: u8) -> Position {
+    store.append_all(vec![(LogId(log), batch(byte))]).await.expect("room")[0]
+}
+
+async fn text_of_refusal(path: &Path) -> String {
+    open(path, 0).await.expect_err("refused").to_string()
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_is_there_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    let store = open(&path, 1 << 20).await.expect("a new file");
+    store.create_app(app("demo")).await.expect("room");
+    append(&store, 1, 7).await;
+    let identity = store.identity();
+    store.close().await;
+    assert!(matches!(store.heads().await, Ok(_) | Err(StoreError::Away(_))));
+    let late = store.append_all(vec![(LogId(1), batch(1))]).await;
+    assert!(matches!(late, Err(StoreError::Away(_))), "{late:?}");
+
+    let store = open(&path, 1 << 20).await.expect("the same file");
+    assert_eq!(store.identity(), identity);
+    assert_eq!(store.heads().await, Ok([0, 1, 0, 0].map(Position).to_vec()));
+    assert_eq!(append(&store, 1, 8).await, Position(2));
+    let read = store.read_many(&[(LogId(1), Position(0))], 1 << 20).await.expect("up");
+    assert_eq!(read[0].1.iter().map(|b| b.position.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(store.apps(None, 9).await.expect("up").len(), 1);
+    let mode = fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "tokens are only for the owner");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_concerns_only_its_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    let store = open(&path, 0).await.expect("a new file");
+    for byte in [0xa1, 0xa2, 0xa3] {
+        append(&store, 1, byte).await;
+        append(&store, 2, byte - 0x40).await;
+    }
+    store.close().await;
+    let mut bytes = fs::read(&path).expect("the WAL is in the file");
+    let found = bytes.windows(16).position(|window| window == [0xa2; 16]).expect("the record");
+    bytes[found + 5] ^= 4;
+    fs::write(&path, bytes).expect("written");
+
+    let store = open(&path, 0).await.expect("the file is whole for SQLite");
+    let from = |log, after| (LogId(log), Position(after));
+    for after in [0, 1] {
+        let error = store.read_many(&[from(1, after)], 1 << 20).await.expect_err("damaged");
+        assert!(
+            matches!(error, StoreError::Damaged { log: LogId(1), position: Position(2), .. }),
+            "{error}"
+        );
+    }
+    let both = store.read_many(&[from(2, 0), from(1, 0)], 1 << 20).await.expect("log 2");
+    assert_eq!(both.iter().map(|(log, b)| (log.0, b.len())).collect::<Vec<_>>(), [(2, 3)]);
+    let rest = store.read_many(&[from(1, 2)], 1 << 20).await.expect("what follows is whole");
+    assert_eq!(rest[0].1[0].position, Position(3));
+    assert_eq!(append(&store, 1, 9).await, Position(4), "the log goes on");
+    store.close().await;
+}
+
+/// Runs statements on the file besides the program.
+fn alter(path: &Path, text: &str) {
+    let connection = rusqlite::Connection::open(path).expect("a file of SQLite");
+    connection.execute_batch(text).expect("valid");
+}
+
+#[tokio::test]
+async fn a_store_of_a_later_version_or_another_cluster_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    open(&path, 0).await.expect("a new file").close().await;
+    for (key, value, says) in [
+        ("cluster", "other", "cluster: the store was made for other; got c"),
+        ("partitions", "16", "partitions: the store was made for 16; got 8"),
+        ("logs", "3", "logs: the store was made for 3; got 4"),
+        ("schema_version", "2", "the store has schema version 2, and this program knows versions"),
+    ] {
+        let set = |value: &str| {
+            alter(
+                &path,
+                &format!("UPDATE meta SET value = CAST('{value}' AS BLOB) WHERE key = '{key}'"),
+            );
+        };
+        set(value);
+        let refused = text_of_refusal(&path).await;
+        assert!(refused.starts_with(says), "{refused}");
+        set(match key {
+            "cluster" => "c",
+            "partitions" => "8",
+            "logs" => "4",
+            _ => "1",
+        });
+    }
+    open(&path, 0).await.expect("as it was").close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_held_or_not_ours_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    let holder = open(&path, 0).await.expect("a new file");
+    let refused = text_of_refusal(&path).await;
+    assert!(
+        refused.contains("another process holds") && refused.contains("stop that"),
+        "{refused}"
+    );
+    append(&holder, 1, 1).await;
+    holder.close().await;
+
+    let other = folder.path().join("other.sqlite");
+    alter(&other, "CREATE TABLE songs (name TEXT)");
+    let refused = text_of_refusal(&other).await;
+    assert!(refused.contains("of another program: name another file"), "{refused}");
+    let text = folder.path().join("text");
+    fs::write(&text, "a text of more than a hundred bytes ".repeat(100)).expect("written");
+    let refused = text_of_refusal(&text).await;
+    assert!(refused.contains("is not a SQLite file"), "{refused}");
+    let nowhere = folder.path().join("missing").join("store.sqlite");
+    let refused = text_of_refusal(&nowhere).await;
+    assert!(refused.contains("its folder has to exist"), "{refused}");
+}
