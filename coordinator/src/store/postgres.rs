@@ -40,9 +40,7 @@ use self::{
     link::{Link, Pool},
     query::Query,
 };
-use super::sql::{
-    Engine, EngineError, Flush, Flushed, ReadError, Row, Statement, StoredBatch,
-};
+use super::sql::{Engine, EngineError, Flush, Flushed, ReadError, Row, Statement, StoredBatch};
 
 mod address;
 mod chief;
@@ -81,7 +79,7 @@ const DECISION_LINKS: usize = 2;
 
 /// A PostgreSQL database.
 #[derive(Debug)]
-pub struct Postgres {
+pub struct PostgresEngine {
     server: Arc<Server>,
     appends: Link,
     records: Pool,
@@ -95,7 +93,7 @@ pub struct Postgres {
     is_closed: AtomicBool,
 }
 
-impl Postgres {
+impl PostgresEngine {
     /// Connects to a database, and measures its clock.
     ///
     /// # Errors
@@ -249,7 +247,7 @@ impl Postgres {
 }
 
 #[async_trait]
-impl Engine for Postgres {
+impl Engine for PostgresEngine {
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, EngineError> {
         self.usable()?;
         let rows = self.records.run(&statement.into(), Effect::Reads, DEADLINE).await;
@@ -404,7 +402,11 @@ async fn renew(
 }
 
 /// Measures the difference between the server's clock and this machine's.
-async fn measure(server: &Server, guard: &Link, deadline: Duration) -> Result<ClockOffset, Failure> {
+async fn measure(
+    server: &Server,
+    guard: &Link,
+    deadline: Duration,
+) -> Result<ClockOffset, Failure> {
     // The first answer may have waited for the connection.
     guard.run(&clock::ask(), Effect::Reads, deadline).await?;
     let clock = server.world.clock();

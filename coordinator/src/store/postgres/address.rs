@@ -15,8 +15,7 @@ use percent_encoding::percent_decode_str;
 /// Port of PostgreSQL if the URL names none.
 const DEFAULT_PORT: u16 = 5432;
 /// Parameters that are understood, for the error about any other.
-const PARAMETERS: &str =
-    "application_name, host, port, sslmode, sslrootcert, target_session_attrs";
+const PARAMETERS: &str = "application_name, host, port, sslmode, sslrootcert, target_session_attrs";
 
 /// Address of a database, without its password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,11 +259,10 @@ mod tests {
     fn hosts_are_names_addresses_and_sockets() {
         let hosts = |url: &str| Address::parse(url).expect("valid").hosts;
         assert_eq!(hosts("postgres://u@db"), [tcp("db", 5432)]);
-        assert_eq!(hosts("postgresql://u@a:1,b,[::1]:3/d?port=7"), [
-            tcp("a", 1),
-            tcp("b", 7),
-            tcp("::1", 3)
-        ]);
+        assert_eq!(
+            hosts("postgresql://u@a:1,b,[::1]:3/d?port=7"),
+            [tcp("a", 1), tcp("b", 7), tcp("::1", 3)]
+        );
         let socket = [Host::Socket("/run/pg/.s.PGSQL.5433".into())];
         assert_eq!(hosts("postgres://u@/d?host=/run/pg&port=5433"), socket);
         assert_eq!(hosts("postgres://u@%2Frun%2Fpg:5433/d"), socket);

@@ -16,10 +16,8 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Statement,
-    config::SslMode,
-    tls::NoTlsStream,
-    types::ToSql,
+    AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Statement, config::SslMode,
+    tls::NoTlsStream, types::ToSql,
 };
 
 use super::{
@@ -271,8 +269,7 @@ impl Connection {
         let transaction = async {
             let transaction = self.client.transaction().await?;
             for query in queries {
-                let statement =
-                    transaction.prepare_typed(&query.dialect(), &query.types()).await?;
+                let statement = transaction.prepare_typed(&query.dialect(), &query.types()).await?;
                 let parameters: Vec<&(dyn ToSql + Sync)> =
                     query.parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
                 transaction.query(&statement, &parameters).await?;

@@ -124,7 +124,11 @@ impl std::fmt::Debug for Parameter {
 }
 
 impl ToSql for Parameter {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::One(Value::Integer(number)) => number.to_sql(ty, out),
             Self::One(Value::Text(text)) => text.to_sql(ty, out),
@@ -183,8 +187,10 @@ mod tests {
     #[test]
     fn the_fence_locks_and_tables_compare_bytes() {
         let text = |text| Query::new(text).dialect();
-        let fenced = text("UPDATE app SET revision = 1 WHERE \
-                           (SELECT epoch FROM chief WHERE id = 1) = $1");
+        let fenced = text(
+            "UPDATE app SET revision = 1 WHERE \
+                           (SELECT epoch FROM chief WHERE id = 1) = $1",
+        );
         assert!(fenced.ends_with("WHERE id = 1 FOR KEY SHARE) = $1"), "{fenced}");
         assert_eq!(text(super::super::super::sql::FENCE), format!("{EPOCH_LOCKED} = $1"));
         let table = text("CREATE TABLE IF NOT EXISTS t (a TEXT PRIMARY KEY, b TEXT NOT NULL)");

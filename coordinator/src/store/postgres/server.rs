@@ -190,9 +190,8 @@ impl Drop for TestServer {
 /// Starts the shell of a server, as the user `postgres` if this is root: the server refuses to run
 /// as root. An empty `folder`: the shell makes one.
 fn run(bin: &Path, folder: &Path, port: u16) -> (Child, ChildStdin, PathBuf) {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| {
-        std::os::unix::fs::MetadataExt::uid(&process) == 0
-    });
+    let is_root = fs::metadata("/proc/self")
+        .is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
     let mut command = if is_root {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "sh"]);

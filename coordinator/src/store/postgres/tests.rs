@@ -10,7 +10,10 @@ use std::sync::{
 use bytes::Bytes;
 
 use super::{server::TestServer, *};
-use crate::store::sql::{FlushBatch, Hash, Value, schema};
+use crate::store::{
+    sql::{FlushBatch, Hash, MadeFor, SqlStore, Value, next_link},
+    suite::suite,
+};
 
 mod flush;
 mod outage;
@@ -19,8 +22,6 @@ mod session;
 
 /// Number of logs of the tests' databases.
 const LOGS: u16 = 8;
-/// Identity of the logs of the tests' databases.
-const IDENTITY: [u8; 16] = [7; 16];
 
 /// The server of all tests that do not stop it.
 fn shared() -> Option<&'static TestServer> {
@@ -36,25 +37,57 @@ fn database(server: &TestServer) -> String {
     name
 }
 
-async fn connect(server: &TestServer, database: &str) -> Postgres {
+async fn connect(server: &TestServer, database: &str) -> PostgresEngine {
     let address = Address::parse(&server.url(database)).expect("a URL");
-    Postgres::open(address, None, &World::system()).await.expect("up")
+    PostgresEngine::open(address, None, &World::system()).await.expect("up")
 }
 
-/// A database with tables, and an engine that is chief of it.
-async fn led(server: &TestServer) -> (String, Postgres, Epoch) {
+fn made_for(logs: u16) -> MadeFor {
+    MadeFor { cluster: "c".to_owned(), partitions: 8, logs, device_key: None }
+}
+
+/// Opens the store of a database; `tail`: bytes of the newest batches in memory.
+async fn store(
+    server: &TestServer,
+    database: &str,
+    logs: u16,
+    tail: usize,
+) -> SqlStore<PostgresEngine> {
+    let engine = connect(server, database).await;
+    let store = SqlStore::open(engine, &made_for(logs), 1 << 30, tail, &World::system()).await;
+    store.expect("no other process")
+}
+
+/// A database with the tables of `logs` logs, and an engine that is chief of it.
+async fn led_of(server: &TestServer, logs: u16) -> (String, PostgresEngine, Epoch) {
     let database = database(server);
+    store(server, &database, logs, 0).await.close().await;
     let engine = connect(server, &database).await;
-    let mut statements: Vec<_> = schema::TABLES.into_iter().map(Statement::new).collect();
-    statements.push(schema::no_chief());
-    statements.extend((0..LOGS).map(|log| schema::empty_log(log, IDENTITY)));
-    engine.migrate(statements).await.expect("tables");
     let epoch = engine.lead([1; 16]).await.expect("nobody else");
     (database, engine, epoch)
 }
 
+async fn led(server: &TestServer) -> (String, PostgresEngine, Epoch) {
+    led_of(server, LOGS).await
+}
+
+suite! {{
+    let Some(server) = shared() else { return };
+    store(server, &database(server), 4, 1 << 20).await
+}}
+
+/// The same requirements with every read from the database.
+mod without_tail {
+    use super::*;
+
+    suite! {{
+        let Some(server) = shared() else { return };
+        store(server, &database(server), 4, 0).await
+    }}
+}
+
 /// An engine that died: its renewals end, and nothing is given back.
-fn die(engine: &Postgres) {
+fn die(engine: &PostgresEngine) {
     engine.renewal.lock().abort_all();
 }
 
@@ -80,7 +113,11 @@ fn flush_of(epoch: Epoch, producer: u8, number: u64, logs: &[u16]) -> Flush {
 }
 
 /// Whether a flush is stored in a log, as the store asks after a lost answer.
-async fn is_stored(engine: &Postgres, producer: u8, number: u64) -> Result<bool, EngineError> {
+async fn is_stored(
+    engine: &PostgresEngine,
+    producer: u8,
+    number: u64,
+) -> Result<bool, EngineError> {
     let asked = Statement::new("SELECT log FROM batch WHERE producer = $1 AND number = $2")
         .bytes(vec![producer; 16])
         .integer(number);
@@ -91,14 +128,17 @@ async fn is_stored(engine: &Postgres, producer: u8, number: u64) -> Result<bool,
 #[derive(Debug, Clone)]
 struct Place {
     position: Position,
-    chain: Vec<u8>,
+    chain: Hash,
     appended: u64,
 }
 
 impl Place {
-    /// Before the first batch.
-    fn beginning() -> Self {
-        Self { position: Position(0), chain: IDENTITY.to_vec(), appended: 0 }
+    /// Before the first batch of a log of which nothing was trimmed.
+    fn beginning(server: &TestServer, database: &str) -> Self {
+        let chain = "SELECT encode(trimmed_chain, 'hex') FROM log_head WHERE log = 0";
+        let chain = data_encoding::HEXLOWER.decode(server.sql(database, chain).as_bytes());
+        let chain = chain.expect("hexadecimal").try_into().expect("32 bytes");
+        Self { position: Position(0), chain, appended: 0 }
     }
 
     /// Checks batches of one record each, which were read after this place, and goes on to the last.
@@ -107,15 +147,14 @@ impl Place {
             assert_eq!(batch.flushed.log, LogId(log));
             assert_eq!(batch.flushed.position, Position(self.position.0 + 1), "log {log}: dense");
             assert_eq!(batch.digest, sha256(&batch.records), "log {log}");
-            let chain = sha256(&[&self.chain[..], &batch.digest[..]].concat());
-            assert_eq!(batch.flushed.chain, chain, "log {log}");
+            assert_eq!(batch.flushed.chain, next_link(&self.chain, &batch.digest), "log {log}");
             assert_eq!(batch.flushed.records_until, batch.flushed.position.0, "log {log}");
             assert!(batch.flushed.appended.0 >= self.appended, "log {log}: time goes on");
             if self.position.0 > 0 {
-                assert_eq!(batch.before.map(Vec::from), Some(self.chain.clone()), "log {log}");
+                assert_eq!(batch.before, Some(self.chain), "log {log}");
             }
             self.position = batch.flushed.position;
-            self.chain = chain.to_vec();
+            self.chain = batch.flushed.chain;
             self.appended = batch.flushed.appended.0;
         }
     }

@@ -48,7 +48,7 @@ async fn writers_at_once(seconds: u64) {
     }
     // The reader follows all logs, and sees every batch once.
     let reader = connect(server, &name).await;
-    let mut read = vec![Place::beginning(); usize::from(LOGS)];
+    let mut read = vec![Place::beginning(server, &name); usize::from(LOGS)];
     let mut seen = 0_u64;
     let mut totals = (0, 0);
     while !writers.is_empty() || seen < totals.1 {
@@ -186,9 +186,7 @@ async fn damage_is_told_by_log_and_position() {
 async fn figures_of_64_logs() {
     const LOGS: u16 = 64;
     let Some(server) = shared() else { return };
-    let (name, engine, epoch) = led(server).await;
-    let more: Vec<_> = (super::LOGS..LOGS).map(|log| schema::empty_log(log, IDENTITY)).collect();
-    engine.migrate(more).await.expect("logs");
+    let (name, engine, epoch) = led_of(server, LOGS).await;
     let engine = Arc::new(engine);
     for bytes in [100, 4_000, 30_000] {
         let mut times = Vec::new();

@@ -7,13 +7,12 @@ use super::*;
 
 /// Appends one flush as the store does: asks after a lost answer, and repeats under the same
 /// number. Returns the positions when the flush is acknowledged.
-async fn append_certainly(engine: &Postgres, flush: &Flush) -> Vec<(LogId, Position)> {
+async fn append_certainly(engine: &PostgresEngine, flush: &Flush) -> Vec<(LogId, Position)> {
     loop {
         match engine.flush(flush.clone()).await {
             Ok(flushed) => return flushed.iter().map(|f| (f.log, f.position)).collect(),
             Err(EngineError::Unknown(_) | EngineError::Duplicate) => {
-                let asked =
-                    "SELECT log, position FROM batch WHERE producer = $1 AND number = $2";
+                let asked = "SELECT log, position FROM batch WHERE producer = $1 AND number = $2";
                 let asked = Statement::new(asked).bytes(flush.producer.to_vec());
                 let asked = asked.integer(flush.number);
                 // Not there: the flush is repeated. Away: asked again by repeating it.
@@ -75,7 +74,7 @@ async fn a_killed_server_loses_no_acknowledged_flush() {
     // Every batch that is stored was acknowledged, because each flush was repeated until it was.
     let mut stored = BTreeMap::new();
     for log in 0..LOGS {
-        let mut at = Place::beginning();
+        let mut at = Place::beginning(&server, &name);
         loop {
             let read = engine.read(vec![(LogId(log), at.position)], 1_000_000).await.expect("up");
             if read.is_empty() {

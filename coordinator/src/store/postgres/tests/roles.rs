@@ -89,8 +89,7 @@ async fn a_write_that_began_before_a_takeover_does_not_commit_after_it() {
     tokio::time::sleep(Duration::from_millis(700)).await;
     let insert = "INSERT INTO meta (key, value) SELECT $2, $3 WHERE \
                   (SELECT epoch FROM chief WHERE id = 1) = $1 RETURNING key";
-    let insert =
-        |key: &str| Statement::new(insert).integer(epoch.0).text(key).bytes(vec![1]);
+    let insert = |key: &str| Statement::new(insert).integer(epoch.0).text(key).bytes(vec![1]);
     let (flushed, written, decided) = tokio::join!(
         first.flush(flush_of(epoch, 1, 1, &[0])),
         first.execute(insert("a")),

@@ -7,9 +7,9 @@ use clarion_runtime::world::{Clock, Tcp};
 
 use super::*;
 
-async fn open(url: &str, password: Option<&str>) -> Result<Postgres, EngineError> {
+async fn open(url: &str, password: Option<&str>) -> Result<PostgresEngine, EngineError> {
     let address = Address::parse(url).expect("a URL");
-    Postgres::open(address, password.map(SecretString::from), &World::system()).await
+    PostgresEngine::open(address, password.map(SecretString::from), &World::system()).await
 }
 
 #[tokio::test]
@@ -139,13 +139,13 @@ fn write_as_owner(path: &Path, text: &str) {
 async fn a_clock_that_differs_is_seen() {
     let Some(server) = shared() else { return };
     let address = || Address::parse(&server.url("postgres")).expect("a URL");
-    let right = Postgres::open(address(), None, &World::system()).await.expect("up");
+    let right = PostgresEngine::open(address(), None, &World::system()).await.expect("up");
     assert!(!right.clock_offset().borrow().is_too_large());
     let now = World::system().clock().wall().0;
     for (wall, sign) in [(now + 60_000, -1), (now - 60_000, 1)] {
         let clock = Clock::start_at(UnixMillis(wall));
         let world = World::new(clock, 1, std::sync::Arc::new(Tcp));
-        let engine = Postgres::open(address(), None, &world).await.expect("up");
+        let engine = PostgresEngine::open(address(), None, &world).await.expect("up");
         let offset = *engine.clock_offset().borrow();
         assert!(offset.is_too_large() && offset.offset_ms.signum() == sign, "{offset:?}");
         assert!((55_000..65_000).contains(&offset.offset_ms.abs()), "{offset:?}");
