@@ -125,8 +125,8 @@ options! {
         "Store of apps, alerts and devices: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, or \
          memory, which loses everything with the process; default: store.sqlite in the data folder";
     store_password_file: PathBuf, "CLARION_STORE_PASSWORD_FILE", "FILE",
-        "File with the password for the PostgreSQL store, without the end of the line; default: \
-         the password in the URL, if it has one";
+        "File with the password of the PostgreSQL user, without the end of its line; default: the \
+         server asks for no password";
     data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
          Not used with --store memory, and not with another store and --device-key-file";
