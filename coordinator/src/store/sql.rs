@@ -27,7 +27,7 @@ pub use engine::{
 pub use logs::next_link;
 pub use open::{MadeFor, OpenError};
 
-use self::{database::Database, flush::Flusher, logs::Logs};
+use self::{apps::KnownApps, database::Database, flush::Flusher, logs::Logs};
 use super::StoreError;
 
 mod alerts;
@@ -41,6 +41,8 @@ mod logs;
 mod open;
 mod schema;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 /// Condition that every writing statement holds, as text; its parameter is the writer's epoch,
 /// always the first parameter.
@@ -50,6 +52,7 @@ pub const FENCE: &str = "(SELECT epoch FROM chief WHERE id = 1) = $1";
 pub struct SqlStore<E: Engine> {
     database: Arc<Database<E>>,
     logs: Arc<Logs>,
+    apps: KnownApps,
     flusher: Flusher,
 }
 
@@ -73,7 +76,7 @@ impl<E: Engine> SqlStore<E> {
         let database = Arc::new(database);
         let logs = Arc::new(Logs::new(database.identity(), heads, bytes_max, tail_bytes_max));
         let flusher = Flusher::start(Arc::clone(&database), Arc::clone(&logs), world);
-        Ok(Self { database, logs, flusher })
+        Ok(Self { database, logs, apps: KnownApps::default(), flusher })
     }
 
     /// Channel of how the database is. [`Condition::Stopped`] is the last value: the process has to
@@ -81,6 +84,12 @@ impl<E: Engine> SqlStore<E> {
     #[must_use]
     pub fn condition(&self) -> watch::Receiver<Condition> {
         self.database.condition()
+    }
+
+    /// The database, for tests that break it.
+    #[cfg(test)]
+    pub(in crate::store) fn engine(&self) -> &E {
+        self.database.engine()
     }
 
     /// Finishes the appends that wait and closes the database. A process that ends without it

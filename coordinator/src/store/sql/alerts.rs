@@ -182,15 +182,26 @@ impl<E: Engine> AlertStore for SqlStore<E> {
     }
 
     async fn create_app(&self, app: AppRecord) -> Result<Created<AppRecord>, StoreError> {
-        self.create_app_row(app).await
+        let name = app.app.name.clone();
+        self.apps.begin(&name);
+        let created = self.create_app_row(app).await;
+        self.apps.end(&name);
+        created
     }
 
     async fn replace_app(&self, app: AppRecord) -> Result<Arc<AppRecord>, StoreError> {
-        self.replace_app_row(app).await
+        let name = app.app.name.clone();
+        self.apps.begin(&name);
+        let replaced = self.replace_app_row(app).await;
+        self.apps.end(&name);
+        replaced
     }
 
     async fn delete_app(&self, name: &AppName) -> Result<(), StoreError> {
-        self.delete_app_row(name).await
+        self.apps.begin(name);
+        let deleted = self.delete_app_row(name).await;
+        self.apps.end(name);
+        deleted
     }
 
     async fn deleted_identity(&self, name: &AppName) -> Result<Option<Identity>, StoreError> {
@@ -198,7 +209,7 @@ impl<E: Engine> AlertStore for SqlStore<E> {
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError> {
-        self.app_row(name).await
+        self.known_app(name).await
     }
 
     async fn apps(

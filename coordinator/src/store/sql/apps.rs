@@ -15,6 +15,10 @@ use super::{
 };
 use crate::store::{AppRecord, Created, StoreError, encoded, memory::APPS_MAX};
 
+mod known;
+
+pub(super) use known::KnownApps;
+
 const CREATE: &str = "INSERT INTO app (name, revision, identity, deleted, record) \
      SELECT $2, $3, $4, 0, $5 WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
      AND (SELECT count(*) FROM app WHERE deleted = 0) < $6 \
@@ -144,6 +148,21 @@ impl<E: Engine> SqlStore<E> {
     ) -> Result<Option<Arc<AppRecord>>, StoreError> {
         let rows = self.database.read(Statement::new(GET).text(name.id())).await?;
         rows.first().map(|row| self.read_app(row)).transpose()
+    }
+
+    /// The app of a name, from memory if it is there.
+    pub(super) async fn known_app(
+        &self,
+        name: &AppName,
+    ) -> Result<Option<Arc<AppRecord>>, StoreError> {
+        self.database.usable()?;
+        if let Some(app) = self.apps.get(name) {
+            return Ok(Some(app));
+        }
+        let changes = self.apps.changes();
+        let app = self.app_row(name).await?;
+        app.iter().for_each(|app| self.apps.keep(app, changes));
+        Ok(app)
     }
 
     pub(super) async fn app_rows(

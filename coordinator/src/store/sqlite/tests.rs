@@ -13,6 +13,8 @@ use crate::store::{
     suite::{app, suite},
 };
 
+mod model;
+
 fn made_for() -> MadeFor {
     MadeFor { cluster: "c".to_owned(), partitions: 8, logs: 4, device_key: None }
 }
@@ -174,4 +176,33 @@ async fn a_file_that_is_held_or_not_ours_is_refused_with_what_to_do() {
     let nowhere = folder.path().join("missing").join("store.sqlite");
     let refused = text_of_refusal(&nowhere).await;
     assert!(refused.contains("its folder has to exist"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let locked = folder.path().join("locked");
+    fs::create_dir(&locked).expect("made");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o500)).expect("ours");
+    if fs::write(locked.join("probe"), "").is_ok() {
+        println!("SKIPPED: this user may write everywhere");
+        return;
+    }
+    let refused = text_of_refusal(&locked.join("store.sqlite")).await;
+    assert!(refused.contains("its folder has to exist and to be writable"), "{refused}");
+}
+
+/// A read-only file system shows itself as a file that cannot be written.
+#[tokio::test]
+async fn a_file_that_became_read_only_refuses_writes_and_is_read() {
+    let store = store(1 << 20).await;
+    append(&store, 1, 1).await;
+    let engine = store.engine();
+    engine.execute(Statement::new("PRAGMA query_only = ON")).await.expect("up");
+    let refused = store.append_all(vec![(LogId(1), batch(2))]).await.expect_err("read-only");
+    assert!(refused.to_string().contains("cannot be written"), "{refused}");
+    assert_eq!(store.read_many(&[(LogId(1), Position(0))], 9).await.expect("up").len(), 1);
+    store.engine().execute(Statement::new("PRAGMA query_only = OFF")).await.expect("up");
+    assert_eq!(append(&store, 1, 2).await, Position(2));
+    store.close().await;
 }

@@ -133,12 +133,19 @@ impl Worker<'_> {
         }
         let columns = prepared.column_count();
         let mut rows = prepared.raw_query();
-        while let Some(row) = rows.next()? {
-            if !take(row, columns)? {
-                break;
+        let mut step = || -> Result<(), Error> {
+            while let Some(row) = rows.next()? {
+                if !take(row, columns)? {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        let stepped = step();
+        drop(rows);
+        // The copies of the values are not kept until the text is used again.
+        prepared.clear_bindings();
+        stepped
     }
 
     /// Runs `work` in a transaction: it is committed if `work` succeeds.
