@@ -13,8 +13,8 @@
 //! ([`EngineError::Unknown`]). Every statement after an unknown outcome first waits for a commit of
 //! its own (`doubt`), so that what it reads cannot be lost in a failover any more.
 //!
-//! A pooler between coordinator and server must keep sessions: settings and prepared statements
-//! belong to them.
+//! The server is PostgreSQL 14 or newer. A pooler between coordinator and server must keep sessions:
+//! settings and prepared statements belong to them.
 
 use std::{
     sync::{
@@ -366,7 +366,7 @@ async fn renew(
         clock.sleep_until(Some(clock.now() + RENEW_INTERVAL)).await;
         let renewed = async {
             if !guard.run(&chief::renew(epoch), Effect::Reads, GUARD_DEADLINE).await?.is_empty() {
-                return Ok(None);
+                return Ok::<_, Failure>(None);
             }
             let stored = guard.run(&chief::stored(), Effect::Reads, GUARD_DEADLINE).await?;
             let stored = stored.first().and_then(|row| row.try_get::<_, i64>(0).ok());
@@ -377,10 +377,7 @@ async fn renew(
             Ok(Some(stored)) if stored != epoch.0 => return Epoch(stored),
             Ok(_) => {}
             Err(failure) => {
-                let reason = match failure {
-                    Failure::Unreached(text) | Failure::Lost(text) => text,
-                    Failure::Refused(refusal) => refusal.text,
-                };
+                let reason = failure.into_text();
                 if let Some(count) = failures.note(&reason, now.since(Default::default())) {
                     tracing::warn!(reason, count, "renewal of the role of chief failed");
                 }

@@ -31,6 +31,9 @@ use super::{
 /// Time for a connection to one host: name, TCP, TLS, password, session.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Settings of a migration: an index over all rows takes longer than other statements.
+const MIGRATION_SETTINGS: &str = "SET LOCAL statement_timeout = '45s'";
+
 /// Where connections lead, and what they share.
 pub(super) struct Server {
     pub(super) address: Address,
@@ -255,19 +258,16 @@ impl Connection {
             query.parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
         let rows = self.client.query(&statement, &parameters).await;
         let rows = rows.map_err(|e| self.with_last_words(failed(e)))?;
-        // A commit whose wait for a standby was cancelled succeeds with a warning.
-        if self.notices.warnings.load(Ordering::SeqCst) != warned {
-            let last = self.notices.last.lock().clone().unwrap_or_default();
-            return Err(Failure::Lost(format!("{}: {last}", self.host)));
-        }
+        self.without_warning(warned)?;
         Ok(rows)
     }
 
     /// Runs the statements of one transaction without preparing them for later.
     pub(super) async fn run_together(&mut self, queries: &[Query]) -> Result<(), Failure> {
-        let host = &self.host;
+        let warned = self.notices.warnings.load(Ordering::SeqCst);
         let transaction = async {
             let transaction = self.client.transaction().await?;
+            transaction.batch_execute(MIGRATION_SETTINGS).await?;
             for query in queries {
                 let statement = transaction.prepare_typed(&query.dialect(), &query.types()).await?;
                 let parameters: Vec<&(dyn ToSql + Sync)> =
@@ -276,7 +276,19 @@ impl Connection {
             }
             transaction.commit().await
         };
-        transaction.await.map_err(|e| Failure::of(&e, host))
+        let ran = transaction.await;
+        ran.map_err(|e| self.with_last_words(Failure::of(&e, &self.host)))?;
+        self.without_warning(warned)
+    }
+
+    /// Checks that no warning came since there were `warned`: a commit whose wait for a standby was
+    /// cancelled succeeds with a warning.
+    fn without_warning(&self, warned: u64) -> Result<(), Failure> {
+        if self.notices.warnings.load(Ordering::SeqCst) == warned {
+            return Ok(());
+        }
+        let last = self.notices.last.lock().clone().unwrap_or_default();
+        Err(Failure::Lost(format!("{}: {last}", self.host)))
     }
 
     /// Adds why the server ended the connection, which it says before it does so.

@@ -12,7 +12,9 @@ use super::super::sql::EngineError;
 /// Why a statement has no result.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
-    /// No connection, or no time left: nothing was sent.
+    /// All connections are in use: nothing was sent.
+    Crowded,
+    /// No connection: nothing was sent.
     Unreached(String),
     /// The server refused the statement, and so wrote nothing.
     Refused(Refusal),
@@ -37,6 +39,9 @@ pub(super) enum Effect {
     Reads,
     Writes,
 }
+
+/// What the error of [`Failure::Crowded`] says.
+const CROWDED: &str = "every connection to the database is in use";
 
 impl Failure {
     /// The meaning of an error for a statement that was sent to a host.
@@ -91,9 +96,19 @@ impl Failure {
             && refusal.constraint.as_deref() == Some("batch_by_flush")
     }
 
+    /// The failure in words, for a log.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Crowded => CROWDED.to_owned(),
+            Self::Unreached(text) | Self::Lost(text) => text,
+            Self::Refused(refusal) => refusal.text,
+        }
+    }
+
     /// The error for the store.
     pub(super) fn into_error(self, effect: Effect) -> EngineError {
         match (self, effect) {
+            (Self::Crowded, _) => EngineError::Busy(CROWDED.to_owned()),
             (Self::Unreached(text), _) | (Self::Lost(text), Effect::Reads) => {
                 EngineError::Away(text)
             }

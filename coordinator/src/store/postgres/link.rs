@@ -9,13 +9,7 @@
 //! their deadline. After that they fail at once with the reason of the last try, and one caller per
 //! wait tries again.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
 use clarion_runtime::repeated::Repeated;
@@ -38,8 +32,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long callers wait for a database that is away.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Callers that may wait for a connection of a pool; more are refused at once.
-const WAITING_MAX: usize = 1_024;
+/// Callers of a pool at a time; more are refused at once.
+const CALLERS_MAX: usize = 1_024;
 /// Commits a change to no value, and waits for disk and standby as every commit does.
 const SETTLE: Query = Query::new("SELECT id FROM chief WHERE id = 1 FOR KEY SHARE");
 
@@ -92,7 +86,7 @@ impl Link {
         deadline: Duration,
     ) -> Result<Vec<Row>, Failure> {
         let until = self.until(deadline);
-        let mut state = timeout_at(until, self.state.lock()).await.map_err(|_| self.busy())?;
+        let mut state = timeout_at(until, self.state.lock()).await.map_err(|_| Failure::Crowded)?;
         self.run_on(&mut state, query, effect, until).await
     }
 
@@ -103,7 +97,7 @@ impl Link {
         deadline: Duration,
     ) -> Result<(), Failure> {
         let until = self.until(deadline);
-        let mut state = timeout_at(until, self.state.lock()).await.map_err(|_| self.busy())?;
+        let mut state = timeout_at(until, self.state.lock()).await.map_err(|_| Failure::Crowded)?;
         let connection = self.connected(&mut state, until).await?;
         let ran = timeout_at(until, connection.run_together(queries)).await;
         let ran = ran.unwrap_or_else(|_| Err(Failure::Lost("no answer in time".to_owned())));
@@ -118,10 +112,6 @@ impl Link {
     fn until(&self, deadline: Duration) -> Instant {
         let clock = self.server.world.clock();
         clock.instant(clock.now() + deadline)
-    }
-
-    fn busy(&self) -> Failure {
-        Failure::Unreached("every connection to the database is in use".to_owned())
     }
 
     async fn run_on(
@@ -241,14 +231,16 @@ impl Link {
 #[derive(Debug)]
 pub(super) struct Pool {
     links: Vec<Link>,
-    next: AtomicUsize,
-    waiting: Semaphore,
+    /// A permit for each link without a statement.
+    idle: Semaphore,
+    /// A permit for each caller that may wait for a link or have one.
+    callers: Semaphore,
 }
 
 impl Pool {
     pub(super) fn new(server: &Arc<Server>, role: Role, size: usize) -> Self {
         let links = (0..size).map(|_| Link::new(server, role)).collect();
-        Self { links, next: AtomicUsize::new(0), waiting: Semaphore::new(WAITING_MAX) }
+        Self { links, idle: Semaphore::new(size), callers: Semaphore::new(CALLERS_MAX) }
     }
 
     /// Runs one statement that commits by itself on a link that is free, or the next to be free.
@@ -258,17 +250,15 @@ impl Pool {
         effect: Effect,
         deadline: Duration,
     ) -> Result<Vec<Row>, Failure> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let link = |n: usize| &self.links[(first.wrapping_add(n)) % self.links.len()];
-        let Ok(_waits) = self.waiting.try_acquire() else { return Err(link(0).busy()) };
-        for n in 0..self.links.len() {
-            let link = link(n);
-            if let Ok(mut state) = link.state.try_lock() {
-                let until = link.until(deadline);
-                return link.run_on(&mut state, query, effect, until).await;
-            }
-        }
-        link(0).run(query, effect, deadline).await
+        let until = self.links[0].until(deadline);
+        let Ok(_caller) = self.callers.try_acquire() else { return Err(Failure::Crowded) };
+        let Ok(_idle) = timeout_at(until, self.idle.acquire()).await else {
+            return Err(Failure::Crowded);
+        };
+        let free = self.links.iter().find_map(|link| Some((link, link.state.try_lock().ok()?)));
+        // There are as many permits as links, and only `close` locks a link without one.
+        let Some((link, mut state)) = free else { return Err(Failure::Crowded) };
+        link.run_on(&mut state, query, effect, until).await
     }
 
     pub(super) async fn close(&self) {

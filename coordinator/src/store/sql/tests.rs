@@ -165,6 +165,7 @@ async fn calls_that_wait_share_a_flush_and_keep_their_order() {
     let mut calls: Vec<_> = calls.into_iter().map(|call| store.append_all(call)).collect();
     for call in &mut calls {
         assert!(futures_util::FutureExt::now_or_never(call).is_none(), "it waits");
+        tokio::task::yield_now().await;
     }
     let appended = async {
         let all = futures_util::future::join_all(calls).await;
