@@ -19,7 +19,7 @@ use super::{
     credentials::CredentialTable,
     given::{Given, Tables},
     lanes::GatewayTable,
-    store::StoreText,
+    store::{DATA_DIR, StoreText},
 };
 use crate::bands::{EDGES_M, STEP_M};
 
@@ -43,8 +43,6 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// Default for FCM: Google deletes a token that was not connected for 270 days (Firebase, "Best
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
-/// Default data folder, from the working directory.
-pub(super) const DATA_DIR: &str = "clarion-data";
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 

@@ -12,11 +12,13 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
-    ConfigError, args,
+    ConfigError,
     given::{Given, Places},
 };
 use crate::store::{open::StorePlace, postgres::Address};
 
+/// Default data folder, from the working directory.
+pub(super) const DATA_DIR: &str = "clarion-data";
 /// Name of the store's file in the data folder.
 const FILE: &str = "store.sqlite";
 /// Longest password, bytes: more is a mistaken file.
@@ -61,7 +63,7 @@ pub(super) fn store(
     let StoreOptions { store, password_file, data_dir, has_device_key } = options;
     let folder = match &data_dir.value {
         Some(path) => data_dir.place(places).resolve(path),
-        None => PathBuf::from(args::DATA_DIR),
+        None => PathBuf::from(DATA_DIR),
     };
     let mut place = match &store.value {
         None => StorePlace::Sqlite(folder.join(FILE)),
