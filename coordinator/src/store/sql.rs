@@ -106,7 +106,8 @@ impl<E: Engine> fmt::Debug for SqlStore<E> {
     }
 }
 
-/// How the database was at the newest statement. A store without work asks once a second.
+/// How the database was at the newest statement; one that refuses writes is away, although it can
+/// be read. A store without work asks once a second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// The database answers.

@@ -209,7 +209,7 @@ impl<E: Engine> Run<E> {
                 biased;
                 call = self.calls.recv() => return call,
                 () = self.stop.cancelled(), if !stopped => self.calls.close(),
-                () = sleep(PROBE_AFTER) => drop(self.database.check_chief().await),
+                () = sleep(PROBE_AFTER) => self.database.probe().await,
             }
         }
     }

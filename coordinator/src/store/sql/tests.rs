@@ -415,9 +415,12 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     assert!(refused.to_string().contains("is full: free space on it"), "{refused}");
     assert!(matches!(refused, StoreError::Away(_)));
     assert_eq!(store.heads().await.expect("up")[0], Position(appended));
+    assert_eq!(store.apps(None, 9).await.expect("it can be read").len(), 1);
+    assert!(matches!(*store.condition().borrow(), Condition::Away(_)), "and is away all the same");
     let engine = &store.engine().engine;
     engine.execute(Statement::new("PRAGMA max_page_count = 10000")).await.expect("up");
     let next = store.append_all(large()).await;
     assert_eq!(next, Ok(vec![Position(appended + 1)]), "no position is skipped");
+    assert_eq!(*store.condition().borrow(), Condition::Up);
     store.close().await;
 }
