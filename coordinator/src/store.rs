@@ -44,6 +44,7 @@ mod known;
 pub mod memory;
 pub mod open;
 pub mod pulse;
+pub mod postgres;
 mod record;
 mod room;
 pub mod sql;

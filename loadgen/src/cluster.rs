@@ -9,6 +9,7 @@
 //! this program is killed.
 
 pub mod accounting;
+mod data;
 pub mod emulator;
 pub mod files;
 pub mod network;
@@ -19,7 +20,6 @@ pub mod process;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -75,29 +75,6 @@ pub struct ClusterPlan {
     pub network: NetworkPlan,
     /// Time limit for the start of each process.
     pub start_deadline: Duration,
-}
-
-impl ClusterPlan {
-    /// Returns the data folder of a coordinator, which all of its processes use.
-    #[must_use]
-    pub fn data_dir(&self, coordinator: &str) -> PathBuf {
-        self.dir.join(format!("{coordinator}-data"))
-    }
-
-    /// Removes the data folders of all coordinators: before a start, because a former run may have
-    /// left them, and after a run that passed.
-    ///
-    /// # Errors
-    /// If a folder cannot be removed.
-    pub fn remove_data(&self) -> io::Result<()> {
-        for coordinator in [names::COORDINATOR, names::SECOND_COORDINATOR] {
-            match fs::remove_dir_all(self.data_dir(coordinator)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Addresses of a cluster that another program started.
@@ -433,18 +410,12 @@ impl Nodes {
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
-        let data = self.plan.data_dir(name);
-        let store = match self.plan.store {
-            StoreKind::Sqlite => format!("sqlite:{}", data.join("store.sqlite").display()),
-            StoreKind::Memory => "memory".to_owned(),
-        };
-        // The place of the store is given by flags, which override variables of the environment: a
-        // run must not write to the store of a real cluster.
+        let [data_dir, store] = self.plan.data_options(name);
         let arguments = [
             "coordinator".to_owned(),
             format!("--config={}", config.display()),
-            format!("--data-dir={}", data.display()),
-            format!("--store={store}"),
+            data_dir,
+            store,
             "--announce".to_owned(),
         ];
         let environment = network::environment(&self.plan.dir, &self.served);

@@ -12,10 +12,10 @@ mod named;
 pub mod nodes;
 pub mod restarts;
 pub mod series;
+mod store;
 
 use std::{fmt, fs, io, path::Path};
 
-use clap::ValueEnum;
 use clarion_emulator::{Faults, Platform, faults::Latency};
 use serde::Deserialize;
 
@@ -26,6 +26,7 @@ use named::NAMED;
 pub use nodes::{NodeAction, NodeChange};
 pub use restarts::RestartsSpec;
 pub use series::{CaseSpec, SeriesSpec};
+pub use store::StoreKind;
 
 /// A scenario: population, cluster, alert, faults and expectations.
 #[derive(Debug, Clone, Deserialize)]
@@ -75,17 +76,6 @@ pub struct Scenario {
     /// Expectations of the result.
     #[serde(default)]
     pub expect: Expectations,
-}
-
-/// Store of the coordinator that a run starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreKind {
-    /// A file in the run's folder, removed after a run that passed.
-    #[default]
-    Sqlite,
-    /// The coordinator's memory: no disk takes part in what is measured.
-    Memory,
 }
 
 /// Time limits for the parts of a run, after which it counts as failed, seconds.

@@ -219,7 +219,7 @@ async fn everything_is_killed_and_nothing_acknowledged_is_lost() {
     cluster.kill(names::COORDINATOR).await;
     cluster.start_again(names::COORDINATOR, Started::default()).await.expect("it starts");
     let ended = read(connect(&cluster).await, &submitted).await;
-    let totals = ended.progress.clone().unwrap_or_default();
+    let totals = ended.progress.unwrap_or_default();
     assert_eq!((ended.state(), totals.handed), (wire::State::Resolved, DEVICES));
     sleep(Duration::from_secs(2)).await;
     assert_eq!(pushes(&cluster, &submitted).await, pushed, "nothing is sent again");

@@ -19,7 +19,7 @@ use super::{
     credentials::CredentialTable,
     given::{Given, Tables},
     lanes::GatewayTable,
-    store::StoreText,
+    store::{DATA_DIR, StoreText},
 };
 use crate::bands::{EDGES_M, STEP_M};
 
@@ -43,8 +43,6 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// Default for FCM: Google deletes a token that was not connected for 270 days (Firebase, "Best
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
-/// Default data folder, from the working directory.
-pub(super) const DATA_DIR: &str = "clarion-data";
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
@@ -125,8 +123,8 @@ options! {
         "Store of apps, alerts and devices: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, or \
          memory, which loses everything with the process; default: store.sqlite in the data folder";
     store_password_file: PathBuf, "CLARION_STORE_PASSWORD_FILE", "FILE",
-        "File with the password for the PostgreSQL store, without the end of the line; default: \
-         the password in the URL, if it has one";
+        "File with the password of the PostgreSQL user, without the end of its line; default: the \
+         server asks for no password";
     data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
          Not used with --store memory, and not with another store and --device-key-file";

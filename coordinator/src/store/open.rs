@@ -3,11 +3,13 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clarion_runtime::world::World;
+use secrecy::SecretString;
 
 use super::{
     Store,
     memory::MemoryStore,
-    sql::{MadeFor, OpenError, SqlStore},
+    postgres::{Address, PostgresEngine},
+    sql::{Engine, MadeFor, OpenError, SqlStore},
     sqlite::SqliteEngine,
 };
 
@@ -16,7 +18,7 @@ use super::{
 const TAIL_BYTES_MAX: usize = 64 << 20;
 
 /// Place and limit of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// Engine and address of the store.
     pub place: StorePlace,
@@ -27,12 +29,19 @@ pub struct StoreConfig {
 }
 
 /// Engine and address of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StorePlace {
     /// In the memory of the process: lost when the process ends.
     Memory,
     /// In a SQLite file.
     Sqlite(PathBuf),
+    /// In a PostgreSQL database.
+    Postgres {
+        /// Servers, user and database.
+        address: Address,
+        /// Password of the user; `None`: the server asks for none.
+        password: Option<SecretString>,
+    },
 }
 
 /// Opens a store, and makes it if it does not exist. From then on no other process writes to it.
@@ -49,8 +58,21 @@ pub async fn open(
         StorePlace::Memory => Ok(Arc::new(MemoryStore::new(made_for.logs, bytes_max, world))),
         StorePlace::Sqlite(path) => {
             let engine = SqliteEngine::open(path, world.clock()).await?;
-            let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, world).await?;
-            Ok(Arc::new(store))
+            over(engine, made_for, bytes_max, world).await
+        }
+        StorePlace::Postgres { address, password } => {
+            let engine = PostgresEngine::open(address.clone(), password.clone(), world).await?;
+            over(engine, made_for, bytes_max, world).await
         }
     }
+}
+
+async fn over<E: Engine>(
+    engine: E,
+    made_for: &MadeFor,
+    bytes_max: u64,
+    world: &World,
+) -> Result<Arc<dyn Store>, OpenError> {
+    let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, world).await?;
+    Ok(Arc::new(store))
 }

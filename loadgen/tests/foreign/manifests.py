@@ -47,9 +47,13 @@ def probed(name, pod):
 
 
 def resolved(name, pod, there):
-    """Every ConfigMap and Secret that is mounted is there."""
+    """Every ConfigMap, Secret and PersistentVolumeClaim that is mounted is there."""
     for volume in pod.get("volumes", []):
-        for kind, key, field in (("ConfigMap", "configMap", "name"), ("Secret", "secret", "secretName")):
+        for kind, key, field in (
+            ("ConfigMap", "configMap", "name"),
+            ("Secret", "secret", "secretName"),
+            ("PersistentVolumeClaim", "persistentVolumeClaim", "claimName"),
+        ):
             source = volume.get(key)
             if source and not source.get("optional") and (kind, source[field]) not in there:
                 yield f"{name}: there is no {kind} {source[field]}"

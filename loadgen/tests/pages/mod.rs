@@ -96,6 +96,8 @@ pub(crate) async fn by_hand(lines: &str, path: Option<&Path>, home: &Path) -> Ou
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target())
         .env("CLARION_LOG", "warn")
+        // A reader's folder would keep the devices of an earlier run.
+        .env("CLARION_DATA_DIR", home.join("clarion-data"))
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
