@@ -426,6 +426,7 @@ fn log_offset(offset: ClockOffset, count: u64) {
 }
 
 /// A column of a statement of this engine that has another type than it was made with.
+#[allow(clippy::needless_pass_by_value, reason = "the form of `map_err`")]
 fn undecodable(error: tokio_postgres::Error) -> EngineError {
     EngineError::Broken(format!(
         "{}: the tables of the database were changed by another program",
