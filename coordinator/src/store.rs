@@ -294,8 +294,9 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// Number of records of each log up to and including a position (clamped to the log's head),
     /// with trimmed records; in the given order.
     async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError>;
-    /// Drops the batches of a log before a position. Positions stay as they are; a reader that asks
-    /// for a dropped batch gets [`StoreError::Trimmed`]. A position after the head drops all batches.
+    /// Drops the batches of a log before a position; a position after the head drops all of them.
+    /// Positions stay as they are; a reader that asks for a dropped batch gets
+    /// [`StoreError::Trimmed`].
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
     /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
     /// check the positions of the logs that they follow.

@@ -13,7 +13,7 @@
 //! **One process writes.** The process takes the role of chief when it opens the store
 //! ([`Engine::lead`]), which raises the stored epoch. Every statement that writes holds the
 //! condition [`FENCE`]; a writer of a lower epoch changes nothing and gets
-//! [`StoreError::TakenOver`](super::StoreError::TakenOver).
+//! [`StoreError::TakenOver`].
 
 use std::{fmt, sync::Arc};
 
@@ -108,7 +108,8 @@ impl<E: Engine> fmt::Debug for SqlStore<E> {
     }
 }
 
-/// How the database was at the newest statement. A store without work asks once a second.
+/// How the database was at the newest statement; one that refuses writes is away, although it can
+/// be read. A store without work asks once a second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// The database answers.

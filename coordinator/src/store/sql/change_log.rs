@@ -29,8 +29,8 @@ const TRIMMED_BYTES: &str = "SELECT CAST(coalesce(sum(length(records) + $4), 0) 
 const DROP: &str = "DELETE FROM batch WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
      AND log = $2 AND position < $3 AND position < \
      (SELECT min(position) FROM batch WHERE log = $2) + $4 RETURNING position";
-/// Number of batches that one statement removes.
-const DROP_AT_ONCE: u64 = 1_000;
+/// Number of batches that one statement removes, of at most some MiB each.
+const DROP_AT_ONCE: u64 = 64;
 
 #[async_trait]
 impl<E: Engine> ChangeLog for SqlStore<E> {

@@ -1,6 +1,13 @@
 //! A database with this process's epoch in it: what its errors mean, and how it is.
 
-use clarion_proto::ids::{Epoch, LogIdentity};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clarion_proto::{
+    ids::{Epoch, LogIdentity},
+    time::Time,
+};
+use clarion_runtime::{repeated::Repeated, world::Clock};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
@@ -12,13 +19,29 @@ use crate::store::StoreError;
 /// Number of times that an operation is tried whose outcome was unknown or that lost a race.
 pub(super) const TRIES: usize = 3;
 
+/// A write that changes nothing: it succeeds when the database takes writes again.
+const TOUCH: &str = "UPDATE meta SET value = value \
+     WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 AND key = 'schema_version' RETURNING key";
+
 /// An engine that this process writes to under its epoch.
 #[derive(Debug)]
 pub(super) struct Database<E> {
     engine: E,
     epoch: Epoch,
     identity: LogIdentity,
+    clock: Clock,
     condition: watch::Sender<Condition>,
+    /// Whether the newest write failed. A full disk is still read, and is away all the same.
+    write_failed: AtomicBool,
+    away: Mutex<Logged>,
+}
+
+/// What was logged of a database that does not answer.
+#[derive(Debug, Default)]
+struct Logged {
+    repeated: Repeated,
+    /// Whether a line tells that it is away, and none yet that it answers again.
+    open: bool,
 }
 
 /// Attempts of one operation, of which an earlier one may have been committed.
@@ -63,8 +86,16 @@ pub(super) enum Written {
 }
 
 impl<E: Engine> Database<E> {
-    pub(super) fn new(engine: E, epoch: Epoch, identity: LogIdentity) -> Self {
-        Self { engine, epoch, identity, condition: watch::Sender::new(Condition::Up) }
+    pub(super) fn new(engine: E, epoch: Epoch, identity: LogIdentity, clock: Clock) -> Self {
+        Self {
+            engine,
+            epoch,
+            identity,
+            clock,
+            condition: watch::Sender::new(Condition::Up),
+            write_failed: AtomicBool::new(false),
+            away: Mutex::default(),
+        }
     }
 
     pub(super) fn engine(&self) -> &E {
@@ -94,7 +125,9 @@ impl<E: Engine> Database<E> {
     pub(super) async fn write(&self, statement: Statement) -> Result<Written, StoreError> {
         self.usable()?;
         debug_assert!(statement.text.contains(super::FENCE), "{}", statement.text);
-        match self.engine.execute(statement).await {
+        let written = self.engine.execute(statement).await;
+        self.write_failed.store(written.is_err(), Ordering::Relaxed);
+        match written {
             Err(EngineError::Unknown(reason)) => {
                 self.turn(Condition::Away(reason.clone()));
                 Ok(Written::Unknown(reason))
@@ -120,9 +153,20 @@ impl<E: Engine> Database<E> {
         self.noted(Err(EngineError::Fenced { stored }))
     }
 
+    /// Asks the database whether it answers, and takes writes if the newest one failed.
+    pub(super) async fn probe(&self) {
+        let answer = match self.write_failed.load(Ordering::Relaxed) {
+            true => self.write(self.fenced(TOUCH)).await.map(drop),
+            false => self.check_chief().await,
+        };
+        // The condition tells it.
+        drop(answer);
+    }
+
     /// Appends a flush; the error is as the engine gave it, because the outcome may be unknown.
     pub(super) async fn flush(&self, flush: Flush) -> Result<Vec<Flushed>, EngineError> {
         let flushed = self.engine.flush(flush).await;
+        self.write_failed.store(flushed.is_err(), Ordering::Relaxed);
         match &flushed {
             Err(EngineError::Duplicate) => {}
             Err(error) => drop(self.noted::<()>(Err(error.clone()))),
@@ -178,7 +222,7 @@ impl<E: Engine> Database<E> {
 
     /// Notes the result of a statement in the condition.
     pub(super) fn noted<T>(&self, result: Result<T, EngineError>) -> Result<T, StoreError> {
-        if result.is_ok() {
+        if result.is_ok() && !self.write_failed.load(Ordering::Relaxed) {
             self.turn(Condition::Up);
         }
         result.map_err(|error| self.error(error))
@@ -189,16 +233,29 @@ impl<E: Engine> Database<E> {
             if matches!(condition, Condition::Stopped(_)) || *condition == next {
                 return false;
             }
-            match (&condition, &next) {
-                (_, Condition::Stopped(error)) => tracing::error!(%error, "store stopped"),
-                (Condition::Up, Condition::Away(reason)) => {
-                    tracing::warn!(reason, "store does not answer");
-                }
-                (_, Condition::Up) => tracing::info!("store answers again"),
-                _ => {}
-            }
+            self.log(&next);
             *condition = next;
             true
         });
+    }
+
+    /// Logs the next condition; a database that comes and goes is logged once a minute.
+    fn log(&self, next: &Condition) {
+        let mut away = self.away.lock();
+        match next {
+            Condition::Stopped(error) => tracing::error!(%error, "store stopped for good"),
+            Condition::Away(reason) => {
+                let now = self.clock.now().since(Time(0));
+                if let Some(count) = away.repeated.note(reason, now) {
+                    away.open = true;
+                    tracing::warn!(reason, count, "store does not answer");
+                }
+            }
+            Condition::Up => {
+                if std::mem::take(&mut away.open) {
+                    tracing::info!("store answers again");
+                }
+            }
+        }
     }
 }

@@ -69,11 +69,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 /// Value of a parameter or of a column.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Value {
-    /// A BIGINT.
+    /// A number of type BIGINT.
     Integer(i64),
-    /// A text.
+    /// A value of type TEXT.
     Text(String),
-    /// A BYTEA.
+    /// Bytes of type BYTEA.
     Bytes(Bytes),
     /// No value: only in rows, never as a parameter.
     Null,

@@ -58,6 +58,10 @@ const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// Pauses between two questions about an unknown outcome: from the first to the last, doubled.
 const ASK_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Number of times that a flush may be stored by one answer and not by the next: an attempt that is
+/// late explains one.
+const CONTRADICTIONS_MAX: u32 = 3;
+
 /// The way to append: a queue, and the task that empties it.
 #[derive(Debug)]
 pub(super) struct Flusher {
@@ -209,7 +213,7 @@ impl<E: Engine> Run<E> {
                 biased;
                 call = self.calls.recv() => return call,
                 () = self.stop.cancelled(), if !stopped => self.calls.close(),
-                () = sleep(PROBE_AFTER) => drop(self.database.check_chief().await),
+                () = sleep(PROBE_AFTER) => self.database.probe().await,
             }
         }
     }
@@ -279,10 +283,12 @@ impl<E: Engine> Run<E> {
         self.database.usable()?;
         let mut pause = ASK_PAUSE.0;
         let mut asked = false;
+        let mut contradictions = 0;
         loop {
             match self.database.flush(flush.clone()).await {
                 Ok(flushed) => return Ok(flushed),
-                Err(EngineError::Unknown(_) | EngineError::Duplicate) => asked = true,
+                Err(EngineError::Unknown(_)) => asked = true,
+                Err(EngineError::Duplicate) => (asked, contradictions) = (true, contradictions + 1),
                 // An earlier attempt may still be committed.
                 Err(EngineError::Away(_) | EngineError::Busy(_)) if asked => {}
                 Err(error) => return Err(self.database.error(error)),
@@ -292,6 +298,15 @@ impl<E: Engine> Run<E> {
                 pause = (2 * pause).min(ASK_PAUSE.1);
                 match self.stored(flush).await {
                     Ok(Some(flushed)) => return Ok(flushed),
+                    Ok(None) if contradictions == CONTRADICTIONS_MAX => {
+                        let error = StoreError::Broken(
+                            "a log refuses its next batch because the batch is there, and it is \
+                             not: restore the database from a backup"
+                                .to_owned(),
+                        );
+                        self.database.stop(error.clone());
+                        return Err(error);
+                    }
                     Ok(None) => break,
                     Err(error) => self.database.usable().map_err(|_| error)?,
                 }

@@ -91,7 +91,7 @@ pub(super) async fn open<E: Engine>(
     let identity = identity.and_then(|identity| LogIdentity::from_wire(&identity).ok());
     let identity = identity.ok_or_else(|| unreadable("identity"))?;
     let epoch = engine.lead(world.id()).await?;
-    let database = Database::new(engine, epoch, identity);
+    let database = Database::new(engine, epoch, identity, world.clock());
     let heads = heads(database.engine(), made_for.logs).await?;
     Ok((database, heads))
 }

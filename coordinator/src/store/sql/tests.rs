@@ -335,6 +335,18 @@ async fn a_database_that_went_back_stops_the_store() {
 }
 
 #[tokio::test]
+async fn a_log_behind_its_head_stops_the_store() {
+    let store = store(OPEN).await;
+    append(&store, 1).await.expect("room");
+    append(&store, 1).await.expect("room");
+    let back = "UPDATE log_head SET position = 1 WHERE log = 1";
+    store.engine().engine.execute(Statement::new(back)).await.expect("up");
+    let stopped = append(&store, 1).await.expect_err("position 2 is taken");
+    assert!(matches!(stopped, StoreError::Broken(_)), "{stopped}");
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_missing_batch_is_damage_and_not_the_end_of_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.sqlite");
@@ -415,9 +427,12 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     assert!(refused.to_string().contains("is full: free space on it"), "{refused}");
     assert!(matches!(refused, StoreError::Away(_)));
     assert_eq!(store.heads().await.expect("up")[0], Position(appended));
+    assert_eq!(store.apps(None, 9).await.expect("it can be read").len(), 1);
+    assert!(matches!(*store.condition().borrow(), Condition::Away(_)), "and is away all the same");
     let engine = &store.engine().engine;
     engine.execute(Statement::new("PRAGMA max_page_count = 10000")).await.expect("up");
     let next = store.append_all(large()).await;
     assert_eq!(next, Ok(vec![Position(appended + 1)]), "no position is skipped");
+    assert_eq!(*store.condition().borrow(), Condition::Up);
     store.close().await;
 }
