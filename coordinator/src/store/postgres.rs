@@ -13,8 +13,8 @@
 //! ([`EngineError::Unknown`]). Every statement after an unknown outcome first waits for a commit of
 //! its own (`doubt`), so that what it reads cannot be lost in a failover any more.
 //!
-//! The server is PostgreSQL 14 or newer. A pooler between coordinator and server must keep sessions:
-//! settings and prepared statements belong to them.
+//! The server is PostgreSQL 14 or newer. A pooler between coordinator and server must keep
+//! sessions: settings and prepared statements belong to them.
 
 use std::{
     sync::{

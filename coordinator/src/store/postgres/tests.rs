@@ -163,7 +163,7 @@ impl Place {
         Self { position: Position(0), chain, appended: 0 }
     }
 
-    /// Checks batches of one record each, which were read after this place, and goes on to the last.
+    /// Checks batches of one record each, which were read after this place, and moves to the last.
     fn follow(&mut self, log: u16, batches: &[StoredBatch]) {
         for batch in batches {
             assert_eq!(batch.flushed.log, LogId(log));
