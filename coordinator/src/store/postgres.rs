@@ -13,8 +13,8 @@
 //! ([`EngineError::Unknown`]). Every statement after an unknown outcome first waits for a commit of
 //! its own (`doubt`), so that what it reads cannot be lost in a failover any more.
 //!
-//! The server is PostgreSQL 14 or newer. A pooler between coordinator and server must keep sessions:
-//! settings and prepared statements belong to them.
+//! The server is PostgreSQL 14 or newer. A pooler between coordinator and server must keep
+//! sessions: settings and prepared statements belong to them.
 
 use std::{
     sync::{
@@ -426,6 +426,7 @@ fn log_offset(offset: ClockOffset, count: u64) {
 }
 
 /// A column of a statement of this engine that has another type than it was made with.
+#[allow(clippy::needless_pass_by_value, reason = "the form of `map_err`")]
 fn undecodable(error: tokio_postgres::Error) -> EngineError {
     EngineError::Broken(format!(
         "{}: the tables of the database were changed by another program",

@@ -38,6 +38,8 @@ mod database;
 mod engine;
 mod flush;
 mod logs;
+#[cfg(test)]
+pub(super) mod model;
 mod open;
 mod schema;
 mod tail;

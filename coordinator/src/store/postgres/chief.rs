@@ -5,8 +5,9 @@
 //! ```text
 //!             ┌─ counter or incarnation changed: refused, the holder is alive
 //! first read ─┤
-//!             └─ unchanged for 3 s: compare-and-swap on (incarnation, epoch, counter) ─┬─ taken
-//!                                                                                     └─ watch again
+//!             └─ unchanged for 3 s: compare-and-swap on (incarnation, epoch, counter)
+//!                   ├─ taken
+//!                   └─ another process was faster: watch again
 //! ```
 //!
 //! Time is the observer's own: no clock of another machine decides. The swap locks the row FOR

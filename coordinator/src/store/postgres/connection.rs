@@ -144,8 +144,8 @@ impl Server {
 }
 
 impl Role {
-    /// The settings of the session. A client that vanished is noticed within 10 s, so that its locks
-    /// do not stay.
+    /// The settings of the session. A client that vanished is noticed within 10 s, so that its
+    /// locks do not stay.
     fn settings(self) -> String {
         let synchronous_commit = self.synchronous_commit();
         let isolation = if self == Self::Decisions { "serializable" } else { "read committed" };

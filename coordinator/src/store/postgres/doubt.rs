@@ -3,8 +3,8 @@
 //! A server with a synchronous standby shows rows that no standby has: after its own restart, and
 //! after somebody cancelled the wait for the standby. They are lost in a failover. A coordinator
 //! that lost an answer asks whether the write is there, and must not take such a row for an answer.
-//! The log of the server is one sequence: once a later commit has waited for the standby, everything
-//! before is there, too.
+//! The log of the server is one sequence: once a later commit has waited for the standby,
+//! everything before it is there, too.
 //!
 //! ```text
 //! answer lost, warning, connection lost ──▶ in doubt ──a later commit without a warning──▶ certain

@@ -4,7 +4,7 @@
 //!
 //! | Form | What happens |
 //! |---|---|
-//! | `UPDATE log_head ... WHERE log = ANY(...)` | locks in the order of the scan: two flushes deadlock |
+//! | `UPDATE log_head ... WHERE log = ANY(...)` | locks in scan order: two flushes deadlock |
 //! | `INSERT ... ON CONFLICT DO NOTHING` | leaves a gap, for which readers wait for ever |
 //! | several statements in a transaction | a client that stops before COMMIT blocks all writers |
 //! | cancelling a flush that takes long | the commit succeeds, and no standby has it |
@@ -65,7 +65,8 @@ WITH held AS (
     WHERE log = a.log AND position > a.after ORDER BY position LIMIT $4
   ) b
 ), summed AS (
-  SELECT place, log, position, sum(size) OVER in_order AS bytes, row_number() OVER in_order AS number
+  SELECT place, log, position, sum(size) OVER in_order AS bytes,
+    row_number() OVER in_order AS number
   FROM held WINDOW in_order AS (ORDER BY place, position)
 )
 SELECT b.log, b.position, b.appended, b.records_until, b.chain, b.digest, b.records,

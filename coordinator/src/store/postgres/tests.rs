@@ -8,10 +8,15 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use proptest::{prelude::*, sample::select};
 
 use super::{server::TestServer, *};
 use crate::store::{
-    sql::{FlushBatch, Hash, MadeFor, SqlStore, Value, next_link},
+    sql::{
+        FlushBatch, Hash, MadeFor, SqlStore, Value,
+        model::{compare, step},
+        next_link,
+    },
     suite::suite,
 };
 
@@ -86,6 +91,23 @@ mod without_tail {
     }}
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_operations_have_equal_answers(
+        steps in prop::collection::vec(step(), 1..40),
+        tail in select(vec![0, 300, 1 << 20]),
+    ) {
+        let Some(server) = shared() else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let name = database(server);
+            compare(&steps, async || store(server, &name, 4, tail).await).await;
+        });
+    }
+}
+
 /// An engine that died: its renewals end, and nothing is given back.
 fn die(engine: &PostgresEngine) {
     engine.renewal.lock().abort_all();
@@ -141,7 +163,7 @@ impl Place {
         Self { position: Position(0), chain, appended: 0 }
     }
 
-    /// Checks batches of one record each, which were read after this place, and goes on to the last.
+    /// Checks batches of one record each, which were read after this place, and moves to the last.
     fn follow(&mut self, log: u16, batches: &[StoredBatch]) {
         for batch in batches {
             assert_eq!(batch.flushed.log, LogId(log));

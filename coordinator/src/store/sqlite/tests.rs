@@ -1,19 +1,17 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use clarion_proto::{
-    device::{Change, Record},
-    ids::{DeviceId, UnixMillis},
-};
 use clarion_runtime::world::World;
+use proptest::{prelude::*, sample::select};
 
 use super::*;
 use crate::store::{
-    AlertStore, ChangeLog, RecordBatch, StoreError,
-    sql::{MadeFor, OpenError, SqlStore},
+    AlertStore, ChangeLog, StoreError,
+    sql::{
+        MadeFor, OpenError, SqlStore,
+        model::{batch, compare, step},
+    },
     suite::{app, suite},
 };
-
-mod model;
 
 fn made_for() -> MadeFor {
     MadeFor { cluster: "c".to_owned(), partitions: 8, logs: 4, device_key: None }
@@ -39,16 +37,6 @@ mod without_tail {
     use super::*;
 
     suite! { store(0).await }
-}
-
-/// Records that can be found in the file: the device has `byte` sixteen times.
-fn batch(byte: u8) -> RecordBatch {
-    let device = DeviceId([byte; 16]);
-    RecordBatch::from_records(&[Record {
-        device,
-        observed: UnixMillis(1),
-        change: Change::Removal,
-    }])
 }
 
 async fn append(store: &impl ChangeLog, log: u16, byte: u8) -> Position {
@@ -205,4 +193,21 @@ async fn a_file_that_became_read_only_refuses_writes_and_is_read() {
     store.engine().execute(Statement::new("PRAGMA query_only = OFF")).await.expect("up");
     assert_eq!(append(&store, 1, 2).await, Position(2));
     store.close().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_operations_have_equal_answers(
+        steps in prop::collection::vec(step(), 1..40),
+        tail in select(vec![0, 300, 1 << 20]),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("store.sqlite");
+            compare(&steps, async || open(&path, tail).await.expect("its file")).await;
+        });
+    }
 }

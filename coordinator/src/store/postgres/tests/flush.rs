@@ -145,7 +145,7 @@ async fn damage_is_told_by_log_and_position() {
     let (name, engine, epoch) = led(&server).await;
     // 20 batches of a kilobyte fill several pages: the log that comes last has a page of its own.
     let large = |log, number| Flush {
-        batches: vec![batch(log, &[b'a' + log as u8; 1_500])],
+        batches: vec![batch(log, &[b'x'; 1_500])],
         ..flush_of(epoch, 1, number, &[])
     };
     for number in 1..=20 {

@@ -1,23 +1,29 @@
-//! Random operations on the memory engine and on SQLite give equal answers, also when the file is
-//! closed and opened between them.
+//! Random operations on the memory engine and on a database give equal answers, also when the
+//! database is closed and opened between them. Each engine runs this in its tests.
 
 use std::sync::Arc;
 
 use clarion_proto::{
     alert::Mode,
     app::Identity,
-    ids::{AlertName, AppName, CoordinatorId, LogIdentity},
+    device::{Change, Record},
+    ids::{
+        AlertName, AppName, CoordinatorId, DeviceId, Epoch, LogId, LogIdentity, Position,
+        UnixMillis,
+    },
     wire::v1 as wire,
 };
+use clarion_runtime::world::World;
 use proptest::{prelude::*, sample::select};
 
-use super::*;
+use super::{Engine, SqlStore};
 use crate::{
     owners::{NodeName, Ownership},
     snapshot::State,
     store::{
-        AlertCursor, AlertFilter, AlertRecord, AppRecord, Checkpoint, ClusterStore, Created,
-        LaneDirector, RequestId, fixtures::record, memory::MemoryStore,
+        AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint,
+        ClusterStore, Created, LaneDirector, RecordBatch, RequestId, fixtures::record,
+        memory::MemoryStore, suite::app,
     },
 };
 
@@ -26,7 +32,7 @@ const ACTIVE_MAX: usize = 3;
 
 /// One step: an operation, or a restart of the process.
 #[derive(Debug, Clone)]
-enum Step {
+pub(in crate::store) enum Step {
     Reopen,
     CreateApp { app: u8, identity: Identity },
     ReplaceApp { app: u8, revision: u64 },
@@ -41,7 +47,8 @@ enum Step {
     List { external: Option<String>, states: Vec<State>, from: Option<u64>, limit: usize },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// Any step.
+pub(in crate::store) fn step() -> impl Strategy<Value = Step> {
     let states =
         [State::Active, State::Cancelling, State::Cancelled, State::Resolved, State::Expired];
     let state = select(states.to_vec());
@@ -223,40 +230,38 @@ async fn all(store: &(impl AlertStore + ClusterStore + ChangeLog)) -> Vec<String
     all
 }
 
-fn run(steps: &[Step], tail: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    runtime.expect("a runtime").block_on(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("store.sqlite");
-        let model = MemoryStore::new(4, 1 << 30, &World::system());
-        let mut store = open(&path, tail).await.expect("a new file");
-        for step in steps {
-            if matches!(step, Step::Reopen) {
-                store.close().await;
-                store = open(&path, tail).await.expect("the same file");
-            }
-            assert_eq!(perform(&store, step).await, perform(&model, step).await, "{step:?}");
-            for app in (0..3).map(app_name) {
-                assert_eq!(store.app(&app).await, model.app(&app).await, "{app} after {step:?}");
-            }
+/// Performs steps on an empty store of four logs and on the model; `open` opens the same database
+/// each time.
+pub(in crate::store) async fn compare<E: Engine>(
+    steps: &[Step],
+    open: impl AsyncFn() -> SqlStore<E>,
+) {
+    let model = MemoryStore::new(4, 1 << 30, &World::system());
+    let mut store = open().await;
+    for step in steps {
+        if matches!(step, Step::Reopen) {
+            store.close().await;
+            store = open().await;
         }
-        let before = all(&store).await;
-        assert_eq!(before, all(&model).await);
-        store.close().await;
-        let store = open(&path, tail).await.expect("the same file");
-        assert_eq!(all(&store).await, before, "opened again");
-        store.close().await;
-    });
+        assert_eq!(perform(&store, step).await, perform(&model, step).await, "{step:?}");
+        for app in (0..3).map(app_name) {
+            assert_eq!(store.app(&app).await, model.app(&app).await, "{app} after {step:?}");
+        }
+    }
+    let before = all(&store).await;
+    assert_eq!(before, all(&model).await);
+    store.close().await;
+    let store = open().await;
+    assert_eq!(all(&store).await, before, "opened again");
+    store.close().await;
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
-    #[test]
-    fn random_operations_have_equal_answers(
-        steps in prop::collection::vec(step(), 1..40),
-        tail in select(vec![0, 300, 1 << 20]),
-    ) {
-        run(&steps, tail);
-    }
+/// A batch of one record, whose device has `byte` sixteen times.
+pub(in crate::store) fn batch(byte: u8) -> RecordBatch {
+    let device = DeviceId([byte; 16]);
+    RecordBatch::from_records(&[Record {
+        device,
+        observed: UnixMillis(1),
+        change: Change::Removal,
+    }])
 }
