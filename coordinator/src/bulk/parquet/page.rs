@@ -1,0 +1,255 @@
+//! Pages of one column chunk: found by their headers, and decompressed up to a limit.
+//!
+//! The crate's own reader of pages allocates what a header asks for, and decompresses gzip without
+//! any limit. A header here is read as thrift's compact protocol, of which only numbers matter.
+
+use std::{fs::File, io::Read, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+use parquet::{
+    basic::{Compression, Encoding},
+    column::page::{Page, PageMetadata, PageReader},
+    errors::{ParquetError, Result},
+    file::metadata::ColumnChunkMetaData,
+};
+
+use self::header::{Header, HeaderError};
+
+mod header;
+
+/// Largest page, bytes, compressed and decompressed: writers make pages of 1 MiB; a writer that puts
+/// a whole row group into one page makes some 8 MiB of 120,000 tokens.
+pub(super) const PAGE_BYTES_MAX: usize = 64 << 20;
+/// Maximum number of values of one page: in memory a value takes up to 40 bytes.
+const PAGE_VALUES_MAX: u32 = 4 << 20;
+/// Bytes that are read for a header, and for one that has long statistics.
+const HEADER_BYTES: [usize; 2] = [256, 64 * 1_024];
+
+/// Checks what the metadata says of a column chunk in a file of `length` bytes.
+///
+/// # Errors
+/// The chunk lies outside the file, or has a compression that the import does not know.
+pub(super) fn check(chunk: &ColumnChunkMetaData, length: u64) -> Result<(), String> {
+    match chunk.compression() {
+        Compression::UNCOMPRESSED
+        | Compression::SNAPPY
+        | Compression::GZIP(_)
+        | Compression::ZSTD(_) => {}
+        other @ (Compression::LZO
+        | Compression::BROTLI(_)
+        | Compression::LZ4
+        | Compression::LZ4_RAW) => {
+            return Err(format!(
+                "must be compressed with snappy, zstd or gzip, or not at all; got {other}"
+            ));
+        }
+    }
+    if chunk.file_path().is_some() {
+        return Err("is in another file; write all columns into one file".to_owned());
+    }
+    let (start, end) = range(chunk).ok_or("has a place that no file can have")?;
+    if end > length {
+        return Err(format!(
+            "lies at bytes {start} to {end} of a file of {length} bytes: the file is truncated"
+        ));
+    }
+    Ok(())
+}
+
+/// First byte of a chunk, and the byte after its last.
+fn range(chunk: &ColumnChunkMetaData) -> Option<(u64, u64)> {
+    let data = chunk.data_page_offset();
+    // Some writers say 0 for a chunk without a dictionary.
+    let dictionary = chunk.dictionary_page_offset().filter(|at| (1..data).contains(at));
+    let start = u64::try_from(dictionary.unwrap_or(data)).ok()?;
+    let length = u64::try_from(chunk.compressed_size()).ok()?;
+    Some((start, start.checked_add(length)?))
+}
+
+/// Reader of the pages of one column chunk.
+pub(super) struct Pages {
+    file: Arc<File>,
+    compression: Compression,
+    at: u64,
+    end: u64,
+}
+
+impl Pages {
+    /// The pages of a chunk that [`check`] accepts.
+    pub(super) fn new(file: &Arc<File>, chunk: &ColumnChunkMetaData) -> Self {
+        let (at, end) = range(chunk).unwrap_or_default();
+        Self { file: Arc::clone(file), compression: chunk.compression(), at, end }
+    }
+
+    fn next_page(&mut self) -> Result<Option<Page>> {
+        while self.at < self.end {
+            let header = self.header()?;
+            let sizes = [header.uncompressed_bytes, header.compressed_bytes];
+            if let Some(bytes) = sizes.into_iter().find(|bytes| *bytes > PAGE_BYTES_MAX) {
+                return Err(problem(format!(
+                    "a page must have at most {PAGE_BYTES_MAX} bytes; got {bytes}: write the file \
+                     with smaller pages or row groups"
+                )));
+            }
+            if header.values > PAGE_VALUES_MAX {
+                return Err(problem(format!(
+                    "a page must have at most {PAGE_VALUES_MAX} values; got {}: write the file with \
+                     smaller pages or row groups",
+                    header.values
+                )));
+            }
+            if header.compressed_bytes as u64 > self.end - self.at {
+                return Err(problem("a page goes beyond its column".to_owned()));
+            }
+            let mut body = vec![0; header.compressed_bytes];
+            self.file.read_exact_at(&mut body, self.at)?;
+            self.at += body.len() as u64;
+            if let Some(page) = self.page(&header, body)? {
+                return Ok(Some(page));
+            }
+        }
+        Ok(None)
+    }
+
+    fn header(&mut self) -> Result<Header> {
+        for wanted in HEADER_BYTES {
+            let there = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; wanted.min(there)];
+            self.file.read_exact_at(&mut bytes, self.at)?;
+            match Header::read(&bytes) {
+                Ok((header, length)) => {
+                    self.at += length as u64;
+                    return Ok(header);
+                }
+                Err(HeaderError::Short) if there > wanted => {}
+                Err(_) => break,
+            }
+        }
+        Err(problem("a header of a page cannot be read".to_owned()))
+    }
+
+    /// The page of a header and its bytes; `None`: an index, which holds no values.
+    fn page(&self, header: &Header, body: Vec<u8>) -> Result<Option<Page>> {
+        let Header { values: num_values, kind, .. } = *header;
+        // Levels in front of the values of a page of version 2 are never compressed.
+        let levels = header.levels_bytes();
+        let buf = if header.is_compressed {
+            let (levels, values) = body
+                .split_at_checked(levels)
+                .ok_or_else(|| problem("a page is shorter than its levels".to_owned()))?;
+            let length = header.uncompressed_bytes.checked_sub(levels.len());
+            let length = length.ok_or_else(|| problem("a page has too long levels".to_owned()))?;
+            let values = decompressed(self.compression, values, length)?;
+            Bytes::from(if levels.is_empty() { values } else { [levels, &values].concat() })
+        } else {
+            Bytes::from(body)
+        };
+        if buf.len() != header.uncompressed_bytes {
+            let wanted = header.uncompressed_bytes;
+            return Err(problem(format!("a page has {} bytes instead of {wanted}", buf.len())));
+        }
+        let encoding = encoding(header.encoding)?;
+        let page = match kind {
+            header::PageKind::Data => Page::DataPage {
+                buf,
+                num_values,
+                encoding,
+                def_level_encoding: self::encoding(header.def_encoding)?,
+                rep_level_encoding: self::encoding(header.rep_encoding)?,
+                statistics: None,
+            },
+            header::PageKind::DataV2 => Page::DataPageV2 {
+                buf,
+                num_values,
+                encoding,
+                num_nulls: header.nulls,
+                num_rows: header.rows,
+                def_levels_byte_len: header.def_bytes,
+                rep_levels_byte_len: header.rep_bytes,
+                is_compressed: header.is_compressed,
+                statistics: None,
+            },
+            header::PageKind::Dictionary => {
+                if num_values as usize > buf.len() {
+                    return Err(problem("a dictionary has fewer bytes than values".to_owned()));
+                }
+                Page::DictionaryPage { buf, num_values, encoding, is_sorted: false }
+            }
+            header::PageKind::Index => return Ok(None),
+        };
+        Ok(Some(page))
+    }
+}
+
+/// Decompresses bytes that must become exactly `length` bytes.
+fn decompressed(compression: Compression, bytes: &[u8], length: usize) -> Result<Vec<u8>> {
+    let damaged = |error: &dyn std::fmt::Display| {
+        problem(format!("a page cannot be decompressed to {length} bytes: {error}"))
+    };
+    // A page of nulls only has no values.
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    match compression {
+        Compression::UNCOMPRESSED => Ok(bytes.to_vec()),
+        Compression::SNAPPY => {
+            let mut values = vec![0; length];
+            let written = snap::raw::Decoder::new().decompress(bytes, &mut values);
+            values.truncate(written.map_err(|e| damaged(&e))?);
+            Ok(values)
+        }
+        Compression::ZSTD(_) => zstd::bulk::decompress(bytes, length).map_err(|e| damaged(&e)),
+        Compression::GZIP(_) => {
+            let mut values = Vec::with_capacity(length);
+            let limit = length as u64 + 1; // one more shows that it is too long
+            let read = MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut values);
+            read.map_err(|e| damaged(&e))?;
+            Ok(values)
+        }
+        other => Err(problem(format!("compression {other} is not known"))),
+    }
+}
+
+/// The encoding of a number of the format; see parquet-format, Encodings.md.
+fn encoding(number: i64) -> Result<Encoding> {
+    #[allow(deprecated, reason = "old files have levels in BIT_PACKED")]
+    Ok(match number {
+        0 => Encoding::PLAIN,
+        2 => Encoding::PLAIN_DICTIONARY,
+        3 => Encoding::RLE,
+        4 => Encoding::BIT_PACKED,
+        5 => Encoding::DELTA_BINARY_PACKED,
+        6 => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+        7 => Encoding::DELTA_BYTE_ARRAY,
+        8 => Encoding::RLE_DICTIONARY,
+        9 => Encoding::BYTE_STREAM_SPLIT,
+        other => return Err(problem(format!("encoding {other} is not known"))),
+    })
+}
+
+fn problem(text: String) -> ParquetError {
+    ParquetError::General(text)
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_page().transpose()
+    }
+}
+
+impl PageReader for Pages {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        self.next_page()
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        Err(problem("pages are only read, not skipped".to_owned()))
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        Err(problem("pages are only read, not skipped".to_owned()))
+    }
+}
