@@ -110,8 +110,7 @@ fn import(args: &ImportArgs) -> Result<Counts, ImportError> {
 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let written =
-        runtime.block_on(stream::write_all(&world, host, &mut batches, &mut ledger));
+    let written = runtime.block_on(stream::write_all(&world, host, &mut batches, &mut ledger));
     let counts = ledger.finish();
     let read = batches.end();
     let journaled = journal.join().map_err(|_| io::Error::other("the journal has panicked"))?;

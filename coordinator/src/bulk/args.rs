@@ -45,12 +45,14 @@ impl ImportArgs {
     /// # Errors
     /// The address is not one of a coordinator's API.
     pub(super) fn host(&self) -> Result<&str, ImportError> {
-        let problem = |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
+        let problem =
+            |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
         if self.to.starts_with("https://") {
             return Err(problem("must begin with http://: the API has no TLS of its own"));
         }
         let host = self.to.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
-        let port = |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        let port =
+            |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
         host.filter(|host| port(host) && !host.contains('/'))
             .ok_or_else(|| problem("must be http://HOST:PORT, such as http://127.0.0.1:7400"))
     }

@@ -181,7 +181,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn batch(id: u64, changes: &[u64], rejects: &[u64]) -> Batch {
-        let reject = |row: &u64| Reject { row: *row, fault: Fault::of(Column::Token, "is required") };
+        let reject =
+            |row: &u64| Reject { row: *row, fault: Fault::of(Column::Token, "is required") };
         let rows: BTreeSet<u64> = changes.iter().chain(rejects).copied().collect();
         Batch {
             id,
@@ -216,8 +217,11 @@ pub(super) mod tests {
             ..Default::default()
         };
         let outcome = batch.answered(answer).expect("of this batch");
-        let told: Vec<_> =
-            outcome.rejects.iter().map(|r| (r.row, r.fault.column, r.fault.reason.as_str())).collect();
+        let told: Vec<_> = outcome
+            .rejects
+            .iter()
+            .map(|r| (r.row, r.fault.column, r.fault.reason.as_str()))
+            .collect();
         assert_eq!(
             told,
             [

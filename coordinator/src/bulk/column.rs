@@ -111,7 +111,8 @@ impl Column {
         let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, c)| *c);
         let part = || {
             Self::ALL.into_iter().find(|column| {
-                name.len() >= 3 && (column.name().starts_with(&name) || name.contains(column.name()))
+                name.len() >= 3
+                    && (column.name().starts_with(&name) || name.contains(column.name()))
             })
         };
         let close = || Self::ALL.into_iter().min_by_key(|column| distance(&name, column.name()));

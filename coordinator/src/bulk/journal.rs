@@ -97,7 +97,8 @@ impl Mark {
             let problem = format!("has version {}; this program has {VERSION}{over}", mark.version);
             return Err(ImportError::content(path, problem));
         }
-        let names = |mark: &Self| mark.files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names =
+            |mark: &Self| mark.files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         if names(&mark) != names(self) || (&mark.app, mark.historic) != (&self.app, self.historic) {
             let problem = format!("is of an import of other files or with other options{over}");
             return Err(ImportError::content(path, problem));
@@ -152,7 +153,10 @@ impl Journal {
     ///
     /// # Errors
     /// A file cannot be written; nothing more is acknowledged then.
-    pub(super) fn write_all(mut self, mut entries: mpsc::Receiver<Entry>) -> Result<(), ImportError> {
+    pub(super) fn write_all(
+        mut self,
+        mut entries: mpsc::Receiver<Entry>,
+    ) -> Result<(), ImportError> {
         while let Some(entry) = entries.blocking_recv() {
             let mut last = self.append(entry)?;
             while let Ok(entry) = entries.try_recv() {

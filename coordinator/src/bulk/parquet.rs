@@ -70,7 +70,8 @@ impl ParquetFile {
         // A column of one leaf each, in the order of the leaves.
         let roots: Vec<usize> =
             (0..schema.num_columns()).map(|leaf| schema.get_column_root_idx(leaf)).collect();
-        if let Some(group) = (0..names.len()).find(|n| roots.get(*n) != Some(n)) {
+        let leaves = |name: usize| roots.iter().filter(|root| **root == name).count();
+        if let Some(group) = (0..names.len()).find(|name| leaves(*name) != 1) {
             let problem = format!("column {} must be simple, not a group", names[group].name());
             return Err(content(problem));
         }
@@ -111,7 +112,8 @@ impl ParquetFile {
     /// Position after the rows that were read.
     pub(super) fn position(&self) -> Position {
         let share = u128::from(self.bytes) * u128::from(self.at) / u128::from(self.rows.max(1));
-        let byte = if self.at == self.rows { self.bytes } else { u64::try_from(share).unwrap_or(0) };
+        let byte =
+            if self.at == self.rows { self.bytes } else { u64::try_from(share).unwrap_or(0) };
         Position { rows: self.at, byte, line: 0 }
     }
 
@@ -159,7 +161,8 @@ impl ParquetFile {
         if self.left == 0 {
             let Some(group) = self.metadata.row_groups().get(self.group) else { return Ok(false) };
             let open = group.columns().iter().zip(&self.columns);
-            self.chunks = open.map(|(meta, (_, kind))| Chunk::new(&self.file, meta, *kind)).collect();
+            self.chunks =
+                open.map(|(meta, (_, kind))| Chunk::new(&self.file, meta, *kind)).collect();
             self.left = group.num_rows().unsigned_abs();
             self.group += 1;
         }

@@ -11,9 +11,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{
-    csv::CsvFile, error::ImportError, parquet::ParquetFile, position::Position, row::Row,
-};
+use super::{csv::CsvFile, error::ImportError, parquet::ParquetFile, position::Position, row::Row};
 
 /// Bytes at either end of a file that its fingerprint covers.
 const PRINT_BYTES: u64 = 64 * 1_024;

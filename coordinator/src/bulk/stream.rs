@@ -196,7 +196,9 @@ async fn open(
 /// What a status asks for.
 fn broken(status: Status) -> Result<Ended, ImportError> {
     match retry(&status) {
-        Some(after) => Ok(Ended::Broken(after, format!("{:?}: {}", status.code(), status.message()))),
+        Some(after) => {
+            Ok(Ended::Broken(after, format!("{:?}: {}", status.code(), status.message())))
+        }
         None => Err(ImportError::Refused(Box::new(status))),
     }
 }

@@ -118,7 +118,9 @@ impl Value {
     /// Time of an observation: Unix time in milliseconds, or RFC 3339.
     pub(super) fn observed(&self) -> Result<UnixMillis, String> {
         match self {
-            Self::Absent => Err("is required: the time at which the device was observed".to_owned()),
+            Self::Absent => {
+                Err("is required: the time at which the device was observed".to_owned())
+            }
             Self::Time(ms) => {
                 u64::try_from(*ms).map(UnixMillis).map_err(|_| "must be after 1970".to_owned())
             }

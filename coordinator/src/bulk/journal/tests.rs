@@ -65,7 +65,10 @@ fn another_import_is_not_continued() {
     Journal::open(&mut start, None, Some(&resume)).expect("new");
     let start = Mark::start(&sources(), None, false);
     let problem = start.resume(&resume).expect_err("an option").to_string();
-    assert!(problem.contains("other options; to import from the beginning, delete it"), "{problem}");
+    assert!(
+        problem.contains("other options; to import from the beginning, delete it"),
+        "{problem}"
+    );
     let changed = [source(folder.path(), "a.csv", "token,observed\n2,1\n")];
     let start = Mark::start(&changed, None, true);
     let problem = start.resume(&resume).expect_err("a change").to_string();

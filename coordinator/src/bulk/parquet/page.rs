@@ -18,8 +18,8 @@ use self::header::{Header, HeaderError};
 
 mod header;
 
-/// Largest page, bytes, compressed and decompressed: writers make pages of 1 MiB; a writer that puts
-/// a whole row group into one page makes some 8 MiB of 120,000 tokens.
+/// Largest page, bytes, compressed and decompressed: most writers make pages of 1 MiB; a writer that
+/// puts a whole row group into one page makes some 8 MiB of 120,000 tokens.
 pub(super) const PAGE_BYTES_MAX: usize = 64 << 20;
 /// Maximum number of values of one page: in memory a value takes up to 40 bytes.
 const PAGE_VALUES_MAX: u32 = 4 << 20;
@@ -71,20 +71,23 @@ fn range(chunk: &ColumnChunkMetaData) -> Option<(u64, u64)> {
 pub(super) struct Pages {
     file: Arc<File>,
     compression: Compression,
+    /// The next byte of the file, behind `header` if it is read.
     at: u64,
     end: u64,
+    header: Option<Header>,
 }
 
 impl Pages {
     /// The pages of a chunk that [`check`] accepts.
     pub(super) fn new(file: &Arc<File>, chunk: &ColumnChunkMetaData) -> Self {
         let (at, end) = range(chunk).unwrap_or_default();
-        Self { file: Arc::clone(file), compression: chunk.compression(), at, end }
+        let file = Arc::clone(file);
+        Self { file, compression: chunk.compression(), at, end, header: None }
     }
 
     fn next_page(&mut self) -> Result<Option<Page>> {
-        while self.at < self.end {
-            let header = self.header()?;
+        while let Some(header) = self.header()? {
+            self.header = None;
             let sizes = [header.uncompressed_bytes, header.compressed_bytes];
             if let Some(bytes) = sizes.into_iter().find(|bytes| *bytes > PAGE_BYTES_MAX) {
                 return Err(problem(format!(
@@ -112,7 +115,15 @@ impl Pages {
         Ok(None)
     }
 
-    fn header(&mut self) -> Result<Header> {
+    /// The header of the next page, which stays the next one; `None`: there is none.
+    fn header(&mut self) -> Result<Option<Header>> {
+        if self.header.is_none() && self.at < self.end {
+            self.header = Some(self.read_header()?);
+        }
+        Ok(self.header.clone())
+    }
+
+    fn read_header(&mut self) -> Result<Header> {
         for wanted in HEADER_BYTES {
             let there = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
             let mut bytes = vec![0; wanted.min(there)];
@@ -246,7 +257,11 @@ impl PageReader for Pages {
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
-        Err(problem("pages are only read, not skipped".to_owned()))
+        Ok(self.header()?.map(|header| PageMetadata {
+            num_rows: (header.kind == header::PageKind::DataV2).then_some(header.rows as usize),
+            num_levels: Some(header.values as usize),
+            is_dict: header.kind == header::PageKind::Dictionary,
+        }))
     }
 
     fn skip_next_page(&mut self) -> Result<()> {

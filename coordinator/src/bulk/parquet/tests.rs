@@ -36,13 +36,15 @@ fn file(compression: Compression) -> tempfile::NamedTempFile {
         let rows: Vec<u64> = (group * GROUP_ROWS..(group + 1) * GROUP_ROWS).collect();
         let mut columns = writer.next_row_group().expect("a group");
         let text = |n: &u64| ByteArray::from(format!("{n:08x}").into_bytes());
-        let (there, def): (Vec<u64>, Vec<i16>) =
-            (rows.iter().copied().filter(|n| n % 10 != 0).collect(),
-             rows.iter().map(|n| i16::from(n % 10 != 0)).collect());
+        let (there, def): (Vec<u64>, Vec<i16>) = (
+            rows.iter().copied().filter(|n| n % 10 != 0).collect(),
+            rows.iter().map(|n| i16::from(n % 10 != 0)).collect(),
+        );
         let tokens: Vec<ByteArray> = rows.iter().map(text).collect();
         #[allow(clippy::cast_precision_loss)]
         let degrees: Vec<f64> = there.iter().map(|n| *n as f64 / 1_000.0).collect();
-        let times: Vec<i64> = rows.iter().map(|n| (1_763_769_600_000 + n.cast_signed()) * 1_000).collect();
+        let times: Vec<i64> =
+            rows.iter().map(|n| (1_763_769_600_000 + n.cast_signed()) * 1_000).collect();
         let flags: Vec<bool> = there.iter().map(|n| n % 2 == 0).collect();
         let mut column = columns.next_column().expect("written").expect("token");
         column.typed::<ByteArrayType>().write_batch(&tokens, None, None).expect("written");
