@@ -5,9 +5,9 @@
 //!   (a thread)                 (the same thread)     (tasks)                            (a thread)
 //! ```
 //!
-//! Between the parts are bounded queues, so a slow coordinator stops the reading and a slow disk the
-//! writing. A row that cannot be imported is a reject, and the import goes on. The resume file
-//! remembers acknowledged rows only; a row that is written twice has the same time and changes
+//! Between the parts are bounded queues, so a slow coordinator stops the reading, and a slow disk
+//! stops the writing. A row that cannot be imported is a reject, and the import goes on. The resume
+//! file remembers acknowledged rows only; a row that is written twice has the same time and changes
 //! nothing.
 
 use std::{
@@ -37,6 +37,8 @@ mod args;
 mod batch;
 mod column;
 mod csv;
+#[cfg(test)]
+mod direct;
 mod error;
 mod flow;
 mod journal;
@@ -69,7 +71,8 @@ pub fn requested(args: &[OsString]) -> Option<ExitCode> {
             return Some(ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)));
         }
     };
-    Some(match import(&args) {
+    let imported = args.host().map(|host| Target::Api { host: host.to_owned() });
+    Some(match imported.and_then(|target| import(&args, &target)) {
         Ok(Counts { rejected: 0, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(REJECTED),
         Err(error) => {
@@ -79,9 +82,18 @@ pub fn requested(args: &[OsString]) -> Option<ExitCode> {
     })
 }
 
+/// Where an import writes.
+enum Target {
+    /// The API of a coordinator at `host:port`.
+    Api { host: String },
+    /// A store that no coordinator holds.
+    #[cfg(test)]
+    Store(direct::Direct),
+}
+
 /// Imports all files; returns the rows of this run and of the runs that it continues.
-fn import(args: &ImportArgs) -> Result<Counts, ImportError> {
-    let (host, app, world) = (args.host()?, args.app()?, World::system());
+fn import(args: &ImportArgs, target: &Target) -> Result<Counts, ImportError> {
+    let (app, world) = (args.app()?, World::system());
     let open = |path| Source::open(path, args.format, app.is_some());
     let mut sources: Vec<Source> =
         args.files.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
@@ -110,7 +122,15 @@ fn import(args: &ImportArgs) -> Result<Counts, ImportError> {
 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let written = runtime.block_on(stream::write_all(&world, host, &mut batches, &mut ledger));
+    let written = runtime.block_on(async {
+        match target {
+            Target::Api { host } => {
+                stream::write_all(&world, host, &mut batches, &mut ledger).await
+            }
+            #[cfg(test)]
+            Target::Store(store) => store.write_all(clock, &mut batches, &mut ledger).await,
+        }
+    });
     let counts = ledger.finish();
     let read = batches.end();
     let journaled = journal.join().map_err(|_| io::Error::other("the journal has panicked"))?;

@@ -1,5 +1,5 @@
-//! `coordinator import` with real parts: files that Python's `csv`, pyarrow and DuckDB write, a real
-//! coordinator and node, and the emulator's record of an alert as the judge.
+//! `coordinator import` with real parts: files that Python's `csv`, pyarrow and DuckDB write, a
+//! real coordinator and node, and the emulator's record of an alert as the judge.
 
 mod coordinators;
 
@@ -253,8 +253,8 @@ impl Drop for Importer {
     }
 }
 
-/// The importer is killed several times, and the coordinator once: every row is written, the file of
-/// rejects has every reject once, and few rows are written twice.
+/// The importer is killed several times, and the coordinator once: every row is written, the file
+/// of rejects has every reject once, and few rows are written twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_import_goes_on_behind_its_last_acknowledged_rows() {
     const ROWS: u64 = 300_000;

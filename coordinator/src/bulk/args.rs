@@ -26,8 +26,8 @@ pub(super) struct ImportArgs {
     /// more than 24 hours ago
     #[arg(long)]
     pub(super) historic: bool,
-    /// File for rows that are not imported: CSV with file, row, column and reason; it must not exist
-    /// yet. Default: the first 10 are shown
+    /// File for rows that are not imported: CSV with file, row, column and reason; it must not
+    /// exist yet. Default: the first 10 are shown
     #[arg(long, value_name = "FILE")]
     pub(super) rejects: Option<PathBuf>,
     /// File that remembers how far the import is. Run the same command again after an interruption:
@@ -73,8 +73,8 @@ fn after_help() -> String {
         "{}\n\
          CSV: UTF-8, a header with the names of the columns, separated by commas, semicolons or \
          tabs. Parquet: compressed with snappy, zstd or gzip, pages of at most 64 MiB.\n\n\
-         Exit codes: 0: every row is imported. 3: some rows were rejected, all others are imported. \
-         1: the import has not reached the last row. 2: invalid command line.",
+         Exit codes: 0: every row is imported. 3: some rows were rejected, all others are \
+         imported. 1: the import has not reached the last row. 2: invalid command line.",
         column::help()
     )
 }

@@ -1,10 +1,10 @@
 //! Rows of a CSV file, in bounded memory.
 //!
 //! The file is UTF-8 (a byte order mark is skipped), its first line names the columns, and values
-//! are separated by commas, semicolons or tabs, whichever the first line has most of. A quoted value
-//! may have line breaks. A row with another number of values than the header is a row at fault; a
-//! row of more than [`ROW_BYTES_MAX`] ends the import, because a missing quotation mark makes one
-//! value of all that follows.
+//! are separated by commas, semicolons or tabs, whichever the first line has most of. A quoted
+//! value may have line breaks. A row with another number of values than the header is a row at
+//! fault; a row of more than [`ROW_BYTES_MAX`] ends the import, because a missing quotation mark
+//! makes one value of all that follows.
 
 use std::{
     fs::File,

@@ -4,8 +4,8 @@ use std::{io, path::PathBuf};
 
 use tonic::Status;
 
-/// Reason why an import cannot start or go on. A row that is refused is none: it goes to the file of
-/// rejects.
+/// Reason why an import cannot start or go on. A row that is refused is none: it goes to the file
+/// of rejects.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImportError {
     /// A file cannot be opened, read or written.
@@ -18,7 +18,7 @@ pub(super) enum ImportError {
     #[error("{option}: {problem}")]
     Option { option: &'static str, problem: String },
     /// The coordinator refuses the import.
-    #[error("the coordinator refused the import: {:?}: {}", .0.code(), .0.message())]
+    #[error("the import was refused: {:?}: {}", .0.code(), .0.message())]
     Refused(Box<Status>),
     /// The coordinator took nothing for the whole time limit.
     #[error(

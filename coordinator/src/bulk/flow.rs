@@ -6,8 +6,8 @@
 //!                     +-- broken: all of them -+
 //! ```
 //!
-//! Batches are sent and answered in one order. A connection that breaks sends every batch again that
-//! was not answered: the changes have the same times, so writing them twice changes nothing.
+//! Batches are sent and answered in one order. After a connection has broken, every batch without an
+//! answer is sent again: the changes have the same times, so writing them twice changes nothing.
 
 use std::{collections::VecDeque, time::Duration};
 

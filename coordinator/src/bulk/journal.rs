@@ -1,7 +1,7 @@
 //! What an import leaves on disk: the rejects, and how far acknowledged rows reach.
 //!
-//! A thread of its own writes both, so that a slow disk delays no acknowledgement. For each group of
-//! acknowledged batches it writes and syncs the rejects, and then replaces the resume file, which
+//! A thread of its own writes both, so that a slow disk delays no acknowledgement. For each group
+//! of acknowledged batches it writes and syncs the rejects, and then replaces the resume file, which
 //! holds the length of the rejects: after a kill at any moment, an import goes on behind the last
 //! acknowledged rows whose resume file was synced, and no reject is there twice.
 

@@ -11,6 +11,10 @@ const MILLIS_MIN: i64 = 100_000_000_000;
 /// First Unix time that is not mistaken for milliseconds, but for microseconds: the year 5138.
 const MICROS_MIN: i64 = 100_000_000_000_000;
 
+/// Characters between names of segments: separators, and what PostgreSQL (`{a,b}`), JSON and Python
+/// (`['a', 'b']`) write around lists. None of them may be in a name.
+const BETWEEN_SEGMENTS: [char; 10] = [' ', ',', ';', '|', '{', '}', '[', ']', '"', '\''];
+
 /// A value as the file has it: CSV has only text.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) enum Value {
@@ -29,10 +33,11 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// A value of text; spaces around it are not part of it.
+    /// A value of text; spaces around it are not part of it. `\N` is how MySQL and PostgreSQL write
+    /// that there is no value.
     pub(super) fn of_text(text: &str) -> Self {
         match text.trim() {
-            "" => Self::Absent,
+            "" | "\\N" => Self::Absent,
             text => Self::Text(text.to_owned()),
         }
     }
@@ -108,7 +113,7 @@ impl Value {
             Self::Absent => Ok(Vec::new()),
             Self::List(names) => Ok(names),
             Self::Text(text) => {
-                let names = text.split([' ', ',', ';']).filter(|name| !name.is_empty());
+                let names = text.split(BETWEEN_SEGMENTS).filter(|name| !name.is_empty());
                 Ok(names.map(str::to_owned).collect())
             }
             _ => Err("must be names of segments".to_owned()),
@@ -125,10 +130,13 @@ impl Value {
                 u64::try_from(*ms).map(UnixMillis).map_err(|_| "must be after 1970".to_owned())
             }
             Self::Integer(ms) => millis(*ms),
-            Self::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
-                i64::from_str(text).map_err(|_| not_a_time(text)).and_then(millis)
-            }
-            Self::Text(text) => rfc_3339(text),
+            // Pandas writes `.0` behind all integers of a column that has empty values.
+            Self::Text(text) => match text.strip_suffix(".0").unwrap_or(text) {
+                digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                    i64::from_str(digits).map_err(|_| not_a_time(text)).and_then(millis)
+                }
+                _ => rfc_3339(text),
+            },
             _ => Err("must be RFC 3339 or Unix time in milliseconds".to_owned()),
         }
     }
@@ -189,6 +197,7 @@ mod tests {
         let at = Ok(UnixMillis(1_763_769_600_000));
         for form in [
             "1763769600000",
+            "1763769600000.0",
             "2025-11-22T00:00:00Z",
             "2025-11-22 00:00:00Z",
             "2025-11-22T08:00:00+08:00",
@@ -243,9 +252,16 @@ mod tests {
     #[test]
     fn segments_are_a_list_or_text() {
         let names = vec!["driver".to_owned(), "staff".to_owned()];
-        for form in ["driver staff", "driver,staff", "driver; staff", " driver  staff "] {
+        for form in [
+            "driver staff",
+            "driver,staff",
+            "driver; staff",
+            "{driver,staff}",
+            "['driver', 'staff']",
+        ] {
             assert_eq!(text(form).into_segments().as_ref(), Ok(&names), "{form}");
         }
         assert_eq!(Value::List(names.clone()).into_segments(), Ok(names));
+        assert_eq!(text("\\N").into_segments(), Ok(vec![]));
     }
 }

@@ -17,7 +17,11 @@ use tokio::{
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use super::{Context, batch::RawBatch, status};
+use super::{
+    Context,
+    batch::{RawBatch, Registrar},
+    status,
+};
 
 /// Deadline for the next whole batch after an answer. A stream holds a place that other callers may
 /// need: a caller without changes opens another stream later.
@@ -108,7 +112,16 @@ impl Writer {
             return Err(status::invalid(InvalidField::new("historic", problem)));
         }
         let _turn = self.work.enter(self.peer, 1).await;
-        batch.write(&self.api).await
+        let api = &self.api;
+        let registrar = Registrar {
+            apps: &*api.store,
+            log: &*api.log,
+            device_key: &api.config.device_key,
+            partitions: api.config.partitions,
+            observed: &api.observed,
+            now: api.world.clock().wall(),
+        };
+        batch.write(registrar).await
     }
 }
 

@@ -18,8 +18,8 @@ use self::header::{Header, HeaderError};
 
 mod header;
 
-/// Largest page, bytes, compressed and decompressed: most writers make pages of 1 MiB; a writer that
-/// puts a whole row group into one page makes some 8 MiB of 120,000 tokens.
+/// Largest page, bytes, compressed and decompressed. Most writers make pages of 1 MiB; a writer
+/// that puts a whole row group into one page makes some 8 MiB of 120,000 tokens.
 pub(super) const PAGE_BYTES_MAX: usize = 64 << 20;
 /// Maximum number of values of one page: in memory a value takes up to 40 bytes.
 const PAGE_VALUES_MAX: u32 = 4 << 20;
@@ -97,8 +97,8 @@ impl Pages {
             }
             if header.values > PAGE_VALUES_MAX {
                 return Err(problem(format!(
-                    "a page must have at most {PAGE_VALUES_MAX} values; got {}: write the file with \
-                     smaller pages or row groups",
+                    "a page must have at most {PAGE_VALUES_MAX} values; got {}: write the file \
+                     with smaller pages or row groups",
                     header.values
                 )));
             }
