@@ -59,7 +59,7 @@ const REJECTED: u8 = 3;
 /// Exit code: 0 if every row is imported, 3 if rows were rejected, 1 after a failure, 2 for an
 /// invalid command line.
 #[must_use]
-pub fn requested(args: &[OsString]) -> Option<ExitCode> {
+pub(crate) fn requested(args: &[OsString]) -> Option<ExitCode> {
     if args.get(1).is_none_or(|command| command != "import") {
         return None;
     }

@@ -22,10 +22,10 @@ pub(super) enum ImportError {
     Refused(Box<Status>),
     /// The coordinator took nothing for the whole time limit.
     #[error(
-        "no rows were taken for {minutes} minutes; the last problem: {problem}. Run the import \
-         again, with --resume, when the coordinator is back"
+        "no rows were taken for {seconds} s; the last problem: {problem}. Run the import again, \
+         with --resume, when the coordinator takes rows"
     )]
-    GaveUp { minutes: u64, problem: String },
+    GaveUp { seconds: u64, problem: String },
     /// An answer that the contract does not allow.
     #[error("the coordinator violated its API: {0}")]
     Broken(String),

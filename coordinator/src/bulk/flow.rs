@@ -25,8 +25,10 @@ use super::{
 pub(super) const WINDOW: usize = 3;
 /// First and longest time between two attempts, if the coordinator names none.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
-/// Time without any answer after which an import ends: an hour of repairs has another beginning.
+/// Time of pauses without an answer after which an import ends, to be resumed later.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The same before the first answer: the address is probably wrong.
+const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Batches that are not answered.
 #[derive(Debug, Default)]
@@ -37,6 +39,8 @@ pub(super) struct Flow {
     /// Number of attempts since the last answer, and the time that they waited.
     failures: u32,
     waited: Duration,
+    /// Whether any batch was answered.
+    has_begun: bool,
 }
 
 /// What to do after an answer.
@@ -86,7 +90,7 @@ impl Flow {
             .ok_or_else(|| ImportError::Broken("an answer came without a batch".to_owned()))?;
         let outcome = batch.answered(answer)?;
         self.sent -= 1;
-        (self.failures, self.waited) = (0, Duration::ZERO);
+        (self.failures, self.waited, self.has_begun) = (0, Duration::ZERO, true);
         Ok(Step::Written(batch, outcome))
     }
 
@@ -105,9 +109,10 @@ impl Flow {
         let after = after.unwrap_or(own);
         self.failures += 1;
         self.waited += after;
-        if self.waited > GIVE_UP_AFTER {
-            let minutes = GIVE_UP_AFTER.as_secs() / 60;
-            return Err(ImportError::GaveUp { minutes, problem: problem.to_owned() });
+        let limit = if self.has_begun { GIVE_UP_AFTER } else { BEGIN_WITHIN };
+        if self.waited > limit {
+            let seconds = limit.as_secs();
+            return Err(ImportError::GaveUp { seconds, problem: problem.to_owned() });
         }
         Ok(after)
     }
@@ -193,17 +198,20 @@ mod tests {
 
     #[test]
     fn attempts_slow_down_and_end() {
-        let mut flow = Flow::default();
-        let mut waited = Duration::ZERO;
-        let gave_up = loop {
-            match flow.broken(None, "connection refused") {
-                Ok(after) => waited += after,
-                Err(error) => break error.to_string(),
-            }
-        };
-        assert!(waited <= GIVE_UP_AFTER && waited + BACKOFF[1] > GIVE_UP_AFTER);
-        assert!(gave_up.starts_with("no rows were taken for 15 minutes"), "{gave_up}");
-        assert!(gave_up.contains("connection refused"));
+        for (has_begun, limit) in [(false, BEGIN_WITHIN), (true, GIVE_UP_AFTER)] {
+            let mut flow = Flow { has_begun, ..Flow::default() };
+            let mut waited = Duration::ZERO;
+            let gave_up = loop {
+                match flow.broken(None, "connection refused") {
+                    Ok(after) => waited += after,
+                    Err(error) => break error.to_string(),
+                }
+            };
+            assert!(waited <= limit && waited + BACKOFF[1] > limit);
+            let words = format!("no rows were taken for {} s", limit.as_secs());
+            assert!(gave_up.starts_with(&words), "{gave_up}");
+            assert!(gave_up.contains("connection refused"));
+        }
     }
 
     #[test]

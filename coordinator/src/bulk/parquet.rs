@@ -190,7 +190,7 @@ impl ParquetFile {
 fn metadata(file: &File, length: u64) -> std::io::Result<Result<ParquetMetaData, String>> {
     let short = || Ok(Err("is no Parquet file, or its end is missing".to_owned()));
     let Some(tail_at) = length.checked_sub(TAIL_BYTES) else { return short() };
-    let mut tail = [0; TAIL_BYTES as usize];
+    let mut tail = [0; 8];
     file.read_exact_at(&mut tail, tail_at)?;
     let [a, b, c, d, magic @ ..] = tail;
     match &magic {

@@ -80,6 +80,8 @@ enum Ended {
     Done,
     /// Another stream may help, after a time that the coordinator named.
     Broken(Option<Duration>, String),
+    /// No other stream can help.
+    Refused(ImportError),
     /// Nothing more can be acknowledged.
     Journal(JournalEnded),
 }
@@ -114,6 +116,7 @@ pub(super) async fn write_all(
         let (after, problem) = match ended {
             Ended::Done => return Ok(()),
             Ended::Broken(after, problem) => (after, problem),
+            Ended::Refused(error) => return Err(WriteError::Import(error)),
             Ended::Journal(ended) => return Err(WriteError::Journal(ended)),
         };
         let after = flow.broken(after, &problem).map_err(WriteError::Import)?;
@@ -152,7 +155,7 @@ async fn carry(
         let answer = match answer {
             Err(_) => return lost("no answer came for 60 s"),
             Ok(Ok(None)) => return lost("the coordinator ended the stream"),
-            Ok(Err(status)) => return broken(status),
+            Ok(Err(status)) => return Ok(broken(status)),
             Ok(Ok(Some(answer))) => answer,
         };
         match flow.answered(answer)? {
@@ -184,22 +187,16 @@ async fn open(
     };
     match timeout(ANSWER_WITHIN, call).await {
         Ok(Ok(answers)) => Ok((requests, answers.into_inner())),
-        Ok(Err(status)) => match broken(status) {
-            Ok(ended) => Err(ended),
-            // The next attempt shows the refusal again, after a pause.
-            Err(refused) => Err(Ended::Broken(None, refused.to_string())),
-        },
+        Ok(Err(status)) => Err(broken(status)),
         Err(_) => Err(lost("the stream was not opened in 60 s".to_owned())),
     }
 }
 
 /// What a status asks for.
-fn broken(status: Status) -> Result<Ended, ImportError> {
+fn broken(status: Status) -> Ended {
     match retry(&status) {
-        Some(after) => {
-            Ok(Ended::Broken(after, format!("{:?}: {}", status.code(), status.message())))
-        }
-        None => Err(ImportError::Refused(Box::new(status))),
+        Some(after) => Ended::Broken(after, format!("{:?}: {}", status.code(), status.message())),
+        None => Ended::Refused(ImportError::Refused(Box::new(status))),
     }
 }
 

@@ -183,11 +183,7 @@ struct Checked {
 
 impl Checked {
     /// Checks all items; `urgent_only`: refuses items that need more room in the store.
-    async fn of(
-        batch: &RawBatch,
-        to: Registrar<'_>,
-        urgent_only: bool,
-    ) -> Result<Self, Status> {
+    async fn of(batch: &RawBatch, to: Registrar<'_>, urgent_only: bool) -> Result<Self, Status> {
         let mut apps = KnownApps { to, known: BTreeMap::new() };
         let ages = Ages { now: to.now, historic: batch.head.historic };
         let answer = wire::WriteDevicesResponse { batch_id: batch.head.id, ..Default::default() };

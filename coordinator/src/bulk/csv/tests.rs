@@ -2,8 +2,11 @@ use std::io::Write;
 
 use super::*;
 
-/// Rows of a text: line, device and token, or the problem of the row.
-fn rows(text: &[u8]) -> Result<Vec<(u64, Result<[Value; 2], String>)>, String> {
+/// Device and token of a row, or its problem.
+type Read = Result<[Value; 2], String>;
+
+/// Rows of a text, each with its line.
+fn rows(text: &[u8]) -> Result<Vec<(u64, Read)>, String> {
     let (mut csv, _file) = opened(text)?;
     let (mut row, mut rows) = (Row::default(), Vec::new());
     while csv.next_row(&mut row).map_err(|e| e.to_string())? {
@@ -23,7 +26,7 @@ fn opened(text: &[u8]) -> Result<(CsvFile, tempfile::NamedTempFile), String> {
     Ok((csv, file))
 }
 
-fn text(device: &str, token: &str) -> Result<[Value; 2], String> {
+fn text(device: &str, token: &str) -> Read {
     Ok([Value::of_text(device), Value::of_text(token)])
 }
 

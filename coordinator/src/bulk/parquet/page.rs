@@ -75,14 +75,27 @@ pub(super) struct Pages {
     at: u64,
     end: u64,
     header: Option<Header>,
+    has_dictionary: bool,
+    /// Highest levels of the column: of its lists, and of values that may be absent.
+    rep_max: i16,
+    def_max: i16,
 }
 
 impl Pages {
     /// The pages of a chunk that [`check`] accepts.
     pub(super) fn new(file: &Arc<File>, chunk: &ColumnChunkMetaData) -> Self {
         let (at, end) = range(chunk).unwrap_or_default();
-        let file = Arc::clone(file);
-        Self { file, compression: chunk.compression(), at, end, header: None }
+        let (file, leaf) = (Arc::clone(file), chunk.column_descr());
+        Self {
+            file,
+            compression: chunk.compression(),
+            at,
+            end,
+            header: None,
+            has_dictionary: false,
+            rep_max: leaf.max_rep_level(),
+            def_max: leaf.max_def_level(),
+        }
     }
 
     fn next_page(&mut self) -> Result<Option<Page>> {
@@ -141,7 +154,9 @@ impl Pages {
     }
 
     /// The page of a header and its bytes; `None`: an index, which holds no values.
-    fn page(&self, header: &Header, body: Vec<u8>) -> Result<Option<Page>> {
+    ///
+    /// The crate panics for some pages that contradict themselves; they are found here.
+    fn page(&mut self, header: &Header, body: Vec<u8>) -> Result<Option<Page>> {
         let Header { values: num_values, kind, .. } = *header;
         // Levels in front of the values of a page of version 2 are never compressed.
         let levels = header.levels_bytes();
@@ -160,14 +175,25 @@ impl Pages {
             let wanted = header.uncompressed_bytes;
             return Err(problem(format!("a page has {} bytes instead of {wanted}", buf.len())));
         }
+        if levels > buf.len() {
+            return Err(problem("a page is shorter than its levels".to_owned()));
+        }
         let encoding = encoding(header.encoding)?;
+        let is_dictionary = kind == header::PageKind::Dictionary;
+        let of_dictionary =
+            matches!(encoding, Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY);
+        if of_dictionary && !is_dictionary && !self.has_dictionary {
+            return Err(problem("a page of a dictionary comes before the dictionary".to_owned()));
+        }
+        self.has_dictionary |= is_dictionary;
+        let bytes = buf.len();
         let page = match kind {
             header::PageKind::Data => Page::DataPage {
                 buf,
                 num_values,
                 encoding,
-                def_level_encoding: self::encoding(header.def_encoding)?,
-                rep_level_encoding: self::encoding(header.rep_encoding)?,
+                def_level_encoding: self.levels(num_values, header.def_encoding, bytes)?,
+                rep_level_encoding: self.levels(num_values, header.rep_encoding, bytes)?,
                 statistics: None,
             },
             header::PageKind::DataV2 => Page::DataPageV2 {
@@ -190,6 +216,20 @@ impl Pages {
             header::PageKind::Index => return Ok(None),
         };
         Ok(Some(page))
+    }
+
+    /// The encoding of levels in a page of version 1. Levels in BIT_PACKED, which only old writers
+    /// use, must lie within the page.
+    fn levels(&self, values: u32, number: i64, bytes: usize) -> Result<Encoding> {
+        // One bit for each value that may be absent; a required column has no levels.
+        let packed = if self.def_max == 0 { 0 } else { (values as usize).div_ceil(8) };
+        let is_simple = self.rep_max == 0 && self.def_max <= 1;
+        match number {
+            3 => encoding(number),
+            4 if is_simple && packed <= bytes => encoding(number),
+            4 => Err(problem("levels in BIT_PACKED cannot be read".to_owned())),
+            other => Err(problem(format!("encoding {other} of levels is not known"))),
+        }
     }
 }
 
