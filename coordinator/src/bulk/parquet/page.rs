@@ -8,7 +8,7 @@ use std::{fs::File, io::Read, os::unix::fs::FileExt, sync::Arc};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use parquet::{
-    basic::{Compression, Encoding},
+    basic::{Compression, Encoding, Type},
     column::page::{Page, PageMetadata, PageReader},
     errors::{ParquetError, Result},
     file::metadata::ColumnChunkMetaData,
@@ -25,6 +25,10 @@ pub(super) const PAGE_BYTES_MAX: usize = 64 << 20;
 const PAGE_VALUES_MAX: u32 = 4 << 20;
 /// Bytes that are read for a header, and for one that has long statistics.
 const HEADER_BYTES: [usize; 2] = [256, 64 * 1_024];
+
+/// A length that no text can have, behind the last text of a page. The crate reads lengths without
+/// looking for the end of the page; with this one a damaged page is an error and not a panic.
+const END_OF_TEXTS: [u8; 4] = [0xff; 4];
 
 /// Checks what the metadata says of a column chunk in a file of `length` bytes.
 ///
@@ -79,6 +83,8 @@ pub(super) struct Pages {
     /// Highest levels of the column: of its lists, and of values that may be absent.
     rep_max: i16,
     def_max: i16,
+    /// Whether the values are texts, each behind its length.
+    is_text: bool,
 }
 
 impl Pages {
@@ -95,6 +101,7 @@ impl Pages {
             has_dictionary: false,
             rep_max: leaf.max_rep_level(),
             def_max: leaf.max_def_level(),
+            is_text: leaf.physical_type() == Type::BYTE_ARRAY,
         }
     }
 
@@ -160,16 +167,16 @@ impl Pages {
         let Header { values: num_values, kind, .. } = *header;
         // Levels in front of the values of a page of version 2 are never compressed.
         let levels = header.levels_bytes();
-        let buf = if header.is_compressed {
+        let mut buf = if header.is_compressed {
             let (levels, values) = body
                 .split_at_checked(levels)
                 .ok_or_else(|| problem("a page is shorter than its levels".to_owned()))?;
             let length = header.uncompressed_bytes.checked_sub(levels.len());
             let length = length.ok_or_else(|| problem("a page has too long levels".to_owned()))?;
             let values = decompressed(self.compression, values, length)?;
-            Bytes::from(if levels.is_empty() { values } else { [levels, &values].concat() })
+            if levels.is_empty() { values } else { [levels, &values].concat() }
         } else {
-            Bytes::from(body)
+            body
         };
         if buf.len() != header.uncompressed_bytes {
             let wanted = header.uncompressed_bytes;
@@ -187,6 +194,12 @@ impl Pages {
         }
         self.has_dictionary |= is_dictionary;
         let bytes = buf.len();
+        if self.is_text && (is_dictionary || encoding == Encoding::PLAIN) {
+            let levels = if is_dictionary { 0 } else { self.levels_bytes(header, &buf)? };
+            check_texts(buf.get(levels..).unwrap_or_default(), num_values)?;
+            buf.extend(END_OF_TEXTS);
+        }
+        let buf = Bytes::from(buf);
         let page = match kind {
             header::PageKind::Data => Page::DataPage {
                 buf,
@@ -208,7 +221,7 @@ impl Pages {
                 statistics: None,
             },
             header::PageKind::Dictionary => {
-                if num_values as usize > buf.len() {
+                if num_values as usize > bytes {
                     return Err(problem("a dictionary has fewer bytes than values".to_owned()));
                 }
                 Page::DictionaryPage { buf, num_values, encoding, is_sorted: false }
@@ -216,6 +229,29 @@ impl Pages {
             header::PageKind::Index => return Ok(None),
         };
         Ok(Some(page))
+    }
+
+    /// Bytes of levels in front of the values of a data page.
+    fn levels_bytes(&self, header: &Header, page: &[u8]) -> Result<usize> {
+        if header.kind == header::PageKind::DataV2 {
+            return Ok(header.levels_bytes());
+        }
+        let mut bytes = 0;
+        for (max, encoding) in
+            [(self.rep_max, header.rep_encoding), (self.def_max, header.def_encoding)]
+        {
+            if max == 0 {
+                continue;
+            }
+            if encoding == 4 {
+                bytes += (header.values as usize).div_ceil(8);
+                continue;
+            }
+            let length = page.get(bytes..).and_then(|rest| rest.first_chunk::<4>());
+            let length = length.map(|length| u32::from_le_bytes(*length) as usize);
+            bytes += 4 + length.ok_or_else(|| problem("a page has no levels".to_owned()))?;
+        }
+        Ok(bytes)
     }
 
     /// The encoding of levels in a page of version 1. Levels in BIT_PACKED, which only old writers
@@ -231,6 +267,22 @@ impl Pages {
             other => Err(problem(format!("encoding {other} of levels is not known"))),
         }
     }
+}
+
+/// Checks that each text ends within its page: the last one at its end, or the one of the number
+/// `values`.
+fn check_texts(mut rest: &[u8], values: u32) -> Result<()> {
+    for _ in 0..values {
+        if rest.is_empty() {
+            break;
+        }
+        let text = rest.split_first_chunk::<4>().and_then(|(length, texts)| {
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            texts.get(length..)
+        });
+        rest = text.ok_or_else(|| problem("a text goes beyond its page".to_owned()))?;
+    }
+    Ok(())
 }
 
 /// Decompresses bytes that must become exactly `length` bytes.

@@ -147,8 +147,8 @@ fn a_truncated_or_foreign_file_is_named() {
 fn no_damaged_byte_panics() {
     let file = file(Compression::UNCOMPRESSED);
     let whole = fs::read(file.path()).expect("read");
-    let headers = (0..800_usize).map(|n| (n * 7_919 % whole.len(), 1_u8 << (n % 8)));
-    let metadata = whole.len().saturating_sub(1_500)..whole.len();
+    let headers = (0..300_usize).map(|n| (n * 7_919 % whole.len(), 1_u8 << (n % 8)));
+    let metadata = (whole.len().saturating_sub(1_500)..whole.len()).step_by(2);
     let metadata = metadata.map(|at| (at, u8::try_from(1 + at % 255).expect("small")));
     // The first page of each column begins with its header.
     let first = (4..40).flat_map(|at| [(at, 0x02), (at, 0x1e), (at, 0xff)]);
