@@ -5,6 +5,7 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
+//! bulk                     the import of devices from files, a program of its own
 //! config folder            what parts are configured by; what the machine keeps
 //! readiness stop           what the health port reports; shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
@@ -59,6 +60,7 @@ use crate::{
     },
 };
 
+mod bulk;
 pub mod config;
 pub mod folder;
 mod readiness;
@@ -94,11 +96,14 @@ const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
 /// Runs the program. Exit code: 0 after a graceful shutdown; 1 after a failure, with one line on
-/// standard error; 2 for an invalid command line.
+/// standard error; 2 for an invalid command line; 3 after an import that rejected rows.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
         return answered;
+    }
+    if let Some(imported) = bulk::requested(&args) {
+        return imported;
     }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Context, alerts::answer::pruning_alarm, door, status};
 
 mod ages;
-mod batch;
+pub(crate) mod batch;
 mod change;
 pub(crate) mod device_key;
 mod server;

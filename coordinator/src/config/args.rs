@@ -190,7 +190,8 @@ fn after_help() -> String {
          of the flags with underscores.\n\n\
          The environment variables https_proxy and no_proxy name the HTTP proxy for Google's \
          endpoints, unless a credential sets proxy. A credential with application_default = true \
-         follows GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_CONFIG and GCE_METADATA_HOST.\n\n{}",
+         follows GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_CONFIG and GCE_METADATA_HOST.\n\n\
+         `coordinator import --help` explains the import of devices from files.\n\n{}",
         clarion_runtime::probe::HELP
     )
 }

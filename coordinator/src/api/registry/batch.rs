@@ -18,7 +18,10 @@ use clarion_proto::{
     ids::{AppName, LogId, UnixMillis, log_of, partition_of},
     wire::v1 as wire,
 };
-use clarion_runtime::peers::{PeerKey, turns::Turns};
+use clarion_runtime::peers::{
+    PeerKey,
+    turns::{Turn, Turns},
+};
 use prost::{
     Message,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
@@ -26,12 +29,15 @@ use prost::{
 use tonic::Status;
 
 use super::{
-    Context,
+    DeviceKey,
     ages::Ages,
     change::{self, Accepted, KnownApp},
     status,
 };
-use crate::store::{RecordBatch, RecordBatchBuilder, StoreError};
+use crate::{
+    dispatch::NewestObservation,
+    store::{AlertStore, ChangeLog, RecordBatch, RecordBatchBuilder, StoreError},
+};
 
 /// Maximum number of items in one batch.
 const CHANGES_MAX: usize = 10_000;
@@ -43,9 +49,38 @@ const LOG_BATCH_BYTES_MAX: usize = 1_024 * 1_024;
 /// replaces as many devices as it may.
 const SLICE: usize = 512;
 
+/// Where changes of devices are checked against and written to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Registrar<'a> {
+    /// Apps that changes may name.
+    pub(crate) apps: &'a dyn AlertStore,
+    /// Logs that changes are written to.
+    pub(crate) log: &'a dyn ChangeLog,
+    /// Key that makes ids of device names.
+    pub(crate) device_key: &'a DeviceKey,
+    /// Number of partitions of the cluster.
+    pub(crate) partitions: u16,
+    /// Newest observation that was written.
+    pub(crate) observed: &'a NewestObservation,
+    /// Time at which changes are checked.
+    pub(crate) now: UnixMillis,
+    /// Turns of the peers to check, and the peer whose changes these are; `None`: there is one
+    /// writer.
+    pub(crate) turns: Option<(&'a Turns, PeerKey)>,
+}
+
+impl Registrar<'_> {
+    async fn turn(&self) -> Option<Turn> {
+        match self.turns {
+            Some((turns, peer)) => Some(turns.enter(peer, 1).await),
+            None => None,
+        }
+    }
+}
+
 /// A batch that is not decoded; only its items are counted.
 #[derive(Debug)]
-pub(super) struct RawBatch {
+pub(crate) struct RawBatch {
     head: Head,
     bytes: Bytes,
 }
@@ -59,7 +94,7 @@ struct Head {
 
 impl RawBatch {
     /// Finds the id of a batch, and checks the number of its items.
-    pub(super) fn new(bytes: Bytes) -> Result<Self, Status> {
+    pub(crate) fn new(bytes: Bytes) -> Result<Self, Status> {
         let mut batch = Self { head: Head::default(), bytes: bytes.clone() };
         let mut items = Items(bytes);
         let mut count = 0;
@@ -84,30 +119,28 @@ impl RawBatch {
     }
 
     /// Checks the batch and appends it to the logs. The turn to check ends before the append.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
-        api: &Context,
-        (work, peer): (&Turns, PeerKey),
+        to: Registrar<'_>,
     ) -> Result<wire::WriteDevicesResponse, Status> {
-        let now = api.world.clock().wall();
         let whole = {
-            let _turn = work.enter(peer, 1).await;
-            Checked::of(self, api, now, false).await?
+            let _turn = to.turn().await;
+            Checked::of(self, to, false).await?
         };
         let (any_urgent, newest, answer) = (whole.urgent > 0, whole.newest, whole.answer);
-        match api.log.append_all(whole.logs.finish()).await {
+        match to.log.append_all(whole.logs.finish()).await {
             Ok(_) => {
-                api.observed.note(newest);
+                to.observed.note(newest);
                 return Ok(answer);
             }
             Err(StoreError::Full { .. }) if any_urgent => {}
             Err(error) => return Err(status::store(error)),
         }
         let urgent = {
-            let _turn = work.enter(peer, 1).await;
-            Checked::of(self, api, now, true).await?
+            let _turn = to.turn().await;
+            Checked::of(self, to, true).await?
         };
-        api.log.append_all(urgent.logs.finish()).await.map_err(status::store)?;
+        to.log.append_all(urgent.logs.finish()).await.map_err(status::store)?;
         Ok(wire::WriteDevicesResponse {
             retry_after: status::SOMEBODY_MUST_ACT.try_into().ok(),
             ..urgent.answer
@@ -177,14 +210,9 @@ struct Checked {
 
 impl Checked {
     /// Checks all items; `urgent_only`: refuses items that need more room in the store.
-    async fn of(
-        batch: &RawBatch,
-        api: &Context,
-        now: UnixMillis,
-        urgent_only: bool,
-    ) -> Result<Self, Status> {
-        let mut apps = KnownApps { api, known: BTreeMap::new() };
-        let ages = Ages { now, historic: batch.head.historic };
+    async fn of(batch: &RawBatch, to: Registrar<'_>, urgent_only: bool) -> Result<Self, Status> {
+        let mut apps = KnownApps { to, known: BTreeMap::new() };
+        let ages = Ages { now: to.now, historic: batch.head.historic };
         let answer = wire::WriteDevicesResponse { batch_id: batch.head.id, ..Default::default() };
         let mut checked = Self { logs: Logs::default(), urgent: 0, newest: UnixMillis(0), answer };
         let mut items = Items(batch.bytes.clone());
@@ -193,12 +221,12 @@ impl Checked {
             if usize::try_from(index).unwrap_or_default() % SLICE == SLICE - 1 {
                 tokio::task::yield_now().await;
             }
-            let error = match record(&item, &mut apps, ages, api).await? {
+            let error = match record(&item, &mut apps, ages).await? {
                 Ok(accepted) if urgent_only && is_growing(&accepted.record.change) => {
                     Some(no_room(index))
                 }
                 Ok(accepted) => {
-                    checked.take(&accepted, api);
+                    checked.take(&accepted, to);
                     let warning = accepted.warning.map(|InvalidField { field, problem }| {
                         wire::DeviceWarning { index, field, description: problem }
                     });
@@ -217,16 +245,16 @@ impl Checked {
 
     /// Adds an accepted change: its record, and then the removals of the devices that it replaces.
     /// The append takes all of them or none, so no device is removed without the registration.
-    fn take(&mut self, accepted: &Accepted, api: &Context) {
+    fn take(&mut self, accepted: &Accepted, to: Registrar<'_>) {
         self.urgent += usize::from(!is_growing(&accepted.record.change));
         self.newest = self.newest.max(accepted.record.observed);
-        self.push(&accepted.record, api);
-        accepted.removals().for_each(|removal| self.push(&removal, api));
+        self.push(&accepted.record, to);
+        accepted.removals().for_each(|removal| self.push(&removal, to));
         self.answer.written += 1;
     }
 
-    fn push(&mut self, record: &Record, api: &Context) {
-        let log = log_of(partition_of(record.device, api.config.partitions), api.log.logs());
+    fn push(&mut self, record: &Record, to: Registrar<'_>) {
+        let log = log_of(partition_of(record.device, to.partitions), to.log.logs());
         self.logs.push(log, &record.to_wire());
     }
 }
@@ -253,7 +281,6 @@ async fn record(
     item: &Bytes,
     apps: &mut KnownApps<'_>,
     ages: Ages,
-    api: &Context,
 ) -> Result<Result<Accepted, InvalidField>, Status> {
     if item.len() > CHANGE_BYTES_MAX {
         let problem = format!("must be at most {CHANGE_BYTES_MAX} bytes; got {} bytes", item.len());
@@ -263,10 +290,8 @@ async fn record(
     let change = change.map_err(|e| {
         status::invalid(InvalidField::new("request", format_args!("cannot be read: {e}")))
     })?;
-    Ok(apps
-        .of(&change)
-        .await?
-        .and_then(|app| change::record(change, app, ages, &api.config.device_key)))
+    let key = apps.to.device_key;
+    Ok(apps.of(&change).await?.and_then(|app| change::record(change, app, ages, key)))
 }
 
 /// The records of one batch, by log.
@@ -295,7 +320,7 @@ impl Logs {
 
 /// Apps that a batch refers to, looked up once: most batches have one or two apps.
 struct KnownApps<'a> {
-    api: &'a Context,
+    to: Registrar<'a>,
     known: BTreeMap<String, Option<KnownApp>>,
 }
 
@@ -313,7 +338,7 @@ impl KnownApps<'_> {
             Ok(app) => app,
             Err(problem) => return Ok(Err(problem.within(field))),
         };
-        let record = self.api.store.app(&app).await.map_err(status::store)?;
+        let record = self.to.apps.app(&app).await.map_err(status::store)?;
         let app = record.map(|record| KnownApp {
             name: app,
             platform: record.app.platform,

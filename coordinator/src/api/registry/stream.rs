@@ -17,7 +17,11 @@ use tokio::{
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use super::{Context, batch::RawBatch, status};
+use super::{
+    Context,
+    batch::{RawBatch, Registrar},
+    status,
+};
 
 /// Deadline for the next whole batch after an answer. A stream holds a place that other callers may
 /// need: a caller without changes opens another stream later.
@@ -109,7 +113,17 @@ impl Writer {
             return Err(status::invalid(InvalidField::new("historic", problem)));
         }
         let _place = self.unwritten.enter(self.peer, batch.bytes().max(1)).await;
-        batch.write(&self.api, (&self.work, self.peer)).await
+        let api = &self.api;
+        let registrar = Registrar {
+            apps: &*api.store,
+            log: &*api.log,
+            device_key: &api.config.device_key,
+            partitions: api.config.partitions,
+            observed: &api.observed,
+            now: api.world.clock().wall(),
+            turns: Some((&self.work, self.peer)),
+        };
+        batch.write(registrar).await
     }
 }
 

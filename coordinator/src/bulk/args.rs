@@ -1,0 +1,80 @@
+//! Command line of `coordinator import`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use clarion_proto::ids::AppName;
+
+use super::{column, error::ImportError, source::Format};
+
+/// Import devices from files into the registry.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "coordinator import", bin_name = "coordinator import", version)]
+#[command(after_help = after_help())]
+pub(super) struct ImportArgs {
+    /// Files of devices, in CSV or Parquet
+    #[arg(required = true, value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// Address of a coordinator's API, http://HOST:PORT
+    #[arg(long, value_name = "URL", env = "CLARION_IMPORT_TO")]
+    to: String,
+    /// App of rows that name none, apps/NAME
+    #[arg(long, value_name = "APP")]
+    app: Option<String>,
+    /// Import observations of up to 400 days; default: up to 24 hours. Import once, from one
+    /// consistent copy of the other system: an old row can bring back a device that was removed
+    /// more than 24 hours ago
+    #[arg(long)]
+    pub(super) historic: bool,
+    /// File for rows that are not imported: CSV with file, row, column and reason; it must not
+    /// exist yet. Default: the first 10 are shown
+    #[arg(long, value_name = "FILE")]
+    pub(super) rejects: Option<PathBuf>,
+    /// File that remembers how far the import is. Run the same command again after an interruption:
+    /// it goes on behind the last acknowledged rows. Default: every run begins with the first row
+    #[arg(long, value_name = "FILE")]
+    pub(super) resume: Option<PathBuf>,
+    /// Format of all files; default: the ending of each file's name
+    #[arg(long, value_enum)]
+    pub(super) format: Option<Format>,
+}
+
+impl ImportArgs {
+    /// Host and port of the coordinator.
+    ///
+    /// # Errors
+    /// The address is not one of a coordinator's API.
+    pub(super) fn host(&self) -> Result<&str, ImportError> {
+        let problem =
+            |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
+        if self.to.starts_with("https://") {
+            return Err(problem("must begin with http://: the API has no TLS of its own"));
+        }
+        let host = self.to.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
+        let port =
+            |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        host.filter(|host| port(host) && !host.contains('/'))
+            .ok_or_else(|| problem("must be http://HOST:PORT, such as http://127.0.0.1:7400"))
+    }
+
+    /// App of rows that name none.
+    ///
+    /// # Errors
+    /// The name is not one of an app.
+    pub(super) fn app(&self) -> Result<Option<String>, ImportError> {
+        let app = self.app.as_deref().map(AppName::from_name).transpose();
+        let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
+        Ok(app.map(|app| app.name()))
+    }
+}
+
+fn after_help() -> String {
+    format!(
+        "{}\n\
+         CSV: UTF-8, a header with the names of the columns, separated by commas, semicolons or \
+         tabs. Parquet: compressed with snappy, zstd or gzip, pages of at most 64 MiB.\n\n\
+         Exit codes: 0: every row is imported. 3: some rows were rejected, all others are \
+         imported. 1: the import has not reached the last row. 2: invalid command line.",
+        column::help()
+    )
+}

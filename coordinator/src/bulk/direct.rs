@@ -1,0 +1,93 @@
+//! Writes batches into a store that no coordinator holds, with the checks of the API.
+//!
+//! A batch is checked and appended by the code that serves `WriteDevices`, so the same rows are
+//! imported and rejected, with the same reasons.
+
+use std::sync::Arc;
+
+use clarion_runtime::world::Clock;
+use tokio::time::sleep;
+
+use super::{
+    error::ImportError,
+    flow::{Flow, Step, retry},
+    ledger::Ledger,
+    stream::{Batches, WriteError},
+};
+use crate::{
+    api::registry::{
+        DeviceKey,
+        batch::{RawBatch, Registrar},
+    },
+    dispatch::NewestObservation,
+    store::{AlertStore, ChangeLog},
+};
+
+/// A store, and what a coordinator's configuration says of its cluster.
+pub(super) struct Direct {
+    /// Apps of the store.
+    pub(super) apps: Arc<dyn AlertStore>,
+    /// Logs of the store.
+    pub(super) log: Arc<dyn ChangeLog>,
+    /// Key that makes ids of device names: that of the cluster.
+    pub(super) device_key: DeviceKey,
+    /// Number of partitions of the cluster.
+    pub(super) partitions: u16,
+}
+
+impl Direct {
+    /// Writes all batches, one after another, while the reader packs the next ones.
+    ///
+    /// # Errors
+    /// The store refuses a batch, or has no room for long.
+    pub(super) async fn write_all(
+        &self,
+        clock: Clock,
+        batches: &mut Batches,
+        ledger: &mut Ledger,
+    ) -> Result<(), WriteError> {
+        let (observed, mut flow) = (NewestObservation::default(), Flow::default());
+        loop {
+            if flow.is_empty() {
+                let Some(batch) = batches.next().await else { return Ok(()) };
+                flow.push(batch);
+            }
+            let Some(request) = flow.next_to_send() else { continue };
+            let to = Registrar {
+                apps: &*self.apps,
+                log: &*self.log,
+                device_key: &self.device_key,
+                partitions: self.partitions,
+                observed: &observed,
+                now: clock.wall(),
+                turns: None,
+            };
+            let answer = match RawBatch::new(request) {
+                Ok(batch) => batch.write(to).await,
+                Err(status) => Err(status),
+            };
+            let (after, problem) = match answer {
+                Ok(answer) => match flow.answered(answer).map_err(WriteError::Import)? {
+                    Step::Written(batch, outcome) => {
+                        ledger.take(&batch, outcome).await.map_err(WriteError::Journal)?;
+                        continue;
+                    }
+                    Step::NoRoom(after) => (after, "the store is full".to_owned()),
+                },
+                Err(status) => match retry(&status) {
+                    Some(after) => (after, status.message().to_owned()),
+                    None => {
+                        let refused = ImportError::Refused(Box::new(status));
+                        return Err(WriteError::Import(refused));
+                    }
+                },
+            };
+            let after = flow.broken(after, &problem).map_err(WriteError::Import)?;
+            ledger.say(&format!("import: {problem}; trying again in {} ms", after.as_millis()));
+            sleep(after).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
