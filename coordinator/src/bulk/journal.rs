@@ -119,7 +119,7 @@ pub(super) struct Entry {
     pub(super) mark: Mark,
     /// Number of the file of the rejects.
     pub(super) file: usize,
-    /// Rejected rows.
+    /// Rejected rows of that file, in its order.
     pub(super) rejects: Vec<Reject>,
 }
 
