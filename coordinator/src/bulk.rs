@@ -1,4 +1,5 @@
-//! `coordinator import`: devices from files into the registry, through the public API.
+//! `coordinator import`: devices from files into the registry, through the public API, or straight
+//! into the store of a coordinator that does not run.
 //!
 //! ```text
 //! source: csv, parquet --rows--> batch --requests--> flow, stream --answers--> ledger --> journal
@@ -23,8 +24,9 @@ use clarion_runtime::{lines, world::World};
 use tokio::sync::mpsc;
 
 use self::{
-    args::ImportArgs,
+    args::{ImportArgs, StoreAt},
     batch::{Packing, pack_all},
+    direct::Direct,
     error::ImportError,
     journal::{Counts, Journal, Mark},
     ledger::Ledger,
@@ -37,7 +39,6 @@ mod args;
 mod batch;
 mod column;
 mod csv;
-#[cfg(test)]
 mod direct;
 mod error;
 mod flow;
@@ -71,8 +72,11 @@ pub(crate) fn requested(args: &[OsString]) -> Option<ExitCode> {
             return Some(ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)));
         }
     };
-    let imported = args.host().map(|host| Target::Api { host: host.to_owned() });
-    Some(match imported.and_then(|target| import(&args, &target)) {
+    let target = match args.host() {
+        Some(host) => host.map(|host| Target::Api { host: host.to_owned() }),
+        None => args.store().map(Target::Store),
+    };
+    Some(match target.and_then(|target| import(&args, target)) {
         Ok(Counts { rejected: 0, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(REJECTED),
         Err(error) => {
@@ -87,12 +91,11 @@ enum Target {
     /// The API of a coordinator at `host:port`.
     Api { host: String },
     /// A store that no coordinator holds.
-    #[cfg(test)]
-    Store(direct::Direct),
+    Store(StoreAt),
 }
 
 /// Imports all files; returns the rows of this run and of the runs that it continues.
-fn import(args: &ImportArgs, target: &Target) -> Result<Counts, ImportError> {
+fn import(args: &ImportArgs, target: Target) -> Result<Counts, ImportError> {
     let (app, world) = (args.app()?, World::system());
     let open = |path| Source::open(path, args.format, app.is_some());
     let mut sources: Vec<Source> =
@@ -125,10 +128,12 @@ fn import(args: &ImportArgs, target: &Target) -> Result<Counts, ImportError> {
     let written = runtime.block_on(async {
         match target {
             Target::Api { host } => {
-                stream::write_all(&world, host, &mut batches, &mut ledger).await
+                stream::write_all(&world, &host, &mut batches, &mut ledger).await
             }
-            #[cfg(test)]
-            Target::Store(store) => store.write_all(clock, &mut batches, &mut ledger).await,
+            Target::Store(at) => match Direct::open(at, &world).await {
+                Ok(store) => store.write_all(clock, &mut batches, &mut ledger).await,
+                Err(error) => Err(WriteError::Import(error)),
+            },
         }
     });
     let counts = ledger.finish();

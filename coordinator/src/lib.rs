@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! bulk                     the import of devices from files, a program of its own
+//! state                    opens what outlives a process
 //! config folder            what parts are configured by; what the machine keeps
 //! readiness stop           what the health port reports; shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
@@ -42,7 +43,6 @@ use clarion_runtime::{
     telemetry,
     world::World,
 };
-use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -54,16 +54,14 @@ use crate::{
     folder::{DataFolder, FolderError},
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
-    store::{
-        AlertStore, ChangeLog, Store, StoreError, open, pulse,
-        sql::{MadeFor, OpenError},
-    },
+    store::{AlertStore, ChangeLog, Store, StoreError, pulse, sql::OpenError},
 };
 
 mod bulk;
 pub mod config;
 pub mod folder;
 mod readiness;
+mod state;
 mod stop;
 pub mod api;
 pub mod reconcile;
@@ -222,20 +220,9 @@ impl Coordinator {
     /// A folder or a store that cannot be used; a port that cannot be bound, with its address; too
     /// few file descriptors.
     pub async fn bind(mut config: Config, world: World) -> Result<Self, Failure> {
-        let folder = config.data_dir.as_deref().map(DataFolder::open).transpose()?;
-        if let Some(folder) = &folder
-            && config.api.device_key.is_random()
-        {
-            config.api.device_key = folder.device_key()?;
-        }
+        let folder = state::lock_folder(&mut config)?;
         let ports = Ports::bind(&config, &world).await?;
-        let made_for = MadeFor {
-            cluster: config.dispatch.cluster.as_str().to_owned(),
-            partitions: config.dispatch.partitions,
-            logs: config.dispatch.logs,
-            device_key: Some(HEXLOWER.encode(&config.api.device_key.fingerprint())),
-        };
-        let store = open::open(&config.store, &made_for, &world).await?;
+        let store = state::open_store(&config, &world).await?;
         Ok(Self::over(config, ports, store, folder, world))
     }
 

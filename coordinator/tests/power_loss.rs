@@ -120,7 +120,7 @@ async fn child_that_writes_until_it_is_killed() {
                     observed: UnixMillis(number),
                     change: Change::Mute(true),
                 };
-                let log = LogId((number % u64::from(LOGS)) as u16);
+                let log = LogId(u16::try_from(number % u64::from(LOGS)).expect("below"));
                 let batch = RecordBatch::from_records(&[record(device(number))]);
                 let positions = store.append_all(vec![(log, batch)]).await.expect("appended");
                 told(&format!("change {number} {log} {}", positions[0]));

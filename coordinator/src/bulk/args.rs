@@ -6,6 +6,10 @@ use clap::Parser;
 use clarion_proto::ids::AppName;
 
 use super::{column, error::ImportError, source::Format};
+use crate::{
+    config::{Args, Config},
+    store::open::StorePlace,
+};
 
 /// Import devices from files into the registry.
 #[derive(Debug, Clone, Parser)]
@@ -16,8 +20,17 @@ pub(super) struct ImportArgs {
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
     /// Address of a coordinator's API, http://HOST:PORT
-    #[arg(long, value_name = "URL", env = "CLARION_IMPORT_TO")]
-    to: String,
+    #[arg(long, value_name = "URL", required_unless_present_any = ["config", "data_dir"])]
+    #[arg(conflicts_with_all = ["config", "data_dir"])]
+    to: Option<String>,
+    /// Data folder of a coordinator that does not run: the import writes straight into its store.
+    /// The apps have to exist
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file of a coordinator that does not run: the import writes straight into its
+    /// store
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// App of rows that name none, apps/NAME
     #[arg(long, value_name = "APP")]
     app: Option<String>,
@@ -40,23 +53,36 @@ pub(super) struct ImportArgs {
 }
 
 impl ImportArgs {
-    /// Host and port of the coordinator.
+    /// Host and port of the coordinator; `None`: the import writes into a store.
     ///
     /// # Errors
     /// The address is not one of a coordinator's API.
-    pub(super) fn host(&self) -> Result<&str, ImportError> {
-        let problem =
-            |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
-        if self.to.starts_with("https://") {
-            return Err(problem("must begin with http://: the API has no TLS of its own"));
-        }
-        let host = self.to.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
-        let port =
-            |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-        host.filter(|host| port(host) && !host.contains('/'))
-            .ok_or_else(|| problem("must be http://HOST:PORT, such as http://127.0.0.1:7400"))
+    pub(super) fn host(&self) -> Option<Result<&str, ImportError>> {
+        self.to.as_deref().map(host_of)
     }
 
+    /// The store that the import writes into.
+    ///
+    /// # Errors
+    /// The configuration is wrong, or its store keeps nothing.
+    pub(super) fn store(&self) -> Result<StoreAt, ImportError> {
+        let mut args = vec!["coordinator".into()];
+        let mut option = |name: &str, value: &Option<PathBuf>| {
+            args.extend(value.iter().flat_map(|path| [name.into(), path.clone().into_os_string()]));
+        };
+        option("--config", &self.config);
+        option("--data-dir", &self.data_dir);
+        let args = Args::try_parse_from(args).map_err(|error| ImportError::Option {
+            option: "environment",
+            problem: error.to_string(),
+        })?;
+        let config = Config::load(args).map_err(Box::new)?;
+        if matches!(config.store.place, StorePlace::Memory) {
+            let problem = "its store is memory, which keeps nothing; use --to".to_owned();
+            return Err(ImportError::Option { option: "--config", problem });
+        }
+        Ok(StoreAt(Box::new(config)))
+    }
     /// App of rows that name none.
     ///
     /// # Errors
@@ -66,6 +92,21 @@ impl ImportArgs {
         let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
         Ok(app.map(|app| app.name()))
     }
+}
+
+/// Configuration of a coordinator whose store the import writes into.
+#[derive(Debug)]
+pub(super) struct StoreAt(pub(super) Box<Config>);
+
+fn host_of(to: &str) -> Result<&str, ImportError> {
+    let problem = |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
+    if to.starts_with("https://") {
+        return Err(problem("must begin with http://: the API has no TLS of its own"));
+    }
+    let host = to.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
+    let port = |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+    host.filter(|host| port(host) && !host.contains('/'))
+        .ok_or_else(|| problem("must be http://HOST:PORT, such as http://127.0.0.1:7400"))
 }
 
 fn after_help() -> String {

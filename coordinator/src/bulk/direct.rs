@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use clarion_runtime::world::Clock;
+use clarion_runtime::world::{Clock, World};
 use tokio::time::sleep;
 
 use super::{
+    args::StoreAt,
     error::ImportError,
     flow::{Flow, Step, retry},
     ledger::Ledger,
@@ -20,6 +21,8 @@ use crate::{
         batch::{RawBatch, Registrar},
     },
     dispatch::NewestObservation,
+    folder::DataFolder,
+    state,
     store::{AlertStore, ChangeLog},
 };
 
@@ -33,9 +36,24 @@ pub(super) struct Direct {
     pub(super) device_key: DeviceKey,
     /// Number of partitions of the cluster.
     pub(super) partitions: u16,
+    /// Locked until the import has ended.
+    pub(super) _folder: Option<DataFolder>,
 }
 
 impl Direct {
+    /// Opens a store, so that no coordinator writes to it meanwhile.
+    ///
+    /// # Errors
+    /// A folder or store that cannot be used, or that a coordinator uses.
+    pub(super) async fn open(at: StoreAt, world: &World) -> Result<Self, ImportError> {
+        let StoreAt(mut config) = at;
+        let folder = state::lock_folder(&mut config)?;
+        let store = state::open_store(&config, world).await?;
+        let device_key = config.api.device_key;
+        let (apps, log) = (Arc::clone(&store) as _, store as _);
+        Ok(Self { apps, log, device_key, partitions: config.api.partitions, _folder: folder })
+    }
+
     /// Writes all batches, one after another, while the reader packs the next ones.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use tonic::Status;
 
+use crate::{config::ConfigError, folder::FolderError, store::sql::OpenError};
+
 /// Reason why an import cannot start or go on. A row that is refused is none: it goes to the file
 /// of rejects.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,15 @@ pub(super) enum ImportError {
     /// An answer that the contract does not allow.
     #[error("the coordinator violated its API: {0}")]
     Broken(String),
+    /// The configuration of the store's coordinator is wrong.
+    #[error(transparent)]
+    Config(#[from] Box<ConfigError>),
+    /// The data folder cannot be used; a coordinator may run on it.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The store cannot be opened; a coordinator may run on it.
+    #[error("store: {0}")]
+    Store(#[from] OpenError),
     /// The system refused a thread.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),

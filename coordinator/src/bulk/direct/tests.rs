@@ -1,44 +1,57 @@
 use std::fs;
 
 use clap::Parser;
-use clarion_proto::{device::Change, wire::shard_v1::FeedResponse};
+use clarion_proto::{
+    device::{Change, Record},
+    ids::{LogId, Position},
+    wire::shard_v1::FeedResponse,
+};
 use clarion_runtime::world::World;
-use futures_util::FutureExt;
+use data_encoding::HEXLOWER;
 use prost::Message;
 
 use super::{
     super::{Target, args::ImportArgs, import, journal::Counts},
     *,
 };
-use crate::store::{memory::MemoryStore, suite::app};
-use clarion_proto::{
-    device::Record,
-    ids::{LogId, Position},
+use crate::store::{
+    sql::{MadeFor, SqlStore},
+    sqlite::SqliteEngine,
+    suite::app,
 };
 
+/// The store of a data folder, as a coordinator opens it.
+async fn store(args: &ImportArgs, world: &World) -> SqlStore<SqliteEngine> {
+    let StoreAt(mut config) = args.store().expect("a configuration");
+    let folder = state::lock_folder(&mut config).expect("free").expect("a folder");
+    let made_for = MadeFor {
+        cluster: config.dispatch.cluster.as_str().to_owned(),
+        partitions: config.dispatch.partitions,
+        logs: config.dispatch.logs,
+        device_key: Some(HEXLOWER.encode(&config.api.device_key.fingerprint())),
+    };
+    let file = config.data_dir.expect("given").join("store.sqlite");
+    drop(folder);
+    let engine = SqliteEngine::open(&file, world.clock()).await.expect("opened");
+    SqlStore::open(engine, &made_for, 1 << 30, 1 << 20, world).await.expect("a store")
+}
+
 /// All records of a store.
-fn records(store: &MemoryStore) -> Vec<Record> {
+async fn records(store: &SqlStore<SqliteEngine>) -> Vec<Record> {
     let after: Vec<_> = (0..store.logs()).map(|log| (LogId(log), Position(0))).collect();
-    let read = store.read_many(&after, usize::MAX).now_or_never().expect("in memory");
-    let batches = read.expect("readable").into_iter().flat_map(|(_, batches)| batches);
+    let read = store.read_many(&after, usize::MAX).await.expect("readable");
+    let batches = read.into_iter().flat_map(|(_, batches)| batches);
     let wire = batches
         .flat_map(|batch| FeedResponse::decode(batch.records).expect("encoded by us").records);
     wire.map(|record| Record::from_wire(record).expect("valid")).collect()
 }
 
 #[test]
-fn rows_go_into_a_store_with_the_checks_of_the_api() {
+fn rows_go_into_the_store_of_a_data_folder_with_the_checks_of_the_api() {
     let world = World::system();
-    let store = Arc::new(MemoryStore::new(8, 1 << 30, &world));
-    store.create_app(app("demo")).now_or_never().expect("in memory").expect("created");
-    let direct = Direct {
-        apps: Arc::clone(&store) as _,
-        log: Arc::clone(&store) as _,
-        device_key: DeviceKey::random(),
-        partitions: 64,
-    };
     let folder = tempfile::tempdir().expect("a folder");
     let (file, rejects) = (folder.path().join("devices.csv"), folder.path().join("rejects.csv"));
+    let data = folder.path().join("data");
     let now = world.clock().wall().0;
     let mut text = "device,token,observed,latitude,longitude,muted\n".to_owned();
     for n in 0..10_000 {
@@ -53,15 +66,26 @@ fn rows_go_into_a_store_with_the_checks_of_the_api() {
     let arguments = [
         "import".as_ref(),
         file.as_os_str(),
-        "--to=http://127.0.0.1:1".as_ref(),
+        "--data-dir".as_ref(),
+        data.as_os_str(),
         "--app=apps/demo".as_ref(),
         "--rejects".as_ref(),
         rejects.as_os_str(),
     ];
     let args = ImportArgs::try_parse_from(arguments).expect("valid");
-    let counts = import(&args, &Target::Store(direct)).expect("imported");
+    let runtime = tokio::runtime::Runtime::new().expect("started");
+    runtime.block_on(async {
+        let store = store(&args, &world).await;
+        store.create_app(app("demo")).await.expect("created");
+        let refused = Direct::open(args.store().expect("valid"), &world).await;
+        let refused = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.starts_with("store: "), "a coordinator uses it: {refused}");
+        store.close().await;
+    });
+    let counts = import(&args, Target::Store(args.store().expect("valid"))).expect("imported");
     assert_eq!(counts, Counts { written: 9_990, rejected: 10, warned: 0 });
-    let records = records(&store);
+    let store = runtime.block_on(store(&args, &world));
+    let records = runtime.block_on(records(&store));
     let muted = records.iter().filter(|record| record.change == Change::Mute(true)).count();
     let arrived = |record: &&Record| matches!(record.change, Change::Arrival(..));
     assert_eq!((muted, records.iter().filter(arrived).count()), (10, 9_990));
