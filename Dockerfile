@@ -16,8 +16,9 @@ LABEL org.opencontainers.image.title="Clarion" \
 
 COPY coordinator shard loadgen LICENSE /
 
-# The only writable folder: loadgen's reports, logs and records. The user below owns it. The root
-# file system may be read-only.
+# The only writable folder: loadgen's reports, logs and records, and the coordinator's data folder
+# clarion-data. Mount a volume here to keep it. The user below owns it. The root file system may be
+# read-only.
 COPY --chown=65532:65532 report /report
 VOLUME /report
 WORKDIR /report

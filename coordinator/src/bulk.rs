@@ -100,7 +100,7 @@ fn import(args: &ImportArgs, target: Target) -> Result<Counts, ImportError> {
     let open = |path| Source::open(path, args.format, app.is_some());
     let mut sources: Vec<Source> =
         args.files.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
-    let start = Mark::start(&sources, app.as_deref(), args.historic);
+    let start = Mark::start(&sources, app.as_deref(), args.historic, args.destination());
     let resumed = args.resume.as_deref().map(|path| start.resume(path)).transpose()?.flatten();
     if let Some(mark) = &resumed
         && let Some(source) = sources.get_mut(mark.file)

@@ -89,6 +89,8 @@ mod fixtures;
 
 /// Time for threads that still compute after all tasks have ended: at most one cover.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
+/// Time to close the store; without it, the next process waits some seconds for a database.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Part of the drain deadline for the steps after the wait for alerts under way; a quarter of the
 /// deadline if that is less.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
@@ -335,7 +337,10 @@ impl Coordinator {
         let (following, until) = (readiness.follow(reporter.clone()), stopping.clone());
         let readiness =
             context.drain.spawn(async move { until.run_until_cancelled(following).await });
-        let ask = || async { store.lane_director().await.map(drop) };
+        let ask = || async {
+            store.lane_director().await?;
+            store.fit()
+        };
         let stop = async {
             tokio::select! {
                 biased;
@@ -406,6 +411,10 @@ impl Coordinator {
             tracing::warn!(left, ?deadline, "drain deadline passed; tasks still running");
         }
         dispatcher.shutdown().await;
+        // A database that is away must not delay the end.
+        if tokio::time::timeout(CLOSE_WITHIN, store.close()).await.is_err() {
+            tracing::warn!("store was left without being closed");
+        }
         failure.map_or(Ok(()), |lost| Err(lost.into()))
     }
 }

@@ -128,6 +128,25 @@ impl Reconciler {
         self.shared.listed.send_replace(true);
     }
 
+    /// Runs an active alert of the store that this process may not know: the answer to its recording
+    /// was lost, and its caller has asked again.
+    pub fn adopt(&self, alert: &Arc<AlertRecord>) {
+        if alert.state.is_final() {
+            return;
+        }
+        if let Some(handle) = self.shared.enter(alert) {
+            let task = AlertTask::found(Arc::clone(&self.shared), handle, Arc::clone(alert));
+            self.shared.spawn(task.run());
+        }
+    }
+
+    /// Searches the store for an alert whose recording has no known outcome, so that it is sent
+    /// even if its caller never asks again.
+    pub fn search(&self) {
+        let reconciler = self.clone();
+        self.shared.spawn(async move { reconciler.list().await });
+    }
+
     /// Accepts an alert that this process has just recorded, with the bands of its cover. From here
     /// on [`Reconciler::watch`] and [`Reconciler::cancel`] find the alert. The alert starts at once
     /// if partitions and lanes allow.

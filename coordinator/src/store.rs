@@ -261,6 +261,16 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
 /// that a coordinator needs to take over the work of another coordinator.
 #[async_trait]
 pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
+    /// Whether the newest writes succeeded and the clocks agree, as far as is known without asking.
+    ///
+    /// # Errors
+    /// The process must not be ready, although the store may answer.
+    fn fit(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// Finishes what waits and gives the store back, so that the next process need not wait for it.
+    /// Nothing that was acknowledged depends on it.
+    async fn close(&self) {}
     /// The newest ownership; `None` before the first.
     async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError>;
     /// Records the next ownership: its number is one more than the stored number, or 1.

@@ -203,15 +203,29 @@ impl AlertService for Alerts {
     }
 }
 
+/// Time to record a cancel, after which the nodes are stopped without a record.
+const CANCEL_RECORDED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Records the cancel, stops the nodes, records the result. Changes nothing if the alert has ended.
 async fn cancel(
     api: &Context,
     name: &AlertName,
     reason: String,
 ) -> Result<Arc<AlertRecord>, Status> {
-    let alert = match api.reconciler.record(name, Event::Cancel { reason }).await {
+    let recorded = api.reconciler.record(name, Event::Cancel { reason });
+    let recorded = tokio::time::timeout(CANCEL_RECORDED_WITHIN, recorded).await;
+    let recorded = recorded.unwrap_or_else(|_| {
+        let seconds = CANCEL_RECORDED_WITHIN.as_secs();
+        Err(StoreError::Away(format!("no answer for {seconds} s; the cancel may be stored")))
+    });
+    let alert = match recorded {
         Ok(alert) => alert,
-        Err(error) if error.may_pass() => return Err(stop_unrecorded(api, name, error).await),
+        Err(
+            error @ (StoreError::Away(_)
+            | StoreError::Busy(_)
+            | StoreError::Broken(_)
+            | StoreError::Unreadable { .. }),
+        ) => return Err(stop_unrecorded(api, name, error).await),
         Err(error) => return Err(status::store(error)),
     };
     if alert.state.is_final() {

@@ -61,6 +61,21 @@ impl ImportArgs {
         self.to.as_deref().map(host_of)
     }
 
+    /// Where the import writes, in words.
+    pub(super) fn destination(&self) -> String {
+        let shown = |path: &PathBuf| {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            whole.display().to_string()
+        };
+        match (&self.to, &self.data_dir, &self.config) {
+            (Some(to), ..) => format!("to {to}"),
+            (None, Some(folder), _) => format!("into the data folder {}", shown(folder)),
+            (None, None, config) => {
+                format!("into the store of {}", config.as_ref().map(shown).unwrap_or_default())
+            }
+        }
+    }
+
     /// The store that the import writes into.
     ///
     /// # Errors
@@ -113,7 +128,8 @@ fn after_help() -> String {
     format!(
         "{}\n\
          CSV: UTF-8, a header with the names of the columns, separated by commas, semicolons or \
-         tabs. Parquet: compressed with snappy, zstd or gzip, pages of at most 64 MiB.\n\n\
+         tabs. Parquet: plain or dictionary encoding, compressed with snappy, zstd or gzip, pages of \
+         at most 64 MiB.\n\n\
          Exit codes: 0: every row is imported. 3: some rows were rejected, all others are \
          imported. 1: the import has not reached the last row. 2: invalid command line.",
         column::help()

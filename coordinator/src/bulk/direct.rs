@@ -23,7 +23,7 @@ use crate::{
     dispatch::NewestObservation,
     folder::DataFolder,
     state,
-    store::{AlertStore, ChangeLog},
+    store::{AlertStore, ChangeLog, open::StorePlace},
 };
 
 /// A store, and what a coordinator's configuration says of its cluster.
@@ -47,6 +47,12 @@ impl Direct {
     /// A folder or store that cannot be used, or that a coordinator uses.
     pub(super) async fn open(at: StoreAt, world: &World) -> Result<Self, ImportError> {
         let StoreAt(mut config) = at;
+        if let StorePlace::Sqlite(path) = &config.store.place
+            && !path.try_exists().map_err(|e| ImportError::file(path, "read", e))?
+        {
+            let problem = "there is no store; start a coordinator on it once and create the apps";
+            return Err(ImportError::content(path, problem));
+        }
         let folder = state::lock_folder(&mut config)?;
         let store = state::open_store(&config, world).await?;
         let device_key = config.api.device_key;
@@ -90,11 +96,18 @@ impl Direct {
                         ledger.take(&batch, outcome).await.map_err(WriteError::Journal)?;
                         continue;
                     }
-                    Step::NoRoom(after) => (after, "the store is full".to_owned()),
+                    Step::NoRoom(_) => return Err(WriteError::Import(full())),
                 },
+                // Nobody makes room meanwhile.
+                Err(_) if !*self.log.has_room().borrow() => {
+                    return Err(WriteError::Import(full()));
+                }
                 Err(status) => match retry(&status) {
-                    Some(after) => (after, status.message().to_owned()),
-                    None => {
+                    // A store that this process must not use any more does not come back.
+                    Some(after) if !matches!(self.log.heads().await, Err(e) if e.ends_process()) => {
+                        (after, status.message().to_owned())
+                    }
+                    _ => {
                         let refused = ImportError::Refused(Box::new(status));
                         return Err(WriteError::Import(refused));
                     }
@@ -104,6 +117,13 @@ impl Direct {
             ledger.say(&format!("import: {problem}; trying again in {} ms", after.as_millis()));
             sleep(after).await;
         }
+    }
+}
+
+fn full() -> ImportError {
+    ImportError::Option {
+        option: "store_bytes_max",
+        problem: "the store is full; raise the limit, then run the import again".to_owned(),
     }
 }
 

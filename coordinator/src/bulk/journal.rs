@@ -8,7 +8,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Mark {
     /// App and `historic`, with which rows mean the same.
     app: Option<String>,
     historic: bool,
+    /// Coordinator or store that has the rows before this mark.
+    to: String,
     /// Number of the file in which the import goes on; the number of files: none.
     pub(super) file: usize,
     /// Position in that file.
@@ -63,13 +65,14 @@ pub(super) struct Counts {
 
 impl Mark {
     /// The mark of an import that begins.
-    pub(super) fn start(sources: &[Source], app: Option<&str>, historic: bool) -> Self {
+    pub(super) fn start(sources: &[Source], app: Option<&str>, historic: bool, to: String) -> Self {
         let files = sources.iter().map(|source| (source.path.clone(), source.print.clone()));
         Self {
             version: VERSION,
             files: files.collect(),
             app: app.map(str::to_owned),
             historic,
+            to,
             file: 0,
             at: Position::default(),
             counts: Counts::default(),
@@ -101,6 +104,10 @@ impl Mark {
             |mark: &Self| mark.files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         if names(&mark) != names(self) || (&mark.app, mark.historic) != (&self.app, self.historic) {
             let problem = format!("is of an import of other files or with other options{over}");
+            return Err(ImportError::content(path, problem));
+        }
+        if mark.to != self.to {
+            let problem = format!("is of an import {}, and this one is {}{over}", mark.to, self.to);
             return Err(ImportError::content(path, problem));
         }
         let changed = mark.files.iter().zip(&self.files).find(|(then, now)| then != now);
@@ -204,7 +211,7 @@ impl Journal {
 fn open_rejects(path: &Path, bytes: &mut u64) -> Result<(PathBuf, File, u64), ImportError> {
     let failed = |error| ImportError::file(path, "written", error);
     let is_new = *bytes == 0;
-    let file = OpenOptions::new().write(true).create_new(is_new).open(path);
+    let file = OpenOptions::new().read(!is_new).write(true).create_new(is_new).open(path);
     let mut file = match file {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let problem = "is there already; name another file for the rejects, or remove it";
@@ -219,6 +226,12 @@ fn open_rejects(path: &Path, bytes: &mut u64) -> Result<(PathBuf, File, u64), Im
         let problem = "was shortened since the resume file was written";
         return Err(ImportError::content(path, problem));
     } else {
+        let mut header = vec![0; HEADER.len()];
+        file.read_exact(&mut header).map_err(failed)?;
+        if header != HEADER.as_bytes() {
+            let problem = "is no file of rejects; name the file of the run that is continued";
+            return Err(ImportError::content(path, problem));
+        }
         // Lines behind the mark are of rows that come again.
         file.set_len(*bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;

@@ -57,7 +57,7 @@ impl Value {
             Self::Absent => Ok(String::new()),
             Self::Text(text) => Ok(text),
             Self::Integer(number) => Ok(number.to_string()),
-            Self::Malformed => Err("must be text in UTF-8".to_owned()),
+            Self::Malformed => Err("must be text in UTF-8, of at most 16 KiB".to_owned()),
             Self::Real(_) | Self::Flag(_) | Self::Time(_) | Self::List(_) => {
                 Err("must be text".to_owned())
             }

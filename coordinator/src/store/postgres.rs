@@ -248,6 +248,17 @@ impl PostgresEngine {
 
 #[async_trait]
 impl Engine for PostgresEngine {
+    fn fit(&self) -> Result<(), String> {
+        let offset = *self.clock_offset.borrow();
+        if offset.is_too_large() {
+            return Err(format!(
+                "the clocks of database and coordinator differ by {} ms; set both by NTP",
+                offset.offset_ms
+            ));
+        }
+        Ok(())
+    }
+
     async fn query(&self, statement: Statement) -> Result<Vec<Row>, EngineError> {
         self.usable()?;
         let rows = self.records.run(&statement.into(), Effect::Reads, DEADLINE).await;

@@ -34,7 +34,7 @@ use crate::{
     lane::LaneKey,
     planned::{AppPlan, FIRST_EPOCH},
     snapshot::State,
-    store::{AlertRecord, Created, RequestId, SendPlan},
+    store::{AlertRecord, Created, RequestId, SendPlan, StoreError},
 };
 
 /// Largest alert, bytes: a response with the region adds names, times and progress, and must not be
@@ -68,6 +68,10 @@ impl Alerts {
         {
             return match same(existing, &submitted)? {
                 Answer::Recorded(alert) if request.validate_only => Ok(valid(&alert)),
+                Answer::Recorded(alert) => {
+                    self.api.reconciler.adopt(&alert);
+                    Ok(Answer::Recorded(alert))
+                }
                 answer => Ok(answer),
             };
         }
@@ -131,7 +135,13 @@ impl Alerts {
         let launching = self.api.drain.spawn(launching.in_current_span());
         match launching.await.map_err(|e| status::internal(&e))?? {
             Created::New(alert) => Ok(Answer::Recorded(alert)),
-            Created::Existing(alert) => same(alert, &submitted),
+            Created::Existing(alert) => {
+                let answer = same(alert, &submitted)?;
+                if let Answer::Recorded(alert) = &answer {
+                    self.api.reconciler.adopt(alert);
+                }
+                Ok(answer)
+            }
         }
     }
 }
@@ -152,6 +162,9 @@ async fn launch(
         record.plan.iter().flat_map(|plan| &plan.apps).map(|app| &app.lane).collect();
     api.dispatch.check_start(&lanes).map_err(|e| status::start(&e))?;
     let created = api.store.create_alert(record, api.config.alerts.active_max).await;
+    if created.as_ref().is_err_and(StoreError::may_pass) {
+        api.reconciler.search();
+    }
     let created = created.map_err(status::store)?;
     if let Created::New(alert) = &created {
         api.reconciler.hand_over(Arc::clone(alert), bands);

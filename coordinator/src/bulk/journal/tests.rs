@@ -34,7 +34,7 @@ fn an_import_goes_on_behind_its_mark_and_no_reject_is_there_twice() {
     let folder = tempfile::tempdir().expect("a folder");
     let (rejects, resume) = (folder.path().join("rejects"), folder.path().join("resume"));
     let sources = [source(folder.path(), "a,b.csv", "token,observed\n1,1\n")];
-    let start = Mark::start(&sources, Some("apps/demo"), false);
+    let start = Mark::start(&sources, Some("apps/demo"), false, "to a".to_owned());
     assert_eq!(start.resume(&resume).expect("none"), None);
     let mut first = start.clone();
     let journal = Journal::open(&mut first, Some(&rejects), Some(&resume)).expect("new");
@@ -61,16 +61,16 @@ fn another_import_is_not_continued() {
     let folder = tempfile::tempdir().expect("a folder");
     let resume = folder.path().join("resume");
     let sources = || [source(folder.path(), "a.csv", "token,observed\n1,1\n")];
-    let mut start = Mark::start(&sources(), None, true);
+    let mut start = Mark::start(&sources(), None, true, "to a".to_owned());
     Journal::open(&mut start, None, Some(&resume)).expect("new");
-    let start = Mark::start(&sources(), None, false);
+    let start = Mark::start(&sources(), None, false, "to a".to_owned());
     let problem = start.resume(&resume).expect_err("an option").to_string();
     assert!(
         problem.contains("other options; to import from the beginning, delete it"),
         "{problem}"
     );
     let changed = [source(folder.path(), "a.csv", "token,observed\n2,1\n")];
-    let start = Mark::start(&changed, None, true);
+    let start = Mark::start(&changed, None, true, "to a".to_owned());
     let problem = start.resume(&resume).expect_err("a change").to_string();
     assert!(problem.contains("a.csv: was changed since"), "{problem}");
     fs::write(&resume, "{}").expect("written");
@@ -84,7 +84,7 @@ fn a_file_of_rejects_is_never_overwritten() {
     let rejects = folder.path().join("rejects");
     fs::write(&rejects, "something else").expect("written");
     let sources = [source(folder.path(), "a.csv", "token,observed\n1,1\n")];
-    let mut start = Mark::start(&sources, None, false);
+    let mut start = Mark::start(&sources, None, false, "to a".to_owned());
     let problem = Journal::open(&mut start, Some(&rejects), None).expect_err("there").to_string();
     assert!(problem.contains("is there already"), "{problem}");
     start.rejects_bytes = 1_000;

@@ -2,6 +2,7 @@
 
 use std::{fs::File, sync::Arc};
 
+use clarion_proto::device::SEGMENTS_MAX;
 use parquet::{
     basic::{ConvertedType, LogicalType, TimeUnit, Type},
     column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader},
@@ -127,6 +128,9 @@ fn time(leaf: &ColumnDescriptor) -> Option<Kind> {
     }
 }
 
+/// Longest text of a value, bytes: an item of the API has at most as many.
+const TEXT_BYTES_MAX: usize = 16 * 1_024;
+
 /// Values of one column of one row group, read in order.
 pub(super) struct Chunk {
     reader: ColumnReader,
@@ -162,7 +166,7 @@ impl Chunk {
                 levels.texts(reader, rows, into)
             }
             ColumnReader::ByteArrayColumnReader(reader) => {
-                levels.flat(reader, rows, into, |text| Value::of_bytes(text.data()))
+                levels.flat(reader, rows, into, |bytes| text(bytes.data()))
             }
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
                 levels.flat(reader, rows, into, |id| {
@@ -226,8 +230,13 @@ impl Levels {
             }
             let text = (*def == self.def_max).then(|| values.next()).flatten();
             match (text.map(|text| std::str::from_utf8(text.data())), into.last_mut()) {
-                (Some(Ok(text)), Some(Value::List(texts))) => texts.push(text.to_owned()),
-                (Some(Err(_)), Some(list)) => *list = Value::Malformed,
+                (Some(Ok(text)), Some(Value::List(texts))) if text.len() <= TEXT_BYTES_MAX => {
+                    // One more than a device may have, so that the row is rejected for it.
+                    if texts.len() <= SEGMENTS_MAX {
+                        texts.push(text.to_owned());
+                    }
+                }
+                (Some(_), Some(list)) => *list = Value::Malformed,
                 _ => {}
             }
         }
@@ -250,6 +259,11 @@ impl Levels {
         })?;
         if records == rows { Ok(values) } else { Err(fewer(records, rows)) }
     }
+}
+
+/// Text of a value. A longer one than any value of a device is not copied.
+fn text(bytes: &[u8]) -> Value {
+    if bytes.len() > TEXT_BYTES_MAX { Value::Malformed } else { Value::of_bytes(bytes) }
 }
 
 fn fewer(there: usize, rows: usize) -> String {

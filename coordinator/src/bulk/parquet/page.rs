@@ -186,6 +186,18 @@ impl Pages {
             return Err(problem("a page is shorter than its levels".to_owned()));
         }
         let encoding = encoding(header.encoding)?;
+        // The crate panics for lengths in these that go beyond the page.
+        if matches!(
+            encoding,
+            Encoding::DELTA_BINARY_PACKED
+                | Encoding::DELTA_LENGTH_BYTE_ARRAY
+                | Encoding::DELTA_BYTE_ARRAY
+                | Encoding::BYTE_STREAM_SPLIT
+        ) {
+            return Err(problem(format!(
+                "encoding {encoding} is not read; write the file with plain or dictionary encoding"
+            )));
+        }
         let is_dictionary = kind == header::PageKind::Dictionary;
         let of_dictionary =
             matches!(encoding, Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY);

@@ -81,7 +81,14 @@ impl Failure {
     /// Whether rows cannot be read because they are damaged.
     pub(super) fn is_damage(&self) -> bool {
         let Self::Refused(refusal) = self else { return false };
-        [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(&refusal.code)
+        // IO_ERROR: a block cannot be read. INTERNAL_ERROR: a length that is none.
+        [
+            SqlState::DATA_CORRUPTED,
+            SqlState::INDEX_CORRUPTED,
+            SqlState::IO_ERROR,
+            SqlState::INTERNAL_ERROR,
+        ]
+        .contains(&refusal.code)
     }
 
     /// Whether the tables of the store are not made yet.

@@ -79,7 +79,7 @@ impl<E: Engine> AlertStore for SqlStore<E> {
             {
                 let positions = positions(self.database.noted(row.text(0))?);
                 let positions = positions.ok_or_else(|| unreadable(&alert.name, "positions"))?;
-                self.forget_ended().await?;
+                self.forget_ended().await;
                 return Ok(Created::New(Arc::new(AlertRecord { positions, ..alert })));
             }
             attempts.changed(written);
@@ -104,9 +104,9 @@ impl<E: Engine> AlertStore for SqlStore<E> {
             let written = self.database.write(replace.text(joined(&alert.positions))).await?;
             if attempts.changed(written) {
                 if alert.state.is_final() {
-                    self.database.write(self.database.fenced(FORGET_CHECKPOINTS)).await?;
+                    self.forget(self.database.fenced(FORGET_CHECKPOINTS)).await;
                 }
-                self.forget_ended().await?;
+                self.forget_ended().await;
                 return Ok(Arc::new(alert));
             }
             self.database.check_chief().await?;
@@ -185,7 +185,7 @@ impl<E: Engine> AlertStore for SqlStore<E> {
         let name = app.app.name.clone();
         self.apps.begin(&name);
         let created = self.create_app_row(app).await;
-        self.apps.end(&name);
+        self.written(&name, &created);
         created
     }
 
@@ -193,14 +193,14 @@ impl<E: Engine> AlertStore for SqlStore<E> {
         let name = app.app.name.clone();
         self.apps.begin(&name);
         let replaced = self.replace_app_row(app).await;
-        self.apps.end(&name);
+        self.written(&name, &replaced);
         replaced
     }
 
     async fn delete_app(&self, name: &AppName) -> Result<(), StoreError> {
         self.apps.begin(name);
         let deleted = self.delete_app_row(name).await;
-        self.apps.end(name);
+        self.written(name, &deleted);
         deleted
     }
 
@@ -275,9 +275,23 @@ impl<E: Engine> SqlStore<E> {
         Ok(Arc::new(AlertRecord { positions, ..record }))
     }
 
-    async fn forget_ended(&self) -> Result<(), StoreError> {
+    async fn forget_ended(&self) {
         let forget = self.database.fenced(FORGET).integer(ENDED_ALERTS_KEPT as u64);
-        self.database.write(forget.integer(ALERT_BYTES_MAX as u64)).await.map(drop)
+        self.forget(forget.integer(ALERT_BYTES_MAX as u64)).await;
+    }
+
+    /// Removes what is not needed any more. The write before it is committed, so a failure is
+    /// nobody's error (the condition tells it): the next write removes the rest.
+    pub(super) async fn forget(&self, statement: Statement) {
+        drop(self.database.write(statement).await);
+    }
+
+    /// Ends a write of an app. One whose outcome is unknown may still be committed: it never ends,
+    /// and the app is read from the database from then on.
+    fn written<T>(&self, name: &AppName, result: &Result<T, StoreError>) {
+        if !result.as_ref().is_err_and(StoreError::may_pass) {
+            self.apps.end(name);
+        }
     }
 }
 

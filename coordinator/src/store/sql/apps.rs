@@ -105,7 +105,8 @@ impl<E: Engine> SqlStore<E> {
             let delete = self.database.fenced(DELETE).text(name.id()).bytes(Vec::new());
             let written = self.database.write(delete.serializable()).await?;
             if attempts.changed(written) {
-                return self.forget_deleted().await;
+                self.forget_deleted().await;
+                return Ok(());
             }
             self.database.check_chief().await?;
             if self.app_row(name).await?.is_none() {
@@ -185,9 +186,9 @@ impl<E: Engine> SqlStore<E> {
     }
 
     /// Forgets the identities of the apps that were deleted first.
-    async fn forget_deleted(&self) -> Result<(), StoreError> {
+    async fn forget_deleted(&self) {
         let forget = self.database.fenced(FORGET).integer(APPS_MAX as u64);
-        self.database.write(forget).await.map(drop)
+        self.forget(forget).await;
     }
 }
 

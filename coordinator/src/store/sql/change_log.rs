@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     SqlStore,
     database::{Attempts, Written},
-    engine::{BATCH_BYTES, Engine, Statement, StoredBatch},
+    engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
     logs::{self, Newest},
 };
 use crate::store::{Batch, ChangeLog, RecordBatch, StoreError};
@@ -112,8 +112,15 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
                 return Ok(known);
             }
             let query = "SELECT records_until FROM batch WHERE log = $1 AND position = $2";
-            let rows = self.database.read(Statement::new(query).integer(log.0).integer(until.0));
-            let Some(row) = rows.await?.into_iter().next() else {
+            let query = Statement::new(query).integer(log.0).integer(until.0);
+            let rows = match self.database.engine().query(query).await {
+                // Damage of a log's row concerns only its readers.
+                Err(EngineError::Broken(problem)) => {
+                    return Err(StoreError::Damaged { log, position: until, problem });
+                }
+                rows => self.database.noted(rows)?,
+            };
+            let Some(row) = rows.into_iter().next() else {
                 let problem = "the batch is missing".to_owned();
                 return Err(StoreError::Damaged { log, position: until, problem });
             };

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use clarion_proto::ids::{AlertName, Epoch};
 
 use super::{
-    SqlStore,
+    Condition, SqlStore,
     database::{Attempts, TRIES},
     engine::{Engine, Statement},
 };
@@ -38,6 +38,20 @@ const LANE_DIRECTOR: &str = "lane_director";
 
 #[async_trait]
 impl<E: Engine> ClusterStore for SqlStore<E> {
+    fn fit(&self) -> Result<(), StoreError> {
+        let condition = self.database.condition();
+        match &*condition.borrow() {
+            Condition::Up => self.database.engine().fit().map_err(StoreError::Away),
+            Condition::Away(reason) => Err(StoreError::Away(reason.clone())),
+            Condition::Stopped(error) => Err(error.clone()),
+        }
+    }
+
+    async fn close(&self) {
+        // The method of the store itself, which comes before this one.
+        Self::close(self).await;
+    }
+
     async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError> {
         let Some((_, record)) = self.cluster_record(OWNERSHIP).await? else { return Ok(None) };
         let ownership = encoded::read_ownership(&record);

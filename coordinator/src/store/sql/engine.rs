@@ -61,6 +61,14 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         bytes_max: usize,
     ) -> Result<Vec<StoredBatch>, ReadError>;
 
+    /// Why this process must not be ready although the database answers.
+    ///
+    /// # Errors
+    /// The reason, with what to do.
+    fn fit(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Finishes what is under way and closes the database. Later calls are refused as
     /// [`EngineError::Away`].
     async fn close(&self);

@@ -213,7 +213,13 @@ impl<E: Engine> Run<E> {
                 biased;
                 call = self.calls.recv() => return call,
                 () = self.stop.cancelled(), if !stopped => self.calls.close(),
-                () = sleep(PROBE_AFTER) => self.database.probe().await,
+                () = sleep(PROBE_AFTER) => tokio::select! {
+                    biased;
+                    // A probe that hangs must not hold appends up.
+                    call = self.calls.recv() => return call,
+                    () = self.stop.cancelled(), if !stopped => {}
+                    () = self.database.probe() => {}
+                },
             }
         }
     }

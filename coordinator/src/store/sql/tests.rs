@@ -30,6 +30,8 @@ enum Fault {
     CommitLost,
     /// It is refused.
     Away,
+    /// It succeeds.
+    Fine,
 }
 
 /// SQLite with faults.
@@ -51,7 +53,7 @@ impl Faulty {
         let fault = self.faults.lock().pop_front();
         let lost = || EngineError::Unknown("the connection broke".to_owned());
         match fault {
-            None => write.await,
+            None | Some(Fault::Fine) => write.await,
             Some(Fault::AnswerLost) => write.await.and_then(|_| Err(lost())),
             Some(Fault::CommitLost) => Err(lost()),
             Some(Fault::Away) => Err(EngineError::Away("no route".to_owned())),
@@ -134,6 +136,18 @@ fn place() -> Change {
 
 async fn append(store: &SqlStore<Faulty>, log: u16) -> Result<Position, StoreError> {
     Ok(store.append_all(vec![(LogId(log), batch(&Change::Removal, 1))]).await?[0])
+}
+
+#[tokio::test]
+async fn what_cannot_be_forgotten_now_fails_no_write() {
+    let store = store(OPEN).await;
+    faults(&store, [Fault::Fine, Fault::Away]);
+    let made = store.create_alert(record("a", 1), 1).await.expect("it is recorded");
+    assert!(matches!(made, Created::New(_)));
+    assert!(store.fit().is_err(), "the newest write failed");
+    append(&store, 1).await.expect("room");
+    assert_eq!(store.fit(), Ok(()));
+    store.close().await;
 }
 
 #[tokio::test]

@@ -284,10 +284,21 @@ impl Worker<'_> {
     }
 }
 
-/// Whether rows cannot be read because the file has other bytes than were written.
+/// Errors of the disk that concern single blocks.
+const UNREADABLE: [i32; 4] = [
+    rusqlite::ffi::SQLITE_IOERR_READ,
+    rusqlite::ffi::SQLITE_IOERR_SHORT_READ,
+    rusqlite::ffi::SQLITE_IOERR_CORRUPTFS,
+    rusqlite::ffi::SQLITE_IOERR_DATA,
+];
+
+/// Whether rows cannot be read because the file has other bytes than were written, or the disk
+/// cannot read them.
 fn is_damage(error: &Error) -> bool {
-    match error.sqlite_error_code() {
-        Some(code) => code == ErrorCode::DatabaseCorrupt,
+    match error.sqlite_error() {
+        Some(error) => {
+            error.code == ErrorCode::DatabaseCorrupt || UNREADABLE.contains(&error.extended_code)
+        }
         // A column has another type than was written.
         None => true,
     }
