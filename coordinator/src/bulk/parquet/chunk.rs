@@ -230,13 +230,14 @@ impl Levels {
             }
             let text = (*def == self.def_max).then(|| values.next()).flatten();
             match (text.map(|text| std::str::from_utf8(text.data())), into.last_mut()) {
-                (Some(Ok(text)), Some(Value::List(texts))) if text.len() <= TEXT_BYTES_MAX => {
-                    // One more than a device may have, so that the row is rejected for it.
-                    if texts.len() <= SEGMENTS_MAX {
-                        texts.push(text.to_owned());
-                    }
+                (Some(Ok(text)), Some(list)) if text.len() > TEXT_BYTES_MAX => {
+                    *list = Value::Malformed;
                 }
-                (Some(_), Some(list)) => *list = Value::Malformed,
+                // One more than a device may have, so that the row is rejected for it.
+                (Some(Ok(text)), Some(Value::List(texts))) if texts.len() <= SEGMENTS_MAX => {
+                    texts.push(text.to_owned());
+                }
+                (Some(Err(_)), Some(list)) => *list = Value::Malformed,
                 _ => {}
             }
         }
