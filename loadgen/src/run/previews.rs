@@ -38,8 +38,8 @@ pub const ORDINARY_P99_MS: f64 = 300.0;
 pub const REGION_CPU_MS: f64 = 500.0;
 /// Time between two ordinary previews.
 const EVERY: Duration = Duration::from_millis(100);
-/// Previews from one address: fewer than the 60 that an address has at once.
-const PREVIEWS_OF_ADDRESS: u32 = 50;
+/// Previews from one address: fewer than the 24 that an address has at once of one region.
+const PREVIEWS_OF_ADDRESS: u32 = 20;
 /// Time limit of one preview.
 const PATIENCE: Duration = Duration::from_secs(60);
 
