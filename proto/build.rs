@@ -2,12 +2,13 @@
 
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "clarion/v1/app.proto",
     "clarion/v1/alert.proto",
     "clarion/v1/registry.proto",
     "clarion/shard/v1/feed.proto",
     "clarion/shard/v1/session.proto",
+    "clarion/shard/v1/snapshot.proto",
     "clarion/store/v1/record.proto",
 ];
 
@@ -23,6 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".clarion.shard.v1.LocaleMessage.body_after_token")
         .bytes(".clarion.shard.v1.OrdinalSet.ordinals")
         .bytes(".clarion.shard.v1.RegistrationRecord.token")
+        .bytes(".clarion.shard.v1.LoadSnapshotResponse.data")
+        .bytes(".clarion.shard.v1.SaveSnapshotRequest.data")
         .bytes(".clarion.store.v1.LocaleMessage.body")
         .bytes(".clarion.store.v1.LocaleMessage.body_after_token")
         // Secrets: their `Debug` is in src/secret.rs.

@@ -19,6 +19,7 @@
 //! planned privacy          what is sent and to whom; which counts may be told
 //! snapshot bands           the state of an alert; cells in bands of distance
 //! lane owners cover        words of lanes and ownership; region to cells
+//! objects seal             large immutable data; encryption of what is kept
 //! ```
 
 use std::{
@@ -54,6 +55,7 @@ use crate::{
     folder::{DataFolder, FolderError},
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
+    state::Kept,
     store::{AlertStore, ChangeLog, Store, StoreError, pulse, sql::OpenError},
 };
 
@@ -61,7 +63,7 @@ mod bulk;
 pub mod config;
 pub mod folder;
 mod readiness;
-mod state;
+pub mod state;
 mod stop;
 pub mod api;
 pub mod reconcile;
@@ -78,6 +80,8 @@ pub mod machine;
 pub mod standing;
 pub mod store;
 pub mod privacy;
+pub mod objects;
+pub mod seal;
 pub mod planned;
 pub mod snapshot;
 pub mod lane;
@@ -224,8 +228,8 @@ impl Coordinator {
     pub async fn bind(mut config: Config, world: World) -> Result<Self, Failure> {
         let folder = state::lock_folder(&mut config)?;
         let ports = Ports::bind(&config, &world).await?;
-        let store = state::open_store(&config, &world).await?;
-        Ok(Self::over(config, ports, store, folder, world))
+        let kept = state::open_store(&config, &world).await?;
+        Ok(Self::over(config, ports, kept, folder, world))
     }
 
     /// Binds over a store that may hold alerts of a former coordinator, and continues these alerts.
@@ -234,21 +238,22 @@ impl Coordinator {
     /// A port that cannot be bound, with its address; too few file descriptors.
     pub async fn bind_over(
         config: Config,
-        store: Arc<dyn Store>,
+        kept: impl Into<Kept>,
         world: World,
     ) -> Result<Self, Failure> {
         let ports = Ports::bind(&config, &world).await?;
-        Ok(Self::over(config, ports, store, None, world))
+        Ok(Self::over(config, ports, kept.into(), None, world))
     }
 
     fn over(
         config: Config,
         ports: Ports,
-        store: Arc<dyn Store>,
+        kept: Kept,
         folder: Option<DataFolder>,
         world: World,
     ) -> Self {
         jwt::install();
+        let store = kept.store;
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let alerts: Arc<dyn AlertStore> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());

@@ -42,6 +42,7 @@ mod filter;
 pub(crate) mod fixtures;
 mod known;
 pub mod memory;
+mod numbered;
 pub mod open;
 pub mod pulse;
 pub mod postgres;
@@ -55,6 +56,7 @@ pub(crate) mod suite;
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
 pub use director::LaneDirector;
 pub use filter::AlertFilter;
+pub use numbered::Numbered;
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
 
 /// Why an operation of the store failed.
@@ -257,8 +259,9 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Arc<AppRecord>>, StoreError>;
 }
 
-/// The ownership of partitions, the director of the lanes and the checkpoints of alerts: the state
-/// that a coordinator needs to take over the work of another coordinator.
+/// The numbered records of the cluster (ownership of partitions, director of the lanes, and others)
+/// and the checkpoints of alerts: the state that a coordinator needs to take over the work of
+/// another coordinator.
 #[async_trait]
 pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// Whether the newest writes succeeded and the clocks agree, as far as is known without asking.
@@ -271,19 +274,42 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// Finishes what waits and gives the store back, so that the next process need not wait for it.
     /// Nothing that was acknowledged depends on it.
     async fn close(&self) {}
-    /// The newest ownership; `None` before the first.
-    async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError>;
-    /// Records the next ownership: its number is one more than the stored number, or 1.
-    async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError>;
-    /// The coordinator that directs the lanes of the cluster; `None` before the first.
-    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError>;
-    /// Records the next director: its epoch is one more than the stored epoch, or 1.
-    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError>;
+    /// The record of a key; `None` before its first.
+    async fn numbered(&self, key: &str) -> Result<Option<Numbered>, StoreError>;
+    /// All records whose key begins with `prefix`, by key.
+    async fn all_numbered(&self, prefix: &str) -> Result<Vec<Numbered>, StoreError>;
+    /// Records the next record of a key: its number is one more than the stored number, or 1.
+    async fn replace_numbered(&self, next: Numbered) -> Result<(), StoreError>;
+    /// Deletes the record of a key if it has this number. A key that is deleted must not be used
+    /// again, because a late writer could not be told from the next one.
+    async fn delete_numbered(&self, key: &str, number: u64) -> Result<(), StoreError>;
     /// The newest checkpoint of an alert that has not ended; `None` before the first.
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError>;
     /// Replaces the checkpoint of an active alert whose record has no higher epoch. The checkpoint
     /// goes when the alert has ended.
     async fn put_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
+
+    /// The newest ownership; `None` before the first.
+    async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError> {
+        let stored = self.numbered(numbered::OWNERSHIP).await?;
+        stored.map(|stored| stored.read(encoded::read_ownership).map(Arc::new)).transpose()
+    }
+    /// Records the next ownership: its number is one more than the stored number, or 1.
+    async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError> {
+        let (number, bytes) = (next.number, encoded::ownership(&next));
+        self.replace_numbered(Numbered::new(numbered::OWNERSHIP, number, bytes)).await?;
+        Ok(Arc::new(next))
+    }
+    /// The coordinator that directs the lanes of the cluster; `None` before the first.
+    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError> {
+        let stored = self.numbered(numbered::LANE_DIRECTOR).await?;
+        stored.map(|stored| stored.read(encoded::read_lane_director)).transpose()
+    }
+    /// Records the next director: its epoch is one more than the stored epoch, or 1.
+    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError> {
+        let (number, bytes) = (next.epoch.0, encoded::lane_director(&next));
+        self.replace_numbered(Numbered::new(numbered::LANE_DIRECTOR, number, bytes)).await
+    }
 }
 
 /// Checkpoint of one alert's progress, written by the coordinator that runs the alert.

@@ -54,7 +54,7 @@ impl Direct {
             return Err(ImportError::content(path, problem));
         }
         let folder = state::lock_folder(&mut config)?;
-        let store = state::open_store(&config, world).await?;
+        let store = state::open_store(&config, world).await?.store;
         let device_key = config.api.device_key;
         let (apps, log) = (Arc::clone(&store) as _, store as _);
         Ok(Self { apps, log, device_key, partitions: config.api.partitions, _folder: folder })

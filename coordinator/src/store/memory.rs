@@ -26,9 +26,8 @@ use tokio::sync::watch;
 use self::log::Log;
 use super::{
     AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint,
-    ClusterStore, Created, LaneDirector, RecordBatch, RequestId, StoreError, room::Room,
+    ClusterStore, Created, Numbered, RecordBatch, RequestId, StoreError, room::Room,
 };
-use crate::owners::Ownership;
 
 mod log;
 
@@ -66,8 +65,7 @@ struct Tables {
     active: BTreeSet<AlertName>,
     /// Checkpoints of the alerts that have not ended.
     checkpoints: BTreeMap<AlertName, Arc<Checkpoint>>,
-    ownership: Option<Arc<Ownership>>,
-    lane_director: Option<LaneDirector>,
+    numbered: BTreeMap<String, Numbered>,
     /// Names of the ended alerts, in the order of their end.
     ended: VecDeque<AlertName>,
     /// Bytes of all alerts, as [`bytes_of`] counts them.
@@ -346,31 +344,38 @@ impl AlertStore for MemoryStore {
 
 #[async_trait]
 impl ClusterStore for MemoryStore {
-    async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError> {
-        Ok(self.tables.lock().ownership.clone())
+    async fn numbered(&self, key: &str) -> Result<Option<Numbered>, StoreError> {
+        Ok(self.tables.lock().numbered.get(key).cloned())
     }
 
-    async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError> {
+    async fn all_numbered(&self, prefix: &str) -> Result<Vec<Numbered>, StoreError> {
+        let tables = self.tables.lock();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let all = tables.numbered.range::<str, _>(from).map(|(_, record)| record.clone());
+        Ok(all.take_while(|record| record.key.starts_with(prefix)).collect())
+    }
+
+    async fn replace_numbered(&self, next: Numbered) -> Result<(), StoreError> {
         let mut tables = self.tables.lock();
-        let stored = tables.ownership.as_ref().map_or(0, |stored| stored.number);
-        if next.number != stored + 1 {
-            return Err(StoreError::Conflict(format!("ownership {stored}")));
+        let stored = tables.numbered.get(&next.key).map_or(0, |stored| stored.number);
+        if stored.checked_add(1) != Some(next.number) {
+            return Err(StoreError::Conflict(format!("{} {stored}", next.key)));
         }
-        Ok(Arc::clone(tables.ownership.insert(Arc::new(next))))
-    }
-
-    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError> {
-        Ok(self.tables.lock().lane_director)
-    }
-
-    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError> {
-        let mut tables = self.tables.lock();
-        let stored = tables.lane_director.map_or(0, |stored| stored.epoch.0);
-        if next.epoch.0 != stored + 1 {
-            return Err(StoreError::Conflict(format!("lane director {stored}")));
-        }
-        tables.lane_director = Some(next);
+        tables.numbered.insert(next.key.clone(), next);
         Ok(())
+    }
+
+    async fn delete_numbered(&self, key: &str, number: u64) -> Result<(), StoreError> {
+        let mut tables = self.tables.lock();
+        match tables.numbered.get(key).map(|stored| stored.number) {
+            Some(stored) if stored != number => {
+                Err(StoreError::Conflict(format!("{key} {stored}")))
+            }
+            _ => {
+                tables.numbered.remove(key);
+                Ok(())
+            }
+        }
     }
 
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {

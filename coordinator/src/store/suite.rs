@@ -16,7 +16,7 @@ use clarion_proto::{
 
 use super::{
     AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint,
-    ClusterStore, Created, LaneDirector, RecordBatch, StoreError,
+    ClusterStore, Created, LaneDirector, Numbered, RecordBatch, StoreError,
     fixtures::{ended, record},
 };
 use crate::{
@@ -57,6 +57,7 @@ macro_rules! suite {
             the_identity_of_a_deleted_app_is_kept_until_the_name_is_used
             ownership_is_numbered_without_a_gap
             the_lane_director_is_numbered_without_a_gap
+            numbered_records_are_kept_by_key
             a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_alert
         }
     };
@@ -406,6 +407,28 @@ pub(super) async fn the_lane_director_is_numbered_without_a_gap(store: impl Engi
     assert_eq!(store.lane_director().await, Ok(Some(of(1, 1))));
     store.replace_lane_director(of(2, 2)).await.expect("the next");
     assert_eq!(store.lane_director().await, Ok(Some(of(2, 2))));
+}
+
+pub(super) async fn numbered_records_are_kept_by_key(store: impl Engine) {
+    let of = |key: &str, number| Numbered::new(key, number, vec![7; 3]);
+    assert_eq!(store.numbered("kind/1").await, Ok(None));
+    let (others, kind) = ([of("kind", 1), of("kind0", 1)], ["kind/1", "kind/10", "kind/2"]);
+    let kind = kind.map(|key| of(key, 1));
+    for record in others.iter().chain(&kind) {
+        store.replace_numbered(record.clone()).await.expect("the first of its key");
+    }
+    assert_eq!(store.numbered("kind/10").await, Ok(Some(of("kind/10", 1))));
+    assert_eq!(store.all_numbered("kind/").await, Ok(kind.to_vec()), "by key");
+    for wrong in [0, 1, 3, u64::MAX] {
+        let replaced = store.replace_numbered(of("kind/2", wrong)).await;
+        assert!(matches!(replaced, Err(StoreError::Conflict(_))), "{wrong}");
+    }
+    store.replace_numbered(of("kind/2", 2)).await.expect("the next");
+    let deleted = store.delete_numbered("kind/2", 1).await;
+    assert!(matches!(deleted, Err(StoreError::Conflict(_))), "it has changed");
+    store.delete_numbered("kind/2", 2).await.expect("there");
+    store.delete_numbered("kind/2", 2).await.expect("gone is gone");
+    assert_eq!(store.all_numbered("kind/").await, Ok(kind[..2].to_vec()));
 }
 
 pub(super) async fn a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_alert(

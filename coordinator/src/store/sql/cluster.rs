@@ -1,4 +1,4 @@
-//! Ownership, lane director and checkpoints: numbered records, each replaced by one statement.
+//! Numbered records and checkpoints, each replaced by one statement.
 
 use std::sync::Arc;
 
@@ -8,19 +8,20 @@ use clarion_proto::ids::{AlertName, Epoch};
 use super::{
     Condition, SqlStore,
     database::{Attempts, TRIES},
-    engine::{Engine, Statement},
+    engine::{Engine, EngineError, Row, Statement},
 };
-use crate::{
-    owners::Ownership,
-    store::{Checkpoint, ClusterStore, LaneDirector, StoreError, encoded},
-};
+use crate::store::{Checkpoint, ClusterStore, Numbered, StoreError};
 
 const REPLACE: &str = "INSERT INTO cluster (key, number, record) SELECT $2, $3, $4 \
      WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
      AND $3 = coalesce((SELECT number FROM cluster WHERE key = $2), 0) + 1 \
      ON CONFLICT (key) DO UPDATE SET number = excluded.number, record = excluded.record \
      WHERE cluster.number = excluded.number - 1 RETURNING number";
-const GET: &str = "SELECT number, record FROM cluster WHERE key = $1";
+const GET: &str = "SELECT key, number, record FROM cluster WHERE key = $1";
+const GET_ALL: &str =
+    "SELECT key, number, record FROM cluster WHERE key >= $1 AND key < $2 ORDER BY key";
+const DELETE: &str = "DELETE FROM cluster WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
+     AND key = $2 AND number = $3 RETURNING number";
 const PUT_CHECKPOINT: &str = "INSERT INTO checkpoint (alert, epoch, number, bytes) \
      SELECT $2, $3, $4, $5 WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
      AND EXISTS (SELECT 1 FROM alert WHERE name = $2 AND active = 1 AND epoch <= $3) \
@@ -30,11 +31,6 @@ const PUT_CHECKPOINT: &str = "INSERT INTO checkpoint (alert, epoch, number, byte
 const GET_CHECKPOINT: &str = "SELECT checkpoint.epoch, number, checkpoint.bytes FROM checkpoint \
      JOIN alert ON name = alert AND active = 1 WHERE alert = $1";
 const EPOCH_OF_ACTIVE: &str = "SELECT epoch FROM alert WHERE name = $1 AND active = 1";
-
-/// Key of the ownership.
-const OWNERSHIP: &str = "ownership";
-/// Key of the lane director.
-const LANE_DIRECTOR: &str = "lane_director";
 
 #[async_trait]
 impl<E: Engine> ClusterStore for SqlStore<E> {
@@ -52,29 +48,57 @@ impl<E: Engine> ClusterStore for SqlStore<E> {
         Self::close(self).await;
     }
 
-    async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError> {
-        let Some((_, record)) = self.cluster_record(OWNERSHIP).await? else { return Ok(None) };
-        let ownership = encoded::read_ownership(&record);
-        ownership
-            .map(|read| Some(Arc::new(read)))
-            .map_err(|problem| unreadable(OWNERSHIP, &problem))
+    async fn numbered(&self, key: &str) -> Result<Option<Numbered>, StoreError> {
+        let rows = self.database.read(Statement::new(GET).text(key)).await?;
+        rows.first().map(|row| self.database.noted(read(row))).transpose()
     }
 
-    async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError> {
-        let record = encoded::ownership(&next);
-        self.replace_record(OWNERSHIP, "ownership", next.number, record).await?;
-        Ok(Arc::new(next))
+    async fn all_numbered(&self, prefix: &str) -> Result<Vec<Numbered>, StoreError> {
+        // Keys are ASCII, so this is behind every key with the prefix.
+        let end = format!("{prefix}\u{7f}");
+        let rows = self.database.read(Statement::new(GET_ALL).text(prefix).text(end)).await?;
+        self.database.noted(rows.iter().map(read).collect())
     }
 
-    async fn lane_director(&self) -> Result<Option<LaneDirector>, StoreError> {
-        let Some((_, record)) = self.cluster_record(LANE_DIRECTOR).await? else { return Ok(None) };
-        let director = encoded::read_lane_director(&record);
-        director.map(Some).map_err(|problem| unreadable(LANE_DIRECTOR, &problem))
+    async fn replace_numbered(&self, next: Numbered) -> Result<(), StoreError> {
+        let mut attempts = Attempts::default();
+        for _ in 0..TRIES {
+            let replace = self.database.fenced(REPLACE).text(&*next.key).integer(next.number);
+            let written = self.database.write(replace.bytes(next.bytes.clone())).await?;
+            if attempts.changed(written) {
+                return Ok(());
+            }
+            self.database.check_chief().await?;
+            let stored = self.numbered(&next.key).await?;
+            if attempts.maybe_done() && stored.as_ref() == Some(&next) {
+                return Ok(());
+            }
+            let stored = stored.map_or(0, |stored| stored.number);
+            if stored.checked_add(1) != Some(next.number) {
+                return Err(StoreError::Conflict(format!("{} {stored}", next.key)));
+            }
+        }
+        Err(attempts.exhausted(&next.key))
     }
 
-    async fn replace_lane_director(&self, next: LaneDirector) -> Result<(), StoreError> {
-        let record = encoded::lane_director(&next);
-        self.replace_record(LANE_DIRECTOR, "lane director", next.epoch.0, record).await
+    async fn delete_numbered(&self, key: &str, number: u64) -> Result<(), StoreError> {
+        let mut attempts = Attempts::default();
+        for _ in 0..TRIES {
+            let delete = self.database.fenced(DELETE).text(key).integer(number);
+            let written = self.database.write(delete).await?;
+            if attempts.changed(written) {
+                return Ok(());
+            }
+            self.database.check_chief().await?;
+            match self.numbered(key).await? {
+                None => return Ok(()),
+                Some(stored) if stored.number != number => {
+                    return Err(StoreError::Conflict(format!("{key} {}", stored.number)));
+                }
+                Some(_) => {}
+            }
+        }
+        Err(attempts.exhausted(&key))
     }
 
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {
@@ -122,46 +146,6 @@ impl<E: Engine> ClusterStore for SqlStore<E> {
     }
 }
 
-impl<E: Engine> SqlStore<E> {
-    async fn cluster_record(
-        &self,
-        key: &'static str,
-    ) -> Result<Option<(u64, bytes::Bytes)>, StoreError> {
-        let rows = self.database.read(Statement::new(GET).text(key)).await?;
-        let read = |row: &super::Row| Ok((row.unsigned(0)?, row.bytes(1)?.clone()));
-        rows.first().map(|row| self.database.noted(read(row))).transpose()
-    }
-
-    async fn replace_record(
-        &self,
-        key: &'static str,
-        name: &str,
-        number: u64,
-        record: Vec<u8>,
-    ) -> Result<(), StoreError> {
-        let mut attempts = Attempts::default();
-        for _ in 0..TRIES {
-            let replace = self.database.fenced(REPLACE).text(key).integer(number);
-            let written = self.database.write(replace.bytes(record.clone())).await?;
-            if attempts.changed(written) {
-                return Ok(());
-            }
-            self.database.check_chief().await?;
-            let stored = self.cluster_record(key).await?;
-            if attempts.maybe_done()
-                && stored.as_ref().is_some_and(|(at, stored)| *at == number && *stored == record)
-            {
-                return Ok(());
-            }
-            let stored = stored.map_or(0, |(number, _)| number);
-            if stored.checked_add(1) != Some(number) {
-                return Err(StoreError::Conflict(format!("{name} {stored}")));
-            }
-        }
-        Err(attempts.exhausted(&name))
-    }
-}
-
-fn unreadable(record: &str, problem: &impl ToString) -> StoreError {
-    StoreError::Unreadable { record: record.to_owned(), problem: problem.to_string() }
+fn read(row: &Row) -> Result<Numbered, EngineError> {
+    Ok(Numbered::new(row.text(0)?, row.unsigned(1)?, row.bytes(2)?.clone()))
 }

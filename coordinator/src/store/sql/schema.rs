@@ -10,7 +10,7 @@
 //! | `chief` | epoch of the process that writes |
 //! | `app` | app; a deleted app keeps its row with its identity and no record |
 //! | `alert` | alert; `apps` are the apps that it addresses, each between commas |
-//! | `cluster` | ownership, lane director |
+//! | `cluster` | numbered records: ownership, lane director, and others |
 //! | `checkpoint` | newest checkpoint of an active alert |
 //! | `log_head` | newest position of a log, its sums, and where it begins |
 //! | `batch` | appended batch |
