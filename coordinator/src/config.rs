@@ -67,6 +67,8 @@ pub struct Config {
     pub feed_listen: SocketAddr,
     /// Place and limit of the store.
     pub store: StoreConfig,
+    /// Whether to start although the store has lost changes that were acknowledged.
+    pub accept_lost_changes: bool,
     /// Path of the data folder; `None`: nothing is kept in a folder.
     pub data_dir: Option<PathBuf>,
     /// Time limit of a graceful shutdown.
@@ -197,6 +199,7 @@ impl Config {
             feed_listen: options.feed_listen.or(args::FEED_LISTEN),
             store,
             data_dir,
+            accept_lost_changes: options.accept_lost_changes.or(false),
             drain_deadline: Duration::from_millis(drain_deadline),
             api: ApiConfig {
                 cluster: cluster.clone(),

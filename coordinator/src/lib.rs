@@ -14,7 +14,7 @@
 //! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
-//! lane_owner               credentials, budgets, health and feedback of lanes
+//! lane_owner heads         credentials, budgets, health and feedback of lanes; ends of the logs
 //! progress standing store  reports folded; what holds now; records and logs
 //! planned privacy          what is sent and to whom; which counts may be told
 //! snapshot bands           the state of an alert; cells in bands of distance
@@ -53,6 +53,7 @@ use crate::{
     config::{Args, Config, ConfigError},
     dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
     folder::{DataFolder, FolderError},
+    heads::{Former, HeadsError},
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
     state::Kept,
@@ -73,6 +74,7 @@ pub mod alert;
 pub mod session;
 pub mod members;
 pub mod lane_owner;
+pub mod heads;
 pub mod progress;
 pub mod feed;
 #[cfg(feature = "testing")]
@@ -141,6 +143,9 @@ pub enum Failure {
     /// The store cannot be opened.
     #[error("store: {0}")]
     Open(#[from] OpenError),
+    /// The store lacks what it had, or that cannot be found out.
+    #[error(transparent)]
+    Heads(#[from] HeadsError),
     /// This process must not use the store any more.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -229,7 +234,8 @@ impl Coordinator {
         let folder = state::lock_folder(&mut config)?;
         let ports = Ports::bind(&config, &world).await?;
         let kept = state::open_store(&config, &world).await?;
-        Ok(Self::over(config, ports, kept, folder, world))
+        let former = heads::check(&*kept.store, &kept.objects, config.accept_lost_changes).await?;
+        Ok(Self::over(config, ports, (kept, former), folder, world))
     }
 
     /// Binds over a store that may hold alerts of a former coordinator, and continues these alerts.
@@ -242,18 +248,18 @@ impl Coordinator {
         world: World,
     ) -> Result<Self, Failure> {
         let ports = Ports::bind(&config, &world).await?;
-        Ok(Self::over(config, ports, kept.into(), None, world))
+        Ok(Self::over(config, ports, (kept.into(), Former::default()), None, world))
     }
 
     fn over(
         config: Config,
         ports: Ports,
-        kept: Kept,
+        (kept, former): (Kept, Former),
         folder: Option<DataFolder>,
         world: World,
     ) -> Self {
         jwt::install();
-        let store = kept.store;
+        let Kept { store, objects, .. } = kept;
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let alerts: Arc<dyn AlertStore> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
@@ -277,6 +283,8 @@ impl Coordinator {
             let limits = expiry::run(expiry, partitions, &newest, &*of_log, &*apps, clock);
             let _ = stopped.run_until_cancelled(limits).await;
         });
+        let (of_log, ends, stopped) = (Arc::clone(&log), world.clone(), drain.token());
+        drain.spawn(async move { heads::keep(&*of_log, &objects, former, &ends, stopped).await });
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());
         let reconciler = Reconciler::spawn(

@@ -325,6 +325,28 @@ pub struct Checkpoint {
     pub bytes: Bytes,
 }
 
+/// A position of a log, with the chain over all batches up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Log that the position is of.
+    pub log: LogId,
+    /// Position of a batch; 0: before the first.
+    pub position: Position,
+    /// SHA-256 over the batches up to the position, one after another.
+    pub chain: [u8; 32],
+}
+
+/// What a log has at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainAt {
+    /// The chain up to the position.
+    Known([u8; 32]),
+    /// The batch is trimmed away, and its chain with it.
+    Trimmed,
+    /// The log ends before the position.
+    Ahead,
+}
+
 /// The logs of changes, which nodes follow.
 #[async_trait]
 pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
@@ -333,6 +355,17 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     fn identity(&self) -> LogIdentity;
     /// The number of logs (L), fixed for the cluster's life.
     fn logs(&self) -> u16;
+    /// Newest position of every log with its chain, by log, as this process knows them; they can be
+    /// told even when the store is broken. Empty: the engine keeps no chains, because its logs are
+    /// lost with the process.
+    fn links(&self) -> Vec<Link> {
+        Vec::new()
+    }
+    /// The chain of a log at a position.
+    async fn chain_at(&self, log: LogId, position: Position) -> Result<ChainAt, StoreError> {
+        let _ = (log, position);
+        Ok(ChainAt::Trimmed)
+    }
     /// Appends batches to their logs, all of them or none; readable at once under the positions
     /// returned, one for each batch in the order given. An empty batch counts too. One log may be
     /// named several times. An engine may join batches of one log that it appends together, those

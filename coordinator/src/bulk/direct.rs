@@ -22,7 +22,8 @@ use crate::{
     },
     dispatch::NewestObservation,
     folder::DataFolder,
-    state,
+    heads,
+    state::{self, Kept},
     store::{AlertStore, ChangeLog, open::StorePlace},
 };
 
@@ -54,7 +55,8 @@ impl Direct {
             return Err(ImportError::content(path, problem));
         }
         let folder = state::lock_folder(&mut config)?;
-        let store = state::open_store(&config, world).await?.store;
+        let Kept { store, objects, .. } = state::open_store(&config, world).await?;
+        heads::check(&*store, &objects, config.accept_lost_changes).await?;
         let device_key = config.api.device_key;
         let (apps, log) = (Arc::clone(&store) as _, store as _);
         Ok(Self { apps, log, device_key, partitions: config.api.partitions, _folder: folder })

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use tonic::Status;
 
-use crate::{config::ConfigError, folder::FolderError, store::sql::OpenError};
+use crate::{config::ConfigError, folder::FolderError, heads::HeadsError, store::sql::OpenError};
 
 /// Reason why an import cannot start or go on. A row that is refused is none: it goes to the file
 /// of rejects.
@@ -40,6 +40,9 @@ pub(super) enum ImportError {
     /// The store cannot be opened; a coordinator may run on it.
     #[error("store: {0}")]
     Store(#[from] OpenError),
+    /// The store lacks what it had, or that cannot be found out.
+    #[error(transparent)]
+    Heads(#[from] HeadsError),
     /// The system refused a thread.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),

@@ -128,6 +128,11 @@ options! {
     data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
          Not used with --store memory, and not with another store and --device-key-file";
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = BoolishValueParser::new())]
+    accept_lost_changes: bool, "CLARION_ACCEPT_LOST_CHANGES", "BOOL",
+        "Start although the store has lost changes that were acknowledged; set it for one start, \
+         after an error that says so; default: refuse to start";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]

@@ -15,7 +15,7 @@ use clarion_proto::{
 };
 
 use super::{
-    AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint,
+    AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, ChainAt, ChangeLog, Checkpoint,
     ClusterStore, Created, LaneDirector, Numbered, RecordBatch, StoreError,
     fixtures::{ended, record},
 };
@@ -44,6 +44,7 @@ macro_rules! suite {
             one_call_appends_to_several_logs_or_to_none
             several_logs_are_read_at_once_within_one_limit
             what_is_trimmed_is_gone_and_positions_stay
+            chains_tell_what_a_log_had
             a_follower_is_told_of_growth
             an_alert_names_the_logs_as_they_were
             one_alert_for_a_request
@@ -175,6 +176,28 @@ pub(super) async fn what_is_trimmed_is_gone_and_positions_stay(store: impl Engin
     let read = store.read_many(&[(LogId(1), Position(5))], usize::MAX).await.expect("up");
     assert_eq!(read[0].1[0].position, Position(6));
     assert_eq!(store.records_until(&[(LogId(1), Position(6))]).await, Ok(vec![11]));
+}
+
+pub(super) async fn chains_tell_what_a_log_had(store: impl Engine) {
+    let empty = store.links();
+    for _ in 0..4 {
+        append(&store, 1, 2).await.expect("room");
+    }
+    let links = store.links();
+    if links.is_empty() {
+        return; // The memory engine keeps no chains.
+    }
+    assert_eq!(links.iter().map(|l| l.position.0).collect::<Vec<_>>(), [0, 4, 0, 0]);
+    assert_eq!((links[0], links[3]), (empty[0], empty[3]), "they were not appended to");
+    let at = async |position| store.chain_at(LogId(1), Position(position)).await.expect("up");
+    assert_eq!(
+        (at(0).await, at(4).await, at(5).await),
+        (ChainAt::Known(empty[1].chain), ChainAt::Known(links[1].chain), ChainAt::Ahead,)
+    );
+    let (two, three) = (at(2).await, at(3).await);
+    assert!(matches!((two, three), (ChainAt::Known(two), ChainAt::Known(three)) if two != three));
+    store.trim(LogId(1), Position(4)).await.expect("up");
+    assert_eq!((at(2).await, at(3).await), (ChainAt::Trimmed, three), "the last that was trimmed");
 }
 
 pub(super) async fn a_follower_is_told_of_growth(store: impl Engine) {

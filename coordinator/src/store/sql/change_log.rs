@@ -11,7 +11,7 @@ use super::{
     engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
     logs::{self, Newest},
 };
-use crate::store::{Batch, ChangeLog, RecordBatch, StoreError};
+use crate::store::{Batch, ChainAt, ChangeLog, Link, RecordBatch, StoreError};
 
 /// Moves the beginning of a log from `$3` to `$4`; `$5`: bytes of the batches between.
 const TRIM: &str = "UPDATE log_head SET first = $4, \
@@ -20,6 +20,7 @@ const TRIM: &str = "UPDATE log_head SET first = $4, \
      bytes = bytes - $5 \
      WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 AND log = $2 AND first = $3 \
      RETURNING first";
+const CHAIN: &str = "SELECT chain FROM batch WHERE log = $1 AND position = $2";
 /// Where a log begins.
 const BEGINNING: &str = "SELECT first, records_trimmed, trimmed_chain FROM log_head WHERE log = $1";
 /// Bytes of the batches that a trim removes.
@@ -40,6 +41,34 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
 
     fn logs(&self) -> u16 {
         self.logs.count()
+    }
+
+    fn links(&self) -> Vec<Link> {
+        self.logs.links()
+    }
+
+    async fn chain_at(&self, log: LogId, position: Position) -> Result<ChainAt, StoreError> {
+        self.database.usable()?;
+        let head = self.logs.head(log)?;
+        if position > head.position {
+            return Ok(ChainAt::Ahead);
+        }
+        if position == head.position {
+            return Ok(ChainAt::Known(head.chain));
+        }
+        if position.0 + 1 <= head.first.0 {
+            let is_known = position.0 + 1 == head.first.0;
+            return Ok(if is_known {
+                ChainAt::Known(head.trimmed_chain)
+            } else {
+                ChainAt::Trimmed
+            });
+        }
+        let query = Statement::new(CHAIN).integer(log.0).integer(position.0);
+        let rows = self.database.read(query).await?;
+        // It may have been trimmed meanwhile.
+        let row = rows.first().map(|row| row.hash(0));
+        Ok(self.database.noted(row.transpose())?.map_or(ChainAt::Trimmed, ChainAt::Known))
     }
 
     async fn append_all(

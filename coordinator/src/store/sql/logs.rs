@@ -11,7 +11,7 @@ use super::{
     engine::{BATCH_BYTES, Flush, Flushed, Hash, StoredBatch},
     tail::{Tail, Tailed},
 };
-use crate::store::{Batch, StoreError, room::Room};
+use crate::store::{Batch, Link, StoreError, room::Room};
 
 /// Heads and newest batches of all logs.
 #[derive(Debug)]
@@ -83,6 +83,16 @@ impl Logs {
 
     pub(super) fn heads(&self) -> Vec<Position> {
         self.known.lock().heads.iter().map(|head| head.position).collect()
+    }
+
+    /// Newest position of every log with its chain.
+    pub(super) fn links(&self) -> Vec<Link> {
+        let known = self.known.lock();
+        let link = |(log, head): (u16, &Head)| {
+            let (position, chain) = (head.position, head.chain);
+            Link { log: LogId(log), position, chain }
+        };
+        (0..).zip(&known.heads).map(link).collect()
     }
 
     pub(super) fn head(&self, log: LogId) -> Result<Head, StoreError> {
