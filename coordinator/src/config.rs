@@ -35,6 +35,7 @@ use crate::{
     lane::catalog::{Catalog, CredentialEntry},
     lane_owner::Credential,
     members::NAMES_MAX,
+    objects::ObjectsPlace,
     store::open::StoreConfig,
 };
 
@@ -44,6 +45,7 @@ mod file;
 mod given;
 mod google;
 mod lanes;
+mod objects;
 mod pem;
 mod proxy;
 mod store;
@@ -56,6 +58,10 @@ const EXERCISE_PREFIX_BYTES_MAX: usize = 64;
 /// opened monthly would miss alerts.
 const EXPIRY_DAYS: std::ops::RangeInclusive<u32> = 30..=3_650;
 
+/// Range of the minutes between two data keys. Of a key that seals for more than a day, a removed
+/// device would stay in backups for as long after its batches are trimmed.
+const KEY_ROTATION_MINUTES: std::ops::RangeInclusive<u32> = 1..=1_440;
+
 /// Complete configuration of a coordinator.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -67,6 +73,10 @@ pub struct Config {
     pub feed_listen: SocketAddr,
     /// Place and limit of the store.
     pub store: StoreConfig,
+    /// Place of the objects: halves of keys and snapshots.
+    pub objects: ObjectsPlace,
+    /// Time between two data keys.
+    pub key_rotation: Duration,
     /// Path of the data folder; `None`: nothing is kept in a folder.
     pub data_dir: Option<PathBuf>,
     /// Time limit of a graceful shutdown.
@@ -133,8 +143,10 @@ impl Config {
             password_file: options.store_password_file,
             data_dir: options.data_dir,
             has_device_key: !device_key.is_random(),
+            has_objects: options.objects.value.is_some(),
         };
         let (place, data_dir) = store::store(store, places)?;
+        let objects = objects::objects(&options.objects, &place, data_dir.as_deref(), places)?;
         let store = StoreConfig {
             place,
             bytes_max: options.store_bytes_max.number(
@@ -143,6 +155,11 @@ impl Config {
                 1..=u64::MAX,
             )?,
         };
+        let key_rotation = options.key_rotation_minutes.number(
+            places,
+            args::KEY_ROTATION_MINUTES,
+            KEY_ROTATION_MINUTES,
+        )?;
         let exercise_prefix = exercise_prefix(options.exercise_prefix, places)?;
         let bands = bands(&options.band_edges_meters, &options.band_step_meters, places)?;
         let (gateways, entries) = lanes::gateways(options.gateways, partitions, places)?;
@@ -196,6 +213,8 @@ impl Config {
             health_listen: options.health_listen.or(args::HEALTH_LISTEN),
             feed_listen: options.feed_listen.or(args::FEED_LISTEN),
             store,
+            objects,
+            key_rotation: Duration::from_secs(60) * key_rotation,
             data_dir,
             drain_deadline: Duration::from_millis(drain_deadline),
             api: ApiConfig {

@@ -12,6 +12,7 @@
 //! api                      the rim: decode, admit, answer; the only place with `Status`
 //! reconcile                a task for every active alert of the store
 //! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
+//! keys                     keys of what is kept: made, loaded and erased
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
 //! lane_owner               credentials, budgets, health and feedback of lanes
@@ -20,6 +21,7 @@
 //! snapshot bands           the state of an alert; cells in bands of distance
 //! lane owners cover        words of lanes and ownership; region to cells
 //! objects seal             large immutable data; encryption of what is kept
+//! client private_folder    requests over HTTP; folders that only this process's user can read
 //! ```
 
 use std::{
@@ -52,11 +54,12 @@ use crate::{
     api::{ApiConfig, Context, ports},
     config::{Args, Config, ConfigError},
     dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
-    folder::{DataFolder, FolderError},
+    folder::DataFolder,
+    private_folder::FolderError,
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
-    state::Kept,
-    store::{AlertStore, ChangeLog, Store, StoreError, pulse, sql::OpenError},
+    state::{Kept, KeptError},
+    store::{AlertStore, ChangeLog, Store, StoreError, pulse},
 };
 
 mod bulk;
@@ -68,6 +71,7 @@ mod stop;
 pub mod api;
 pub mod reconcile;
 pub mod dispatch;
+pub mod keys;
 pub mod admission;
 pub mod alert;
 pub mod session;
@@ -81,6 +85,8 @@ pub mod standing;
 pub mod store;
 pub mod privacy;
 pub mod objects;
+pub mod client;
+pub mod private_folder;
 pub mod seal;
 pub mod planned;
 pub mod snapshot;
@@ -138,9 +144,9 @@ pub enum Failure {
     /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The store cannot be opened.
-    #[error("store: {0}")]
-    Open(#[from] OpenError),
+    /// The store or its objects cannot be opened.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// This process must not use the store any more.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -269,6 +275,12 @@ impl Coordinator {
                 files.watch(clock, move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
+        if let Some(keys) = kept.keys {
+            let stopped = drain.token();
+            drain.spawn(async move {
+                let _ = stopped.run_until_cancelled(keys.run()).await;
+            });
+        }
         let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&alerts), drain.token());
         let (expiry, partitions) = (config.expiry, config.api.partitions);
         let newest = Arc::new(NewestObservation::default());

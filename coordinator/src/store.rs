@@ -32,7 +32,7 @@ use clarion_proto::{
 };
 use tokio::sync::watch;
 
-use crate::owners::Ownership;
+use crate::{owners::Ownership, seal::Generation};
 
 mod batch;
 mod director;
@@ -283,6 +283,11 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes the record of a key if it has this number. A key that is deleted must not be used
     /// again, because a late writer could not be told from the next one.
     async fn delete_numbered(&self, key: &str, number: u64) -> Result<(), StoreError>;
+    /// Makes sure that files of this process have nothing of records and batches that were deleted
+    /// before.
+    async fn scrub(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// The newest checkpoint of an alert that has not ended; `None` before the first.
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError>;
     /// Replaces the checkpoint of an active alert whose record has no higher epoch. The checkpoint
@@ -367,6 +372,11 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// Positions stay as they are; a reader that asks for a dropped batch gets
     /// [`StoreError::Trimmed`].
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
+    /// The lowest generation of the keys that sealed the batches of all logs; `None`: there are no
+    /// batches, or the engine seals none. Generation 0: a batch is not sealed.
+    async fn oldest_generation(&self) -> Result<Option<Generation>, StoreError> {
+        Ok(None)
+    }
     /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
     /// check the positions of the logs that they follow.
     fn grown(&self) -> watch::Receiver<u64>;

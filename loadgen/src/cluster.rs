@@ -410,11 +410,12 @@ impl Nodes {
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
-        let [data_dir, store] = self.plan.data_options(name);
+        let [data_dir, store, objects] = self.plan.data_options(name);
         let arguments = [
             "coordinator".to_owned(),
             format!("--config={}", config.display()),
             data_dir,
+            objects,
             store,
             "--announce".to_owned(),
         ];

@@ -44,6 +44,7 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
+pub(super) const KEY_ROTATION_MINUTES: u32 = 60;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -127,7 +128,17 @@ options! {
          server asks for no password";
     data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
-         Not used with --store memory, and not with another store and --device-key-file";
+         Not used with --store memory, and not with another store, --device-key-file and --objects";
+    objects: String, "CLARION_OBJECTS", "PLACE",
+        "Place of snapshots and of half of every data key: file:PATH, a folder that is created with \
+         mode 0700 if it does not exist, or s3://BUCKET/PREFIX, with the variables AWS_REGION, \
+         AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot be read \
+         without it. Default: the folder objects in the data folder; a store postgres:// has no \
+         default (--store memory: memory)";
+    key_rotation_minutes: u32 = KEY_ROTATION_MINUTES, "CLARION_KEY_ROTATION_MINUTES", "MINUTES",
+        "Time between two data keys, in minutes, 1 to 1440. A key is erased when no batch and no \
+         snapshot needs it, and with it what it sealed, in backups of the database, too; a longer \
+         time delays that";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]

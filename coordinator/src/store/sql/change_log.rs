@@ -9,9 +9,12 @@ use super::{
     SqlStore,
     database::{Attempts, Written},
     engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
-    logs::{self, Newest},
+    logs::{self, Head, Newest},
 };
-use crate::store::{Batch, ChangeLog, RecordBatch, StoreError};
+use crate::{
+    seal::{Generation, generation_of},
+    store::{Batch, ChangeLog, RecordBatch, StoreError},
+};
 
 /// Moves the beginning of a log from `$3` to `$4`; `$5`: bytes of the batches between.
 const TRIM: &str = "UPDATE log_head SET first = $4, \
@@ -160,6 +163,23 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
     fn grown(&self) -> watch::Receiver<u64> {
         self.logs.grown.subscribe()
     }
+
+    async fn oldest_generation(&self) -> Result<Option<Generation>, StoreError> {
+        self.database.usable()?;
+        let mut oldest = None;
+        for log in (0..self.logs.count()).map(LogId) {
+            let (head, first) = match self.first_batch(log).await? {
+                Some(found) => found,
+                None => continue,
+            };
+            let after = Position(head.first.0 - 1);
+            let first = logs::checked(&head, after, vec![first])?;
+            // A generation that was never made: whatever is not sealed keeps all keys.
+            let sealed_by = generation_of(&first[0].records).unwrap_or(Generation(0));
+            oldest = Some(oldest.map_or(sealed_by, |oldest: Generation| oldest.min(sealed_by)));
+        }
+        Ok(oldest)
+    }
 }
 
 impl<E: Engine> SqlStore<E> {
@@ -192,7 +212,7 @@ impl<E: Engine> SqlStore<E> {
             let of_log = of_log.filter(|batch| batch.flushed.position <= head.position);
             let of_log: Vec<StoredBatch> = of_log.collect();
             let none = of_log.is_empty();
-            let batches = match logs::checked(head, after, of_log) {
+            let batches = match self.logs.opened(head, after, of_log) {
                 // The log has batches after the position, and the first log that is asked for
                 // comes with one at least.
                 Ok(_) if none && found.is_empty() => {
@@ -221,12 +241,35 @@ impl<E: Engine> SqlStore<E> {
         Ok(asked.len())
     }
 
+    /// The first batch of a log, with the head that it follows from; `None`: the log is empty.
+    async fn first_batch(&self, log: LogId) -> Result<Option<(Head, StoredBatch)>, StoreError> {
+        let head = self.logs.head(log)?;
+        if head.first > head.position {
+            return Ok(None);
+        }
+        let after = Position(head.first.0 - 1);
+        let read = self.database.engine().read(vec![(log, after)], 1).await;
+        let read = read.map_err(|error| self.database.read_error(error))?;
+        match read.into_iter().next() {
+            Some(first) => Ok(Some((head, first))),
+            // It may have been trimmed meanwhile.
+            None if self.logs.head(log)?.first > head.first => {
+                Box::pin(self.first_batch(log)).await
+            }
+            None => {
+                let (position, problem) = (head.first, "the batch is missing".to_owned());
+                Err(StoreError::Damaged { log, position, problem })
+            }
+        }
+    }
+
     /// Removes the batches of a log before its beginning.
     async fn drop_trimmed(&self, log: LogId, first: Position) -> Result<(), StoreError> {
         loop {
             let drop = self.database.fenced(DROP).integer(log.0).integer(first.0);
             match self.database.write(drop.integer(DROP_AT_ONCE)).await? {
-                Written::Rows(rows) if rows.is_empty() => return Ok(()),
+                // Batches of version 1 have tokens in plain text.
+                Written::Rows(rows) if rows.is_empty() => return self.database.scrub().await,
                 Written::Rows(_) => {}
                 // The next trim removes the rest.
                 Written::Unknown(_) => return Ok(()),

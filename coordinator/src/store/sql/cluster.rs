@@ -101,6 +101,10 @@ impl<E: Engine> ClusterStore for SqlStore<E> {
         Err(attempts.exhausted(&key))
     }
 
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.database.scrub().await
+    }
+
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {
         let rows = self.database.read(Statement::new(GET_CHECKPOINT).text(alert.id())).await?;
         let Some(row) = rows.first() else { return Ok(None) };

@@ -1,10 +1,10 @@
 //! Appends that wait together become one flush: one commit serves all of them.
 //!
 //! ```text
-//! append ─▶ queue (bounded) ─▶ joined by log ─▶ flush ─▶ heads, tail ─▶ answers, readers
-//!                                  ▲              │ outcome unknown
-//!                                  │              ▼
-//!                                  └─ known ◀── ask by producer and number; not there: same flush again
+//! append ─▶ queue (bounded) ─▶ joined by log, sealed ─▶ flush ─▶ heads, tail ─▶ answers, readers
+//!                                  ▲                      │ outcome unknown
+//!                                  │                      ▼
+//!                                  └───────── known ◀── ask by producer and number; not there: same flush again
 //! ```
 //!
 //! One flush is under way at a time, and while it is, the next one gathers: the slower the
@@ -196,9 +196,12 @@ impl<E: Engine> Run<E> {
                 continue;
             }
             self.number += 1;
-            let (flush, answers) = self.join(calls);
+            // The key is kept until the batches that it seals are in the database.
+            let held = self.logs.seals.hold();
+            let (flush, records, answers) = self.join(calls);
             let outcome = self.carry_out(&flush).await;
-            self.answer(&flush, answers, outcome);
+            drop(held);
+            self.answer(&flush, records, answers, outcome);
         }
     }
 
@@ -256,8 +259,8 @@ impl<E: Engine> Run<E> {
         calls
     }
 
-    /// Joins the batches of calls by log.
-    fn join(&self, calls: Vec<Call>) -> (Flush, Vec<Answer>) {
+    /// Joins the batches of calls by log, and seals them. Returns the joined records, too.
+    fn join(&self, calls: Vec<Call>) -> (Flush, Vec<Bytes>, Vec<Answer>) {
         let mut logs = BTreeMap::<LogId, Joined>::new();
         let mut answers = Vec::with_capacity(calls.len());
         for Call { batches, room, bytes, answer, .. } in calls {
@@ -276,12 +279,14 @@ impl<E: Engine> Run<E> {
         }
         let batch = |(log, joined): (LogId, Joined)| {
             let Joined { records, bytes, count } = joined;
-            let records = concatenated(records, bytes);
-            FlushBatch { log, count, bytes: cost(bytes), digest: digest(&records), records }
+            let plain = concatenated(records, bytes);
+            let records = self.logs.seal(log, &plain);
+            let digest = digest(&records);
+            (FlushBatch { log, count, bytes: cost(bytes), digest, records }, plain)
         };
-        let batches = logs.into_iter().map(batch).collect();
+        let (batches, records) = logs.into_iter().map(batch).unzip();
         let (epoch, producer, number) = (self.database.epoch(), self.producer, self.number);
-        (Flush { epoch, producer, number, batches }, answers)
+        (Flush { epoch, producer, number, batches }, records, answers)
     }
 
     /// Writes a flush until it is known whether it is stored.
@@ -349,20 +354,22 @@ impl<E: Engine> Run<E> {
     fn answer(
         &self,
         flush: &Flush,
+        records: Vec<Bytes>,
         answers: Vec<Answer>,
         outcome: Result<Vec<Flushed>, StoreError>,
     ) {
-        let outcome = outcome.and_then(|flushed| match self.logs.appended(flush, &flushed) {
-            Ok(()) => Ok(flushed),
-            Err(problem) => {
-                let error = StoreError::Broken(format!(
-                    "it is not as this process left it: {problem}; find out which backup or which \
-                     other process wrote to the database"
-                ));
-                self.database.stop(error.clone());
-                Err(error)
-            }
-        });
+        let outcome =
+            outcome.and_then(|flushed| match self.logs.appended(flush, records, &flushed) {
+                Ok(()) => Ok(flushed),
+                Err(problem) => {
+                    let error = StoreError::Broken(format!(
+                        "it is not as this process left it: {problem}; find out which backup or \
+                         which other process wrote to the database"
+                    ));
+                    self.database.stop(error.clone());
+                    Err(error)
+                }
+            });
         let taken: u64 = answers.iter().map(|answer| answer.room).sum();
         let kept = match &outcome {
             Ok(_) => flush.batches.iter().map(|batch| batch.bytes).sum(),

@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::store::{
     AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created, RecordBatch,
-    fixtures::record, sqlite::SqliteEngine, suite::app,
+    fixtures::{record, seals},
+    sqlite::SqliteEngine,
+    suite::app,
 };
 
 /// What happens to one write.
@@ -106,7 +108,7 @@ async fn open(path: &Path, bytes_max: u64, flushes: usize) -> SqlStore<Faulty> {
     let (faults, gate) = (Mutex::default(), Semaphore::new(flushes));
     let engine = Faulty { engine, faults, flushes: AtomicUsize::new(0), gate };
     let made_for = MadeFor { cluster: "c".to_owned(), partitions: 8, logs: 4, device_key: None };
-    SqlStore::open(engine, &made_for, bytes_max, 1 << 20, &world).await.expect("up")
+    SqlStore::open(engine, &made_for, bytes_max, 1 << 20, seals(), &world).await.expect("up")
 }
 
 /// An empty store, with the app that alerts of [`record`] address; its file has no name any more.

@@ -6,6 +6,7 @@ use proptest::{prelude::*, sample::select};
 use super::*;
 use crate::store::{
     AlertStore, ChangeLog, StoreError,
+    fixtures::seals,
     sql::{
         MadeFor, OpenError, SqlStore,
         model::{batch, compare, step},
@@ -21,7 +22,7 @@ fn made_for() -> MadeFor {
 async fn open(path: &Path, tail: usize) -> Result<SqlStore<SqliteEngine>, OpenError> {
     let world = World::system();
     let engine = SqliteEngine::open(path, world.clock()).await?;
-    SqlStore::open(engine, &made_for(), 1 << 30, tail, &world).await
+    SqlStore::open(engine, &made_for(), 1 << 30, tail, seals(), &world).await
 }
 
 /// An empty store. Its file has no name any more, so that nothing is left when it is closed.
@@ -82,9 +83,13 @@ async fn a_flipped_bit_concerns_only_its_log() {
         append(&store, 2, byte - 0x40).await;
     }
     store.close().await;
+    let connection = rusqlite::Connection::open(&path).expect("a file of SQLite");
+    let second = "SELECT records FROM batch WHERE log = 1 AND position = 2";
+    let sealed: Vec<u8> = connection.query_row(second, [], |row| row.get(0)).expect("there");
+    drop(connection);
     let mut bytes = fs::read(&path).expect("the WAL is in the file");
-    let found = bytes.windows(16).position(|window| window == [0xa2; 16]).expect("the record");
-    bytes[found + 5] ^= 4;
+    let found = bytes.windows(sealed.len()).position(|window| window == sealed);
+    bytes[found.expect("the record") + 25] ^= 4;
     fs::write(&path, bytes).expect("written");
 
     let store = open(&path, 0).await.expect("the file is whole for SQLite");
@@ -119,7 +124,7 @@ async fn a_store_of_a_later_version_or_another_cluster_is_refused() {
         ("cluster", "other", "cluster: the store was made for other; got c"),
         ("partitions", "16", "partitions: the store was made for 16; got 8"),
         ("logs", "3", "logs: the store was made for 3; got 4"),
-        ("schema_version", "2", "the store has schema version 2, and this program knows versions"),
+        ("schema_version", "3", "the store has schema version 3, and this program knows versions"),
     ] {
         let set = |value: &str| {
             alter(
@@ -134,7 +139,7 @@ async fn a_store_of_a_later_version_or_another_cluster_is_refused() {
             "cluster" => "c",
             "partitions" => "8",
             "logs" => "4",
-            _ => "1",
+            _ => "2",
         });
     }
     open(&path, 0).await.expect("as it was").close().await;
