@@ -75,6 +75,13 @@ pub struct Listed {
     pub modified_ms: u64,
 }
 
+/// What is known of an object that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Whether the bucket keeps a version of the object when the object is deleted.
+    pub keeps_versions: bool,
+}
+
 /// Where objects are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectsPlace {
@@ -157,9 +164,18 @@ impl Objects {
     /// # Errors
     /// [`ObjectError::Exists`] or [`ObjectError::Away`].
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        self.write(name, bytes).await.map(drop)
+    }
+
+    /// Writes a new object, and tells what will be left of it.
+    ///
+    /// # Errors
+    /// [`ObjectError::Exists`] or [`ObjectError::Away`].
+    pub async fn write(&self, name: &str, bytes: Bytes) -> Result<Written, ObjectError> {
         let (path, payload) = (self.path(name), PutPayload::from(bytes));
         let written = self.store.put_opts(&path, payload, PutMode::Create.into());
-        self.within(name, written).await.map(drop)
+        let written = self.within(name, written).await?;
+        Ok(Written { keeps_versions: self.folder.is_none() && written.version.is_some() })
     }
 
     /// Reads a whole object.
@@ -251,7 +267,7 @@ impl Objects {
     }
 
     /// The name within the place: what an operator looks for.
-    fn full(&self, name: &str) -> String {
+    pub(crate) fn full(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 

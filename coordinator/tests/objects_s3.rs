@@ -62,11 +62,18 @@ impl Server {
         Some(server)
     }
 
-    /// Creates the bucket, without a signature, which this server does not ask for.
     fn create_bucket(&self) -> Option<()> {
+        self.put("/alerts", "")
+    }
+
+    /// Sends a request without a signature, which this server does not ask for.
+    fn put(&self, path: &str, body: &str) -> Option<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        let request = "PUT /alerts HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\
-                       Connection: close\r\n\r\n";
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -102,14 +109,19 @@ fn variables(endpoint: &str) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_bucket_keeps_objects_and_halves_of_keys() {
     let Some(server) = Server::start() else { return };
-    for url in ["s3://alerts", "s3://alerts/clarion/prod"] {
+    let versions = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    for (url, keeps_versions) in [("s3://alerts", false), ("s3://alerts/clarion/prod", true)] {
+        if keeps_versions {
+            server.put("/alerts?versioning", versions).expect("up");
+        }
         let place = server.objects(url);
         let objects = place.of(LogIdentity([1; 16]));
         let missing = objects.get("a/1").await;
         assert!(matches!(missing, Err(ObjectError::Missing(_))), "{missing:?}");
         let large = Bytes::from(vec![7; 9 << 20]);
         for (name, bytes) in [("a/1", Bytes::from_static(b"first")), ("a/2", large)] {
-            objects.put(name, bytes.clone()).await.expect("new");
+            let written = objects.write(name, bytes.clone()).await.expect("new");
+            assert_eq!(written.keeps_versions, keeps_versions);
             let again = objects.put(name, Bytes::from_static(b"other")).await;
             assert!(matches!(again, Err(ObjectError::Exists(_))), "written once: {again:?}");
             assert_eq!(objects.get(name).await, Ok(bytes));

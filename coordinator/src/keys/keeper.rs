@@ -30,8 +30,10 @@ const NAME_BYTES: usize = 16;
 pub enum KeyError {
     /// Half of a key is missing or damaged. A retry does not help.
     #[error(
-        "the key of generation {generation}: object {object}: {problem}. Restore the object; \
-         without it nothing that this key sealed can be read",
+        "the key of generation {generation}: object {object}: {problem}. Restore the object; if the \
+         database was restored from a backup, use one that was made after the key was erased, or \
+         restore the objects of the same time; without the object nothing that the key sealed can \
+         be read",
         generation = .generation.0
     )]
     Half {
@@ -138,7 +140,12 @@ impl KeyKeeper {
         key.iter_mut().zip(&*other).for_each(|(byte, other)| *byte ^= other);
         let name: Zeroizing<[u8; NAME_BYTES]> = random();
         let object = format!("keys/{:010}-{}", generation.0, HEXLOWER.encode(&*name));
-        self.objects.put(&object, Bytes::copy_from_slice(&other[..])).await?;
+        let written = self.objects.write(&object, Bytes::copy_from_slice(&other[..])).await?;
+        if written.keeps_versions {
+            tracing::warn!(
+                "bucket keeps versions of erased keys; set a lifecycle rule that expires them"
+            );
+        }
         let record = KeyRecord::new(generation, &half, &key, object, self.clock.wall());
         self.store.replace_numbered(record.numbered()).await?;
 
@@ -199,15 +206,15 @@ impl KeyKeeper {
 
     /// Reads the other half of a key.
     async fn load(&self, record: &KeyRecord) -> Result<Secret, KeyError> {
-        let object = &record.wire.object;
+        let name = &record.wire.object;
         let damaged = |problem| {
-            let (generation, object) = (record.generation(), object.clone());
+            let (generation, object) = (record.generation(), self.objects.full(name));
             KeyError::Half { generation, object, problem }
         };
-        match self.objects.get(object).await {
+        match self.objects.get(name).await {
             Ok(other) => record.key(&other).map_err(damaged),
-            Err(error @ ObjectError::Away { .. }) => Err(error.into()),
-            Err(error) => Err(damaged(error.to_string())),
+            Err(ObjectError::Missing(_)) => Err(damaged("is missing".to_owned())),
+            Err(error) => Err(error.into()),
         }
     }
 

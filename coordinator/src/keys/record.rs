@@ -81,15 +81,11 @@ impl KeyRecord {
     /// # Errors
     /// The two halves are not those of the key.
     pub fn key(&self, other: &[u8]) -> Result<Secret, String> {
-        let half: [u8; KEY_BYTES] = self
-            .wire
-            .half
-            .as_slice()
-            .try_into()
-            .map_err(|_| not_a_half("the record", &self.wire.half))?;
-        let other: Secret =
-            Zeroizing::new(other.try_into().map_err(|_| not_a_half("the object", other))?);
-        let half = Zeroizing::new(half);
+        let half: Secret =
+            Zeroizing::new(self.wire.half.as_slice().try_into().map_err(|_| {
+                format!("the half in the database {}", not_a_half(&self.wire.half))
+            })?);
+        let other: Secret = Zeroizing::new(other.try_into().map_err(|_| not_a_half(other))?);
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         for ((key, half), other) in key.iter_mut().zip(&*half).zip(&*other) {
             *key = half ^ other;
@@ -137,6 +133,6 @@ fn digest_of(key: &Secret) -> Vec<u8> {
     digest(&SHA256, &key[..]).as_ref().to_vec()
 }
 
-fn not_a_half(of: &str, half: &[u8]) -> String {
-    format!("{of} must have a half of {KEY_BYTES} bytes; got {} bytes", half.len())
+fn not_a_half(half: &[u8]) -> String {
+    format!("must have {KEY_BYTES} bytes; got {} bytes", half.len())
 }

@@ -13,7 +13,7 @@ use super::{
     super::{Target, args::ImportArgs, import, journal::Counts},
     *,
 };
-use crate::store::{ClusterStore as _, Store, suite::app};
+use crate::store::{Store, suite::app};
 
 /// The store of a data folder, as a coordinator opens it.
 async fn store(args: &ImportArgs, world: &World) -> Arc<dyn Store> {
