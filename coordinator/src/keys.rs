@@ -6,11 +6,11 @@
 //! that is how a removed device leaves backups and the free space of disks.
 //!
 //! ```text
-//!            object half written, record written, both read back
-//!   (none) ─────────────────────────────────────────────────────▶ live: seals while it is the newest
-//!                                                                   │ nothing is sealed by it
-//!                                                                   ▼
-//!   (none) ◀── record deleted ◀── object half deleted and gone ◀── erasing: record without its half
+//!          object half written, record written, both read back
+//!   (none) ───────────────────────────────────────────────────▶ live: seals while it is newest
+//!                                                                 │ nothing is sealed by it
+//!                                                                 ▼
+//!   (none) ◀── record deleted ◀── object half deleted ◀── erasing: record without its half
 //! ```
 //!
 //! Every step can be the last one of a process; the next start goes on from what it finds. A half

@@ -54,7 +54,8 @@ pub enum ObjectError {
         /// Size of the object, bytes.
         bytes: u64,
     },
-    /// The folder or bucket does not answer or refuses. A retry may help; a write may have happened.
+    /// The folder or bucket does not answer or refuses. A retry may help; a write may have
+    /// happened.
     #[error("object {name}: {problem}")]
     Away {
         /// Name of the object, or the part of the name that was listed.

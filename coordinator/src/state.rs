@@ -1,4 +1,5 @@
-//! What outlives a process, opened in its order: the data folder with the device key, and the store.
+//! What outlives a process, opened in its order: the data folder with the device key, the objects,
+//! the store, and the keys that are half in each.
 
 use std::sync::Arc;
 

@@ -3,7 +3,8 @@
 //!
 //! The test registers devices, removes some of them, trims the logs as a snapshot allows it, makes
 //! the next key and erases the former one. Then it reads every byte that is left and decrypts it
-//! with every key that any two halves make. The same search finds the tokens when nothing is erased.
+//! with every key that any two halves make. The same search finds the tokens when nothing is
+//! erased.
 
 #![allow(clippy::disallowed_methods, reason = "a client with a world of its own")]
 

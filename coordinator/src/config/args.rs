@@ -130,9 +130,9 @@ options! {
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
          Not used with --store memory, and not with another store, --device-key-file and --objects";
     objects: String, "CLARION_OBJECTS", "PLACE",
-        "Place of snapshots and of half of every data key: file:PATH, a folder that is created with \
-         mode 0700 if it does not exist, or s3://BUCKET/PREFIX, with the variables AWS_REGION, \
-         AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot be read \
+        "Place of snapshots and of half of every data key: file:PATH, a folder that is created \
+         with mode 0700 if it does not exist, or s3://BUCKET/PREFIX, with the variables \
+         AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot be read \
          without it. Default: the folder objects in the data folder; a store postgres:// has no \
          default (--store memory: memory)";
     key_rotation_minutes: u32 = KEY_ROTATION_MINUTES, "CLARION_KEY_ROTATION_MINUTES", "MINUTES",

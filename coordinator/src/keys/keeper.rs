@@ -30,10 +30,10 @@ const NAME_BYTES: usize = 16;
 pub enum KeyError {
     /// Half of a key is missing or damaged. A retry does not help.
     #[error(
-        "the key of generation {generation}: object {object}: {problem}. Restore the object; if the \
-         database was restored from a backup, use one that was made after the key was erased, or \
-         restore the objects of the same time; without the object nothing that the key sealed can \
-         be read",
+        "the key of generation {generation}: object {object}: {problem}. Restore the object; if \
+         the database was restored from a backup, use one that was made after the key was erased, \
+         or restore the objects of the same time; without the object nothing that the key sealed \
+         can be read",
         generation = .generation.0
     )]
     Half {

@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use super::OBJECT_BYTES_MAX;
 use crate::client::{self, ClientError, Server};
 
-/// Deadline of one request, attempts of an operation have several.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Time after which an operation is not tried again: it ends within the deadline of an operation.
+/// Deadline of one request: some MiB over a slow line.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+/// Time after which a request is not made again: a request that fails at once may be repeated.
 const RETRY_FOR: Duration = Duration::from_secs(15);
 /// Number of times that an operation is tried again.
 const RETRIES_MAX: usize = 4;

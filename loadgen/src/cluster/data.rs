@@ -21,8 +21,8 @@ impl ClusterPlan {
         Ok(())
     }
 
-    /// Returns the options of a coordinator for its folder, store and objects. Options override variables of
-    /// the environment: a run must not write to the store of a real cluster.
+    /// Returns the options of a coordinator for its folder, store and objects. Options override
+    /// variables of the environment: a run must not write to the store of a real cluster.
     pub(super) fn data_options(&self, coordinator: &str) -> [String; 3] {
         let folder = self.data_dir(coordinator);
         let shown = folder.display();

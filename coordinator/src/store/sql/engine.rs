@@ -49,9 +49,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     async fn flush(&self, flush: Flush) -> Result<Vec<Flushed>, EngineError>;
 
     /// Reads batches of several logs after the given positions, in the order of the logs given and
-    /// without a gap within a log, until `bytes_max` bytes of sealed records are found; the
-    /// first batch comes whatever its size. Logs without batches have no entry. Nothing is checked: the caller
-    /// checks digests and chains.
+    /// without a gap within a log, until `bytes_max` bytes of sealed records are found; the first
+    /// batch comes whatever its size. Logs without batches have no entry. Nothing is checked: the
+    /// caller checks digests and chains.
     ///
     /// [`ReadError::Damaged`]: the database cannot read the rows of one log. Batches of logs before
     /// it are returned first, the error when it is the first log that has something to read.

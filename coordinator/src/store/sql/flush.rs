@@ -1,10 +1,10 @@
 //! Appends that wait together become one flush: one commit serves all of them.
 //!
 //! ```text
-//! append ─▶ queue (bounded) ─▶ joined by log, sealed ─▶ flush ─▶ heads, tail ─▶ answers, readers
-//!                                  ▲                      │ outcome unknown
-//!                                  │                      ▼
-//!                                  └───────── known ◀── ask by producer and number; not there: same flush again
+//! append ─▶ queue (bounded) ─▶ joined by log, sealed ─▶ flush ─▶ heads, tail ─▶ answers
+//!                                                       ▲   │ outcome unknown
+//!                                             not there │   ▼
+//!                                                       └─ ask by producer and number ─▶ known
 //! ```
 //!
 //! One flush is under way at a time, and while it is, the next one gathers: the slower the
