@@ -30,11 +30,13 @@ const RETRY_FOR: Duration = Duration::from_secs(15);
 /// Number of times that an operation is tried again.
 const RETRIES_MAX: usize = 4;
 /// Largest answer, bytes: an object, or a page of a listing.
-const ANSWER_BYTES_MAX: usize = OBJECT_BYTES_MAX as usize + (1 << 20);
+const ANSWER_BYTES_MAX: usize = 33 << 20;
 /// Beginning of the variables that hold credentials, region and endpoint.
 const VARIABLES: &str = "AWS_";
 /// Variable with the path of a file with CA certificates, as Amazon's own tools have it.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+const _: () = assert!(ANSWER_BYTES_MAX as u64 > OBJECT_BYTES_MAX, "every object can be read");
 
 /// Opens a bucket. `url`: `s3://BUCKET` or `s3://BUCKET/PREFIX`; `variables`: those of the process,
 /// of which those of Amazon's tools are used. Returns the bucket and the beginning of all names.
