@@ -54,7 +54,7 @@ pub enum KeptError {
     Bucket {
         /// URL of the bucket.
         url: String,
-        /// The problem.
+        /// The problem, with what to do about it.
         problem: String,
     },
     /// The objects are not those of the store.
@@ -62,7 +62,7 @@ pub enum KeptError {
     Owner {
         /// Place of the objects, as it was configured.
         place: ObjectsPlace,
-        /// The problem.
+        /// The problem, with what to do about it.
         error: OwnerError,
     },
     /// The keys cannot be loaded.
@@ -70,7 +70,7 @@ pub enum KeptError {
     Keys {
         /// Place of the objects, as it was configured.
         place: ObjectsPlace,
-        /// The problem.
+        /// The problem, with what to do about it.
         error: KeyError,
     },
     /// The store failed while the keys were read.

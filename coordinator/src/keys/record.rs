@@ -22,7 +22,7 @@ pub type Secret = Zeroizing<[u8; KEY_BYTES]>;
 /// The record of one generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyRecord {
-    /// The message.
+    /// The message that the store keeps.
     pub wire: wire::DataKey,
     /// Number of the record's revision.
     pub number: u64,
