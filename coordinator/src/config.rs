@@ -30,6 +30,7 @@ use self::{
 use crate::{
     admission::{AdmissionConfig, Rules},
     api::{AlertsConfig, ApiConfig, registry::DeviceKey},
+    archive::{ArchiveConfig, overdue},
     bands::{BandEdges, EDGES_M, STEP_M},
     dispatch::{DispatchConfig, ExpiryConfig, NodesConfig, QUESTIONS_MAX},
     lane::catalog::{Catalog, CredentialEntry},
@@ -79,6 +80,8 @@ pub struct Config {
     pub dispatch: DispatchConfig,
     /// Time after which registrations expire.
     pub expiry: ExpiryConfig,
+    /// When nodes save snapshots, and for how long they are kept.
+    pub archive: ArchiveConfig,
     /// Files from which credentials are reloaded.
     pub credential_files: CredentialFiles,
 }
@@ -222,6 +225,16 @@ impl Config {
                     lanes,
                 },
             },
+            archive: ArchiveConfig {
+                cluster: cluster.clone(),
+                partitions,
+                every: snapshot_every(&options.snapshot_every_seconds, places)?,
+                keep: Duration::from_secs(options.snapshot_keep_seconds.number(
+                    places,
+                    args::SNAPSHOT_KEEP_SECONDS,
+                    60..=604_800,
+                )?),
+            },
             dispatch: DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials },
             expiry,
             credential_files,
@@ -296,6 +309,20 @@ fn expiry(
         value => {
             let (min, max) = (EXPIRY_DAYS.start(), EXPIRY_DAYS.end());
             let problem = format!("must be 0 (never) or {min} to {max} days; got {value}");
+            Err(given.error(places, problem))
+        }
+    }
+}
+
+/// Time between two snapshots of a partition; zero: none.
+fn snapshot_every(given: &Given<u64>, places: &Places<'_>) -> Result<Duration, ConfigError> {
+    let (min, max) = (10, overdue::INTERVAL_MAX.as_secs());
+    match given.value.unwrap_or(args::SNAPSHOT_EVERY_SECONDS) {
+        0 => Ok(Duration::ZERO),
+        value if (min..=max).contains(&value) => Ok(Duration::from_secs(value)),
+        value => {
+            let problem =
+                format!("must be 0 (no snapshots) or {min} to {max} seconds; got {value}");
             Err(given.error(places, problem))
         }
     }

@@ -12,6 +12,7 @@
 //! api                      the rim: decode, admit, answer; the only place with `Status`
 //! reconcile                a task for every active alert of the store
 //! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
+//! archive                  snapshots of partitions, and the trimming of the logs
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
 //! lane_owner               credentials, budgets, health and feedback of lanes
@@ -50,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::Admission,
     api::{ApiConfig, Context, ports},
+    archive::Archive,
     config::{Args, Config, ConfigError},
     dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
     folder::{DataFolder, FolderError},
@@ -68,6 +70,7 @@ mod stop;
 pub mod api;
 pub mod reconcile;
 pub mod dispatch;
+pub mod archive;
 pub mod admission;
 pub mod alert;
 pub mod session;
@@ -253,7 +256,7 @@ impl Coordinator {
         world: World,
     ) -> Self {
         jwt::install();
-        let store = kept.store;
+        let Kept { store, objects, seals } = kept;
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let alerts: Arc<dyn AlertStore> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
@@ -277,6 +280,13 @@ impl Coordinator {
             let limits = expiry::run(expiry, partitions, &newest, &*of_log, &*apps, clock);
             let _ = stopped.run_until_cancelled(limits).await;
         });
+        let archive =
+            Archive::new(config.archive, Arc::clone(&store), objects, seals, world.clone());
+        let (archive, stopped) = (Arc::new(archive), drain.token());
+        let kept_in_order = Arc::clone(&archive);
+        drain.spawn(async move {
+            let _ = stopped.run_until_cancelled(kept_in_order.keep()).await;
+        });
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());
         let reconciler = Reconciler::spawn(
@@ -295,6 +305,7 @@ impl Coordinator {
             world,
             store: alerts,
             log,
+            archive,
             observed,
         });
         let drain_deadline = config.drain_deadline;

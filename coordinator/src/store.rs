@@ -58,6 +58,7 @@ pub use director::LaneDirector;
 pub use filter::AlertFilter;
 pub use numbered::Numbered;
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
+pub use room::Usage;
 
 /// Why an operation of the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -350,6 +351,8 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// Channel of whether the store has room: false from the first registration or place refused
     /// for lack of room until room is free again.
     fn has_room(&self) -> watch::Receiver<bool>;
+    /// Bytes that all logs hold, and their limit.
+    fn usage(&self) -> Usage;
     /// The newest position of every log, by log; 0 if a log was never appended to.
     async fn heads(&self) -> Result<Vec<Position>, StoreError>;
     /// Batches of several logs after the given positions, in one query. Batches of one log come in

@@ -44,6 +44,9 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
+/// Default time between two snapshots: a node that starts reads ten minutes of changes behind one.
+pub(super) const SNAPSHOT_EVERY_SECONDS: u64 = 600;
+pub(super) const SNAPSHOT_KEEP_SECONDS: u64 = 3_600;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -174,6 +177,15 @@ options! {
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
         "Limit of the logs, in bytes, in memory or on disk as the store is; the last 64 MiB (an \
          eighth of a small limit) are reserved for removals, mutes and dead tokens";
+    snapshot_every_seconds: u64 = SNAPSHOT_EVERY_SECONDS, "CLARION_SNAPSHOT_EVERY_SECONDS",
+        "SECONDS",
+        "Time between two snapshots of a partition whose log grows, in seconds, 10 to 21600; 0: \
+         nodes save none, and the logs are never trimmed. A node that starts loads the newest \
+         snapshot and reads the log from there";
+    snapshot_keep_seconds: u64 = SNAPSHOT_KEEP_SECONDS, "CLARION_SNAPSHOT_KEEP_SECONDS", "SECONDS",
+        "Time for which a replaced snapshot and the log behind it are kept, in seconds, 60 to \
+         604800; the log is kept for less time while the logs fill more than half of \
+         --store-bytes-max. A node that needs longer to load a snapshot must start over";
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
         "Time limit of a graceful shutdown, in milliseconds, 1 to 600000";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",

@@ -11,7 +11,7 @@ use super::{
     engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
     logs::{self, Newest},
 };
-use crate::store::{Batch, ChangeLog, RecordBatch, StoreError};
+use crate::store::{Batch, ChangeLog, RecordBatch, StoreError, Usage};
 
 /// Moves the beginning of a log from `$3` to `$4`; `$5`: bytes of the batches between.
 const TRIM: &str = "UPDATE log_head SET first = $4, \
@@ -65,6 +65,10 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
 
     fn has_room(&self) -> watch::Receiver<bool> {
         self.logs.room.watch()
+    }
+
+    fn usage(&self) -> Usage {
+        self.logs.room.usage()
     }
 
     async fn heads(&self) -> Result<Vec<Position>, StoreError> {
