@@ -44,8 +44,11 @@ use clarion_runtime::{repeated::Repeated, world::World};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::record::{SnapshotId, Snapshots, StoredSnapshot};
 pub use self::{loading::Loading, saving::Saving};
+use self::{
+    record::{SnapshotId, Snapshots, StoredSnapshot},
+    upkeep::Upkeep,
+};
 use crate::{
     objects::{ObjectError, Objects},
     owners::NodeName,
@@ -197,6 +200,7 @@ pub struct Archive {
     /// Number of partitions that have no snapshot although one is due.
     overdue: watch::Sender<usize>,
     trouble: Mutex<Trouble>,
+    upkeep: tokio::sync::Mutex<Upkeep>,
 }
 
 /// Limits for the log lines of each kind of trouble.
@@ -227,7 +231,8 @@ impl Archive {
         world: World,
     ) -> Self {
         let (overdue, trouble) = (watch::Sender::new(0), Mutex::default());
-        Self { config, store, objects, seals, world, overdue, trouble }
+        let upkeep = Upkeep::new(&config, store.logs(), world.clock().now()).into();
+        Self { config, store, objects, seals, world, overdue, trouble, upkeep }
     }
 
     /// The configuration.

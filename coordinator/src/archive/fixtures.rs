@@ -1,6 +1,17 @@
-//! Snapshots for tests: a valid head, and content that does not repeat.
+//! Snapshots and batches for tests.
 
-use clarion_proto::ids::PartitionId;
+use clarion_proto::{
+    device::{Change, Record},
+    ids::{DeviceId, PartitionId, UnixMillis},
+};
+
+use crate::store::RecordBatch;
+
+/// A batch of one record.
+pub(crate) fn batch() -> RecordBatch {
+    let (device, observed) = (DeviceId([7; 16]), UnixMillis(1));
+    RecordBatch::from_records(&[Record { device, observed, change: Change::Removal }])
+}
 
 /// Bytes that begin as a snapshot of a partition does.
 pub(crate) fn content(partition: PartitionId, length: usize) -> Vec<u8> {

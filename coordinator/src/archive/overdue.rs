@@ -97,7 +97,7 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(600);
 
     fn minute(minute: u64) -> UnixMillis {
-        UnixMillis(1_000_000 + minute * 60_000)
+        UnixMillis(1_800_000_000_000 + minute * 60_000)
     }
 
     #[test]

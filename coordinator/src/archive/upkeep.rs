@@ -12,7 +12,7 @@ use clarion_proto::{
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Archive, ArchiveError,
+    Archive, ArchiveConfig, ArchiveError,
     orphans::orphans,
     overdue::Overdue,
     record::{self, SnapshotId, Snapshots, StoredSnapshot},
@@ -34,14 +34,24 @@ pub(super) struct Upkeep {
     orphans_at: Time,
 }
 
+impl Upkeep {
+    pub(super) fn new(config: &ArchiveConfig, logs: u16, now: Time) -> Self {
+        Self {
+            trimming: Trimming::new(config.partitions, logs, config.keep),
+            overdue: Overdue::new(config.partitions, config.every),
+            orphans_at: now + ORPHANS_EVERY,
+        }
+    }
+}
+
 impl Archive {
     /// Keeps the archive in order until it is dropped.
     pub async fn keep(&self) {
         let clock = self.world.clock();
-        let (mut upkeep, mut room) = (self.upkeep(), self.store.has_room());
+        let mut room = self.store.has_room();
         loop {
             room.borrow_and_update();
-            self.round(&mut upkeep).await;
+            self.round().await;
             tokio::select! {
                 // Both lead to the same round.
                 biased;
@@ -52,24 +62,18 @@ impl Archive {
         }
     }
 
-    pub(super) fn upkeep(&self) -> Upkeep {
-        let (partitions, logs) = (self.config.partitions, self.store.logs());
-        Upkeep {
-            trimming: Trimming::new(partitions, logs, self.config.keep),
-            overdue: Overdue::new(partitions, self.config.every),
-            orphans_at: self.world.clock().now() + ORPHANS_EVERY,
-        }
-    }
-
     /// One round of all steps.
-    pub(super) async fn round(&self, upkeep: &mut Upkeep) {
+    pub async fn round(&self) {
+        let mut upkeep = self.upkeep.lock().await;
+        let upkeep = &mut *upkeep;
+        // Retired snapshots hold the logs back: they go first.
+        if let Err(error) = self.delete_retired().await {
+            self.failed(&error);
+        }
         let records = match self.records().await {
             Ok(records) => records,
             Err(error) => return self.failed(&error.into()),
         };
-        if let Err(error) = self.delete_retired(&records).await {
-            self.failed(&error);
-        }
         if self.config.every > Duration::ZERO {
             if let Err(error) = self.trim(&mut upkeep.trimming, &records).await {
                 self.failed(&error);
@@ -95,21 +99,21 @@ impl Archive {
 
     /// Deletes the retired snapshots whose time is over: the objects, then their place in the
     /// record.
-    async fn delete_retired(&self, records: &Records) -> Result<(), ArchiveError> {
+    async fn delete_retired(&self) -> Result<(), ArchiveError> {
         let now = self.world.clock().wall();
-        for (partition, snapshots) in records {
+        for (partition, snapshots) in self.records().await? {
             let Some(snapshots) = snapshots else { continue };
             let expired = snapshots.expired(now, self.config.keep);
             if expired.is_empty() {
                 continue;
             }
             let objects = expired.iter().flat_map(|snapshot| {
-                (0..snapshot.chunks).map(|chunk| record::object(*partition, snapshot.id, chunk))
+                (0..snapshot.chunks).map(|chunk| record::object(partition, snapshot.id, chunk))
             });
             self.delete(objects.collect()).await?;
             let gone: Vec<SnapshotId> = expired.iter().map(|snapshot| snapshot.id).collect();
             let forget = |snapshots: &mut Snapshots| Ok::<_, StoreError>(snapshots.forget(&gone));
-            self.change(*partition, forget).await?;
+            self.change(partition, forget).await?;
         }
         Ok(())
     }

@@ -196,6 +196,8 @@ impl Dispatch for Nodes {
 pub(crate) struct Server {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) context: Arc<Context>,
+    /// What the coordinator stands on.
+    pub(crate) kept: Kept,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
     pub(crate) feed_address: SocketAddr,
@@ -285,7 +287,7 @@ impl Server {
 
     /// Over a store and objects that may have content.
     pub(crate) async fn start_over(config: Config, kept: Kept, world: World) -> Self {
-        let Kept { store, objects, seals } = kept;
+        let Kept { store, objects, seals } = kept.clone();
         let nodes = Arc::new(Nodes::default());
         let archive =
             Archive::new(config.archive, Arc::clone(&store), objects, seals, world.clone());
@@ -325,7 +327,7 @@ impl Server {
         });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
-        Self { nodes, context, channel, address, feed_address }
+        Self { nodes, context, kept, channel, address, feed_address }
     }
 
     /// With the app `apps/demo` on the test lane.

@@ -21,7 +21,7 @@ pub(in super::super) fn stored(position: u64, minute: u64) -> StoredSnapshot {
 }
 
 fn at(minute: u64) -> UnixMillis {
-    UnixMillis(1_000_000 + minute * 60_000)
+    UnixMillis(1_800_000_000_000 + minute * 60_000)
 }
 
 fn positions(snapshots: &Snapshots) -> (Vec<u64>, Vec<u64>) {
