@@ -214,6 +214,11 @@ mod tests {
         assert!(refused(&[b"", &snapshot], 100, hash).starts_with("data: must have 1 to 1048576"));
         let long = vec![0; PIECE_BYTES_MAX + 1];
         assert!(refused(&[&long], 1, 1).ends_with("got 1048577"));
+        let mut endless = Gathering::new(OF);
+        endless.bytes = SNAPSHOT_BYTES_MAX - 1;
+        assert_eq!(endless.push(b"1"), Ok(None));
+        let words = "data: a snapshot must have at most 4294967296 bytes";
+        assert_eq!(endless.push(b"1").expect_err("too long").to_string(), words);
         let other = content(PartitionId(8), 100);
         let words = "data: must be of partition 7; got partition 8";
         assert_eq!(refused(&[&other], 100, xxh3_64(&other)), words);

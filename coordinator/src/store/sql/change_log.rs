@@ -125,6 +125,10 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
                 rows => self.database.noted(rows)?,
             };
             let Some(row) = rows.into_iter().next() else {
+                // It may have been trimmed meanwhile.
+                if let Some(known) = self.logs.records_until(log, until)? {
+                    return Ok(known);
+                }
                 let problem = "the batch is missing".to_owned();
                 return Err(StoreError::Damaged { log, position: until, problem });
             };
