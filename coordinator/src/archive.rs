@@ -235,7 +235,7 @@ impl Archive {
         Self { config, store, objects, seals, world, overdue, trouble, upkeep }
     }
 
-    /// The configuration.
+    /// The configuration of the archive.
     #[must_use]
     pub fn config(&self) -> &ArchiveConfig {
         &self.config

@@ -31,7 +31,7 @@ pub struct Chunk {
 /// What a snapshot has turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gathered {
-    /// Size, bytes.
+    /// Size of the snapshot, bytes.
     pub bytes: u64,
     /// Number of chunks.
     pub chunks: u32,

@@ -51,7 +51,7 @@ pub struct StoredSnapshot {
     pub position: Position,
     /// Time at which the snapshot was complete.
     pub saved: UnixMillis,
-    /// Size, bytes.
+    /// Size of the snapshot, bytes.
     pub bytes: u64,
     /// Number of objects.
     pub chunks: u32,

@@ -93,7 +93,7 @@ impl Saving {
             Ok(stored) => {
                 let StoredSnapshot { id, position, bytes, .. } = &stored;
                 let (partition, node) = (self.partition, &self.node);
-                tracing::info!(%partition, %node, %id, %position, bytes, "snapshot stored");
+                tracing::info!(%partition, %node, %id, %position, bytes, "snapshot stored for a node");
                 Ok(stored)
             }
             Err(error) => {

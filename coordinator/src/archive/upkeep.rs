@@ -166,7 +166,7 @@ impl Archive {
             }
             self.store.trim(log, Position(until.0 + 1)).await?;
             trimming.trimmed(log, until);
-            tracing::debug!(%log, position = until.0, "log trimmed");
+            tracing::debug!(%log, position = until.0, "log trimmed behind snapshots");
         }
         Ok(())
     }

@@ -53,7 +53,8 @@ async fn grow(server: &Server, batches: u8) {
             observed: UnixMillis(1),
             change: Change::Mute(true),
         };
-        let both = [0, 1].map(|log| (LogId(log), RecordBatch::from_records(&[record.clone()])));
+        let records = [record];
+        let both = [0, 1].map(|log| (LogId(log), RecordBatch::from_records(&records)));
         server.context.log.append_all(both.to_vec()).await.expect("room");
     }
 }
@@ -151,7 +152,7 @@ async fn what_a_node_saves_another_one_lists_and_loads() {
     let saved = save(&server, 3, 7, &whole).await.expect("stored");
     assert_eq!((saved.partition, saved.position, saved.bytes), (3, 7, whole.len() as u64));
     let listed = list(&server, vec![3, 0, 3]).await;
-    assert_eq!(listed.snapshots, [saved.clone()]);
+    assert_eq!(listed.snapshots, std::slice::from_ref(&saved));
     assert_eq!(listed.policy.expect("set").interval_ms, 600_000);
     assert!(load(&server, 3, saved.id.clone()).await.expect("whole") == whole);
     assert_eq!(objects(&server).await, 3);
