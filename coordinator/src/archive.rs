@@ -14,16 +14,17 @@
 //! | objects that nobody names | [`orphans`] (function) |
 //! | all of it once a minute | [`upkeep`] (shell) |
 //!
-//! **Order of writes.** A save writes its objects first and then the record, so a record never names
-//! what is not there. A crash between the two leaves objects that no record names; they are deleted
-//! when they are older than any save may be. A retired snapshot loses its objects first and then its
-//! place in the record: a crash between the two leaves a record that names them still, and the next
-//! round deletes the rest without having to search for it. Nobody loads a retired snapshot anew, so
-//! half of one harms nobody.
+//! **Order of writes.** A save writes its objects first and then the record, so a record never
+//! names what is not there. A crash between the two leaves objects that no record names; they are
+//! deleted when they are older than any save may be. A retired snapshot loses its objects first and
+//! then its place in the record: a crash between the two leaves a record that names them still, and
+//! the next round deletes the rest without having to search for it. Nobody begins to load a retired
+//! snapshot, so half of one harms nobody.
 //!
 //! **Trimming never destroys the last way back.** A log is trimmed only behind two sound snapshots
 //! of each of its partitions, and only if all their objects are listed with their sizes at that
-//! moment: an empty folder, a deleted bucket or objects that were lost with a process stop trimming.
+//! moment: an empty folder, a deleted bucket or objects that were lost with a process stop the
+//! trimming.
 //! Records are read again immediately before each trim. A save that comes between that read and the
 //! trim only moves the snapshots forward, so the position that was read is still released; nothing
 //! but a newer snapshot removes a current one.
@@ -162,7 +163,8 @@ pub enum ArchiveError {
     /// All of the save took too long.
     #[error("the snapshot was not stored within {SAVE_WITHIN:?}")]
     Late,
-    /// The snapshot is none of the partition's current ones. A retry does not help; a new list does.
+    /// The snapshot is none of the partition's current ones. A retry does not help; list them
+    /// again.
     #[error("partition {partition}: no current snapshot has the id {id}")]
     Gone {
         /// Partition of the snapshot.
@@ -277,8 +279,8 @@ impl Archive {
         found.map(PartitionId).ok_or_else(|| InvalidField::new(field, problem()))
     }
 
-    /// Snapshots of some partitions that can be loaded, the newest of each partition first and those
-    /// that were found damaged last. A partition whose record cannot be read has none.
+    /// Snapshots of some partitions that can be loaded, the newest of each partition first and
+    /// those that were found damaged last. A partition whose record cannot be read has none.
     ///
     /// # Errors
     /// See [`StoreError`].

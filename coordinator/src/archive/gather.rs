@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pieces of 1 byte to 1 MiB ──▶ chunk of 4 MiB ──▶ an object
-//!                               the last chunk is shorter; a snapshot has at least the bytes of its head
+//!                               the last chunk is shorter; the first has the head at least
 //! ```
 
 use bytes::{Bytes, BytesMut};
@@ -84,8 +84,8 @@ impl Gathering {
         Ok(complete)
     }
 
-    /// Ends the snapshot, which has this size and this xxh3-64 by the node's words. Returns the last
-    /// chunk.
+    /// Ends the snapshot, which has this size and this xxh3-64 by the node's words. Returns the
+    /// last chunk.
     ///
     /// # Errors
     /// The size or the hash is another, or the snapshot has no head.

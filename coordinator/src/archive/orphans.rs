@@ -14,9 +14,9 @@ use super::{
 };
 use crate::objects::Listed;
 
-/// Age from which an object without a record is deleted. A save ends within half of it, so no record
-/// will ever name the object, also if the clocks of the coordinator and of the objects differ by
-/// minutes.
+/// Age from which an object without a record is deleted. A save ends within half of it, so no
+/// record will ever name the object, also if the clocks of the coordinator and of the objects
+/// differ by minutes.
 pub const ORPHANED_AFTER: Duration = SAVE_WITHIN.saturating_mul(2);
 
 /// Names of the objects to be deleted. An object stays if its partition's record cannot be read, if

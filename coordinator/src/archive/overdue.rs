@@ -1,8 +1,8 @@
 //! The machine of the alarm about partitions whose snapshots do not keep up with their log.
 //!
-//! The alarm begins when the first batch that the newest snapshot of a partition does not include is
-//! older than [`INTERVALS`] intervals: by then a node should have saved it several times. That a log
-//! is old is no trouble by itself: a log without changes is never trimmed further, and needs no
+//! The alarm begins when the first batch that the newest snapshot of a partition does not include
+//! is older than [`INTERVALS`] intervals: by then a node should have saved it several times. That a
+//! log is old is no trouble by itself: a log without changes is never trimmed further, and needs no
 //! new snapshot. As an interval is at most 6 hours ([`INTERVAL_MAX`]), no batch older than a day
 //! waits for a snapshot without an alarm.
 

@@ -93,7 +93,14 @@ impl Saving {
             Ok(stored) => {
                 let StoredSnapshot { id, position, bytes, .. } = &stored;
                 let (partition, node) = (self.partition, &self.node);
-                tracing::info!(%partition, %node, %id, %position, bytes, "snapshot stored for a node");
+                tracing::info!(
+                    %partition,
+                    %node,
+                    %id,
+                    %position,
+                    bytes,
+                    "snapshot stored for a node"
+                );
                 Ok(stored)
             }
             Err(error) => {

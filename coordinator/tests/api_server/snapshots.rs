@@ -3,13 +3,14 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use clarion_coordinator::{
+    Coordinator,
     archive::record::{SnapshotId, object},
     config::{Args, Config},
     objects::Objects,
     owners::{NodeName, Ownership},
     seal::{Generation, KEY_BYTES, Seals},
     state::Kept,
-    store::{RecordBatch, open, sql::MadeFor},
+    store::{RecordBatch, Store, StoreError, memory::MemoryStore, open, sql::MadeFor},
 };
 use clarion_proto::{
     device::{Change, Record},
@@ -18,7 +19,10 @@ use clarion_proto::{
         self as wire, save_snapshot_request::Part, snapshot_service_client::SnapshotServiceClient,
     },
 };
-use clarion_runtime::world::World;
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    world::{Clock, Pipes, World},
+};
 use futures_util::{Stream, StreamExt, stream};
 use tonic::{Code, Status, transport::Channel};
 use xxhash_rust::xxh3::xxh3_64;
@@ -361,4 +365,96 @@ async fn a_log_of_sqlite_is_trimmed_behind_the_snapshots_that_the_next_process_s
         assert_eq!(rest[0].1.len() as u64, 10 - snapshot.position);
     }
     server.kept.store.close().await;
+}
+
+/// A whole coordinator without a socket, in virtual time, with the default options.
+#[tokio::test(start_paused = true)]
+async fn slow_nodes_are_sent_away_and_the_coordinator_trims_by_itself() {
+    let clock = Clock::start_at(World::system().clock().wall());
+    let world = World::new(clock, 1, Arc::new(Pipes::default()));
+    let port = Some("127.0.0.1:0".parse().expect("an address"));
+    let nodes = Some(vec!["127.0.0.1:9".to_owned()]);
+    let ports = Args { listen: port, health_listen: port, feed_listen: port, nodes, ..args() };
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2, 1 << 20, &world));
+    let owned = Ownership::assign(1, 4, &[NodeName::new(NODE).expect("valid")]);
+    store.replace_ownership(owned).await.expect("the first");
+    let coordinator =
+        Coordinator::bind_over(config(ports), Arc::clone(&store), world.clone()).await;
+    let coordinator = coordinator.expect("bound");
+    let feeds = coordinator.feed_listen();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move { drop(stopped.await) }));
+    let minute = Duration::from_secs(60);
+    let limits = ChannelLimits {
+        connect_within: minute,
+        window_bytes: 65_535,
+        ping_every: minute,
+        pong_within: minute,
+    };
+    let channel = channel::connect(&world, feeds, limits).await.expect("listens");
+    let mut client = SnapshotServiceClient::new(channel);
+    let caller = wire::SnapshotCaller {
+        node: NODE.to_owned(),
+        cluster: ClusterName::DEFAULT.to_owned(),
+        log_identity: store.identity().to_wire(),
+    };
+    let start = |partition: u16, position: u64| {
+        let (caller, partition) = (Some(caller.clone()), partition.into());
+        Part::Start(wire::SaveSnapshotStart { caller, partition, position, ownership: 1 })
+    };
+    let append = async || {
+        let batch = RecordBatch::from_records(&[]);
+        let both = [0, 1].map(|log| (LogId(log), batch.clone())).to_vec();
+        store.append_all(both).await.expect("room");
+    };
+    append().await;
+
+    let silent = stream::iter([start(0, 1)]).chain(stream::pending());
+    let every_second = |bytes: Vec<u8>| async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Part::Data(bytes.into())
+    };
+    let bytes = stream::iter(content(0, 5_000)).map(|byte| vec![byte]).then(every_second);
+    let slow = stream::iter([start(0, 1)]).chain(bytes);
+    let pieces = |partition: u16| {
+        let whole = content(partition, 100 * (128 << 10));
+        let pieces = whole.chunks(128 << 10).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        stream::iter(pieces).then(every_second).chain(stream::iter([end(&whole)]))
+    };
+    let steady = stream::iter([start(0, 1)]).chain(pieces(0));
+    let took = async |client: &mut SnapshotServiceClient<Channel>, messages| {
+        let began = clock.now();
+        let messages: stream::BoxStream<'static, Part> = messages;
+        let saved = client.save_snapshot(messages.map(part)).await;
+        (saved.map(drop), clock.now().since(began).as_secs())
+    };
+    let (late, seconds) = took(&mut client, silent.boxed()).await;
+    assert_eq!(busy(&late.expect_err("silent")), (Code::DeadlineExceeded, "SAVE_SLOW".to_owned()));
+    assert_eq!(seconds, 10);
+    let (late, seconds) = took(&mut client, slow.boxed()).await;
+    assert_eq!(late.expect_err("slow").code(), Code::DeadlineExceeded);
+    assert_eq!(seconds, 60);
+    let (saved, seconds) = took(&mut client, steady.boxed()).await;
+    assert_eq!((saved.map_err(|status| status.to_string()), seconds), (Ok(()), 100));
+
+    // Every ten minutes one batch and one snapshot of each partition.
+    for position in 2..=18 {
+        tokio::time::sleep(10 * minute).await;
+        append().await;
+        for partition in 0..4 {
+            let whole = content(partition, 100);
+            let parts = [start(partition, position), Part::Data(whole.clone().into()), end(&whole)];
+            let saved = client.save_snapshot(stream::iter(parts).map(part)).await;
+            saved.expect("stored");
+        }
+    }
+    tokio::time::sleep(2 * minute).await;
+    for log in [0, 1] {
+        let read = store.read_many(&[(LogId(log), Position(0))], 1).await;
+        // 18 and 17 are current; 16 was retired a moment ago, and 11 not quite an hour ago.
+        let expected = StoreError::Trimmed { log: LogId(log), first: Position(12) };
+        assert_eq!(read.expect_err("it is trimmed"), expected);
+    }
+    stop.send(()).expect("it runs");
+    running.await.expect("no panic").expect("in order");
 }
