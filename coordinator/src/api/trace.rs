@@ -43,7 +43,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const KINDS_MAX: usize = 512;
 
 /// All methods behind the doors; any other path counts as the method [`UNKNOWN`].
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 19] = [
     "/clarion.v1.AlertService/CreateAlert",
     "/clarion.v1.AlertService/PreviewAlert",
     "/clarion.v1.AlertService/GetAlert",
@@ -58,6 +58,9 @@ const METHODS: [&str; 16] = [
     "/clarion.v1.RegistryService/WriteDevices",
     "/clarion.v1.RegistryService/GetRegistryStats",
     "/clarion.shard.v1.FeedService/Feed",
+    "/clarion.shard.v1.SnapshotService/ListSnapshots",
+    "/clarion.shard.v1.SnapshotService/LoadSnapshot",
+    "/clarion.shard.v1.SnapshotService/SaveSnapshot",
     UNKNOWN,
     OTHERS,
 ];
