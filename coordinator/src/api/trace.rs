@@ -23,7 +23,7 @@ use std::{
 
 use clarion_proto::time::Time;
 use clarion_runtime::{
-    listener::Peer,
+    listener::{Method, Peer},
     peers::PeerKey,
     repeated::{AGAIN_AFTER, Repeated},
     world::Clock,
@@ -172,7 +172,9 @@ impl TraceLayer {
     ) {
         let elapsed_ms = elapsed.as_millis();
         let code = status.map_or(Code::Ok, Status::code);
-        if code == Code::Ok && elapsed < SLOW {
+        // A snapshot takes as long as its node needs.
+        let is_slow = elapsed >= SLOW && super::method::method(method) != Method::Upload;
+        if code == Code::Ok && !is_slow {
             return tracing::debug!(elapsed_ms, "request answered in time");
         }
         let peer = address.map_or(PeerKey::NONE, |address| PeerKey::of(address.ip()));
