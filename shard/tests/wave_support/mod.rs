@@ -135,7 +135,6 @@ pub(crate) async fn prepare(
         .await;
         let shard = |partition| ShardSpec {
             partition,
-            log: LogId(0),
             start: Position(1),
             handed: RoaringBitmap::new(),
         };

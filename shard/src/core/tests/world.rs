@@ -417,6 +417,7 @@ impl Said {
             }
             Event::LaneLoad { lane, load } => self.loads.entry(lane).or_default().push(*load),
             Event::Held(held) => self.devices = held.devices,
+            Event::Restored { result, .. } => assert!(result.is_ok(), "{result:?}"),
         }
     }
 }
