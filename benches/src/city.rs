@@ -203,8 +203,7 @@ pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
         },
     };
     let start = Position(city.devices.div_ceil(BATCH));
-    let shard =
-        |n| ShardSpec { partition: PartitionId(n), start, handed: RoaringBitmap::new() };
+    let shard = |n| ShardSpec { partition: PartitionId(n), start, handed: RoaringBitmap::new() };
     WaveSpec {
         id: wave_id(wave),
         alert: format!("alerts/bench-{wave}"),

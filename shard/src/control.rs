@@ -313,7 +313,8 @@ impl Control {
                 self.follow(held);
             }
             (FeedNote::Trimmed { log, first }, Some(held)) => {
-                let applied = |p| held.core_of(p).map_or(Position(0), |c| self.registry.position(c, p));
+                let applied =
+                    |p| held.core_of(p).map_or(Position(0), |c| self.registry.position(c, p));
                 self.loading.trimmed((log, first), &held, applied, &mut self.outputs);
                 self.outputs.push_back(Output::Unfollow);
                 self.follow(held);
@@ -414,7 +415,8 @@ impl Control {
             }
             let may_save = |p| self.loading.is_followed(p);
             if self.feed == FeedState::CaughtUp && !self.draining && self.saving.is_due(now) {
-                let applied = |p, core| Some(self.registry.position(core, p)).filter(|_| may_save(p));
+                let applied =
+                    |p, core| Some(self.registry.position(core, p)).filter(|_| may_save(p));
                 self.saving.save_next(held, applied, now, &mut self.outputs);
             }
         }

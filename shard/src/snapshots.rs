@@ -80,7 +80,8 @@ impl Snapshots {
 
     /// Loads a snapshot into its core.
     pub(crate) fn load(&mut self, load: Load) {
-        let (carrier, places, number) = (self.carrier.clone(), Arc::clone(&self.places), load.number);
+        let (carrier, places, number) =
+            (self.carrier.clone(), Arc::clone(&self.places), load.number);
         let task = self.spawn(async move {
             if let Ok(_place) = places.acquire().await {
                 load::run(carrier, load).await;

@@ -1,4 +1,4 @@
-//! Partitions that are gained, leave and come back in the middle of a wave: a whole node
+//! Partitions that are gained, restored, leave and come back in the middle of a wave: a whole node
 //! between a scripted coordinator and a gateway, judged by what the gateway got.
 
 #![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
@@ -23,7 +23,7 @@ use clarion_shard::{
 };
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use support::{Call, LOG, PARTITIONS, ScriptedFeed, Session, wave, within};
+use support::{Call, LOG, PARTITIONS, ScriptedFeed, Session, archive::snapshot_of, wave, within};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
@@ -62,6 +62,11 @@ async fn a_wave_is_complete_only_when_all_partitions_are_whatever_becomes_of_the
     bench.own(2, &all).await;
     bench.until_pushed(&seen, DEVICES as usize / 4).await;
     bench.offer(2, &all).await;
+    bench.until_pushed(&seen, DEVICES as usize / 3).await;
+
+    // The log is trimmed: all are replaced by their snapshots, and what was handed stays handed.
+    bench.trim(&all).await;
+    assert_eq!(bench.feed.archive.loads().len(), all.len());
     bench.until_pushed(&seen, DEVICES as usize / 2).await;
 
     // All but three of core 1's leave, and those that come back are dealt out anew.
@@ -145,6 +150,19 @@ impl Bench {
             };
             call.send(batch).await;
         }
+        self.call = Some(call);
+    }
+
+    /// The log loses what the node has applied, and each partition has a snapshot of it.
+    async fn trim(&mut self, partitions: &[u32]) {
+        let records: Vec<_> = self.records.iter().map(|(_, record)| record.clone()).collect();
+        for partition in partitions {
+            self.feed.archive.keep(snapshot_of(*partition, std::slice::from_ref(&records)));
+        }
+        self.call.take().unwrap().trimmed(0, 2).await;
+        let call = self.feed.asked().await;
+        assert_eq!((&call.request.partitions[..], call.positions()), (partitions, vec![(0, 1)]));
+        call.start(&[(0, 1)]).await;
         self.call = Some(call);
     }
 

@@ -149,9 +149,8 @@ impl Loading {
         if list != self.lists {
             return;
         }
-        let waiting = |(p, stage): (&PartitionId, &Stage)| {
-            matches!(stage, Stage::Listed).then_some(*p)
-        };
+        let waiting =
+            |(p, stage): (&PartitionId, &Stage)| matches!(stage, Stage::Listed).then_some(*p);
         let waiting: Vec<_> = self.stages.iter().filter_map(waiting).collect();
         for partition in waiting {
             let log = log_of(partition, assignment.owned().log_count);
@@ -221,7 +220,12 @@ impl Loading {
 
     /// Starts the waits that have begun since the last call, and lists the snapshots of lost
     /// partitions again when their wait is over.
-    pub(super) fn expire(&mut self, assignment: &Assignment, now: Time, out: &mut VecDeque<Output>) {
+    pub(super) fn expire(
+        &mut self,
+        assignment: &Assignment,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) {
         if !self.ready.is_empty() {
             self.ready_since.get_or_insert(now);
         }
@@ -321,11 +325,7 @@ impl Loading {
         out.extend(emptied.map(|(core, list)| Output::command(core, Command::Rebuild(list))));
     }
 
-    fn drop_all_but(
-        &mut self,
-        stays: impl Fn(&PartitionId) -> bool,
-        out: &mut VecDeque<Output>,
-    ) {
+    fn drop_all_but(&mut self, stays: impl Fn(&PartitionId) -> bool, out: &mut VecDeque<Output>) {
         self.stages.retain(|partition, stage| {
             let stays = stays(partition);
             if !stays && let Stage::Loading(load, _) = stage {

@@ -57,7 +57,8 @@ fn a_gain_leaves_what_shares_its_log_on_that_core_alone() {
     let change = change(Some(&first(8, 4, &[0, 1], 1)), ownership(8, 4, &[0, 1, 4]), 1);
     assert_eq!(change.assignment.shares(), ids(&[&[0, 1, 4]]));
     assert_eq!(change.gained, set(&[4]));
-    let places: Vec<_> = change.assignment.places().map(|(p, core, log)| (p.0, core, log.0)).collect();
+    let places: Vec<_> =
+        change.assignment.places().map(|(p, core, log)| (p.0, core, log.0)).collect();
     assert_eq!(places, [(0, 0, 0), (1, 0, 1), (4, 0, 0)]);
 }
 

@@ -103,7 +103,10 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     // The next session is told how far the logs are applied on every core that follows them.
     let held = |partitions: &[u16]| HeldStats {
         owns: 1,
-        positions: partitions.iter().map(|p| (PartitionId(*p), Position(u64::from(*p) + 10))).collect(),
+        positions: partitions
+            .iter()
+            .map(|p| (PartitionId(*p), Position(u64::from(*p) + 10)))
+            .collect(),
         ..HeldStats::default()
     };
     bench.control.event(0, Event::Held(held(&[0, 2])));
@@ -195,9 +198,7 @@ fn a_log_that_has_lost_something_means_starting_from_nothing() {
     let from_nothing = |begin: &BTreeMap<PartitionId, Position>| {
         begin.len() == 4 && begin.values().all(|position| position.0 == 0)
     };
-    assert!(
-        matches!(outputs.last(), Some(Output::Follow { begin, .. }) if from_nothing(begin))
-    );
+    assert!(matches!(outputs.last(), Some(Output::Follow { begin, .. }) if from_nothing(begin)));
 }
 
 #[test]

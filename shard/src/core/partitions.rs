@@ -36,6 +36,8 @@ pub(crate) struct Partitions {
     /// State of each slot's partition.
     states: Vec<State>,
     slot_of: BTreeMap<PartitionId, u16>,
+    /// Slots of the partitions of each log.
+    of_log: BTreeMap<LogId, Vec<u16>>,
     pub(crate) words: Vocabulary,
     batch: Option<Batch>,
     /// Number of changes of ownership.
@@ -47,7 +49,6 @@ pub(crate) struct Partitions {
 /// Progress of one partition.
 #[derive(Debug, Clone, Copy)]
 struct State {
-    log: LogId,
     /// Last batch of the log that is included; `None`: the content is still to come.
     applied: Option<Position>,
     /// Whether the partition takes the records of the held batch.
@@ -56,6 +57,7 @@ struct State {
 
 #[derive(Debug)]
 struct Batch {
+    log: LogId,
     position: Position,
     appended: UnixMillis,
     records: vec::IntoIter<(PartitionId, Record)>,
@@ -69,6 +71,7 @@ impl Partitions {
             slots: Vec::new(),
             states: Vec::new(),
             slot_of: BTreeMap::new(),
+            of_log: BTreeMap::new(),
             words: Vocabulary::default(),
             batch: None,
             owns: 0,
@@ -96,7 +99,6 @@ impl Partitions {
                 continue;
             }
             let state = State {
-                log: log_of(*id, owns.log_count),
                 applied: (!owns.awaited.contains(id)).then_some(Position(0)),
                 takes: false,
             };
@@ -109,6 +111,10 @@ impl Partitions {
                 (self.slots[free], self.states[free]) = (partition, state);
             }
             self.slot_of.insert(*id, u16::try_from(free).expect("at most PARTITIONS_MAX"));
+        }
+        self.of_log.clear();
+        for (id, slot) in &self.slot_of {
+            self.of_log.entry(log_of(*id, owns.log_count)).or_default().push(*slot);
         }
         self.changed = true;
         gone.into_iter().map(|(_, slot)| slot).collect()
@@ -149,7 +155,9 @@ impl Partitions {
     /// Ends the snapshot of a partition that is being written, if there is one.
     pub(crate) fn end_snapshot(&mut self, id: PartitionId) {
         let slot = self.slot_of(id).map(usize::from);
-        slot.and_then(|slot| self.slots[slot].as_mut()).into_iter().for_each(Partition::end_snapshot);
+        slot.and_then(|slot| self.slots[slot].as_mut())
+            .into_iter()
+            .for_each(Partition::end_snapshot);
     }
 
     /// Seed with which the partitions of this core hash device ids.
@@ -204,10 +212,11 @@ impl Partitions {
         records: Vec<(PartitionId, Record)>,
     ) {
         assert!(self.batch.is_none(), "one batch at a time: ask feed_ready");
-        for state in &mut self.states {
-            state.takes = state.log == log && state.applied.is_some_and(|at| at < position);
+        for slot in self.of_log.get(&log).into_iter().flatten() {
+            let state = &mut self.states[usize::from(*slot)];
+            state.takes = state.applied.is_some_and(|at| at < position);
         }
-        self.batch = Some(Batch { position, appended, records: records.into_iter() });
+        self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
     /// Applies at most the given number of records. `applied` is called with the slot and the effect
@@ -237,7 +246,8 @@ impl Partitions {
         if !batch.records.as_slice().is_empty() {
             return false;
         }
-        for state in &mut self.states {
+        for slot in self.of_log.get(&batch.log).into_iter().flatten() {
+            let state = &mut self.states[usize::from(*slot)];
             if std::mem::take(&mut state.takes) {
                 state.applied = Some(batch.position);
             }

@@ -21,9 +21,7 @@ use super::{
 };
 use crate::{
     command::{CommandSink, Event},
-    control::{
-        Control, FeedNote, output::Output, readiness::NotReady, snapshot::SnapshotNote,
-    },
+    control::{Control, FeedNote, output::Output, readiness::NotReady, snapshot::SnapshotNote},
     feed::{
         self, Feed, FeedConfig, Following,
         split::{Positions, Splitter},

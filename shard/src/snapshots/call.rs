@@ -206,7 +206,8 @@ impl Listing {
             let (partition, id) = partition.zip(snapshot.id.try_into().ok())?;
             Some(Snapshot { partition, id, position, bytes: snapshot.bytes, age })
         });
-        let problem = "a snapshot must be of a partition that was asked for, with an id of 16 bytes";
+        let problem =
+            "a snapshot must be of a partition that was asked for, with an id of 16 bytes";
         let snapshots: Option<Vec<_>> = snapshots.collect();
         let snapshots = snapshots.ok_or(CallError::Contract(address, problem))?;
         self.carrier.stay().await;

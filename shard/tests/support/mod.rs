@@ -14,6 +14,7 @@ pub mod archive;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+use archive::Archive;
 use clarion_proto::{
     device::{Change, Record},
     ids::{ClusterName, DeviceId, PartitionId, UnixMillis, partition_of},
@@ -31,7 +32,6 @@ use clarion_shard::{
     command::{Command, Event},
     node::{Node, NodeConfig, NodeError, cores},
 };
-use archive::Archive;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},

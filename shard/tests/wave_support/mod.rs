@@ -133,11 +133,8 @@ pub(crate) async fn prepare(
             records,
         })
         .await;
-        let shard = |partition| ShardSpec {
-            partition,
-            start: Position(1),
-            handed: RoaringBitmap::new(),
-        };
+        let shard =
+            |partition| ShardSpec { partition, start: Position(1), handed: RoaringBitmap::new() };
         say(Command::Wave(Arc::new(WaveSpec {
             id: WAVE,
             alert: "alerts/test".to_owned(),
