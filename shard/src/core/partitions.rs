@@ -142,7 +142,7 @@ impl Partitions {
 
     /// Returns a partition, the vocabulary of its words, and its position; no position while a
     /// batch is held, because the partition is then between two positions.
-    pub(crate) fn to_save(
+    pub(crate) fn between_batches(
         &mut self,
         id: PartitionId,
     ) -> Option<(&mut Partition, &Vocabulary, Option<Position>)> {

@@ -151,7 +151,8 @@ impl Core {
         if is_busy {
             run.next_at = self.now + PAUSE;
         }
-        let Some((partition, words, applied)) = self.partitions.to_save(run.partition) else {
+        let Some((partition, words, applied)) = self.partitions.between_batches(run.partition)
+        else {
             return Step::Ended;
         };
         let mut out = Vec::new();
