@@ -59,9 +59,9 @@ pub enum Command {
         /// The next piece.
         piece: RestorePiece,
     },
-    /// Write a snapshot of a partition into a bounded sink, whenever it has room. The core drops the
-    /// sink if it does not hold the partition, or cannot finish; nobody listens any more: the core
-    /// gives up.
+    /// Writes a snapshot of a partition into a bounded sink, whenever the sink has room. The core
+    /// drops the sink if it does not hold the partition or cannot finish, and gives up when the
+    /// receiver is dropped.
     Save {
         /// The partition to write.
         partition: PartitionId,

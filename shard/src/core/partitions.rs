@@ -219,8 +219,8 @@ impl Partitions {
         self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
-    /// Applies at most the given number of records. `applied` is called with the slot and the effect
-    /// of each record that may concern waves. Returns true if the batch is complete, and the
+    /// Applies at most the given number of records. `applied` is called with the slot and the
+    /// effect of each record that may concern waves. Returns true if the batch is complete, and the
     /// positions of the partitions that took it have advanced.
     pub(crate) fn apply(&mut self, records: usize, mut applied: impl FnMut(u16, Applied)) -> bool {
         let Some(batch) = &mut self.batch else { return false };

@@ -50,7 +50,11 @@ fn what_stays_keeps_its_core_and_is_followed_while_what_is_new_is_loaded() {
     bench.list_nothing();
     let outputs = bench.outputs();
     assert!(
-        matches!(&outputs[0], Output::Command { core: 0, command: Command::Rebuild(list) } if *list == [PartitionId(4)]),
+        matches!(
+            &outputs[0],
+            Output::Command { core: 0, command: Command::Rebuild(list) }
+                if *list == [PartitionId(4)]
+        ),
         "{outputs:?}"
     );
     let begin = [(PartitionId(4), Position(0))].into();
