@@ -37,6 +37,7 @@ mod cluster;
 mod database;
 mod engine;
 mod flush;
+mod fork;
 mod logs;
 #[cfg(test)]
 pub(super) mod model;

@@ -20,6 +20,7 @@ use crate::store::{
     suite::suite,
 };
 
+mod failover;
 mod flush;
 mod outage;
 mod roles;

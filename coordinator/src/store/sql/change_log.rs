@@ -9,6 +9,7 @@ use super::{
     SqlStore,
     database::{Attempts, Written},
     engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
+    fork,
     logs::{self, Newest},
 };
 use crate::store::{Batch, ChangeLog, RecordBatch, StoreError};
@@ -202,9 +203,12 @@ impl<E: Engine> SqlStore<E> {
                 }
                 checked => checked,
             };
-            // It may have been trimmed meanwhile.
+            // It may have been trimmed meanwhile, or the database lost the newest batches of all.
             let batches =
                 batches.or_else(|error| self.logs.newest(log, after, 0, false).and(Err(error)));
+            if batches.is_err() {
+                fork::compare(&self.database, &self.logs).await?;
+            }
             match batches {
                 Ok(batches) if batches.is_empty() => break,
                 Ok(batches) => {

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     database::Database,
     engine::{BATCH_BYTES, Engine, EngineError, Flush, FlushBatch, Flushed, Statement},
+    fork,
     logs::{Logs, cost, digest},
 };
 use crate::store::{RecordBatch, StoreError};
@@ -62,13 +63,13 @@ const ASK_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// late explains one.
 const CONTRADICTIONS_MAX: u32 = 3;
 
-/// The way to append: a queue, and the task that empties it.
+/// The way to append: a queue, and the tasks that empty it and watch what was written.
 #[derive(Debug)]
 pub(super) struct Flusher {
     queue: mpsc::Sender<Call>,
     waiting_bytes: Arc<AtomicU64>,
     stop: CancellationToken,
-    task: Mutex<JoinSet<()>>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// One call of `append_all` that waits.
@@ -85,7 +86,7 @@ struct Call {
 }
 
 impl Flusher {
-    /// Starts the task that flushes.
+    /// Starts the task that flushes, and the one that looks for lost flushes.
     pub(super) fn start<E: Engine>(
         database: Arc<Database<E>>,
         logs: Arc<Logs>,
@@ -93,6 +94,7 @@ impl Flusher {
     ) -> Self {
         let (queue, calls) = mpsc::channel(CALLS_MAX);
         let (waiting_bytes, stop) = (Arc::default(), CancellationToken::new());
+        let watch = fork::watch(Arc::clone(&database), Arc::clone(&logs));
         let run = Run {
             database,
             logs,
@@ -103,9 +105,13 @@ impl Flusher {
             producer: world.id(),
             number: 0,
         };
-        let mut task = JoinSet::new();
-        task.spawn(run.run());
-        Self { queue, waiting_bytes, stop, task: Mutex::new(task) }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run.run());
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            let _ = stopped.run_until_cancelled(watch).await;
+        });
+        Self { queue, waiting_bytes, stop, tasks: Mutex::new(tasks) }
     }
 
     /// Appends batches for which the caller has taken `room` bytes; what they do not take is given
@@ -158,11 +164,11 @@ impl Flusher {
         }
     }
 
-    /// Flushes what waits and ends the task; later calls are refused.
+    /// Flushes what waits and ends the tasks; later calls are refused.
     pub(super) async fn close(&self) {
         self.stop.cancel();
-        let mut task = std::mem::take(&mut *self.task.lock());
-        while task.join_next().await.is_some() {}
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
     }
 }
 

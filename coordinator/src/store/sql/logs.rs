@@ -85,6 +85,11 @@ impl Logs {
         self.known.lock().heads.iter().map(|head| head.position).collect()
     }
 
+    /// Newest position of each log, and its chain.
+    pub(super) fn ends(&self) -> Vec<(Position, Hash)> {
+        self.known.lock().heads.iter().map(|head| (head.position, head.chain)).collect()
+    }
+
     pub(super) fn head(&self, log: LogId) -> Result<Head, StoreError> {
         let known = self.known.lock();
         let head = known.heads.get(usize::from(log.0)).cloned();
