@@ -21,6 +21,7 @@ use std::{
 
 use clarion_proto::ids::{ClusterName, PARTITIONS_MAX};
 
+pub(crate) use self::store::read_password;
 pub use self::{args::Args, store::StoreText, watch::CredentialFiles};
 use self::{
     args::Options,

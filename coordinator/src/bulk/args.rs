@@ -103,17 +103,29 @@ impl ImportArgs {
     /// # Errors
     /// The name is not one of an app.
     pub(super) fn app(&self) -> Result<Option<String>, ImportError> {
-        let app = self.app.as_deref().map(AppName::from_name).transpose();
-        let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
-        Ok(app.map(|app| app.name()))
+        app_of(self.app.as_deref())
     }
+}
+
+/// The name of an app of the option `--app`.
+///
+/// # Errors
+/// The name is not one of an app.
+pub(super) fn app_of(app: Option<&str>) -> Result<Option<String>, ImportError> {
+    let app = app.map(AppName::from_name).transpose();
+    let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
+    Ok(app.map(|app| app.name()))
 }
 
 /// Configuration of a coordinator whose store the import writes into.
 #[derive(Debug)]
 pub(super) struct StoreAt(pub(super) Box<Config>);
 
-fn host_of(to: &str) -> Result<&str, ImportError> {
+/// Host and port of the option `--to`.
+///
+/// # Errors
+/// The address is not one of a coordinator's API.
+pub(super) fn host_of(to: &str) -> Result<&str, ImportError> {
     let problem = |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
     if to.starts_with("https://") {
         return Err(problem("must begin with http://: the API has no TLS of its own"));

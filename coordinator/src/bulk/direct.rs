@@ -12,7 +12,7 @@ use super::{
     args::StoreAt,
     error::ImportError,
     flow::{Flow, Step, retry},
-    ledger::Ledger,
+    ledger::{Acknowledged as _, Ledger},
     stream::{Batches, WriteError},
 };
 use crate::{
@@ -114,7 +114,7 @@ impl Direct {
                 },
             };
             let after = flow.broken(after, &problem).map_err(WriteError::Import)?;
-            ledger.say(&format!("import: {problem}; trying again in {} ms", after.as_millis()));
+            ledger.say(&format!("{problem}; trying again in {} ms", after.as_millis()));
             sleep(after).await;
         }
     }

@@ -40,6 +40,9 @@ pub(super) enum ImportError {
     /// The store cannot be opened; a coordinator may run on it.
     #[error("store: {0}")]
     Store(#[from] OpenError),
+    /// The database that is followed cannot be read.
+    #[error("database: {0}")]
+    Database(String),
     /// The system refused a thread.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),

@@ -114,7 +114,7 @@ fn place(text: &str, resolve: impl Fn(&Path) -> PathBuf) -> Result<StorePlace, S
 }
 
 /// Reads a password: the content of the file without the end of its line.
-fn read_password(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn read_password(path: &Path) -> Result<SecretString, String> {
     let shown = path.display();
     let text = Zeroizing::new(
         fs::read_to_string(path).map_err(|e| format!("{shown}: cannot be read: {e}"))?,
