@@ -216,7 +216,7 @@ impl Records {
                 error
             }
             StoreResult::Written(sent, result) => {
-                let Some(entry) = self.by_key.get_mut(&sent.key) else { return None };
+                let entry = self.by_key.get_mut(&sent.key)?;
                 entry.under_way = false;
                 match result {
                     Ok(()) => {

@@ -87,9 +87,9 @@ impl FollowArgs {
     /// # Errors
     /// The URL or the file cannot be used.
     pub(super) fn database(&self) -> Result<(Address, Option<secrecy::SecretString>), ImportError> {
-        let address = Address::parse(&self.from).map_err(|e| problem("--from", e))?;
+        let address = Address::parse(&self.from).map_err(|e| problem("--from", &e))?;
         let password = self.from_password_file.as_deref().map(read_password).transpose();
-        Ok((address, password.map_err(|e| problem("--from-password-file", e))?))
+        Ok((address, password.map_err(|e| problem("--from-password-file", &e))?))
     }
 
     /// Table, and what is read of it.
@@ -121,7 +121,7 @@ impl FollowArgs {
     }
 }
 
-fn problem(option: &'static str, problem: impl ToString) -> ImportError {
+fn problem(option: &'static str, problem: &dyn ToString) -> ImportError {
     ImportError::Option { option, problem: problem.to_string() }
 }
 
