@@ -20,13 +20,13 @@ use crate::{
 #[command(name = "coordinator follow", bin_name = "coordinator follow", version)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct FollowArgs {
-    /// Database, postgres://USER@HOST[:PORT]/DATABASE, without a password
+    /// Database, postgres://USER@HOST:PORT/DATABASE, without a password
     #[arg(long, value_name = "URL")]
     from: String,
     /// File with the password of the database's user. Default: no password
     #[arg(long, value_name = "FILE")]
     from_password_file: Option<PathBuf>,
-    /// Table of devices, one a row: [SCHEMA.]TABLE
+    /// Table of devices, one a row: TABLE or SCHEMA.TABLE
     #[arg(long, value_name = "TABLE")]
     pub(super) table: String,
     /// Column that grows with each change of a row: a time such as updated_at, or an integer.
