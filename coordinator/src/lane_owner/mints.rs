@@ -198,19 +198,15 @@ impl Key {
         };
         let slot = UnixMillis(slot_ms);
         let in_use = self.token.map(|token| token.slot);
-        if let Some(offered) = self.offered {
-            if offered.slot != slot {
-                // Another token is stored. If the offered one is in use, unrecorded, it stays.
-                if in_use == Some(offered.slot) {
-                    return;
-                }
-                self.offered = None;
-            } else if in_use != Some(slot) && now.wall.0 > used_ms {
-                return; // too late: offered again
-            } else {
-                self.offered = None;
-            }
+        let is_offered = self.offered.is_some_and(|offered| offered.slot == slot);
+        if self.token.is_some() && !is_offered {
+            // A write of this process whose answer was lost: that token was never given out.
+            return;
         }
+        if is_offered && in_use != Some(slot) && now.wall.0 > used_ms {
+            return; // too late: offered again
+        }
+        self.offered = None;
         if in_use != Some(slot) {
             let before = millis(now.wall.0, used_ms);
             self.token = Some(Minted { slot, at: now.at, before });
