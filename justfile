@@ -54,6 +54,10 @@ soak:
         --test-threads=1
     CLARION_OUTLINES=360 cargo test --release -p clarion-loadgen --test foreign_outlines -- \
         --nocapture
+    CLARION_FAILOVERS=50 CLARION_POSTGRES_KILLS=30 cargo test --release -p clarion-coordinator --lib \
+        -- --nocapture failover killed_server
+    CLARION_LOSS_ROUNDS=30 CLARION_KILL_ROUNDS=30 cargo test --release -p clarion-coordinator \
+        --test power_loss --test postgres_kills -- --nocapture
     cargo run --release -- previews --strict
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
 

@@ -2,13 +2,14 @@
 
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "clarion/v1/app.proto",
     "clarion/v1/alert.proto",
     "clarion/v1/registry.proto",
     "clarion/shard/v1/feed.proto",
     "clarion/shard/v1/session.proto",
     "clarion/shard/v1/snapshot.proto",
+    "clarion/store/v1/backup.proto",
     "clarion/store/v1/record.proto",
 ];
 
@@ -26,6 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".clarion.shard.v1.RegistrationRecord.token")
         .bytes(".clarion.shard.v1.LoadSnapshotResponse.data")
         .bytes(".clarion.shard.v1.SaveSnapshotRequest.data")
+        .bytes(".clarion.store.v1.BackupBatch.records")
+        .bytes(".clarion.store.v1.BackupItem.snapshot_data")
         .bytes(".clarion.store.v1.LocaleMessage.body")
         .bytes(".clarion.store.v1.LocaleMessage.body_after_token")
         // Secrets: their `Debug` is in src/secret.rs.

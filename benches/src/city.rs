@@ -69,6 +69,7 @@ pub fn arrivals(city: &City) -> impl Iterator<Item = Command> {
             log: LOG,
             position: Position(batch + 1),
             appended: UnixMillis(START_MS),
+            partitions: (0..partitions).map(PartitionId).collect(),
             records: records.collect(),
         }
     })
@@ -203,8 +204,7 @@ pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
         },
     };
     let start = Position(city.devices.div_ceil(BATCH));
-    let shard =
-        |n| ShardSpec { partition: PartitionId(n), log: LOG, start, handed: RoaringBitmap::new() };
+    let shard = |n| ShardSpec { partition: PartitionId(n), start, handed: RoaringBitmap::new() };
     WaveSpec {
         id: wave_id(wave),
         alert: format!("alerts/bench-{wave}"),

@@ -13,6 +13,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
+    archive::Archive,
     dispatch::{Dispatch, NewestObservation},
     lane::catalog::Catalog,
     reconcile::Reconciler,
@@ -21,6 +22,7 @@ use crate::{
 
 mod alerts;
 mod apps;
+mod backup;
 pub mod door;
 mod by_hand;
 mod compression;
@@ -29,6 +31,7 @@ mod method;
 mod page;
 pub mod ports;
 pub mod registry;
+mod snapshots;
 mod status;
 mod trace;
 
@@ -69,6 +72,8 @@ pub struct Context {
     pub reconciler: Reconciler,
     /// Logs of the changes of devices.
     pub log: Arc<dyn ChangeLog>,
+    /// Snapshots of partitions.
+    pub archive: Arc<Archive>,
     /// Newest observation of a phone, which bounds the limits of expiry.
     pub observed: Arc<NewestObservation>,
     /// Nodes and lanes that carry alerts out.

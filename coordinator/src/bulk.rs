@@ -1,5 +1,6 @@
 //! `coordinator import`: devices from files into the registry, through the public API, or straight
-//! into the store of a coordinator that does not run.
+//! into the store of a coordinator that does not run. [`follow`] keeps the registry in step with a
+//! table.
 //!
 //! ```text
 //! source: csv, parquet --rows--> batch --requests--> flow, stream --answers--> ledger --> journal
@@ -42,6 +43,7 @@ mod csv;
 mod direct;
 mod error;
 mod flow;
+mod follow;
 mod journal;
 mod ledger;
 mod parquet;
@@ -52,17 +54,21 @@ mod source;
 mod stream;
 mod value;
 
+pub(crate) use args::host_of;
+
 /// Exit code of an import that has rejected rows.
 const REJECTED: u8 = 3;
 
-/// Runs the import if the command line asks for it. `None`: it does not.
+/// Runs the import, or follows a table, if the command line asks for it. `None`: it does not.
 ///
 /// Exit code: 0 if every row is imported, 3 if rows were rejected, 1 after a failure, 2 for an
 /// invalid command line.
 #[must_use]
 pub(crate) fn requested(args: &[OsString]) -> Option<ExitCode> {
-    if args.get(1).is_none_or(|command| command != "import") {
-        return None;
+    match args.get(1)?.to_str() {
+        Some("import") => {}
+        Some("follow") => return Some(follow::run(&args[1..])),
+        _ => return None,
     }
     let args = match ImportArgs::try_parse_from(&args[1..]) {
         Ok(args) => args,

@@ -19,8 +19,10 @@ use std::{
     time::Duration,
 };
 
+use clap::Parser as _;
 use clarion_proto::ids::{ClusterName, PARTITIONS_MAX};
 
+pub(crate) use self::store::read_password;
 pub use self::{args::Args, store::StoreText, watch::CredentialFiles};
 use self::{
     args::Options,
@@ -30,11 +32,13 @@ use self::{
 use crate::{
     admission::{AdmissionConfig, Rules},
     api::{AlertsConfig, ApiConfig, registry::DeviceKey},
+    archive::{ArchiveConfig, overdue},
     bands::{BandEdges, EDGES_M, STEP_M},
     dispatch::{DispatchConfig, ExpiryConfig, NodesConfig, QUESTIONS_MAX},
     lane::catalog::{Catalog, CredentialEntry},
     lane_owner::Credential,
     members::NAMES_MAX,
+    objects::ObjectsPlace,
     store::open::StoreConfig,
 };
 
@@ -44,6 +48,7 @@ mod file;
 mod given;
 mod google;
 mod lanes;
+mod objects;
 mod pem;
 mod proxy;
 mod store;
@@ -55,6 +60,10 @@ const EXERCISE_PREFIX_BYTES_MAX: usize = 64;
 /// Range of the days after which registrations expire. With fewer than 30, a phone whose app is
 /// opened monthly would miss alerts.
 const EXPIRY_DAYS: std::ops::RangeInclusive<u32> = 30..=3_650;
+
+/// Range of the minutes between two data keys. Of a key that seals for more than a day, a removed
+/// device would stay in backups for as long after its batches are trimmed.
+const KEY_ROTATION_MINUTES: std::ops::RangeInclusive<u32> = 1..=1_440;
 
 /// Complete configuration of a coordinator.
 #[derive(Debug, Clone)]
@@ -69,6 +78,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// Whether to start although the store has lost changes that were acknowledged.
     pub accept_lost_changes: bool,
+    /// Place of the objects: halves of keys and snapshots.
+    pub objects: ObjectsPlace,
+    /// Time between two data keys.
+    pub key_rotation: Duration,
     /// Path of the data folder; `None`: nothing is kept in a folder.
     pub data_dir: Option<PathBuf>,
     /// Time limit of a graceful shutdown.
@@ -81,9 +94,13 @@ pub struct Config {
     pub dispatch: DispatchConfig,
     /// Time after which registrations expire.
     pub expiry: ExpiryConfig,
+    /// When nodes save snapshots, and for how long they are kept.
+    pub archive: ArchiveConfig,
     /// Files from which credentials are reloaded.
     pub credential_files: CredentialFiles,
 }
+
+pub(crate) use objects::of_text as place_of_objects;
 
 /// A problem of the configuration: place, key and problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +135,28 @@ impl Config {
         Self::build(Options::merge(flags, file), credentials_given, path.as_deref())
     }
 
+    /// Reads the configuration of a coordinator whose store another program uses.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub(crate) fn of_store(
+        config: Option<&PathBuf>,
+        data_dir: Option<&PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let mut args = vec!["coordinator".into()];
+        let mut option = |name: &str, value: Option<&PathBuf>| {
+            args.extend(value.iter().flat_map(|path| [name.into(), path.as_os_str().to_owned()]));
+        };
+        option("--config", config);
+        option("--data-dir", data_dir);
+        let args = Args::try_parse_from(args).map_err(|error| ConfigError {
+            place: "environment".to_owned(),
+            key: String::new(),
+            problem: error.to_string(),
+        })?;
+        Self::load(args)
+    }
+
     fn build(
         options: Options,
         credentials_given: Option<given::Tables<credentials::CredentialTable>>,
@@ -135,8 +174,10 @@ impl Config {
             password_file: options.store_password_file,
             data_dir: options.data_dir,
             has_device_key: !device_key.is_random(),
+            has_objects: options.objects.value.is_some(),
         };
         let (place, data_dir) = store::store(store, places)?;
+        let objects = objects::objects(&options.objects, &place, data_dir.as_deref(), places)?;
         let store = StoreConfig {
             place,
             bytes_max: options.store_bytes_max.number(
@@ -145,6 +186,11 @@ impl Config {
                 1..=u64::MAX,
             )?,
         };
+        let key_rotation = options.key_rotation_minutes.number(
+            places,
+            args::KEY_ROTATION_MINUTES,
+            KEY_ROTATION_MINUTES,
+        )?;
         let exercise_prefix = exercise_prefix(options.exercise_prefix, places)?;
         let bands = bands(&options.band_edges_meters, &options.band_step_meters, places)?;
         let (gateways, entries) = lanes::gateways(options.gateways, partitions, places)?;
@@ -198,6 +244,8 @@ impl Config {
             health_listen: options.health_listen.or(args::HEALTH_LISTEN),
             feed_listen: options.feed_listen.or(args::FEED_LISTEN),
             store,
+            objects,
+            key_rotation: Duration::from_secs(60) * key_rotation,
             data_dir,
             accept_lost_changes: options.accept_lost_changes.or(false),
             drain_deadline: Duration::from_millis(drain_deadline),
@@ -224,6 +272,16 @@ impl Config {
                     allow_live_without_identity: options.allow_live_without_identity.or(false),
                     lanes,
                 },
+            },
+            archive: ArchiveConfig {
+                cluster: cluster.clone(),
+                partitions,
+                every: snapshot_every(&options.snapshot_every_seconds, places)?,
+                keep: Duration::from_secs(options.snapshot_keep_seconds.number(
+                    places,
+                    args::SNAPSHOT_KEEP_SECONDS,
+                    60..=604_800,
+                )?),
             },
             dispatch: DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials },
             expiry,
@@ -299,6 +357,20 @@ fn expiry(
         value => {
             let (min, max) = (EXPIRY_DAYS.start(), EXPIRY_DAYS.end());
             let problem = format!("must be 0 (never) or {min} to {max} days; got {value}");
+            Err(given.error(places, problem))
+        }
+    }
+}
+
+/// Time between two snapshots of a partition; zero: none.
+fn snapshot_every(given: &Given<u64>, places: &Places<'_>) -> Result<Duration, ConfigError> {
+    let (min, max) = (10, overdue::INTERVAL_MAX.as_secs());
+    match given.value.unwrap_or(args::SNAPSHOT_EVERY_SECONDS) {
+        0 => Ok(Duration::ZERO),
+        value if (min..=max).contains(&value) => Ok(Duration::from_secs(value)),
+        value => {
+            let problem =
+                format!("must be 0 (no snapshots) or {min} to {max} seconds; got {value}");
             Err(given.error(places, problem))
         }
     }

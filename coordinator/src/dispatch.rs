@@ -245,8 +245,8 @@ impl Dispatcher {
         until(Box::pin(async move {
             shared.roster.assign(&shared.board, &*of_cluster, clock).await;
         }));
-        let (shared, of_lanes) = (cluster.clone(), world.clone());
-        until(Box::pin(async move { shared.lanes.keep_fresh(&of_lanes).await }));
+        let (shared, of_lanes, records) = (cluster.clone(), world.clone(), store.clone());
+        until(Box::pin(async move { shared.lanes.keep_fresh(&of_lanes, &*records).await }));
         until(Box::pin(pruning::run(pruning, pruned, log, partitions, logs, clock)));
         // Not dropped by `until`: the task shuts down its own session tasks gracefully.
         let (shared, stopped) = (cluster.clone(), stop.clone());

@@ -70,9 +70,10 @@ pub enum HeadsError {
     Store(#[from] StoreError),
 }
 
-/// Ends of the logs that former processes left, by the names of their objects.
+/// Ends of the logs that former processes left, by the names of their objects; whether the operator
+/// has accepted a loss.
 #[derive(Debug, Default)]
-pub(crate) struct Former(Vec<String>);
+pub(crate) struct Former(Vec<String>, pub(crate) bool);
 
 /// Compares the store with the ends that former processes saw.
 ///
@@ -99,6 +100,7 @@ pub(crate) async fn check(
         match compare(log, links).await {
             Err(lost @ HeadsError::WentBack { .. }) if accept_lost => {
                 tracing::error!(error = %lost, "loss of changes accepted by the operator");
+                former.1 = true;
             }
             other => other?,
         }
@@ -110,7 +112,7 @@ pub(crate) async fn check(
 pub(crate) async fn keep(
     log: &dyn ChangeLog,
     objects: &Objects,
-    Former(mut former): Former,
+    Former(mut former, _): Former,
     world: &World,
     stop: CancellationToken,
 ) {
@@ -156,7 +158,14 @@ pub(crate) async fn keep(
 
 async fn compare(log: &dyn ChangeLog, links: Vec<Link>) -> Result<(), HeadsError> {
     let ask = |link: Link| async move {
-        let held = log.chain_at(link.log, link.position).await?;
+        let held = match log.chain_at(link.log, link.position).await {
+            // It stops the partitions of its log, not the cluster.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, "end of a log not compared");
+                return Ok(());
+            }
+            held => held?,
+        };
         judge(&link, held).map_err(|problem| HeadsError::WentBack { log: link.log, problem })
     };
     stream::iter(links).map(ask).buffered(ASKED_AT_ONCE).try_collect().await

@@ -6,20 +6,20 @@
 //! number survives restarts and other changes of the configuration. One provider token serves a
 //! credential in the whole cluster: APNs answers 429 (`TooManyProviderTokenUpdates`) if a key's
 //! tokens change more than once in 20 minutes, also when several processes make them. So the token
-//! of a key is a function of the time ([`apns`]), and restarts do not change it.
+//! of a key is a function of the time ([`apns`]), and the store has a record of it ([`mints`]).
 //!
-//! The coordinator signs a token of APNs itself, at once. Google's token endpoint issues a token of
-//! FCM, and may be slow or unreachable: the lane exists without a token, nodes send once the token
-//! has arrived, and a failing credential delays no other credential.
+//! The coordinator signs a token of APNs itself, once its record is stored. Google's token endpoint
+//! issues a token of FCM. Both may be slow or unreachable: the lane exists without a token, nodes
+//! send once the token has arrived, and a failing credential delays no other credential.
 //!
 //! A credential that a lane uses is in one of these states ([`token::Refresh`] has the times):
 //!
 //! | State | Input | Output | Next state |
 //! |---|---|---|---|
-//! | unused | a lane of an APNs key | the lane with its token | has a token |
-//! | unused | a lane of an FCM account | the lane without a token | due |
+//! | unused | a lane | the lane without a token | due |
 //! | has a token | time: replaced by age, or refused and the spacing is over | – | due |
-//! | due, APNs | time | new token for all lanes of the credential; on failure a log message | has a token; due after a pause |
+//! | due, APNs | time; the key may use a token | new token for all lanes of the credential; on failure a log message | has a token; due after a pause |
+//! | due, APNs | time; the key waits for the store | writes of the key's record | due |
 //! | due, FCM | time | an exchange, the only one of this key | under way |
 //! | under way | exchanged: a token | new token for all lanes of the credential | has a token |
 //! | under way | exchanged: an error | log message | due after a pause |
@@ -28,8 +28,10 @@
 //! Inputs are methods; [`LaneOwner::poll`] returns what the shell (`dispatch/lanes.rs`) has to do.
 //!
 //! The parts: [`credential`] has the keys and accounts, [`apns`] and [`oauth`] make tokens,
-//! [`mints`] keeps the tokens of a key apart, [`token`] says when a token is due; [`budget`] sets the number of connections; [`health`] keeps
-//! the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
+//! [`mints`] keeps the tokens of a key apart, [`token`] says when a token is due, [`renewal`] brings
+//! these together; [`ramps`] keeps the warmth of lanes over restarts; [`records`] carries what
+//! [`mints`] and [`ramps`] keep to the store; [`budget`] sets the number of connections; [`health`]
+//! keeps the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -39,10 +41,9 @@ use std::{
 
 use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
 use clarion_runtime::repeated::Repeated;
-use rand::Rng;
 
 use crate::{
-    lane::{Gateway, LaneKey, LaneSpec, ProviderToken, Quota, ramp},
+    lane::{Gateway, LaneKey, LaneSpec, Quota, ramp},
     owners::NodeName,
     snapshot::LaneTrouble,
     standing::{Change, Standing},
@@ -60,7 +61,10 @@ mod log;
 mod mints;
 mod number;
 pub(crate) mod oauth;
+mod ramps;
+pub(crate) mod records;
 mod refusal;
+mod renewal;
 mod token;
 
 use budget::Budget;
@@ -71,9 +75,10 @@ pub use credential::{
 use health::{HealthBook, LaneStatus};
 use log::Log;
 use mints::Mints;
-use oauth::{AccessToken, ExchangeError};
+use ramps::Ramps;
+use records::{Records, StoreOp};
 pub use refusal::{LaneError, ReplaceError};
-use token::Refresh;
+use renewal::Kept;
 
 /// All lanes of the cluster, with their tokens, budgets and health.
 #[derive(Debug)]
@@ -86,6 +91,10 @@ pub(crate) struct LaneOwner {
     kept: BTreeMap<String, Kept>,
     /// Newest tokens of APNs keys.
     mints: Mints,
+    /// Newest recorded states of ramps.
+    ramps: Ramps,
+    /// Records of the store.
+    records: Records,
     health: HealthBook,
     budgets: BTreeMap<LaneId, Budget>,
     /// Nodes that use a lane with a ramp, as their last reports of load say.
@@ -103,21 +112,13 @@ pub(crate) enum Output {
     /// Ask the token endpoint of this FCM account for an access token, and return the answer to
     /// [`LaneOwner::exchanged`]. Only [`LaneOwner::expire`] asks for exchanges.
     Exchange(Arc<Credential>),
+    /// Carry out an operation of the store, and return its result to [`LaneOwner::stored`]. Only
+    /// [`LaneOwner::expire`] asks for operations.
+    Store(StoreOp),
     /// The health of lane ends has changed: watchers get the new troubles.
     HealthChanged,
     /// Write a log message.
     Log(Log),
-}
-
-/// Token of one credential, and when it is replaced.
-#[derive(Debug)]
-struct Kept {
-    refresh: Refresh,
-    token: Option<Arc<ProviderToken>>,
-    /// Reason of the last failure to get a token; `None`: the last try succeeded.
-    problem: Option<String>,
-    /// Limits the log lines of failures.
-    failures: Repeated,
 }
 
 /// State of a credential: whether its lanes can send.
@@ -140,6 +141,8 @@ impl LaneOwner {
             lanes: BTreeMap::new(),
             kept: BTreeMap::new(),
             mints: Mints::default(),
+            ramps: Ramps::default(),
+            records: Records::default(),
             health: HealthBook::default(),
             budgets: BTreeMap::new(),
             users: BTreeMap::new(),
@@ -148,17 +151,13 @@ impl LaneOwner {
         }
     }
 
-    /// Returns the lane of that name; creates it if needed, with its provider token (a token of FCM
-    /// follows once Google has issued it).
+    /// Returns the lane of that name; creates it if needed. Its provider token follows, unless the
+    /// credential has one already.
     ///
     /// # Errors
     /// The configuration lacks the gateway or the credential, the two have different platforms, or
     /// the key signs no token.
-    pub(crate) fn ensure(
-        &mut self,
-        key: &LaneKey,
-        now: Moment,
-    ) -> Result<Arc<LaneSpec>, LaneError> {
+    pub(crate) fn ensure(&mut self, key: &LaneKey) -> Result<Arc<LaneSpec>, LaneError> {
         let refuse = |problem: String| LaneError {
             gateway: key.gateway.clone(),
             credential: key.credential.clone(),
@@ -179,8 +178,7 @@ impl LaneOwner {
             return Ok(lane.clone());
         }
         if !self.kept.contains_key(&key.credential) {
-            let kept =
-                Kept::first(credential, &mut self.mints, now).map_err(|e| refuse(e.to_string()))?;
+            let kept = Kept::first(credential).map_err(|e| refuse(e.to_string()))?;
             self.kept.insert(key.credential.clone(), kept);
         }
         let token = self.kept.get(&key.credential).and_then(|kept| kept.token.clone());
@@ -250,65 +248,6 @@ impl LaneOwner {
         }
     }
 
-    /// Makes the tokens that are due: signs those of APNs keys, asks for exchanges of FCM accounts.
-    pub(crate) fn expire(&mut self, now: Moment) {
-        // All of them before any is signed: credentials of one key share its token.
-        for (name, kept) in &mut self.kept {
-            if let Some(Credential::Apns(key)) = self.credentials.get(name).map(|c| &**c)
-                && self.mints.is_stale(apns::signer(key), now.wall)
-            {
-                kept.refresh.replaced();
-            }
-        }
-        let due = self.kept.iter_mut().filter(|(_, kept)| kept.refresh.due(now.at));
-        let begun: Vec<_> = due
-            .filter_map(|(name, kept)| {
-                let credential = self.credentials.get(name)?;
-                kept.refresh.begin();
-                Some(credential.clone())
-            })
-            .collect();
-        for credential in begun {
-            match &*credential {
-                Credential::Apns(key) => self.sign(key, now),
-                Credential::Fcm(_) => self.outputs.push_back(Output::Exchange(credential)),
-            }
-        }
-    }
-
-    /// Next time at which [`LaneOwner::expire`] has something to do.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        let next = self.kept.values().map(|kept| kept.refresh.deadline()).min();
-        next.filter(|at| *at < Time::NEVER)
-    }
-
-    /// Takes the answer to an [`Output::Exchange`].
-    pub(crate) fn exchanged(
-        &mut self,
-        credential: &Arc<Credential>,
-        exchanged: Result<AccessToken, ExchangeError>,
-        now: Time,
-        random: &mut impl Rng,
-    ) {
-        let name = credential.name();
-        // The credential was replaced meanwhile: the new key's exchange is under way or due.
-        if !self.credentials.get(name).is_some_and(|present| Arc::ptr_eq(present, credential)) {
-            return;
-        }
-        match exchanged {
-            Ok(AccessToken { token, life }) => {
-                self.took(name, token, oauth::replace_after(life), now);
-            }
-            Err(error) => self.failed(
-                name,
-                &error,
-                error.is_passing(),
-                |failures| error.pause(failures, random),
-                now,
-            ),
-        }
-    }
-
     /// Replaces the credentials with those that their files have now. The new key of a changed
     /// credential makes a token at once; a token that the old key still gets is dropped.
     ///
@@ -338,8 +277,10 @@ impl LaneOwner {
             credentials.into_iter().filter(|c| changed.iter().any(|name| name == c.name()))
         {
             let name = credential.name().to_owned();
-            if let Some(kept) = self.kept.get_mut(&name) {
-                kept.refresh.replaced();
+            if let Some(kept) = self.kept.get_mut(&name)
+                && let Some(record) = kept.replaced()
+            {
+                self.mints.gave_up(&record);
             }
             self.log(Log::CredentialReloaded { credential: name.clone() });
             self.credentials.insert(name, Arc::new(credential));
@@ -377,46 +318,6 @@ impl LaneOwner {
         self.gateways.values().map(|g| g.request_deadline).max().unwrap_or_default()
     }
 
-    fn sign(&mut self, key: &ApnsKey, now: Moment) {
-        match apns::mint(key, &mut self.mints, now) {
-            Ok((token, rest)) => self.took(&key.name, token, rest, now.at),
-            Err(error) => self.failed(&key.name, &error, false, |_| apns::AFTER_FAILURE, now.at),
-        }
-    }
-
-    /// Gives a new token to all lanes of its credential.
-    fn took(&mut self, name: &str, token: ProviderToken, replace_after: Duration, now: Time) {
-        let token = Arc::new(token);
-        let Some(kept) = self.kept.get_mut(name) else { return };
-        kept.refresh.minted(now, replace_after);
-        (kept.token, kept.problem) = (Some(token.clone()), None);
-        kept.failures = Repeated::default();
-        let lanes: Vec<_> =
-            self.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
-        self.health.forgive(&lanes);
-        self.outputs.push_back(Output::Board(Change::Token(lanes, token)));
-        self.outputs.push_back(Output::HealthChanged);
-        self.log(Log::TokenReplaced { credential: name.to_owned() });
-    }
-
-    fn failed(
-        &mut self,
-        name: &str,
-        error: &dyn std::error::Error,
-        is_passing: bool,
-        pause: impl FnOnce(u32) -> Duration,
-        now: Time,
-    ) {
-        let Some(kept) = self.kept.get_mut(name) else { return };
-        kept.refresh.failed(now, pause(kept.refresh.failures()));
-        let (error, has_token) = (error.to_string(), kept.token.is_some());
-        kept.problem = Some(error.clone());
-        if let Some(times) = kept.failures.note(&error, now.since(Time(0))) {
-            let credential = name.to_owned();
-            self.log(Log::TokenFailed { credential, has_token, error, times, is_passing });
-        }
-    }
-
     /// Records whether a node uses a lane. The waves may be another coordinator's, which no board of
     /// this process shows, but the lane's ramp warms up for them, too.
     fn set_used(&mut self, lane: LaneId, node: &NodeName, used: bool) {
@@ -437,27 +338,6 @@ impl LaneOwner {
 
     fn log(&mut self, log: Log) {
         self.outputs.push_back(Output::Log(log));
-    }
-}
-
-impl Kept {
-    /// Token of a credential that no lane has used yet. A key signs a token at once; a service
-    /// account gets its token once [`LaneOwner::expire`] has asked for one.
-    fn first(
-        credential: &Credential,
-        mints: &mut Mints,
-        now: Moment,
-    ) -> Result<Self, apns::MintError> {
-        let (refresh, token) = match credential {
-            Credential::Apns(key) => {
-                let (token, rest) = apns::mint(key, mints, now)?;
-                let mut refresh = Refresh::new(apns::RULES);
-                refresh.minted(now.at, rest);
-                (refresh, Some(Arc::new(token)))
-            }
-            Credential::Fcm(_) => (Refresh::new(oauth::RULES), None),
-        };
-        Ok(Self { refresh, token, problem: None, failures: Repeated::default() })
     }
 }
 

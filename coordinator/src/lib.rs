@@ -5,13 +5,16 @@
 //! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
-//! bulk                     the import of devices from files, a program of its own
-//! state                    opens what outlives a process
+//! bulk backups             import of devices, backup and restore: programs of their own
+//! failure state            why the process ends; what outlives it, opened
 //! config folder            what parts are configured by; what the machine keeps
 //! readiness stop           what the health port reports; shutdown
 //! api                      the rim: decode, admit, answer; the only place with `Status`
 //! reconcile                a task for every active alert of the store
 //! dispatch feed machine    what carries: tasks, a node's place in the logs, all without tasks
+//! backup                   everything that a store keeps, for another store
+//! archive                  snapshots of partitions, and the trimming of the logs
+//! keys                     keys of what is kept: made, loaded and erased
 //! admission alert members  what an alert may be; its life; which nodes there are
 //! session                  the machine that speaks with one node
 //! lane_owner heads         credentials, budgets, health and feedback of lanes; ends of the logs
@@ -20,6 +23,7 @@
 //! snapshot bands           the state of an alert; cells in bands of distance
 //! lane owners cover        words of lanes and ownership; region to cells
 //! objects seal             large immutable data; encryption of what is kept
+//! client private_folder    requests over HTTP; folders that only this process's user can read
 //! ```
 
 use std::{
@@ -34,13 +38,13 @@ use std::{
 
 use clap::Parser;
 use clarion_runtime::{
-    descriptors::{self, Shortage, Wanted},
+    descriptors::{self, Wanted},
     drain::{Drain, Signals},
     health::{self, HealthPort},
     jwt, lines,
     listener::Port,
     probe,
-    proxy::rules::{EnvironmentError, ProxyRules},
+    proxy::rules::ProxyRules,
     telemetry,
     world::World,
 };
@@ -50,16 +54,20 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::Admission,
     api::{ApiConfig, Context, ports},
-    config::{Args, Config, ConfigError},
+    archive::Archive,
+    backup::restore,
+    config::{Args, Config},
     dispatch::{Dispatch, Dispatcher, NewestObservation, NodesConfig, expiry},
-    folder::{DataFolder, FolderError},
-    heads::{Former, HeadsError},
+    folder::DataFolder,
+    heads::Former,
     readiness::{Readiness, SERVICES},
     reconcile::Reconciler,
     state::Kept,
-    store::{AlertStore, ChangeLog, Store, StoreError, pulse, sql::OpenError},
+    store::{AlertStore, ChangeLog, Store, StoreError, pulse},
 };
 
+mod backups;
+mod failure;
 mod bulk;
 pub mod config;
 pub mod folder;
@@ -69,12 +77,15 @@ mod stop;
 pub mod api;
 pub mod reconcile;
 pub mod dispatch;
+pub mod archive;
+pub mod keys;
 pub mod admission;
 pub mod alert;
 pub mod session;
 pub mod members;
 pub mod lane_owner;
 pub mod heads;
+pub mod backup;
 pub mod progress;
 pub mod feed;
 #[cfg(feature = "testing")]
@@ -83,6 +94,8 @@ pub mod standing;
 pub mod store;
 pub mod privacy;
 pub mod objects;
+pub mod client;
+pub mod private_folder;
 pub mod seal;
 pub mod planned;
 pub mod snapshot;
@@ -92,6 +105,8 @@ pub mod bands;
 pub mod cover;
 #[cfg(test)]
 mod fixtures;
+
+pub use failure::Failure;
 
 /// Time for threads that still compute after all tasks have ended: at most one cover.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
@@ -107,6 +122,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
         return answered;
+    }
+    if let Some(copied) = backups::requested(&args) {
+        return copied;
     }
     if let Some(imported) = bulk::requested(&args) {
         return imported;
@@ -126,41 +144,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Why the process could not start or continue.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An environment variable of telemetry is invalid.
-    #[error(transparent)]
-    Telemetry(#[from] telemetry::TelemetryError),
-    /// The data folder cannot be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The store cannot be opened.
-    #[error("store: {0}")]
-    Open(#[from] OpenError),
-    /// The store lacks what it had, or that cannot be found out.
-    #[error(transparent)]
-    Heads(#[from] HeadsError),
-    /// This process must not use the store any more.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The environment names an unusable proxy.
-    #[error(transparent)]
-    Proxy(#[from] EnvironmentError),
-    /// The system refused a port, a signal handler or a thread.
-    #[error(transparent)]
-    System(#[from] io::Error),
-    /// The limit of file descriptors is too low.
-    #[error(transparent)]
-    Descriptors(#[from] Shortage),
-    /// The protobuf descriptors built into the program are invalid: a defect.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 fn process(args: Args) -> Result<(), Failure> {
@@ -233,7 +216,8 @@ impl Coordinator {
     pub async fn bind(mut config: Config, world: World) -> Result<Self, Failure> {
         let folder = state::lock_folder(&mut config)?;
         let ports = Ports::bind(&config, &world).await?;
-        let kept = state::open_store(&config, &world).await?;
+        let kept = Box::pin(state::open_store(&config, &world)).await?;
+        restore::check_finished(&*kept.store).await?;
         let former = heads::check(&*kept.store, &kept.objects, config.accept_lost_changes).await?;
         Ok(Self::over(config, ports, (kept, former), folder, world))
     }
@@ -259,7 +243,7 @@ impl Coordinator {
         world: World,
     ) -> Self {
         jwt::install();
-        let Kept { store, objects, .. } = kept;
+        let Kept { store, objects, seals, keys } = kept;
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let alerts: Arc<dyn AlertStore> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&store), world.clone());
@@ -275,6 +259,12 @@ impl Coordinator {
                 files.watch(clock, move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
+        if let Some(keys) = keys {
+            let stopped = drain.token();
+            drain.spawn(async move {
+                let _ = stopped.run_until_cancelled(keys.run()).await;
+            });
+        }
         let (of_log, apps, stopped) = (Arc::clone(&log), Arc::clone(&alerts), drain.token());
         let (expiry, partitions) = (config.expiry, config.api.partitions);
         let newest = Arc::new(NewestObservation::default());
@@ -283,8 +273,21 @@ impl Coordinator {
             let limits = expiry::run(expiry, partitions, &newest, &*of_log, &*apps, clock);
             let _ = stopped.run_until_cancelled(limits).await;
         });
+        let lost: Option<Vec<_>> =
+            former.1.then(|| log.links().iter().map(|link| link.position).collect());
+        let of_ends = objects.clone();
         let (of_log, ends, stopped) = (Arc::clone(&log), world.clone(), drain.token());
-        drain.spawn(async move { heads::keep(&*of_log, &objects, former, &ends, stopped).await });
+        drain.spawn(async move { heads::keep(&*of_log, &of_ends, former, &ends, stopped).await });
+        let archive =
+            Archive::new(config.archive, Arc::clone(&store), objects, seals, world.clone());
+        if let Some(heads) = lost {
+            archive.accept_loss(heads);
+        }
+        let (archive, stopped) = (Arc::new(archive), drain.token());
+        let kept_in_order = Arc::clone(&archive);
+        drain.spawn(async move {
+            let _ = stopped.run_until_cancelled(kept_in_order.keep()).await;
+        });
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::new(dispatcher.clone());
         let reconciler = Reconciler::spawn(
@@ -303,6 +306,7 @@ impl Coordinator {
             world,
             store: alerts,
             log,
+            archive,
             observed,
         });
         let drain_deadline = config.drain_deadline;

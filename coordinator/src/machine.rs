@@ -12,8 +12,8 @@
 //!                                      └──── Standing ◀───┘
 //! ```
 //!
-//! Not included: the store of alerts, admission, counts, feedback of dead tokens, and exchanges
-//! with token endpoints.
+//! Not included: the stores of alerts and of lanes, admission, counts, feedback of dead tokens, and
+//! exchanges with token endpoints.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -163,7 +163,8 @@ impl Machine {
     /// # Errors
     /// The configuration lacks the lane's gateway or credential.
     pub fn ensure_lane(&mut self, key: &LaneKey, now: Moment) -> Result<(), LaneError> {
-        self.parts.lanes.ensure(key, now)?;
+        self.parts.lanes.ensure(key)?;
+        self.parts.lanes.expire(now);
         self.settle(now);
         Ok(())
     }
@@ -230,8 +231,9 @@ impl Machine {
     pub fn start(&mut self, plan: Arc<PlannedAlert>, now: Moment) -> Result<(), StartError> {
         let Parts { standing, roster, lanes: owner, .. } = &mut self.parts;
         let owned = standing.owned.clone().ok_or(StartError::NotReady)?;
-        let lanes = plan.apps.iter().map(|app| Ok(owner.ensure(&app.lane, now)?.id));
+        let lanes = plan.apps.iter().map(|app| Ok(owner.ensure(&app.lane)?.id));
         let lanes = lanes.collect::<Result<Vec<_>, LaneError>>()?;
+        owner.expire(now);
         let nodes = owned.nodes().keys();
         let deadline = owner.request_deadline_max();
         let mut director = Director::new(&plan, nodes.clone().cloned(), deadline, now);
@@ -397,6 +399,11 @@ impl Machine {
                 lane_owner::Output::Exchange(credential) => {
                     let fault = format!("{}: no token endpoint is simulated", credential.name());
                     self.parts.faults.push(fault);
+                }
+                // Without a store of lanes, their records are empty, and written at once.
+                lane_owner::Output::Store(op) => {
+                    self.parts.lanes.stored(op.done_at_once(), now);
+                    self.parts.lanes.expire(now);
                 }
                 lane_owner::Output::HealthChanged => {
                     let alerts = self.alerts.values_mut();

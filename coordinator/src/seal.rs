@@ -15,7 +15,14 @@
 //! sealed parts per key the chance of a repeat is below 2^-32 (NIST SP 800-38D, 8.3); generations
 //! change far sooner.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::RwLock;
 use ring::{
@@ -50,14 +57,30 @@ pub enum SealError {
 
 /// Keys of all generations that are not erased; the newest one seals.
 pub struct Seals {
-    keys: RwLock<BTreeMap<Generation, LessSafeKey>>,
+    keys: RwLock<Keys>,
     random: SystemRandom,
+}
+
+#[derive(Default)]
+struct Keys {
+    by_generation: BTreeMap<Generation, LessSafeKey>,
+    /// Number of holders by the generation that was the newest when they began.
+    held: BTreeMap<Generation, usize>,
+    /// Number of parts that the newest key has sealed in this process.
+    sealed: AtomicU64,
+}
+
+/// Seals without any key yet.
+impl Default for Seals {
+    fn default() -> Self {
+        Self { keys: RwLock::default(), random: SystemRandom::new() }
+    }
 }
 
 /// Shows the generations, never a key.
 impl fmt::Debug for Seals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.keys.read().keys()).finish()
+        f.debug_set().entries(self.keys.read().by_generation.keys()).finish()
     }
 }
 
@@ -65,7 +88,7 @@ impl Seals {
     /// Seals with one key.
     #[must_use]
     pub fn new(generation: Generation, key: &[u8; KEY_BYTES]) -> Self {
-        let seals = Self { keys: RwLock::default(), random: SystemRandom::new() };
+        let seals = Self::default();
         seals.add(generation, key);
         seals
     }
@@ -73,45 +96,84 @@ impl Seals {
     /// Adds the key of a generation. From then on the highest generation seals.
     pub fn add(&self, generation: Generation, key: &[u8; KEY_BYTES]) {
         let key = UnboundKey::new(&AES_256_GCM, key).expect("as long as the algorithm's keys");
-        self.keys.write().insert(generation, LessSafeKey::new(key));
+        let mut keys = self.keys.write();
+        if keys.by_generation.last_key_value().is_none_or(|(newest, _)| *newest < generation) {
+            keys.sealed = AtomicU64::new(0);
+        }
+        keys.by_generation.insert(generation, LessSafeKey::new(key));
     }
 
     /// Removes the key of a generation: what it sealed cannot be opened any more.
     pub fn remove(&self, generation: Generation) {
-        self.keys.write().remove(&generation);
+        self.keys.write().by_generation.remove(&generation);
+    }
+
+    /// Whether the key of a generation is there.
+    #[must_use]
+    pub fn has(&self, generation: Generation) -> bool {
+        self.keys.read().by_generation.contains_key(&generation)
     }
 
     /// Generation that seals now.
     ///
     /// # Panics
-    /// If every key was removed.
+    /// If there is no key.
     #[must_use]
     pub fn newest(&self) -> Generation {
-        *self.keys.read().last_key_value().expect("at least one key").0
+        self.keys.read().newest()
+    }
+
+    /// Number of parts that the newest key has sealed in this process.
+    #[must_use]
+    pub fn sealed(&self) -> u64 {
+        self.keys.read().sealed.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the key that seals now, and all later ones, from being erased until the returned value
+    /// is dropped. Whoever seals holds keys from before the first seal until a record in the store
+    /// tells which generation was used.
+    ///
+    /// # Panics
+    /// If there is no key.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        let mut keys = self.keys.write();
+        let generation = keys.newest();
+        *keys.held.entry(generation).or_default() += 1;
+        Held { seals: Arc::clone(self), generation }
+    }
+
+    /// The lowest generation that must be kept for those who seal now: the lowest one held, else
+    /// the newest one.
+    ///
+    /// # Panics
+    /// If there is no key.
+    #[must_use]
+    pub fn oldest_held(&self) -> Generation {
+        let keys = self.keys.read();
+        keys.held.first_key_value().map_or_else(|| keys.newest(), |(oldest, _)| *oldest)
     }
 
     /// Seals bytes. They can be opened only with the same `place`, which tells where they belong.
     ///
     /// # Panics
-    /// If every key was removed, or the system has no random numbers.
+    /// If there is no key, or the system has no random numbers.
     #[must_use]
     pub fn seal(&self, place: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).expect("the system has random numbers");
         let keys = self.keys.read();
-        let (generation, key) = keys.last_key_value().expect("at least one key");
+        keys.sealed.fetch_add(1, Ordering::Relaxed);
+        let (generation, key) = keys.by_generation.last_key_value().expect("at least one key");
         let mut sealed = Vec::with_capacity(SEAL_BYTES + plain.len());
         sealed.push(VERSION);
         sealed.extend_from_slice(&generation.0.to_le_bytes());
         sealed.extend_from_slice(&nonce);
-        let mut content = plain.to_vec();
-        key.seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(place),
-            &mut content,
-        )
-        .expect("far below the algorithm's 64 GiB");
-        sealed.append(&mut content);
+        sealed.extend_from_slice(plain);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let content = &mut sealed[HEAD_BYTES..];
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(place), content);
+        sealed.extend_from_slice(tag.expect("far below the algorithm's 64 GiB").as_ref());
         sealed
     }
 
@@ -124,12 +186,37 @@ impl Seals {
         let (head, content) = sealed.split_at(HEAD_BYTES);
         let nonce = Nonce::try_assume_unique_for_key(&head[5..]).map_err(|_| SealError::Form)?;
         let keys = self.keys.read();
-        let key = keys.get(&generation).ok_or(SealError::NoKey(generation))?;
+        let key = keys.by_generation.get(&generation).ok_or(SealError::NoKey(generation))?;
         let mut content = content.to_vec();
         let opened = key.open_in_place(nonce, Aad::from(place), &mut content);
         let length = opened.map_err(|_| SealError::Damaged)?.len();
         content.truncate(length);
         Ok(content)
+    }
+}
+
+impl Keys {
+    fn newest(&self) -> Generation {
+        *self.by_generation.last_key_value().expect("at least one key").0
+    }
+}
+
+/// Keys that must not be erased yet: see [`Seals::hold`].
+#[derive(Debug)]
+pub struct Held {
+    seals: Arc<Seals>,
+    generation: Generation,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut keys = self.seals.keys.write();
+        if let Some(holders) = keys.held.get_mut(&self.generation) {
+            *holders -= 1;
+            if *holders == 0 {
+                keys.held.remove(&self.generation);
+            }
+        }
     }
 }
 
@@ -165,6 +252,24 @@ mod tests {
         seals.remove(Generation(1));
         assert_eq!(seals.open(b"log 1", &first), Err(SealError::NoKey(Generation(1))));
         assert_eq!(seals.open(b"log 1", &second), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn who_seals_holds_the_key_that_was_the_newest_when_it_began() {
+        let seals = Arc::new(Seals::new(Generation(3), &[3; KEY_BYTES]));
+        let (first, second) = (seals.hold(), seals.hold());
+        seals.add(Generation(4), &[4; KEY_BYTES]);
+        let third = seals.hold();
+        assert_eq!((seals.oldest_held(), seals.sealed()), (Generation(3), 0));
+        drop(first);
+        assert_eq!(seals.oldest_held(), Generation(3));
+        drop(second);
+        assert_eq!(seals.oldest_held(), Generation(4));
+        seals.add(Generation(5), &[5; KEY_BYTES]);
+        let _ = seals.seal(b"", b"");
+        assert_eq!((seals.oldest_held(), seals.sealed()), (Generation(4), 1));
+        drop(third);
+        assert_eq!(seals.oldest_held(), Generation(5), "nobody holds any");
     }
 
     #[test]

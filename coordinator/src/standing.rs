@@ -17,12 +17,15 @@
 //! | `Begin` | adds a wave; its lanes become busy if it runs | – |
 //! | `Phase(Some)` | moves a wave to the phase | at the same phase; of an unknown wave |
 //! | `Phase(None)` | removes the wave; lanes without a running wave become idle | of an unknown wave |
+//! | `Used` | the lane becomes busy or idle | at the same use |
+//! | `Warm` | warms the lane's ramp up | – |
 //! | `BeginCount` | adds a count | if as many as allowed are under way |
 //! | `EndCount` | removes the count | of an unknown count |
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use clarion_proto::{
@@ -82,6 +85,8 @@ pub(crate) enum Change {
     Abandon(WaveId),
     /// Whether a node uses the lane, as its reports of load say.
     Used(LaneId, bool),
+    /// A former process has recorded this warmth of the lane.
+    Warm(LaneId, Duration),
     /// A count ends.
     EndCount(u64),
 }
@@ -133,6 +138,7 @@ impl Standing {
                 }
                 return has_changed;
             }
+            Change::Warm(lane, warm) => self.ramps.entry(lane).or_default().raise(warm, now),
             Change::BeginCount { limit, .. } if self.counts.len() >= limit => return false,
             Change::BeginCount { id, plan, .. } => drop(self.counts.insert(id, plan)),
             Change::EndCount(id) => return self.counts.remove(&id).is_some(),

@@ -32,11 +32,11 @@ use clarion_proto::{
 };
 use tokio::sync::watch;
 
-use crate::owners::Ownership;
+use crate::{owners::Ownership, seal::Generation};
 
 mod batch;
 mod director;
-mod encoded;
+pub(crate) mod encoded;
 mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -47,6 +47,7 @@ pub mod open;
 pub mod pulse;
 pub mod postgres;
 mod record;
+mod restore;
 mod room;
 pub mod sql;
 pub mod sqlite;
@@ -58,6 +59,8 @@ pub use director::LaneDirector;
 pub use filter::AlertFilter;
 pub use numbered::Numbered;
 pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId, SendPlan};
+pub use restore::Restore;
+pub use room::Usage;
 
 /// Why an operation of the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -249,6 +252,8 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// The identity of the deleted app that had a name last; `None` if there was none, if it is
     /// forgotten, or if an app has the name. An engine keeps at least the newest 10,000.
     async fn deleted_identity(&self, name: &AppName) -> Result<Option<Identity>, StoreError>;
+    /// Names and identities of the deleted apps that are not forgotten, the first deleted first.
+    async fn deleted_apps(&self) -> Result<Vec<(AppName, Identity)>, StoreError>;
     /// The app of a name.
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError>;
     /// At most `limit` apps, by name, after `after`.
@@ -271,6 +276,10 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     fn fit(&self) -> Result<(), StoreError> {
         Ok(())
     }
+    /// How a backup is written into the store; `None`: the engine keeps nothing beyond the process.
+    fn restoring(&self) -> Option<&dyn Restore> {
+        None
+    }
     /// Finishes what waits and gives the store back, so that the next process need not wait for it.
     /// Nothing that was acknowledged depends on it.
     async fn close(&self) {}
@@ -283,6 +292,11 @@ pub trait ClusterStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes the record of a key if it has this number. A key that is deleted must not be used
     /// again, because a late writer could not be told from the next one.
     async fn delete_numbered(&self, key: &str, number: u64) -> Result<(), StoreError>;
+    /// Makes sure that files of this process have nothing of records and batches that were deleted
+    /// before.
+    async fn scrub(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// The newest checkpoint of an alert that has not ended; `None` before the first.
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError>;
     /// Replaces the checkpoint of an active alert whose record has no higher epoch. The checkpoint
@@ -383,6 +397,8 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// Channel of whether the store has room: false from the first registration or place refused
     /// for lack of room until room is free again.
     fn has_room(&self) -> watch::Receiver<bool>;
+    /// Bytes that all logs hold, and their limit.
+    fn usage(&self) -> Usage;
     /// The newest position of every log, by log; 0 if a log was never appended to.
     async fn heads(&self) -> Result<Vec<Position>, StoreError>;
     /// Batches of several logs after the given positions, in one query. Batches of one log come in
@@ -400,6 +416,11 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// Positions stay as they are; a reader that asks for a dropped batch gets
     /// [`StoreError::Trimmed`].
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError>;
+    /// The lowest generation of the keys that sealed the batches of all logs; `None`: there are no
+    /// batches, or the engine seals none. Generation 0: a batch is not sealed.
+    async fn oldest_generation(&self) -> Result<Option<Generation>, StoreError> {
+        Ok(None)
+    }
     /// Channel that changes whenever any log may have grown. One signal serves all logs: followers
     /// check the positions of the logs that they follow.
     fn grown(&self) -> watch::Receiver<u64>;

@@ -19,10 +19,13 @@ use std::{
     time::Duration,
 };
 
-use clarion_coordinator::store::{
-    AlertStore as _, AppRecord, ChangeLog as _, Created, RecordBatch,
-    sql::{MadeFor, SqlStore},
-    sqlite::SqliteEngine,
+use clarion_coordinator::{
+    seal::{Generation, KEY_BYTES, Seals},
+    store::{
+        AlertStore as _, AppRecord, ChangeLog as _, Created, RecordBatch,
+        sql::{MadeFor, SqlStore},
+        sqlite::SqliteEngine,
+    },
 };
 use clarion_proto::{
     app::{App, Environment, Identity, LaneKind, Platform},
@@ -72,7 +75,8 @@ async fn open(file: &Path) -> SqlStore<SqliteEngine> {
     let engine = SqliteEngine::open(file, world.clock()).await.expect("opened");
     let made_for =
         MadeFor { cluster: "loss".to_owned(), partitions: 64, logs: LOGS, device_key: None };
-    SqlStore::open(engine, &made_for, 1 << 30, 1 << 20, &world).await.expect("a store")
+    let seals = Arc::new(Seals::new(Generation(1), &[1; KEY_BYTES]));
+    SqlStore::open(engine, &made_for, 1 << 30, 1 << 20, seals, &world).await.expect("a store")
 }
 
 fn device(number: u64) -> DeviceId {

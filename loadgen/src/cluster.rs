@@ -71,6 +71,8 @@ pub struct ClusterPlan {
     pub request_deadline_ms: Option<u32>,
     /// Whether lanes send `authorization` as a literal in each request.
     pub authorization_literal: bool,
+    /// Time between two snapshots of a partition, seconds; `None`: the coordinator's default.
+    pub snapshot_every_seconds: Option<u64>,
     /// Proxy of the cluster, and the source of Google's access tokens.
     pub network: NetworkPlan,
     /// Time limit for the start of each process.
@@ -410,11 +412,12 @@ impl Nodes {
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
-        let [data_dir, store] = self.plan.data_options(name);
+        let [data_dir, store, objects] = self.plan.data_options(name);
         let arguments = [
             "coordinator".to_owned(),
             format!("--config={}", config.display()),
             data_dir,
+            objects,
             store,
             "--announce".to_owned(),
         ];

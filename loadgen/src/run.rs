@@ -226,6 +226,7 @@ impl Stage {
             fcm: scenario.gateway.fcm,
             request_deadline_ms: scenario.gateway.request_deadline_ms,
             authorization_literal: scenario.gateway.authorization_literal,
+            snapshot_every_seconds: None,
             network: options.network.clone(),
             start_deadline: Duration::from_secs(scenario.deadlines.start_s),
         };

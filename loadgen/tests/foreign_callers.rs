@@ -68,6 +68,7 @@ impl Stage {
             },
             fcm: FcmSpec::default(),
             authorization_literal: false,
+            snapshot_every_seconds: None,
             request_deadline_ms: None,
             network: NetworkPlan::default(),
             start_deadline: PATIENCE,

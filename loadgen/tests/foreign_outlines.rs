@@ -142,6 +142,7 @@ fn plan(dir: &tempfile::TempDir) -> ClusterPlan {
         },
         fcm: FcmSpec::default(),
         authorization_literal: false,
+        snapshot_every_seconds: None,
         request_deadline_ms: None,
         start_deadline: PATIENCE,
     }

@@ -27,7 +27,7 @@ const FOLDER: &str = "target/hand";
 const PORTS: [&str; 7] = ["7400", "7401", "7402", "7500", "7501", "2197", "2190"];
 
 /// Blocks that a test executes, each by some of its words.
-const EXECUTED: [&str; 12] = [
+const EXECUTED: [&str; 13] = [
     // In this file.
     "cargo run --release\n",
     "import grpc",
@@ -36,6 +36,7 @@ const EXECUTED: [&str; 12] = [
     "# target/hand/gateway.toml",
     "# target/hand/coordinator.toml",
     "loadgen keys --directory target/hand",
+    "coordinator backup --from",
     "loadgen stats 127.0.0.1:2190",
     "endpoint = \"fcm.googleapis.com:443\"",
     // In `manifests.rs`: the lines of these blocks that do not call a cluster.
@@ -88,6 +89,8 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     let places = PORTS.into_iter().zip(&claimed);
     let places = places.fold(Places::new(), |all, (theirs, ours)| all.with(theirs, &ours.number()));
     let places = places.with(FOLDER, &dir.path().display());
+    let device_key = dir.path().join("clarion-data/device.key");
+    let places = places.with("clarion-data/device.key", &device_key.display());
     // The names of blocks are those of the manual, so the files are read before places change.
     for name in ["gateway.toml", "coordinator.toml"] {
         write(&places, dir.path(), name);
@@ -102,6 +105,7 @@ async fn the_cluster_by_hand_and_the_first_alert() {
         Ok(_) => script += &places.block("AlertService/CancelAlert"),
         Err(why) => foreign::skip(why),
     }
+    script += &places.block("coordinator backup --from");
     script += &places.block("loadgen stats 127.0.0.1:2190");
     script += "wait\n";
     let programs = node.ok().map(|node| node.binary_path(""));
@@ -111,6 +115,7 @@ async fn the_cluster_by_hand_and_the_first_alert() {
 
     assert!(out.contains("SERVING") && out.contains("written 200 []"), "{out}\n{err}");
     assert!(out.contains("STATE_RESOLVED accepted: 200"), "{out}\n{err}");
+    assert!(out.contains("is whole: ") && out.contains("restored backup "), "{out}\n{err}");
     let stats = out.lines().rev().find(|line| line.starts_with('{')).expect("the emulator's count");
     let stats: Value = serde_json::from_str(stats).expect("JSON");
     assert!(stats["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");

@@ -92,6 +92,7 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
         fcm: scenario.gateway.fcm,
         request_deadline_ms: None,
         authorization_literal: false,
+        snapshot_every_seconds: None,
         network: NetworkPlan::default(),
         start_deadline: PATIENCE,
     }

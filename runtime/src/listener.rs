@@ -123,7 +123,8 @@ pub struct Limits {
     pub inflated: Option<Budget>,
     /// Time limit from accept to the preface and the head of a SETTINGS frame.
     pub hello_deadline: Duration,
-    /// Time limit from a request's head to the beginning of its response.
+    /// Time limit from a request's head to the beginning of its response, but not of
+    /// [`Method::Upload`].
     pub request_deadline: Duration,
     /// Time without an open stream after which the connection is closed.
     pub idle_deadline: Duration,

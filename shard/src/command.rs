@@ -11,7 +11,9 @@ mod held;
 mod owns;
 mod reasons;
 mod report;
+mod restore;
 mod sink;
+mod snapshot;
 mod wave;
 
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use clarion_proto::{
     time::Time,
 };
 
+use tokio::sync::mpsc;
+
 pub use self::{
     count::{COUNTS_MAX, CountSpec},
     counts::Counts,
@@ -30,7 +34,9 @@ pub use self::{
     owns::Owns,
     reasons::{Consequence, ReasonCount, ReasonKind},
     report::{CoreReport, DeadToken, RefusedMessage},
+    restore::RestorePiece,
     sink::{Closed, CommandSink},
+    snapshot::SnapshotPart,
     wave::{AppSpec, MessageSpec, ShardSpec, WaveSpec},
 };
 use crate::lane::{provider::authorization::Authorization, rate::Rate, spec::LaneSpec};
@@ -38,11 +44,32 @@ use crate::lane::{provider::authorization::Authorization, rate::Rate, spec::Lane
 /// From the control plane to one core.
 #[derive(Debug)]
 pub enum Command {
-    /// Changes what this core owns. Waves let go of partitions that are dropped, and walk those
-    /// that are rebuilt from the start, without the devices that were handed.
+    /// Changes what this core owns. Waves let go of partitions that are dropped.
     Own(Owns),
+    /// Makes partitions empty, at position 0: their logs are read from the beginning. Waves walk
+    /// them from the start, without the devices that were handed.
+    Rebuild(Vec<PartitionId>),
+    /// Piece of a snapshot that replaces a partition when it is complete; in the queue of the
+    /// feed. Waves then walk the partition from the start, without the devices that were handed.
+    Restore {
+        /// The partition that the snapshot is of.
+        partition: PartitionId,
+        /// Number of the load: pieces of a lower number than the newest are ignored.
+        load: u64,
+        /// The next piece.
+        piece: RestorePiece,
+    },
+    /// Writes a snapshot of a partition into a bounded sink, whenever the sink has room. The core
+    /// drops the sink if it does not hold the partition or cannot finish, and gives up when the
+    /// receiver is dropped.
+    Save {
+        /// The partition to write.
+        partition: PartitionId,
+        /// Where the parts go.
+        sink: mpsc::Sender<SnapshotPart>,
+    },
     /// One batch of one log, with only the records of this core's partitions. A batch without
-    /// records is sent too: it advances the position of the log, which `WaveSpec::shards` wait for.
+    /// records is sent too: it advances the positions that `WaveSpec::shards` wait for.
     Apply {
         /// The log that the batch belongs to.
         log: LogId,
@@ -50,6 +77,9 @@ pub enum Command {
         position: Position,
         /// Append time of the batch: the only clock of `apply`.
         appended: UnixMillis,
+        /// Partitions of this core that the batch is for. The other ones of the log have it, or the
+        /// feed does not follow them yet: the batch lacks their records.
+        partitions: Vec<PartitionId>,
         /// Records, each with its partition.
         records: Vec<(PartitionId, Record)>,
     },

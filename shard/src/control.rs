@@ -37,18 +37,21 @@ pub mod ownership;
 mod over;
 mod placement;
 mod plan;
+mod saving;
 pub mod readiness;
 pub mod registry;
+pub mod snapshot;
 pub mod waves;
 mod direction;
 mod effects;
+mod loading;
 mod outbound;
 mod session;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clarion_proto::{
-    ids::{BootId, ClusterName, CoordinatorId},
+    ids::{BootId, ClusterName, CoordinatorId, LogId, Position},
     time::Time,
 };
 use clarion_runtime::repeated::Repeated;
@@ -59,12 +62,15 @@ use self::{
     direction::LaneDirection,
     fence::{Admitted, FORMER_LOG_FOR, Fence, Fenced, Opened},
     lanes::Lanes,
+    loading::Loading,
     message::{Message, Rejected},
     output::Output,
-    ownership::{Assignment, Ownership, rebuild},
+    ownership::{Assignment, Ownership},
     readiness::FeedState,
     registry::Registry,
+    saving::Saving,
     session::{Farewell, Session},
+    snapshot::SnapshotNote,
     waves::Waves,
 };
 use crate::{
@@ -103,9 +109,13 @@ pub enum FeedNote {
     Lost,
     /// A coordinator serves another cluster or another log: the next one is tried.
     Refused,
-    /// A log no longer holds what the node would have to apply next. A rebuild does not help: the
-    /// beginning of the log is gone.
-    Trimmed,
+    /// The feed has ended: a log no longer holds what some partitions would have to apply next.
+    Trimmed {
+        /// The log that was trimmed.
+        log: LogId,
+        /// Oldest position that the log still holds.
+        first: Position,
+    },
     /// A core takes no batches, although it may still take commands: the node has to be replaced.
     CoreHangs(usize),
     /// The log is shorter than the applied part of it: the coordinator has lost records.
@@ -129,6 +139,8 @@ pub struct Control {
     direction: LaneDirection,
     waves: Waves,
     registry: Registry,
+    loading: Loading,
+    saving: Saving,
     counts: Counts,
     sessions: BTreeMap<CoordinatorId, Session>,
     /// Nonce of the newest lease request to any coordinator.
@@ -166,6 +178,8 @@ impl Control {
             direction: LaneDirection::default(),
             waves: Waves::default(),
             registry: Registry::new(cores),
+            loading: Loading::default(),
+            saving: Saving::new(identity.boot),
             counts: Counts::default(),
             sessions: BTreeMap::new(),
             nonce: 0,
@@ -269,6 +283,12 @@ impl Control {
             }
             Event::LaneLoad { lane, load } => self.lanes.load(core, lane, *load),
             Event::Held(stats) => self.registry.hold(core, stats),
+            Event::Restored { partition, load, result: Ok(position) } => {
+                self.loading.restored(partition, load, position);
+            }
+            Event::Restored { load, result: Err(error), .. } => {
+                self.not_loaded(load, &error.to_string());
+            }
         }
     }
 
@@ -280,16 +300,52 @@ impl Control {
             FeedNote::Lost if self.feed == FeedState::Loading => FeedState::Loading,
             FeedNote::Lost => FeedState::Lost,
             FeedNote::Refused => FeedState::Refused,
-            FeedNote::Trimmed => FeedState::Trimmed,
+            FeedNote::Trimmed { .. } => FeedState::Loading,
             // The node ends; until then nothing more of the logs is applied.
             FeedNote::CoreHangs(_) => FeedState::Lost,
             FeedNote::OtherLog => FeedState::Loading,
         };
-        if note == FeedNote::OtherLog
-            && let Some(held) = self.assignment.take()
-        {
-            // What was applied may be what the log has lost: no wave can wait for it.
-            self.own(rebuild(held), &BTreeMap::new());
+        match (note, self.assignment.take()) {
+            (FeedNote::OtherLog, Some(held)) => {
+                self.own(&held, &BTreeSet::new());
+                self.registry.keep(|_| false);
+                self.loading.rebuild_all(&held, &mut self.outputs);
+                // Positions of snapshots may be of records that the log has lost.
+                self.saving.stop(&mut self.outputs);
+                self.saving.forget(|_| true);
+                self.follow(held);
+            }
+            (FeedNote::Trimmed { log, first }, Some(held)) => {
+                let applied =
+                    |p| held.core_of(p).map_or(Position(0), |c| self.registry.position(c, p));
+                self.loading.trimmed((log, first), &held, applied, &mut self.outputs);
+                self.outputs.push_back(Output::Unfollow);
+                self.follow(held);
+            }
+            (_, held) => self.assignment = held,
+        }
+    }
+
+    /// Handles a note about snapshots.
+    pub fn snapshots(&mut self, note: SnapshotNote, now: Time) {
+        match (note, &self.assignment) {
+            (SnapshotNote::Listed { list, snapshots, interval }, Some(held)) => {
+                self.loading.listed(list, &snapshots, held, &mut self.outputs);
+                self.saving.listed(&snapshots, interval, held, now);
+            }
+            (SnapshotNote::NotLoaded { load, problem }, _) => self.not_loaded(load, &problem),
+            (SnapshotNote::Saved { save, position }, _) => self.saving.saved(save, position, now),
+            (SnapshotNote::NotSaved { save, problem }, _) => {
+                self.saving.failed(save, &problem, now);
+            }
+            // The node ends; until then it goes on with what it has.
+            (SnapshotNote::Listed { .. } | SnapshotNote::CoreHangs(_), _) => {}
+        }
+    }
+
+    fn not_loaded(&mut self, load: u64, problem: &str) {
+        if let Some(held) = &self.assignment {
+            self.loading.failed(load, problem, held, &mut self.outputs);
         }
     }
 
@@ -298,6 +354,8 @@ impl Control {
     pub fn drain(&mut self) {
         if !std::mem::replace(&mut self.draining, true) {
             self.outputs.push_back(Output::Unfollow);
+            self.loading.clear(&mut self.outputs);
+            self.saving.stop(&mut self.outputs);
             self.tell_all(|| Command::Shutdown);
         }
     }
@@ -337,10 +395,15 @@ impl Control {
     /// Time of the next call to [`Control::expire`] that has work.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let holds = self.assignment.is_some();
+        let dues = [
+            self.waves.sweep_due(),
+            self.counts.expire_due(),
+            self.undirected_at,
+            self.loading.deadline().filter(|_| holds),
+            self.saving.deadline().filter(|_| holds),
+        ];
+        dues.into_iter().flatten().min()
     }
 
     /// Drops state that has expired.
@@ -349,6 +412,23 @@ impl Control {
         self.counts.expire(now);
         // Readiness is asked after every turn: this one was for it.
         self.undirected_at = self.undirected_at.filter(|at| *at > now);
+        if let Some(held) = &self.assignment {
+            self.loading.expire(held, now, &mut self.outputs);
+            if self.saving.is_list_due(now) {
+                self.loading.list(held, &mut self.outputs);
+            }
+            // The look counts also if nothing may be saved: the next one is later.
+            let may_any = self.feed == FeedState::CaughtUp && !self.draining;
+            let may_save = |p| may_any && self.loading.is_followed(p);
+            if self.saving.is_due(now) {
+                let applied =
+                    |p, core| Some(self.registry.position(core, p)).filter(|_| may_save(p));
+                self.saving.save_next(held, applied, now, &mut self.outputs);
+            }
+        }
+        if self.loading.may_join(now) {
+            self.follow_again();
+        }
     }
 
     fn owned(&self) -> Option<&Ownership> {

@@ -48,7 +48,9 @@ pub(crate) mod reasons;
 pub(crate) mod remote;
 pub(crate) mod report;
 pub(crate) mod reporting;
+pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod tally;
 pub(crate) mod templates;
 pub(crate) mod tokens;
@@ -79,7 +81,9 @@ use links::LinkSlot;
 use open::Opens;
 use outlet::Steps;
 use partitions::Partitions;
+use restore::Restores;
 use run::{Phase, WaveRun};
+use save::SaveRun;
 use templates::TemplateIds;
 
 /// Most steps of walks in one turn, which take some hundred microseconds.
@@ -132,6 +136,9 @@ pub struct Core {
     config: CoreConfig,
     rng: Pcg64Mcg,
     partitions: Partitions,
+    restores: Restores,
+    /// Snapshot that is being written, if any.
+    save: Option<SaveRun>,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
     /// Lane that is served first, a different one each turn. A walk that looks for few devices
@@ -210,6 +217,8 @@ impl Core {
             config,
             rng: Pcg64Mcg::seed_from_u64(config.seed),
             partitions: Partitions::new(config.hash_seed),
+            restores: Restores::default(),
+            save: None,
             waves: Vec::new(),
             lanes: Vec::new(),
             first_lane: 0,
@@ -298,6 +307,7 @@ impl Core {
             .chain(lanes)
             .chain(reports)
             .chain(self.guests.deadline())
+            .chain(self.save_deadline())
             .chain(self.shutdown.filter(later))
             .min()
     }
@@ -326,16 +336,24 @@ impl Core {
         self.shutdown.is_some_and(|by| self.now >= by || idle())
     }
 
-    /// Reports whether the core can take the next [`crate::command::Command::Apply`].
+    /// Reports whether the core can take the next [`crate::command::Command::Apply`] or
+    /// [`crate::command::Command::Restore`].
     #[must_use]
     pub fn feed_ready(&self) -> bool {
-        self.partitions.is_free()
+        self.partitions.is_free() && self.restores.is_free()
     }
 
-    /// Applies some records of the pending batch. Returns true if more are left.
+    /// Applies some records of the pending batch, or reads some of a snapshot. Returns true if more
+    /// is left.
     fn apply(&mut self) -> bool {
+        let busy = self.waves.iter().flatten().any(WaveRun::has_work);
+        let mut more = self.read_snapshots(busy);
+        if self.is_apply_held(busy) {
+            more |= self.write_snapshot(busy);
+            // Nothing wakes the core for the batch that has waited.
+            return more || self.save.is_none() && !self.partitions.is_free();
+        }
         let Self { partitions, waves, .. } = self;
-        let busy = waves.iter().flatten().any(WaveRun::has_work);
         let records = if busy { RECORDS_PER_TURN.0 } else { RECORDS_PER_TURN.1 };
         let done = partitions.apply(records, |slot, applied| {
             waves.iter_mut().flatten().for_each(|run| run.applied(slot, applied));
@@ -343,7 +361,8 @@ impl Core {
         if done {
             waves.iter_mut().flatten().for_each(|run| run.start_parts(partitions));
         }
-        !partitions.is_free()
+        more |= !partitions.is_free();
+        self.write_snapshot(busy) || more
     }
 
     /// Expires waves whose time is over, and continues the rest of their walks.

@@ -2,8 +2,8 @@
 //! sending side of a node read the world's clock.
 //!
 //! A thread owns its core, its sockets and its poller; cores share no data while they send.
-//! Commands come in and events go out over bounded queues. Batches of the feed have a queue of
-//! their own: a batch of ten thousand records takes some milliseconds to apply, and a cancel must
+//! Commands come in and events go out over bounded queues. Batches of the feed and pieces of
+//! snapshots have a queue of their own: a batch of ten thousand records takes some milliseconds to apply, and a cancel must
 //! not wait behind it.
 //!
 //! A thread that panics ends the process: half a node that continues to send is worse than none.
@@ -69,8 +69,8 @@ pub enum TrySendError {
 }
 
 impl CommandSender {
-    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among
-    /// themselves.
+    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] and
+    /// [`Command::Restore`] only among themselves.
     ///
     /// # Errors
     /// The core has shut down.
@@ -100,7 +100,10 @@ impl CommandSender {
     }
 
     fn queue(&self, command: &Command) -> &mpsc::Sender<Command> {
-        if matches!(command, Command::Apply { .. }) { &self.feed } else { &self.control }
+        match command {
+            Command::Apply { .. } | Command::Restore { .. } => &self.feed,
+            _ => &self.control,
+        }
     }
 
     fn wake(&self) {

@@ -9,17 +9,24 @@
 //! The coordinator begins a stream with the heads of the logs: the node has caught up when its
 //! cores have got all batches up to these heads, however busy or silent the logs are.
 //!
-//! A stream that ends, fails or violates the contract is opened again from the cores' positions, at
-//! the next coordinator, after a pause with full jitter: the nodes of a cluster must not reconnect
-//! all at once.
+//! A stream that ends, fails or violates the contract is opened again from the partitions'
+//! positions, at the next coordinator, after a pause with full jitter: the nodes of a cluster must
+//! not reconnect all at once. Two answers end the feed until the control plane begins another one:
+//! the log is shorter than what was applied, or was trimmed behind it.
 
 pub mod coordinators;
 pub mod split;
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use clarion_proto::{
-    ids::ClusterName,
+    ids::{ClusterName, LogId, PartitionId, Position},
     time::Time,
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
@@ -37,7 +44,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use self::{
     coordinators::Coordinators,
@@ -45,7 +52,7 @@ use self::{
 };
 use crate::{
     command::{Closed, Command, CommandSink},
-    control::{FeedNote, ownership::Follows},
+    control::FeedNote,
 };
 
 /// Largest message of the feed, bytes. A caller's batch is at most 4 MiB, and its records are no
@@ -68,10 +75,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// command (10 s): a core accepts commands in every turn, but a batch only after it has applied the
 /// batches before, up to five of [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a
 /// turn while waves are under way.
-const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// Longest pause between two tries after a log was trimmed; the shortest pause is half of it. Only
-/// an operator can repair this, and no earlier retry can succeed.
-const TRIMMED_PAUSE: Duration = Duration::from_secs(30);
+pub(crate) const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Identity of the node and addresses of the coordinators that it follows.
 #[derive(Debug, Clone)]
@@ -121,7 +125,7 @@ enum FeedError {
     #[error("{0}: {1}")]
     Contract(SocketAddr, SplitError),
     #[error("{0}: log {1} begins at position {2}, behind what this node has applied")]
-    Trimmed(SocketAddr, u32, u64),
+    Trimmed(SocketAddr, u16, u64),
     #[error("core {0} has ended")]
     CoreEnded(usize),
     #[error("core {0} took no batch within {limit} s", limit = BATCH_TAKEN_WITHIN.as_secs())]
@@ -153,7 +157,7 @@ impl Feed {
 
 impl Following {
     /// Ends the feed; after the return, no further batch reaches a core. Returns the position that
-    /// each core has reached in each log.
+    /// each partition has reached.
     pub async fn stop(mut self) -> Positions {
         self.stop.cancel();
         self.task.join_next().await.and_then(Result::ok).unwrap_or_default()
@@ -186,6 +190,11 @@ impl Follower {
                     let _ = self.feed.notes.send(FeedNote::OtherLog).await;
                     return;
                 }
+                FeedError::Contract(_, SplitError::Ahead { .. }) => {
+                    warn!(%error, "the log has lost what was applied; rebuilding from the beginning");
+                    let _ = self.feed.notes.send(FeedNote::OtherLog).await;
+                    return;
+                }
                 // The coordinator belongs to another cluster or serves another log; the next
                 // coordinator may be the right one. Positions of one log are meaningless in
                 // another log; the session decides whether this node may change its log.
@@ -193,7 +202,12 @@ impl Follower {
                     FeedNote::Refused
                 }
                 FeedError::Contract(_, SplitError::OtherLog { .. }) => FeedNote::Refused,
-                FeedError::Trimmed(..) => FeedNote::Trimmed,
+                FeedError::Trimmed(address, log, first) => {
+                    debug!(%address, log, first, "log begins behind an applied position");
+                    let (log, first) = (LogId(*log), Position(*first));
+                    let _ = self.feed.notes.send(FeedNote::Trimmed { log, first }).await;
+                    return;
+                }
                 // The core's events tell the node task that a core has ended.
                 FeedError::CoreEnded(_) => return,
                 FeedError::CoreHangs(core) => {
@@ -206,22 +220,14 @@ impl Follower {
             failures = if batches > 0 { 0 } else { failures + 1 };
             let pause_max = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
             let jitter: f64 = random.random();
-            let pause = match note {
-                FeedNote::Trimmed => TRIMMED_PAUSE.mul_f64(0.5 + jitter / 2.0),
-                _ => pause_max.mul_f64(jitter),
-            };
             let now = clock.now().since(Time(0));
             if batches > 0 {
                 failing = Repeated::default();
             }
-            match (failing.note(&error.to_string(), now), note) {
-                (Some(times), FeedNote::Trimmed) => {
-                    error!(%error, times, "log trimmed before this node applied it; not ready");
-                }
-                (Some(times), _) => warn!(%error, batches, times, "feed failed; retrying"),
-                (None, _) => {}
+            if let Some(times) = failing.note(&error.to_string(), now) {
+                warn!(%error, batches, times, "feed failed; retrying");
             }
-            sleep(pause).await;
+            sleep(pause_max.mul_f64(jitter)).await;
         }
     }
 
@@ -298,16 +304,25 @@ async fn next(
     let message = stream.message().await.map_err(|s| FeedError::Refused(address, s))?;
     let message = message.ok_or(FeedError::Ended(address))?;
     match message.trimmed {
-        Some(trimmed) => Err(FeedError::Trimmed(address, trimmed.log, trimmed.first)),
+        Some(trimmed) => {
+            let not_asked = |_| FeedError::Contract(address, SplitError::NotAsked(trimmed.log));
+            let log = u16::try_from(trimmed.log).map_err(not_asked)?;
+            Err(FeedError::Trimmed(address, log, trimmed.first))
+        }
         None => Ok(message),
     }
 }
 
-/// Start positions of a feed: the cores and logs in `continues` keep their position, all others
-/// start from the beginning.
+/// Start positions of a feed: partitions in `begin` start where it says, the other followed ones
+/// keep their position.
 #[must_use]
-pub fn resume(mut positions: Positions, continues: &BTreeSet<Follows>) -> Positions {
-    positions.retain(|follows, _| continues.contains(follows));
+pub fn resume(
+    mut positions: Positions,
+    followed: &BTreeSet<PartitionId>,
+    begin: BTreeMap<PartitionId, Position>,
+) -> Positions {
+    positions.retain(|partition, _| followed.contains(partition));
+    positions.extend(begin);
     positions
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! program config node       boot; the task that owns the control plane
-//! service feed driver       streams, sockets, TLS, timers: shells around state machines
+//! service feed snapshots driver   streams, sockets, TLS, timers: shells around state machines
 //! control                   the node's machine towards coordinators
 //! core                      one thread's machine: lanes pull from waves
 //! command                   what control says to a core and a core to control
@@ -19,6 +19,7 @@ pub mod node;
 
 pub mod service;
 pub mod feed;
+mod snapshots;
 pub mod driver;
 
 pub mod control;

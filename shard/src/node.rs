@@ -50,14 +50,14 @@ const CONNECTIONS_MAX: usize = 2 * 2 * SESSIONS_MAX;
 const CONNECTIONS_MIN: usize = 4;
 /// Maximum number of streams of one connection. A coordinator needs one stream.
 const STREAMS_MAX: u32 = 2;
-/// File descriptors of a core: its event queue, its waker, a socket pair.
-const CORE_DESCRIPTORS: usize = 4;
+/// File descriptors of a core: its event queue, its waker, a socket pair, two loads of snapshots.
+const CORE_DESCRIPTORS: usize = 6;
 /// File descriptors of the process: standard streams, the control plane's event queue and signals,
 /// the exporter of traces, name service.
 const OWN_DESCRIPTORS: usize = 20;
-/// Minimum number of outgoing connections for lanes and feed: two connections of each platform, and
-/// the feed's old and new connection.
-const CONNECTS_MIN: usize = 6;
+/// Minimum number of outgoing connections for lanes and coordinators: two connections of each
+/// platform, the feed's old and new connection, a list of snapshots, and a save.
+const CONNECTS_MIN: usize = 8;
 /// Time for the servers to end after the sessions have ended.
 const SERVERS_WITHIN: Duration = Duration::from_secs(2);
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use clarion_proto::{
-    ids::{Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
+    ids::{Epoch, LaneId, PartitionId, Position, UnixMillis, WaveId},
     outcome::Outcome,
     time::Time,
 };
@@ -80,7 +80,6 @@ async fn second_lane(cores: &[CoreHandle], gateway: &Gateway) {
     say(Command::Slice { lane: WELL, until: Time::NEVER, rate: None }).await;
     let shard = |n| ShardSpec {
         partition: PartitionId(n),
-        log: LogId(0),
         start: Position(1),
         handed: RoaringBitmap::new(),
     };

@@ -1,4 +1,4 @@
-//! Partitions that are built anew, leave and come back in the middle of a wave: a whole node
+//! Partitions that are gained, restored, leave and come back in the middle of a wave: a whole node
 //! between a scripted coordinator and a gateway, judged by what the gateway got.
 
 #![allow(clippy::disallowed_methods, reason = "tests have clocks and tasks of their own")]
@@ -23,7 +23,7 @@ use clarion_shard::{
 };
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use support::{Call, LOG, PARTITIONS, ScriptedFeed, Session, wave, within};
+use support::{Call, LOG, PARTITIONS, ScriptedFeed, Session, archive::snapshot_of, wave, within};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
@@ -33,8 +33,8 @@ use tokio_rustls::TlsAcceptor;
 const DEVICES: u32 = 3_000;
 const CORES: usize = 2;
 const WAVE: u64 = 5;
-/// All devices are in the first nine of sixteen partitions, and these are of one log: whatever a
-/// core gains, it builds anew what it had.
+/// All devices are in the first nine of sixteen partitions, and these are of one log: the feed
+/// serves partitions at different positions.
 const OWNED: u16 = 9;
 
 /// How often each path was asked for.
@@ -58,10 +58,15 @@ async fn a_wave_is_complete_only_when_all_partitions_are_whatever_becomes_of_the
     bench.offer(1, &all[..8]).await;
     bench.until_pushed(&seen, DEVICES as usize / 6).await;
 
-    // The ninth comes to core 0, which has to build anew the four that it has.
+    // The ninth comes to core 0, which keeps the four that it has.
     bench.own(2, &all).await;
     bench.until_pushed(&seen, DEVICES as usize / 4).await;
     bench.offer(2, &all).await;
+    bench.until_pushed(&seen, DEVICES as usize / 3).await;
+
+    // The log is trimmed: all are replaced by their snapshots, and what was handed stays handed.
+    bench.trim(&all).await;
+    assert_eq!(bench.feed.archive.loads().len(), all.len());
     bench.until_pushed(&seen, DEVICES as usize / 2).await;
 
     // All but three of core 1's leave, and those that come back are dealt out anew.
@@ -125,8 +130,14 @@ impl Bench {
             log_identity: LOG.to_vec(),
         };
         self.session.say(Say::Ownership(ownership)).await;
-        let call = self.feed.asked().await;
-        assert_eq!(call.request.partitions, partitions);
+        let call = loop {
+            // Those that stay are followed alone until the snapshots of the others are known.
+            let call = self.feed.asked().await;
+            if call.request.partitions == partitions {
+                break call;
+            }
+            call.start(&[(0, 1)]).await;
+        };
         call.start(&[(0, 1)]).await;
         if call.positions() == [(0, 0)] {
             let records = self.records.iter().filter(|(p, _)| partitions.contains(p));
@@ -139,6 +150,19 @@ impl Bench {
             };
             call.send(batch).await;
         }
+        self.call = Some(call);
+    }
+
+    /// The log loses what the node has applied, and each partition has a snapshot of it.
+    async fn trim(&mut self, partitions: &[u32]) {
+        let records: Vec<_> = self.records.iter().map(|(_, record)| record.clone()).collect();
+        for partition in partitions {
+            self.feed.archive.keep(snapshot_of(*partition, std::slice::from_ref(&records)));
+        }
+        self.call.take().unwrap().trimmed(0, 2).await;
+        let call = self.feed.asked().await;
+        assert_eq!((&call.request.partitions[..], call.positions()), (partitions, vec![(0, 1)]));
+        call.start(&[(0, 1)]).await;
         self.call = Some(call);
     }
 

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_coordinator::store::{Batch, ChangeLog, RecordBatch, StoreError};
+use clarion_coordinator::store::{Batch, ChangeLog, RecordBatch, StoreError, Usage};
 use clarion_proto::{
     device::Record,
     ids::{LogId, LogIdentity, Position, UnixMillis},
@@ -96,6 +96,10 @@ impl ChangeLog for LogModel {
 
     fn has_room(&self) -> watch::Receiver<bool> {
         self.room.subscribe()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { held: 0, limit: u64::MAX }
     }
 
     async fn heads(&self) -> Result<Vec<Position>, StoreError> {

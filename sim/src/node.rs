@@ -12,7 +12,10 @@ use clarion_proto::{
 };
 use clarion_shard::{
     command::Command,
-    control::{Control, FeedNote, Identity, assembly::Assembly, message, output::Output as Step},
+    control::{
+        Control, FeedNote, Identity, assembly::Assembly, message, output::Output as Step,
+        snapshot::SnapshotNote,
+    },
     feed::{
         self,
         split::{Positions, Splitter},
@@ -235,9 +238,9 @@ impl Node {
                     }
                     self.feed = Feed::Idle(feed.into_positions());
                 }
-                Step::Follow { assignment, continues } => {
+                Step::Follow { assignment, followed, begin } => {
                     let feed = mem::replace(&mut self.feed, Feed::Idle(Positions::new()));
-                    let positions = feed::resume(feed.into_positions(), &continues);
+                    let positions = feed::resume(feed.into_positions(), &followed, begin);
                     let splitter = Splitter::new(&assignment, &positions);
                     if splitter.is_empty() {
                         self.control.feed(FeedNote::CaughtUp);
@@ -245,6 +248,16 @@ impl Node {
                         self.feed = Feed::Paused(splitter, self.now);
                     }
                 }
+                // The coordinators of the simulation keep no snapshots.
+                Step::List(list) => {
+                    let (list, snapshots, interval) = (list.number, Vec::new(), Duration::ZERO);
+                    let note = SnapshotNote::Listed { list, snapshots, interval };
+                    self.control.snapshots(note, self.now);
+                }
+                step @ (Step::Load(_) | Step::Save(_)) => {
+                    self.problems.push(format!("a snapshot that nobody keeps: {step:?}"));
+                }
+                Step::StopLoad { .. } | Step::StopSave => {}
             }
         }
     }

@@ -38,6 +38,7 @@
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
 //! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, with the time of the next one |
 //! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, with the time of the next one |
+//! | snapshots that are saved and loaded | [`super::snapshots`] | half, and its turn | SAVES_BUSY, LOADS_BUSY |
 //! | bytes of the logs | `store_bytes_max` | none: see [`crate::store`] | STORE_FULL, after 60 s |
 //! | ended alerts and their `request_id`s | 1,000, or 64 MiB | none | no refusal: the oldest are removed |
 

@@ -108,6 +108,12 @@ impl ServerStreamingService<FeedRequest> for Feed {
                 }
                 refused(error)
             })?;
+            if let Some(lost) = api.archive.lost_position(&request) {
+                let (log, position) = (lost.log, lost.position);
+                tracing::warn!(node = %request.node, log, position, "node has lost changes");
+                let words = format!("log {log} has lost what the node has at {position}");
+                return Err(Status::out_of_range(words));
+            }
             tracing::info!(
                 node = %request.node,
                 partitions = request.partitions.len(),

@@ -8,6 +8,9 @@ pub(super) fn method(path: &str) -> Method {
         "/clarion.v1.AlertService/WatchAlert" => Method::Events,
         "/clarion.v1.RegistryService/WriteDevices" => Method::Exchange,
         "/clarion.shard.v1.FeedService/Feed" => Method::Events,
+        "/clarion.shard.v1.SnapshotService/LoadSnapshot" => Method::Events,
+        "/clarion.store.v1.BackupService/ReadBackup" => Method::Events,
+        "/clarion.shard.v1.SnapshotService/SaveSnapshot" => Method::Upload,
         _ if path.starts_with("/grpc.reflection.") => Method::Exchange,
         _ => health::method(path),
     }

@@ -7,21 +7,21 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_runtime::{
-    listener::{Budget, Limits, Port, WhenBusy},
+    listener::{Budget, Limits, Port, WhenBusy, meter::COPIES},
     world::Clock,
 };
 use tonic::service::Routes;
 use tower::Layer as _;
 
 use super::{
-    ApiConfig, Context, REQUEST_BYTES_MAX,
+    ApiConfig, Context, REQUEST_BYTES_MAX, backup,
     door::{Door, DoorLayer, FOREIGN_STREAMS_MAX, REQUESTS_MAX, REQUESTS_PER_CONNECTION_MAX},
     feed,
     method::method,
-    registry,
+    registry, snapshots,
     trace::{TraceLayer, Traced},
 };
-use crate::members::NAMES_MAX;
+use crate::{archive::gather::PIECE_BYTES_MAX, members::NAMES_MAX};
 
 /// Maximum number of connections of nodes. A node has one connection, and for a moment two.
 pub const FEED_CONNECTIONS_MAX: usize = NAMES_MAX + 64;
@@ -92,31 +92,33 @@ const METADATA_BYTES_TAKEN: u32 = 80 << 10;
 const WAITING_MAX: usize = 64;
 
 /// Limits of the nodes' port. A feed fills its stream's window and a read-ahead; a request names
-/// partitions and logs.
+/// partitions and logs. A node that starts loads several snapshots beside its feed; each piece of a
+/// snapshot that is saved weighs 3 MiB while it is received.
 #[must_use]
 pub fn feed() -> Limits {
-    let streams_max = FEED_CONNECTIONS_MAX;
+    let streams_max = FEED_CONNECTIONS_MAX + snapshots::SAVES_MAX + snapshots::LOADS_MAX;
+    let messages = (8 << 20) + snapshots::SAVES_MAX * COPIES * PIECE_BYTES_MAX;
     Limits {
         name: "feed",
         connections_max: FEED_CONNECTIONS_MAX,
         // All nodes may be behind one address translator.
         connections_per_peer_max: FEED_CONNECTIONS_MAX,
         when_busy: WhenBusy::Stays,
-        streams_per_connection_max: 4,
+        streams_per_connection_max: 16,
         streams_max,
-        requests_per_connection_max: 4,
+        requests_per_connection_max: 16,
         header_list_bytes_max: 8 << 10,
         stream_window_bytes: 64 << 10,
-        connection_window_bytes: 65_535,
+        connection_window_bytes: 256 << 10,
         streams_unread_max: 64,
         send_buffer_bytes: 512 << 10,
         messages: Budget {
-            bytes: 8 << 20,
-            peer_bytes_max: 8 << 20,
+            bytes: messages,
+            peer_bytes_max: messages,
             free_bytes: 4 << 10,
             streams_max,
             waiting_max: 64,
-            message_bytes_max: feed::REQUEST_BYTES_MAX,
+            message_bytes_max: snapshots::REQUEST_BYTES_MAX,
         },
         inflated: None,
         hello_deadline: Duration::from_secs(5),
@@ -145,7 +147,9 @@ pub async fn serve_feed(
     context: &Arc<Context>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let routes = Routes::new(feed::server(Arc::clone(context)));
+    let routes = Routes::new(feed::server(Arc::clone(context)))
+        .add_service(snapshots::server(Arc::clone(context)))
+        .add_service(backup::server(Arc::clone(context)));
     port.serve(behind_the_door(routes, context.world.clock()), stop).await;
 }
 

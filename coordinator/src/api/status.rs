@@ -156,6 +156,11 @@ pub(super) fn draining() -> Status {
     )
 }
 
+/// UNAVAILABLE: the folder or bucket of objects does not answer.
+pub(super) fn objects_away(message: String) -> Status {
+    again(Code::Unavailable, "OBJECTS_AWAY", message, Duration::from_secs(1))
+}
+
 /// INTERNAL for a defect, which is logged here; the caller does not get its text.
 pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
     tracing::error!(%error, "request hit a coordinator defect");

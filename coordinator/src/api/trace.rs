@@ -23,7 +23,7 @@ use std::{
 
 use clarion_proto::time::Time;
 use clarion_runtime::{
-    listener::Peer,
+    listener::{Method, Peer},
     peers::PeerKey,
     repeated::{AGAIN_AFTER, Repeated},
     world::Clock,
@@ -43,7 +43,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const KINDS_MAX: usize = 512;
 
 /// All methods behind the doors; any other path counts as the method [`UNKNOWN`].
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 20] = [
     "/clarion.v1.AlertService/CreateAlert",
     "/clarion.v1.AlertService/PreviewAlert",
     "/clarion.v1.AlertService/GetAlert",
@@ -58,6 +58,10 @@ const METHODS: [&str; 16] = [
     "/clarion.v1.RegistryService/WriteDevices",
     "/clarion.v1.RegistryService/GetRegistryStats",
     "/clarion.shard.v1.FeedService/Feed",
+    "/clarion.shard.v1.SnapshotService/ListSnapshots",
+    "/clarion.shard.v1.SnapshotService/LoadSnapshot",
+    "/clarion.shard.v1.SnapshotService/SaveSnapshot",
+    "/clarion.store.v1.BackupService/ReadBackup",
     UNKNOWN,
     OTHERS,
 ];
@@ -169,7 +173,9 @@ impl TraceLayer {
     ) {
         let elapsed_ms = elapsed.as_millis();
         let code = status.map_or(Code::Ok, Status::code);
-        if code == Code::Ok && elapsed < SLOW {
+        // A snapshot takes as long as its node needs.
+        let is_slow = elapsed >= SLOW && super::method::method(method) != Method::Upload;
+        if code == Code::Ok && !is_slow {
             return tracing::debug!(elapsed_ms, "request answered in time");
         }
         let peer = address.map_or(PeerKey::NONE, |address| PeerKey::of(address.ip()));

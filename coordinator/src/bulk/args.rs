@@ -6,10 +6,7 @@ use clap::Parser;
 use clarion_proto::ids::AppName;
 
 use super::{column, error::ImportError, source::Format};
-use crate::{
-    config::{Args, Config},
-    store::open::StorePlace,
-};
+use crate::{config::Config, store::open::StorePlace};
 
 /// Import devices from files into the registry.
 #[derive(Debug, Clone, Parser)]
@@ -58,7 +55,9 @@ impl ImportArgs {
     /// # Errors
     /// The address is not one of a coordinator's API.
     pub(super) fn host(&self) -> Option<Result<&str, ImportError>> {
-        self.to.as_deref().map(host_of)
+        let refused =
+            |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
+        self.to.as_deref().map(|to| host_of(to).map_err(refused))
     }
 
     /// Where the import writes, in words.
@@ -81,17 +80,8 @@ impl ImportArgs {
     /// # Errors
     /// The configuration is wrong, or its store keeps nothing.
     pub(super) fn store(&self) -> Result<StoreAt, ImportError> {
-        let mut args = vec!["coordinator".into()];
-        let mut option = |name: &str, value: &Option<PathBuf>| {
-            args.extend(value.iter().flat_map(|path| [name.into(), path.clone().into_os_string()]));
-        };
-        option("--config", &self.config);
-        option("--data-dir", &self.data_dir);
-        let args = Args::try_parse_from(args).map_err(|error| ImportError::Option {
-            option: "environment",
-            problem: error.to_string(),
-        })?;
-        let config = Config::load(args).map_err(Box::new)?;
+        let config = Config::of_store(self.config.as_ref(), self.data_dir.as_ref());
+        let config = config.map_err(Box::new)?;
         if matches!(config.store.place, StorePlace::Memory) {
             let problem = "its store is memory, which keeps nothing; use --to".to_owned();
             return Err(ImportError::Option { option: "--config", problem });
@@ -103,25 +93,36 @@ impl ImportArgs {
     /// # Errors
     /// The name is not one of an app.
     pub(super) fn app(&self) -> Result<Option<String>, ImportError> {
-        let app = self.app.as_deref().map(AppName::from_name).transpose();
-        let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
-        Ok(app.map(|app| app.name()))
+        app_of(self.app.as_deref())
     }
+}
+
+/// The name of an app of the option `--app`.
+///
+/// # Errors
+/// The name is not one of an app.
+pub(super) fn app_of(app: Option<&str>) -> Result<Option<String>, ImportError> {
+    let app = app.map(AppName::from_name).transpose();
+    let app = app.map_err(|e| ImportError::Option { option: "--app", problem: e.problem })?;
+    Ok(app.map(|app| app.name()))
 }
 
 /// Configuration of a coordinator whose store the import writes into.
 #[derive(Debug)]
 pub(super) struct StoreAt(pub(super) Box<Config>);
 
-fn host_of(to: &str) -> Result<&str, ImportError> {
-    let problem = |problem: &str| ImportError::Option { option: "--to", problem: problem.into() };
-    if to.starts_with("https://") {
-        return Err(problem("must begin with http://: the API has no TLS of its own"));
+/// Host and port of a coordinator's address.
+///
+/// # Errors
+/// What the address must be.
+pub(crate) fn host_of(address: &str) -> Result<&str, &'static str> {
+    if address.starts_with("https://") {
+        return Err("must begin with http://: the coordinator has no TLS of its own");
     }
-    let host = to.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
+    let host = address.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
     let port = |host: &str| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
     host.filter(|host| port(host) && !host.contains('/'))
-        .ok_or_else(|| problem("must be http://HOST:PORT, such as http://127.0.0.1:7400"))
+        .ok_or("must be http://HOST:PORT, such as http://127.0.0.1:7400")
 }
 
 fn after_help() -> String {

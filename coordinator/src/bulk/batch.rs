@@ -15,7 +15,7 @@ use super::{
     column::Column,
     error::ImportError,
     position::Position,
-    row::{Fault, Row},
+    row::{Changes, Fault, Row},
     source::Source,
 };
 
@@ -147,33 +147,62 @@ fn pack(
     file: usize,
     packing: &Packing,
 ) -> Result<Option<Batch>, ImportError> {
-    let mut request =
-        wire::WriteDevicesRequest { batch_id: id, historic: packing.historic, changes: Vec::new() };
-    let mut changes = Vec::new();
-    let (mut rejects, mut rows, mut bytes) = (Vec::new(), 0, 0);
+    let mut packed = Packed::new(id, packing.historic);
     let mut row = Row::default();
-    while rows < ROWS_MAX && bytes < BYTES_ENOUGH && source.next_row(&mut row)? {
-        rows += 1;
-        match row.take_changes(packing.app.as_deref()) {
+    while !packed.is_full() && source.next_row(&mut row)? {
+        packed.push(row.number, row.take_changes(packing.app.as_deref()));
+    }
+    Ok(packed.into_batch(file, source.position()))
+}
+
+/// Rows on their way into a batch.
+pub(super) struct Packed {
+    request: wire::WriteDevicesRequest,
+    changes: Vec<u64>,
+    rejects: Vec<Reject>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Packed {
+    pub(super) fn new(id: u64, historic: bool) -> Self {
+        let request = wire::WriteDevicesRequest { batch_id: id, historic, changes: Vec::new() };
+        Self { request, changes: Vec::new(), rejects: Vec::new(), rows: 0, bytes: 0 }
+    }
+
+    /// Whether the batch is complete.
+    pub(super) fn is_full(&self) -> bool {
+        self.rows >= ROWS_MAX || self.bytes >= BYTES_ENOUGH
+    }
+
+    /// Adds the changes of a row, or its fault.
+    pub(super) fn push(&mut self, row: u64, changes: Result<Changes, Fault>) {
+        self.rows += 1;
+        match changes {
             Ok((change, mute)) => {
                 for change in std::iter::once(change).chain(mute) {
-                    bytes += change.encoded_len();
-                    request.changes.push(change);
-                    changes.push(row.number);
+                    self.bytes += change.encoded_len();
+                    self.request.changes.push(change);
+                    self.changes.push(row);
                 }
             }
-            Err(fault) => rejects.push(Reject { row: row.number, fault }),
+            Err(fault) => self.rejects.push(Reject { row, fault }),
         }
     }
-    Ok((rows > 0).then(|| Batch {
-        id,
-        request: request.encode_to_vec().into(),
-        rows: rows as u64,
-        file,
-        end: source.position(),
-        changes,
-        rejects,
-    }))
+
+    /// The batch of these rows, which ends there; `None`: there are no rows.
+    pub(super) fn into_batch(self, file: usize, end: Position) -> Option<Batch> {
+        let Self { request, changes, rejects, rows, .. } = self;
+        (rows > 0).then(|| Batch {
+            id: request.batch_id,
+            request: request.encode_to_vec().into(),
+            rows: rows as u64,
+            file,
+            end,
+            changes,
+            rejects,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,14 @@ impl Column {
         self as usize
     }
 
+    /// The column of a name.
+    ///
+    /// # Errors
+    /// The names of all columns.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        Self::of_name(name).ok_or_else(|| format!("must be one of {}; got {name:?}", known()))
+    }
+
     /// The column that a header names, in any case and with spaces around it.
     fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|column| column.name().eq_ignore_ascii_case(name.trim()))

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use clarion_runtime::world::{Clock, World};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     args::StoreAt,
     error::ImportError,
     flow::{Flow, Step, retry},
-    ledger::Ledger,
+    ledger::{Acknowledged as _, Ledger},
     stream::{Batches, WriteError},
 };
 use crate::{
@@ -22,7 +23,8 @@ use crate::{
     },
     dispatch::NewestObservation,
     folder::DataFolder,
-    heads,
+    heads::{self, Former},
+    objects::Objects,
     state::{self, Kept},
     store::{AlertStore, ChangeLog, open::StorePlace},
 };
@@ -37,6 +39,9 @@ pub(super) struct Direct {
     pub(super) device_key: DeviceKey,
     /// Number of partitions of the cluster.
     pub(super) partitions: u16,
+    /// Where the ends of the logs are kept, which show a store that went back.
+    objects: Objects,
+    world: World,
     /// Locked until the import has ended.
     pub(super) _folder: Option<DataFolder>,
 }
@@ -59,7 +64,15 @@ impl Direct {
         heads::check(&*store, &objects, config.accept_lost_changes).await?;
         let device_key = config.api.device_key;
         let (apps, log) = (Arc::clone(&store) as _, store as _);
-        Ok(Self { apps, log, device_key, partitions: config.api.partitions, _folder: folder })
+        let (partitions, world) = (config.api.partitions, world.clone());
+        Ok(Self { apps, log, device_key, partitions, objects, world, _folder: folder })
+    }
+
+    /// Writes the ends of the logs, as a coordinator does when it ends.
+    async fn keep_ends(&self) {
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        heads::keep(&*self.log, &self.objects, Former::default(), &self.world, stopped).await;
     }
 
     /// Writes all batches, one after another, while the reader packs the next ones.
@@ -75,7 +88,10 @@ impl Direct {
         let (observed, mut flow) = (NewestObservation::default(), Flow::default());
         loop {
             if flow.is_empty() {
-                let Some(batch) = batches.next().await else { return Ok(()) };
+                let Some(batch) = batches.next().await else {
+                    self.keep_ends().await;
+                    return Ok(());
+                };
                 flow.push(batch);
             }
             let Some(request) = flow.next_to_send() else { continue };
@@ -116,7 +132,7 @@ impl Direct {
                 },
             };
             let after = flow.broken(after, &problem).map_err(WriteError::Import)?;
-            ledger.say(&format!("import: {problem}; trying again in {} ms", after.as_millis()));
+            ledger.say(&format!("{problem}; trying again in {} ms", after.as_millis()));
             sleep(after).await;
         }
     }

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 
 use tonic::Status;
 
-use crate::{config::ConfigError, folder::FolderError, heads::HeadsError, store::sql::OpenError};
+use crate::{
+    config::ConfigError, heads::HeadsError, private_folder::FolderError, state::KeptError,
+};
 
 /// Reason why an import cannot start or go on. A row that is refused is none: it goes to the file
 /// of rejects.
@@ -37,12 +39,15 @@ pub(super) enum ImportError {
     /// The data folder cannot be used; a coordinator may run on it.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The store cannot be opened; a coordinator may run on it.
-    #[error("store: {0}")]
-    Store(#[from] OpenError),
+    /// The store or its objects cannot be opened; a coordinator may run on them.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// The store lacks what it had, or that cannot be found out.
     #[error(transparent)]
     Heads(#[from] HeadsError),
+    /// The database that is followed cannot be read.
+    #[error("database: {0}")]
+    Database(String),
     /// The system refused a thread.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),

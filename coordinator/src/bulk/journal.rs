@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{
@@ -85,16 +85,7 @@ impl Mark {
     /// # Errors
     /// The file is unreadable, or belongs to another import: other files, or other content.
     pub(super) fn resume(&self, path: &Path) -> Result<Option<Self>, ImportError> {
-        let text = match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ImportError::file(path, "read", error)),
-            Ok(of) if of.len() > RESUME_BYTES_MAX => {
-                return Err(ImportError::content(path, "is too large for a resume file"));
-            }
-            Ok(_) => fs::read(path).map_err(|e| ImportError::file(path, "read", e))?,
-        };
-        let mark: Self = serde_json::from_slice(&text)
-            .map_err(|e| ImportError::content(path, format!("is no resume file: {e}")))?;
+        let Some(mark) = read_mark::<Self>(path)? else { return Ok(None) };
         let over = "; to import from the beginning, delete it";
         if mark.version != VERSION {
             let problem = format!("has version {}; this program has {VERSION}{over}", mark.version);
@@ -190,21 +181,42 @@ impl Journal {
         Ok(entry.mark)
     }
 
-    /// Replaces the resume file as a whole: after a kill it is the old one or the new one.
     fn replace_mark(&self, mark: &Mark) -> Result<(), ImportError> {
         let Some(path) = &self.resume else { return Ok(()) };
-        let failed = |error| ImportError::file(path, "written", error);
-        let text = serde_json::to_vec(mark).map_err(|e| failed(e.into()))?;
-        let mut name = path.clone().into_os_string();
-        name.push(".new");
-        let new = PathBuf::from(name);
-        let mut file = File::create(&new).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&new, path).map_err(failed)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
-        folder.sync_all().map_err(failed)
+        replace(path, mark)
     }
+}
+
+/// Replaces a resume file as a whole: after a kill it is the old one or the new one.
+pub(super) fn replace(path: &Path, mark: &impl Serialize) -> Result<(), ImportError> {
+    let failed = |error| ImportError::file(path, "written", error);
+    let text = serde_json::to_vec(mark).map_err(|e| failed(e.into()))?;
+    let mut name = path.to_owned().into_os_string();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut file = File::create(&new).map_err(failed)?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    folder.sync_all().map_err(failed)
+}
+
+/// Reads a resume file; `None`: there is none.
+///
+/// # Errors
+/// The file is unreadable, or no resume file.
+pub(super) fn read_mark<M: DeserializeOwned>(path: &Path) -> Result<Option<M>, ImportError> {
+    let text = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ImportError::file(path, "read", error)),
+        Ok(of) if of.len() > RESUME_BYTES_MAX => {
+            return Err(ImportError::content(path, "is too large for a resume file"));
+        }
+        Ok(_) => fs::read(path).map_err(|e| ImportError::file(path, "read", e))?,
+    };
+    let mark = serde_json::from_slice(&text);
+    mark.map(Some).map_err(|e| ImportError::content(path, format!("is no resume file: {e}")))
 }
 
 /// Opens the file of rejects: a new one if `bytes` is 0, or one of that length at least.
@@ -250,7 +262,8 @@ fn lines(file: &str, rejects: &[Reject]) -> String {
     text
 }
 
-fn quoted(text: &str) -> String {
+/// A value of CSV.
+pub(super) fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

@@ -11,6 +11,18 @@ use super::{
 /// Number of rejects that are shown if no file takes them.
 const SHOWN_MAX: u64 = 10;
 
+/// What takes acknowledged batches.
+pub(super) trait Acknowledged {
+    /// Takes the rows of an acknowledged batch.
+    ///
+    /// # Errors
+    /// Nothing more can be acknowledged.
+    async fn take(&mut self, batch: &Batch, outcome: Outcome) -> Result<(), JournalEnded>;
+
+    /// Tells of trouble that passes.
+    fn say(&self, text: &str);
+}
+
 /// Acknowledged rows of an import.
 pub(super) struct Ledger {
     mark: Mark,
@@ -35,15 +47,16 @@ impl Ledger {
         Self { mark, journal, progress, shown }
     }
 
-    /// Takes the rows of an acknowledged batch. Waits while the disk is slow.
-    ///
-    /// # Errors
-    /// The journal has ended.
-    pub(super) async fn take(
-        &mut self,
-        batch: &Batch,
-        outcome: Outcome,
-    ) -> Result<(), JournalEnded> {
+    /// Ends the journal, and returns the mark behind the last rows.
+    pub(super) fn finish(self) -> Mark {
+        self.progress.finish();
+        self.mark
+    }
+}
+
+impl Acknowledged for Ledger {
+    /// Waits while the disk is slow.
+    async fn take(&mut self, batch: &Batch, outcome: Outcome) -> Result<(), JournalEnded> {
         let Outcome { rejects, written, warned } = outcome;
         if let Some(files) = &self.shown {
             let left = SHOWN_MAX.saturating_sub(self.mark.counts.rejected);
@@ -63,14 +76,7 @@ impl Ledger {
         self.journal.send(entry).await.map_err(|_| JournalEnded)
     }
 
-    /// Tells of trouble that passes.
-    pub(super) fn say(&self, text: &str) {
-        self.progress.say(text);
-    }
-
-    /// Ends the journal, and returns the mark behind the last rows.
-    pub(super) fn finish(self) -> Mark {
-        self.progress.finish();
-        self.mark
+    fn say(&self, text: &str) {
+        self.progress.say(&format!("import: {text}"));
     }
 }

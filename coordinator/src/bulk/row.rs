@@ -106,6 +106,40 @@ impl Row {
         Ok((change, mute))
     }
 
+    /// Turns the row into the removal of its device, which was seen removed when the row was
+    /// observed or, if that is later, at `removed`.
+    ///
+    /// # Errors
+    /// The first column whose value is missing or malformed.
+    pub(super) fn take_removal(
+        &mut self,
+        app: Option<&str>,
+        removed: &Value,
+    ) -> Result<Changes, Fault> {
+        if let Ok(at) = removed.observed() {
+            let observed = &mut self.values[Column::Observed.index()];
+            if observed.observed().is_ok_and(|observed| observed < at) {
+                *observed = removed.clone();
+            }
+        }
+        // A place or a choice of a removed device has no meaning, and may be gone.
+        for column in Column::ALL {
+            if !matches!(column, Column::App | Column::Device | Column::Token | Column::Observed) {
+                self.values[column.index()] = Value::Absent;
+            }
+        }
+        let (mut change, _) = self.take_changes(app)?;
+        let Some(Change::Registration(registration)) = change.change.take() else {
+            return Err(Fault::of_row("has no registration to remove"));
+        };
+        if change.device.is_empty() {
+            let wire::Registration { app, token, .. } = registration;
+            change.token_device = Some(wire::TokenDevice { app, token });
+        }
+        change.change = Some(Change::Removal(wire::Removal {}));
+        Ok((change, None))
+    }
+
     fn text(&mut self, column: Column) -> Result<String, Fault> {
         let value = std::mem::take(&mut self.values[column.index()]);
         value.into_text().map_err(|problem| Fault::of(column, problem))

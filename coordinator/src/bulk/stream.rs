@@ -29,7 +29,7 @@ use super::{
     batch::Batch,
     error::ImportError,
     flow::{Flow, Step, WINDOW, retry},
-    ledger::{JournalEnded, Ledger},
+    ledger::{Acknowledged, JournalEnded},
 };
 
 /// Method that writes devices.
@@ -47,6 +47,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Batches of the files, and the error that ended their reading.
 pub(super) struct Batches {
     from: mpsc::Receiver<Result<Batch, ImportError>>,
+    /// The first batch, if it was waited for.
+    first: Option<Batch>,
     failed: Option<ImportError>,
     has_ended: bool,
 }
@@ -54,11 +56,14 @@ pub(super) struct Batches {
 impl Batches {
     /// The batches of a reader.
     pub(super) fn new(from: mpsc::Receiver<Result<Batch, ImportError>>) -> Self {
-        Self { from, failed: None, has_ended: false }
+        Self { from, first: None, failed: None, has_ended: false }
     }
 
     /// The next batch; `None` after the last one, and after an error.
     pub(super) async fn next(&mut self) -> Option<Batch> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
         match self.from.recv().await {
             Some(Ok(batch)) => return Some(batch),
             Some(Err(error)) => self.failed = Some(error),
@@ -66,6 +71,17 @@ impl Batches {
         }
         self.has_ended = true;
         None
+    }
+
+    /// Waits for the first batch; false: there is none.
+    pub(super) async fn wait(&mut self) -> bool {
+        self.first = self.next().await;
+        self.first.is_some()
+    }
+
+    /// Takes no more batches: their reader is not held up by a writer that has ended.
+    pub(super) fn close(&mut self) {
+        self.from.close();
     }
 
     /// The error that ended the reading, if one did.
@@ -102,7 +118,7 @@ pub(super) async fn write_all(
     world: &World,
     host: &str,
     batches: &mut Batches,
-    ledger: &mut Ledger,
+    ledger: &mut impl Acknowledged,
 ) -> Result<(), WriteError> {
     let mut flow = Flow::default();
     loop {
@@ -120,7 +136,7 @@ pub(super) async fn write_all(
             Ended::Journal(ended) => return Err(WriteError::Journal(ended)),
         };
         let after = flow.broken(after, &problem).map_err(WriteError::Import)?;
-        ledger.say(&format!("import: {problem}; trying again in {} ms", after.as_millis()));
+        ledger.say(&format!("{problem}; trying again in {} ms", after.as_millis()));
         sleep(after).await;
     }
 }
@@ -129,7 +145,7 @@ pub(super) async fn write_all(
 async fn carry(
     flow: &mut Flow,
     batches: &mut Batches,
-    ledger: &mut Ledger,
+    ledger: &mut impl Acknowledged,
     requests: &mpsc::Sender<Bytes>,
     mut answers: Streaming<WriteDevicesResponse>,
 ) -> Result<Ended, ImportError> {

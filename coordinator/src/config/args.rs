@@ -44,6 +44,10 @@ pub(super) const REGISTRATION_EXPIRY_DAYS_APNS: u32 = 0;
 /// practices for FCM registration token management").
 pub(super) const REGISTRATION_EXPIRY_DAYS_FCM: u32 = 270;
 pub(super) const STORE_BYTES_MAX: u64 = 4 << 30;
+/// Default time between two snapshots: a node that starts reads ten minutes of changes behind one.
+pub(super) const SNAPSHOT_EVERY_SECONDS: u64 = 600;
+pub(super) const SNAPSHOT_KEEP_SECONDS: u64 = 3_600;
+pub(super) const KEY_ROTATION_MINUTES: u32 = 60;
 pub(super) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -127,12 +131,22 @@ options! {
          server asks for no password";
     data_dir: PathBuf = DATA_DIR, "CLARION_DATA_DIR", "DIR",
         "Data folder, created with mode 0700 if it does not exist; one process uses it at a time. \
-         Not used with --store memory, and not with another store and --device-key-file";
+         Not used with --store memory, and not with another store, --device-key-file and --objects";
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     #[arg(value_parser = BoolishValueParser::new())]
     accept_lost_changes: bool, "CLARION_ACCEPT_LOST_CHANGES", "BOOL",
         "Start although the store has lost changes that were acknowledged; set it for one start, \
          after an error that says so; default: refuse to start";
+    objects: String, "CLARION_OBJECTS", "PLACE",
+        "Place of snapshots and of half of every data key: file:PATH, a folder that is created \
+         with mode 0700 if it does not exist, or s3://BUCKET/PREFIX, with the variables \
+         AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot be read \
+         without it. Default: the folder objects in the data folder; a store postgres:// has no \
+         default (--store memory: memory)";
+    key_rotation_minutes: u32 = KEY_ROTATION_MINUTES, "CLARION_KEY_ROTATION_MINUTES", "MINUTES",
+        "Time between two data keys, in minutes, 1 to 1440. A key is erased when no batch and no \
+         snapshot needs it, and with it what it sealed, in backups of the database, too; a longer \
+         time delays that";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "Prefix of the title of EXERCISE alerts, at most 64 bytes, not blank";
     #[arg(num_args = 0..=1, default_missing_value = "true")]
@@ -179,6 +193,15 @@ options! {
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
         "Limit of the logs, in bytes, in memory or on disk as the store is; the last 64 MiB (an \
          eighth of a small limit) are reserved for removals, mutes and dead tokens";
+    snapshot_every_seconds: u64 = SNAPSHOT_EVERY_SECONDS, "CLARION_SNAPSHOT_EVERY_SECONDS",
+        "SECONDS",
+        "Time between two snapshots of a partition whose log grows, in seconds, 10 to 21600; 0: \
+         nodes save none, and the logs are never trimmed. A node that starts loads the newest \
+         snapshot and reads the log from there";
+    snapshot_keep_seconds: u64 = SNAPSHOT_KEEP_SECONDS, "CLARION_SNAPSHOT_KEEP_SECONDS", "SECONDS",
+        "Time for which a replaced snapshot and the log behind it are kept, in seconds, 60 to \
+         604800; the log is kept for less time while the logs fill more than half of \
+         --store-bytes-max. A node that needs longer to load a snapshot must start over";
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
         "Time limit of a graceful shutdown, in milliseconds, 1 to 600000";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",

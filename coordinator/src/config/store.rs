@@ -53,6 +53,8 @@ pub(super) struct StoreOptions {
     pub(super) data_dir: Given<PathBuf>,
     /// Whether the device key comes from a file of the operator.
     pub(super) has_device_key: bool,
+    /// Whether the operator names the place of the objects.
+    pub(super) has_objects: bool,
 }
 
 /// Returns the place of the store, and the data folder; no folder if nothing is kept in one.
@@ -60,7 +62,7 @@ pub(super) fn store(
     options: StoreOptions,
     places: &Places<'_>,
 ) -> Result<(StorePlace, Option<PathBuf>), ConfigError> {
-    let StoreOptions { store, password_file, data_dir, has_device_key } = options;
+    let StoreOptions { store, password_file, data_dir, has_device_key, has_objects } = options;
     let folder = match &data_dir.value {
         Some(path) => data_dir.place(places).resolve(path),
         None => PathBuf::from(DATA_DIR),
@@ -84,9 +86,8 @@ pub(super) fn store(
     }
     let needs_folder = match &place {
         StorePlace::Memory => false,
-        StorePlace::Sqlite(_) | StorePlace::Postgres { .. } => {
-            store.value.is_none() || !has_device_key
-        }
+        StorePlace::Sqlite(_) => store.value.is_none() || !has_device_key || !has_objects,
+        StorePlace::Postgres { .. } => !has_device_key,
     };
     Ok((place, needs_folder.then_some(folder)))
 }
@@ -114,7 +115,7 @@ fn place(text: &str, resolve: impl Fn(&Path) -> PathBuf) -> Result<StorePlace, S
 }
 
 /// Reads a password: the content of the file without the end of its line.
-fn read_password(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn read_password(path: &Path) -> Result<SecretString, String> {
     let shown = path.display();
     let text = Zeroizing::new(
         fs::read_to_string(path).map_err(|e| format!("{shown}: cannot be read: {e}"))?,
@@ -157,6 +158,7 @@ mod tests {
             password_file: Given::of("store_password_file", None, None),
             data_dir: Given::of("data_dir", data_dir.map(PathBuf::from), None),
             has_device_key,
+            has_objects: has_device_key,
         };
         let (place, folder) = super::store(options, &places).map_err(|e| e.to_string())?;
         Ok((format!("{place:?}"), folder))
@@ -218,6 +220,7 @@ mod tests {
                 password_file: Given::of("store_password_file", Some(path.clone()), None),
                 data_dir: Given::of("data_dir", None, None),
                 has_device_key,
+                has_objects: true,
             };
             super::store(options, &places)
                 .map_err(|e| e.to_string().replace(&path.display().to_string(), "P"))

@@ -99,6 +99,17 @@ fn ages_and_expiry_are_in_days() {
 }
 
 #[test]
+fn snapshots_are_saved_every_ten_minutes_and_kept_for_an_hour() {
+    let times = |text: &str| {
+        let archive = load(text).expect("valid").archive;
+        (archive.every.as_secs(), archive.keep.as_secs())
+    };
+    assert_eq!(times(""), (600, 3_600));
+    assert_eq!(times("snapshot_every_seconds = 0\nsnapshot_keep_seconds = 60"), (0, 60));
+    assert_eq!(times("snapshot_every_seconds = 21600"), (21_600, 3_600));
+}
+
+#[test]
 fn lanes_are_read_and_keys_are_never_shown() {
     let config = load(&lane("test")).expect("valid");
     let gateway = gateway_of(&config, "apns").expect("there");
@@ -156,6 +167,11 @@ fn a_problem_is_one_line_with_file_key_and_words() {
             "registration_expiry_days_apns = 3651",
             "F: registration_expiry_days_apns: must be 0 (never) or 30 to 3650 days; got 3651",
         ),
+        (
+            "snapshot_every_seconds = 9",
+            "F: snapshot_every_seconds: must be 0 (no snapshots) or 10 to 21600 seconds; got 9",
+        ),
+        ("snapshot_keep_seconds = 59", "F: snapshot_keep_seconds: must be 60 to 604800; got 59"),
         ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8; got 9"),
         ("cluster = \"Prod\"", "F: cluster: must begin with a letter a-z; got 'P'"),
         ("cluster = \"\"", "F: cluster: must have 1 to 63 characters; got 0"),

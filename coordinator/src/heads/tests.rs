@@ -6,11 +6,19 @@ use clarion_proto::{
 };
 
 use super::*;
-use crate::store::{
-    RecordBatch,
-    sql::{MadeFor, SqlStore},
-    sqlite::SqliteEngine,
+use crate::{
+    seal::{Generation, Seals},
+    store::{
+        RecordBatch,
+        sql::{MadeFor, SqlStore},
+        sqlite::SqliteEngine,
+    },
 };
+
+/// The same key for every store of a test.
+fn seals() -> Arc<Seals> {
+    Arc::new(Seals::new(Generation(1), &[1; 32]))
+}
 
 type Store = SqlStore<SqliteEngine>;
 
@@ -18,7 +26,7 @@ async fn open(path: &Path) -> Store {
     let made_for = MadeFor { cluster: "c".to_owned(), partitions: 4, logs: 4, device_key: None };
     let world = World::system();
     let engine = SqliteEngine::open(path, world.clock()).await.expect("a file");
-    SqlStore::open(engine, &made_for, 1 << 30, 0, &world).await.expect("ours")
+    SqlStore::open(engine, &made_for, 1 << 30, 0, seals(), &world).await.expect("ours")
 }
 
 async fn append(store: &Store, log: u16, byte: u8) {
@@ -157,6 +165,9 @@ impl ChangeLog for Growing {
     }
     fn logs(&self) -> u16 {
         self.0.logs()
+    }
+    fn usage(&self) -> crate::store::Usage {
+        self.0.usage()
     }
     fn links(&self) -> Vec<Link> {
         vec![Link { log: LogId(0), position: Position(*self.1.lock()), chain: [0; 32] }]

@@ -34,6 +34,17 @@ impl Ramp {
         }
     }
 
+    /// Warms the lane up to at least `warm`, which a former process has recorded.
+    pub(crate) fn raise(&mut self, warm: Duration, now: Time) {
+        let warm = self.warm(Duration::MAX, now).max(warm);
+        *self = Self { warm, since: now, busy: self.busy };
+    }
+
+    /// Whether the lane is busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Share of the quota that the lane uses now, in thousandths, with a ramp of `length`.
     pub(crate) fn share(&self, length: Duration, now: Time) -> u64 {
         if length.is_zero() {
@@ -44,9 +55,13 @@ impl Ramp {
         SHARE_MIN + u64::try_from(risen).expect("at most the whole")
     }
 
-    fn warm(&self, length: Duration, now: Time) -> Duration {
-        let passed = now.since(self.since);
-        if self.busy { (self.warm + passed).min(length) } else { self.warm.saturating_sub(passed) }
+    /// Completed part of a ramp of `length`.
+    pub(crate) fn warm(&self, length: Duration, now: Time) -> Duration {
+        let (warm, passed) = (self.warm.min(length), now.since(self.since));
+        match self.busy {
+            true => warm.saturating_add(passed).min(length),
+            false => warm.saturating_sub(passed),
+        }
     }
 }
 

@@ -10,8 +10,8 @@
 //! within 20 minutes, which APNs answers with 429 `TooManyProviderTokenUpdates`. Slots of 24
 //! minutes keep 4 minutes from Apple's limit. A token is 24 minutes old when it is replaced, which
 //! leaves half an hour for clocks that differ, and lets nodes use the former token for ten minutes
-//! until APNs has accepted the new token. [`super::mints`] keeps 20 minutes between the first two
-//! tokens of a process, too; its first token may be 48 minutes old when it is replaced.
+//! until APNs has accepted the new token. [`super::mints`] keeps 20 minutes between any two tokens,
+//! over restarts, too; a first token may be 48 minutes old when it is replaced.
 //!
 //! If APNs calls a token expired within its slot, the token is not replaced before the slot ends:
 //! Apple's rule has no exception, and senders who broke it got 429 for hours
@@ -22,11 +22,16 @@
 use std::time::Duration;
 
 use clarion_proto::ids::UnixMillis;
-use clarion_runtime::world::Moment;
+use data_encoding::HEXLOWER;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use ring::{
+    digest::{self, SHA256},
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ApnsKey, mints::Mints, token::Rules};
+use super::{ApnsKey, mints, token::Rules};
 use crate::lane::ProviderToken;
 
 /// Wall time for which a key has one token; slots begin at whole multiples since 1970.
@@ -35,7 +40,7 @@ pub(crate) const SLOT: Duration = Duration::from_mins(24);
 pub(crate) const RULES: Rules = Rules { spacing: SLOT };
 /// Delay of the next token after the beginning of its slot: timers and the wall clock differ by
 /// less.
-const MARGIN: Duration = Duration::from_secs(1);
+pub(super) const MARGIN: Duration = Duration::from_secs(1);
 /// Pause after a failure to sign. No token was issued, so the spacing does not apply.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -60,27 +65,28 @@ pub(crate) fn rest_of_slot(now: UnixMillis) -> Duration {
     Duration::from_millis(SLOT_MILLIS - now.0 % SLOT_MILLIS)
 }
 
-/// Makes the token that a key uses now, as `bearer …`, and returns it with the time until the next
-/// token is due. A slot has the same token in any process. Takes about 300 µs.
-pub(crate) fn mint(
-    key: &ApnsKey,
-    mints: &mut Mints,
-    now: Moment,
-) -> Result<(ProviderToken, Duration), MintError> {
-    let (slot, rest) = mints.slot(signer(key), now);
-    Ok((token(key, slot)?, rest + MARGIN))
+/// Name of the record of a key: a hash of its public key and of Apple's names. Public keys of APNs
+/// are not published, so the name cannot be guessed from Apple's names alone.
+///
+/// # Errors
+/// The key signs no ES256 token.
+pub(super) fn record(key: &ApnsKey) -> Result<String, MintError> {
+    let encoding = encoding_key(key)?;
+    let format = &ECDSA_P256_SHA256_FIXED_SIGNING;
+    let pair = EcdsaKeyPair::from_pkcs8(format, encoding.as_bytes(), &SystemRandom::new());
+    let pair =
+        pair.map_err(|e| MintError { credential: key.name.clone(), reason: e.to_string() })?;
+    let mut hash = digest::Context::new(&SHA256);
+    hash.update(pair.public_key().as_ref());
+    hash.update(format!("{}/{}", key.team_id, key.key_id).as_bytes());
+    Ok(format!("{}{}", mints::PREFIX, HEXLOWER.encode(hash.finish().as_ref())))
 }
 
-/// Makes the token of the slot that begins then.
-fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
-    // The library's errors name the format at fault, never the key's bytes.
-    let error = |e: jsonwebtoken::errors::Error| MintError {
-        credential: key.name.clone(),
-        reason: e.to_string(),
-    };
+/// Makes the token of the slot that begins then, as `bearer …`: the same in any process. Takes about
+/// 300 µs.
+pub(super) fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
     clarion_runtime::jwt::install();
-    let key_of_ours =
-        EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
+    let encoding = encoding_key(key)?;
     // No `typ`: Apple specifies only `alg` and `kid`.
     let header = Header {
         typ: None,
@@ -89,11 +95,20 @@ fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
         ..Header::default()
     };
     let claims = Claims { iss: &key.team_id, iat: slot.0 / 1_000 };
-    let token = jsonwebtoken::encode(&header, &claims, &key_of_ours).map_err(error)?;
+    let token = jsonwebtoken::encode(&header, &claims, &encoding).map_err(error(key))?;
     Ok(ProviderToken {
         authorization: SecretString::from(format!("bearer {token}")),
         signer: signer(key),
     })
+}
+
+fn encoding_key(key: &ApnsKey) -> Result<EncodingKey, MintError> {
+    EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error(key))
+}
+
+/// The library's errors name the format at fault, never the key's bytes.
+fn error(key: &ApnsKey) -> impl Fn(jsonwebtoken::errors::Error) -> MintError {
+    |e| MintError { credential: key.name.clone(), reason: e.to_string() }
 }
 
 /// Hash of Apple's names of team and key: the same in every process, different for each key.

@@ -6,6 +6,7 @@ use crate::{
     lane::LaneSpec,
     lane_owner::{health::LaneStatus, refusal::LaneError},
     owners::NodeName,
+    store::StoreError,
 };
 use clarion_proto::{ids::LaneId, wire::shard_v1::LaneHealth};
 
@@ -25,6 +26,10 @@ pub(crate) enum Log {
     CredentialReloaded { credential: String },
     /// All lanes of a credential have a new token.
     TokenReplaced { credential: String },
+    /// A key that had waited for the store gave a token out without a record.
+    TokenUnrecorded { credential: String },
+    /// The store refused an operation on the lanes' records, so many times since the last message.
+    RecordsFailed { error: StoreError, times: u64 },
     /// A try to get a token failed, for the given number of times since the last message.
     TokenFailed {
         credential: String,
@@ -71,6 +76,13 @@ impl Log {
             }
             Self::TokenReplaced { credential } => {
                 tracing::info!(credential, "provider token replaced");
+            }
+            Self::TokenUnrecorded { credential } => tracing::warn!(
+                credential,
+                "provider token given out unrecorded: the store does not answer"
+            ),
+            Self::RecordsFailed { error, times } => {
+                tracing::warn!(%error, times, "records of the lanes not stored; retrying");
             }
             Self::TokenFailed { credential, has_token, error, times, is_passing: true } => {
                 tracing::warn!(

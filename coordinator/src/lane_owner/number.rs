@@ -37,7 +37,7 @@ impl LaneOwner {
             }
             return;
         };
-        if let Err(error) = self.ensure(&key, now) {
+        if let Err(error) = self.ensure(&key) {
             self.log(Log::LaneNotCreated { error });
         }
     }

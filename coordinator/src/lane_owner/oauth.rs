@@ -77,7 +77,7 @@ pub(crate) enum ExchangeError {
     NoMetadataServer { status: u16 },
     /// The proxy opened no tunnel.
     #[error(transparent)]
-    Proxy(#[from] TunnelError),
+    Proxy(TunnelError),
     /// One of several steps failed.
     #[error("{step} at {host}: {error}")]
     Step { step: &'static str, host: String, error: Box<ExchangeError> },
@@ -86,7 +86,7 @@ pub(crate) enum ExchangeError {
     Connect(std::io::Error),
     /// The connection broke during the exchange; a retry helps.
     #[error("the connection broke: {0}")]
-    Http(#[from] hyper::Error),
+    Http(hyper::Error),
     /// The endpoint did not answer within [`DEADLINE`]; a retry helps.
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Deadline,

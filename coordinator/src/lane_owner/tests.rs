@@ -9,7 +9,11 @@ use super::{
     fixtures::{account, authorization, credential, key, owner, owner_of_accounts, with_key_id},
     *,
 };
-use crate::fixtures::{gateway, node};
+use crate::{
+    fixtures::{gateway, node},
+    lane::ProviderToken,
+    lane_owner::oauth::{AccessToken, ExchangeError},
+};
 
 /// 1,250,000 slots of 24 minutes.
 const WALL: u64 = 1_800_000_000_000;
@@ -19,23 +23,28 @@ fn at(millis: u64) -> Moment {
     Moment { at: Time(millis * 1_000), wall: UnixMillis(WALL + millis) }
 }
 
-/// Carries out the outputs so far; returns the exchanges that begin.
-fn carry_out(owner: &mut LaneOwner, standing: &mut Standing) -> Vec<Arc<Credential>> {
+/// Carries out the outputs so far, with a store that never fails; returns the exchanges that begin.
+fn carry_out(owner: &mut LaneOwner, standing: &mut Standing, now: Moment) -> Vec<Arc<Credential>> {
     let mut exchanges = Vec::new();
     while let Some(output) = owner.poll() {
         match output {
             Output::Board(change) => drop(standing.apply(change, Time(0))),
             Output::Exchange(credential) => exchanges.push(credential),
+            Output::Store(op) => {
+                owner.stored(op.done_at_once(), now);
+                owner.expire(now);
+            }
             Output::HealthChanged | Output::Log(_) => {}
         }
     }
     exchanges
 }
 
-/// Creates a lane, and carries out what follows.
+/// Creates a lane of APNs with its token.
 fn lane(owner: &mut LaneOwner, standing: &mut Standing, key: &LaneKey) -> Arc<LaneSpec> {
-    let lane = owner.ensure(key, at(0)).unwrap();
-    carry_out(owner, standing);
+    let lane = owner.ensure(key).unwrap();
+    owner.expire(at(0));
+    carry_out(owner, standing, at(0));
     lane
 }
 
@@ -49,12 +58,14 @@ fn a_clock_that_was_set_leaves_no_lane_with_a_token_of_the_past() {
     let lane = lane(&mut owner, &mut board, &key("g", "c"));
     let first = authorization(&board, &lane);
     // One minute on the clock, two hours on the wall.
-    owner.expire(Moment { at: at(60_000).at, wall: at(7_200_000).wall });
-    carry_out(&mut owner, &mut board);
+    let later = Moment { at: at(60_000).at, wall: at(7_200_000).wall };
+    owner.expire(later);
+    carry_out(&mut owner, &mut board, later);
     let second = authorization(&board, &lane);
     assert_ne!(second, first);
-    owner.expire(Moment { at: at(61_000).at, wall: at(7_201_000).wall });
-    carry_out(&mut owner, &mut board);
+    let again = Moment { at: at(61_000).at, wall: at(7_201_000).wall };
+    owner.expire(again);
+    carry_out(&mut owner, &mut board, again);
     assert_eq!(authorization(&board, &lane), second, "once");
 }
 
@@ -63,7 +74,7 @@ fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     let (mut owner, mut board) = (owner(), Standing::default());
     let first = lane(&mut owner, &mut board, &key("g", "c"));
     assert!(Arc::ptr_eq(&board.lanes[&first.id], &first));
-    assert_eq!(owner.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
+    assert_eq!(owner.ensure(&key("g", "c")).unwrap().id, first.id);
     assert!(owner.poll().is_none(), "nothing changed");
     let token = authorization(&board, &first);
     let parts: Vec<_> = token.strip_prefix("bearer ").unwrap().split('.').collect();
@@ -75,8 +86,8 @@ fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     assert_eq!(decoded(parts[1]), r#"{"iss":"TEAM123456","iat":1800000000}"#);
     // The same name gives the same number in another process.
     let mut elsewhere = self::owner();
-    elsewhere.ensure(&key("h", "d"), at(0)).unwrap();
-    assert_eq!(elsewhere.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
+    elsewhere.ensure(&key("h", "d")).unwrap();
+    assert_eq!(elsewhere.ensure(&key("g", "c")).unwrap().id, first.id);
     // Where nodes ask for it by the number, the number is enough.
     let mut asked = self::owner();
     asked.ensure_id(first.id, at(0));
@@ -87,7 +98,7 @@ fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     let [Output::Log(Log::LaneUnknown { lane: LaneId(5), times: 1 })] = logged[..] else {
         panic!("once a minute: {logged:?}")
     };
-    assert_eq!(asked.ensure(&key("g", "c"), at(0)).unwrap().id, first.id);
+    assert_eq!(asked.ensure(&key("g", "c")).unwrap().id, first.id);
 }
 
 #[test]
@@ -104,7 +115,7 @@ fn one_token_serves_a_credential_on_all_gateways() {
 fn what_is_not_configured_is_no_lane() {
     let mut owner = owner();
     for (missing, what) in [(key("x", "c"), "gateway"), (key("g", "x"), "credential")] {
-        let error = owner.ensure(&missing, at(0)).unwrap_err().to_string();
+        let error = owner.ensure(&missing).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
     assert!(owner.poll().is_none());
@@ -128,7 +139,7 @@ fn changes(refused_at: &[u64]) -> Vec<u64> {
             owner.expire(now);
             assert!(owner.deadline().expect("a token ages") > now.at);
         }
-        assert!(carry_out(&mut owner, &mut board).is_empty(), "a key signs");
+        assert!(carry_out(&mut owner, &mut board, now).is_empty(), "a key signs");
         let token = authorization(&board, &lane);
         if token != last {
             changes.push(minute);
@@ -151,8 +162,9 @@ fn a_coordinator_that_starts_again_makes_the_token_that_is_in_use() {
     let token = |now: Moment| {
         let mut owner = LaneOwner::new(vec![gateway(None)], vec![credential.clone()]);
         let mut board = Standing::default();
-        let lane = owner.ensure(&key("g", "c"), now).unwrap();
-        carry_out(&mut owner, &mut board);
+        let lane = owner.ensure(&key("g", "c")).unwrap();
+        owner.expire(now);
+        carry_out(&mut owner, &mut board, now);
         authorization(&board, &lane)
     };
     let slot = u64::try_from(apns::SLOT.as_millis()).unwrap();
@@ -184,7 +196,7 @@ fn a_budget_is_published_when_it_changes() {
     let lane = lane(&mut owner, &mut board, &key("g", "c"));
     let idle = || wire::LaneLoad { lane: lane.id.0, ..wire::LaneLoad::default() };
     owner.loaded(&node("a"), idle(), &board, Time(0));
-    carry_out(&mut owner, &mut board);
+    carry_out(&mut owner, &mut board, at(0));
     assert_eq!(board.connections[&lane.id], 2, "the floor");
     owner.loaded(&node("a"), idle(), &board, Time(1));
     assert!(owner.poll().is_none(), "the same again");
@@ -204,7 +216,7 @@ fn another_key_makes_its_token_at_once_and_is_another_signer() {
     owner.replace(vec![other, unchanged]).unwrap();
     assert!(owner.deadline().unwrap() <= at(0).at, "at once");
     owner.expire(at(60_000));
-    carry_out(&mut owner, &mut board);
+    carry_out(&mut owner, &mut board, at(60_000));
     let second = authorization(&board, &lane);
     assert_ne!(second, first, "within the 20 minutes that one key has to keep");
     assert_ne!(signer(&board), first_signer);
@@ -213,7 +225,7 @@ fn another_key_makes_its_token_at_once_and_is_another_signer() {
 #[test]
 fn credentials_that_do_not_fit_replace_nothing() {
     let mut owner = owner();
-    owner.ensure(&key("g", "c"), at(0)).unwrap();
+    owner.ensure(&key("g", "c")).unwrap();
     let deadline = owner.deadline();
     let added = vec![credential("c"), credential("d"), credential("e")];
     for (given, refused) in [
@@ -237,21 +249,22 @@ fn access_token(name: &str) -> AccessToken {
 fn an_account_exchanges_once_at_a_time_and_again_after_a_failure() {
     let (mut owner, mut board) = (owner_of_accounts(), Standing::default());
     let mut random = StdRng::seed_from_u64(1);
-    let lane = lane(&mut owner, &mut board, &key("g", "a"));
+    let lane = owner.ensure(&key("g", "a")).unwrap();
+    carry_out(&mut owner, &mut board, at(0));
     assert!(board.tokens.is_empty(), "nobody waits for the token");
     owner.expire(at(0));
-    let exchange = carry_out(&mut owner, &mut board).pop().expect("due at once");
+    let exchange = carry_out(&mut owner, &mut board, at(0)).pop().expect("due at once");
     assert_eq!(owner.deadline(), None, "under way");
     owner.expire(at(1_000));
-    assert!(carry_out(&mut owner, &mut board).is_empty(), "one at a time");
+    assert!(carry_out(&mut owner, &mut board, at(1_000)).is_empty(), "one at a time");
     owner.exchanged(&exchange, Err(ExchangeError::Deadline), at(1_000).at, &mut random);
     assert_eq!(owner.credentials()[0].problem.as_deref(), Some("no answer within 10 s"));
     let again = owner.deadline().expect("after a pause");
     assert!(again > at(1_000).at && again <= at(2_000).at, "a second at most");
     owner.expire(at(2_000));
-    let exchange = carry_out(&mut owner, &mut board).pop().expect("due again");
+    let exchange = carry_out(&mut owner, &mut board, at(2_000)).pop().expect("due again");
     owner.exchanged(&exchange, Ok(access_token("one")), at(2_100).at, &mut random);
-    carry_out(&mut owner, &mut board);
+    carry_out(&mut owner, &mut board, at(2_100));
     assert_eq!(authorization(&board, &lane), "one");
     assert_eq!(owner.credentials()[0].problem, None);
     assert_eq!(owner.deadline(), Some(at(2_100).at + Duration::from_secs(3_300)));
@@ -303,7 +316,7 @@ proptest! {
         for input in inputs {
             let before = board.tokens.clone();
             match input {
-                Input::Ensure(first) => drop(owner.ensure(&key("g", name(first)), at(millis))),
+                Input::Ensure(first) => drop(owner.ensure(&key("g", name(first)))),
                 Input::Refused => {
                     let lanes: Vec<_> = board.lanes.values().cloned().collect();
                     for lane in lanes {
@@ -332,7 +345,7 @@ proptest! {
                 }
             }
             owner.expire(at(millis));
-            under_way.extend(carry_out(&mut owner, &mut board));
+            under_way.extend(carry_out(&mut owner, &mut board, at(millis)));
             for (name, key) in &keys {
                 let present = (name.clone(), *key);
                 let exchanges = under_way.iter().filter(|e| key_id(e) == present).count();
@@ -359,7 +372,7 @@ fn a_lane_with_a_ramp_is_used_while_any_node_uses_it() {
     let mut is_used = |node_name: &str, busy: bool| {
         let load = wire::LaneLoad { lane: lane.id.0, busy, ..Default::default() };
         owner.loaded(&node(node_name), load, &board, Time(0));
-        carry_out(&mut owner, &mut board);
+        carry_out(&mut owner, &mut board, at(0));
         board.used.contains(&lane.id)
     };
     assert!(!is_used("a", false));
@@ -368,6 +381,6 @@ fn a_lane_with_a_ramp_is_used_while_any_node_uses_it() {
     assert!(is_used("b", true));
     assert!(is_used("a", false));
     owner.node_gone(&node("b"));
-    carry_out(&mut owner, &mut board);
+    carry_out(&mut owner, &mut board, at(0));
     assert!(board.used.is_empty());
 }

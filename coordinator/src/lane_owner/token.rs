@@ -56,6 +56,11 @@ impl Refresh {
         self.not_before = self.not_before.max(now + pause);
     }
 
+    /// Whether the last try failed and its pause is not over.
+    pub(crate) fn is_paused(&self, now: Time) -> bool {
+        self.failures > 0 && now < self.not_before
+    }
+
     /// Number of failures in a row, before the present try.
     pub(crate) fn failures(&self) -> u32 {
         self.failures

@@ -119,3 +119,16 @@ fn the_newest_abandoned_waves_are_kept_and_not_the_oldest() {
     holds.apply(Change::Abandon(WaveId(1)), seconds(1));
     assert_eq!(holds.abandoned.len(), WAVES_MAX, "each wave once");
 }
+
+#[test]
+fn a_recorded_warmth_warms_a_lane_up_and_never_cools_it() {
+    let mut holds = ramped();
+    let minute = Duration::from_secs(60);
+    let share = |holds: &Standing, now| holds.ramps[&LANE].share(minute, seconds(now));
+    assert!(holds.apply(Change::Warm(LANE, Duration::from_secs(30)), seconds(100)));
+    assert_eq!([100, 130].map(|now| share(&holds, now)), [525, 50], "it cools");
+    holds.apply(Change::Used(LANE, true), seconds(100));
+    assert_eq!([100, 130].map(|now| share(&holds, now)), [525, 1_000]);
+    holds.apply(Change::Warm(LANE, Duration::from_secs(10)), seconds(115));
+    assert_eq!([115, 130].map(|now| share(&holds, now)), [762, 1_000]);
+}

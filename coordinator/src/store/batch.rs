@@ -43,6 +43,22 @@ impl RecordBatch {
         builder.finish()
     }
 
+    /// A batch of records that were encoded before, as [`Batch::records`] has them; `None`: the
+    /// bytes are not such records.
+    #[must_use]
+    pub fn from_encoded(records: Bytes) -> Option<Self> {
+        let decoded = wire::FeedResponse::decode(&records[..]).ok()?;
+        if decoded.encoded_len() != records.len()
+            || decoded.records.iter().any(|record| record.device.len() != 16)
+        {
+            return None;
+        }
+        let growing = decoded.records.iter().filter(|record| is_growing(record)).count();
+        let (count, growing) =
+            (u32::try_from(decoded.records.len()).ok()?, u32::try_from(growing).ok()?);
+        Some(Self { records, count, growing })
+    }
+
     /// Number of records in the batch.
     #[must_use]
     pub fn count(&self) -> u32 {

@@ -30,7 +30,7 @@ mod tests;
 
 /// Why the bytes of a record cannot be read. A retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(crate) enum Unreadable {
     /// The bytes are no message.
     #[error("it is damaged: {0}")]
     Damaged(#[from] prost::DecodeError),
@@ -40,21 +40,21 @@ pub(super) enum Unreadable {
 }
 
 /// Returns the bytes of an app's record.
-pub(super) fn app(record: &AppRecord) -> Vec<u8> {
+pub(crate) fn app(record: &AppRecord) -> Vec<u8> {
     let AppRecord { app, created, revision } = record;
     let (app, created_ms) = (Some(app.to_wire()), created.0);
     wire::App { app, created_ms, revision: *revision }.encode_to_vec()
 }
 
 /// Reads the bytes that [`app`] returned.
-pub(super) fn read_app(bytes: &[u8]) -> Result<AppRecord, Unreadable> {
+pub(crate) fn read_app(bytes: &[u8]) -> Result<AppRecord, Unreadable> {
     let wire::App { app, created_ms, revision } = wire::App::decode(bytes)?;
     let app = App::from_wire(app.ok_or_else(|| missing("app"))?)?;
     Ok(AppRecord { app, created: UnixMillis(created_ms), revision })
 }
 
 /// Returns the bytes of an alert's record.
-pub(super) fn alert(record: &AlertRecord) -> Vec<u8> {
+pub(crate) fn alert(record: &AlertRecord) -> Vec<u8> {
     wire::Alert {
         name: record.name.name(),
         request_id: record.request_id.0.as_bytes().to_vec(),
@@ -80,7 +80,7 @@ pub(super) fn alert(record: &AlertRecord) -> Vec<u8> {
 }
 
 /// Reads the bytes that [`alert`] returned.
-pub(super) fn read_alert(bytes: &[u8]) -> Result<AlertRecord, Unreadable> {
+pub(crate) fn read_alert(bytes: &[u8]) -> Result<AlertRecord, Unreadable> {
     let alert = wire::Alert::decode(bytes)?;
     let request_id = Uuid::from_slice(&alert.request_id)
         .map_err(|_| InvalidField::new("request_id", "must have 16 bytes"))?;

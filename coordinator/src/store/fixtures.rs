@@ -5,7 +5,11 @@ use std::sync::Arc;
 use clarion_proto::ids::{AlertName, AppName, Epoch, LogIdentity, UnixMillis, WaveId};
 
 use super::{AlertRecord, RequestId, SendPlan};
-use crate::{bands::BandEdges, snapshot::State};
+use crate::{
+    bands::BandEdges,
+    seal::{Generation, KEY_BYTES, Seals},
+    snapshot::State,
+};
 
 /// An active alert for `apps/demo`.
 pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
@@ -35,6 +39,11 @@ pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         cancel_reason: None,
         settled: None,
     }
+}
+
+/// Seals with a key that is the same in every process of a test.
+pub(crate) fn seals() -> Arc<Seals> {
+    Arc::new(Seals::new(Generation(1), &[1; KEY_BYTES]))
 }
 
 /// The next revision of an alert that ended in the given state.

@@ -1,9 +1,8 @@
 //! The in-memory engine: for one coordinator, for tests and for evaluation. Its content is lost
 //! when the process ends.
 //!
-//! Three numbers bound the memory. The logs hold at most `log_bytes_max`: they are not trimmed yet,
-//! because nodes rebuild from the logs' beginning; [`room`](super::room) divides this limit between
-//! kinds of records. The newest [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km
+//! Three numbers bound the memory. The logs hold at most `log_bytes_max`;
+//! [`room`](super::room) divides this limit between kinds of records. The newest [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km
 //! keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer if the alerts
 //! are large ([`ALERT_BYTES_MAX`]).
 
@@ -26,7 +25,7 @@ use tokio::sync::watch;
 use self::log::Log;
 use super::{
     AlertCursor, AlertFilter, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint,
-    ClusterStore, Created, Numbered, RecordBatch, RequestId, StoreError, room::Room,
+    ClusterStore, Created, Numbered, RecordBatch, RequestId, StoreError, Usage, room::Room,
 };
 
 mod log;
@@ -141,6 +140,10 @@ impl ChangeLog for MemoryStore {
 
     fn has_room(&self) -> watch::Receiver<bool> {
         self.room.watch()
+    }
+
+    fn usage(&self) -> Usage {
+        self.room.usage()
     }
 
     async fn heads(&self) -> Result<Vec<Position>, StoreError> {
@@ -320,6 +323,10 @@ impl AlertStore for MemoryStore {
         let tables = self.tables.lock();
         let mut deleted = tables.deleted_apps.iter();
         Ok(deleted.find(|(deleted, _)| deleted == name).map(|(_, identity)| *identity))
+    }
+
+    async fn deleted_apps(&self) -> Result<Vec<(AppName, Identity)>, StoreError> {
+        Ok(self.tables.lock().deleted_apps.iter().cloned().collect())
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError> {

@@ -12,6 +12,7 @@ use super::{
     sql::{Engine, MadeFor, OpenError, SqlStore},
     sqlite::SqliteEngine,
 };
+use crate::seal::Seals;
 
 /// Bytes of the newest batches that a database's store keeps in memory: what nodes that follow read
 /// within some seconds at a full load of changes.
@@ -45,12 +46,15 @@ pub enum StorePlace {
 }
 
 /// Opens a store, and makes it if it does not exist. From then on no other process writes to it.
+/// `seals`: keys of the batches of a database, which must be there when the first batch is appended
+/// or read.
 ///
 /// # Errors
 /// The store cannot be reached or used, or was made for another cluster.
 pub async fn open(
     config: &StoreConfig,
     made_for: &MadeFor,
+    seals: &Arc<Seals>,
     world: &World,
 ) -> Result<Arc<dyn Store>, OpenError> {
     let bytes_max = config.bytes_max;
@@ -58,11 +62,11 @@ pub async fn open(
         StorePlace::Memory => Ok(Arc::new(MemoryStore::new(made_for.logs, bytes_max, world))),
         StorePlace::Sqlite(path) => {
             let engine = SqliteEngine::open(path, world.clock()).await?;
-            over(engine, made_for, bytes_max, world).await
+            over(engine, made_for, bytes_max, seals, world).await
         }
         StorePlace::Postgres { address, password } => {
             let engine = PostgresEngine::open(address.clone(), password.clone(), world).await?;
-            over(engine, made_for, bytes_max, world).await
+            over(engine, made_for, bytes_max, seals, world).await
         }
     }
 }
@@ -71,8 +75,10 @@ async fn over<E: Engine>(
     engine: E,
     made_for: &MadeFor,
     bytes_max: u64,
+    seals: &Arc<Seals>,
     world: &World,
 ) -> Result<Arc<dyn Store>, OpenError> {
-    let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, world).await?;
+    let seals = Arc::clone(seals);
+    let store = SqlStore::open(engine, made_for, bytes_max, TAIL_BYTES_MAX, seals, world).await?;
     Ok(Arc::new(store))
 }

@@ -49,6 +49,7 @@ mod connection;
 mod doubt;
 mod failure;
 mod flush;
+mod foreign;
 mod link;
 mod query;
 #[cfg(test)]
@@ -59,6 +60,7 @@ mod tls;
 
 pub use address::{Address, AddressError, Host, TlsMode};
 pub use clock::{ClockOffset, OFFSET_MAX_MS};
+pub(crate) use foreign::{Foreign, ForeignError, TextRow};
 
 /// Deadline of a flush. The server gives up a flush that waits for locks after 10 s.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(15);

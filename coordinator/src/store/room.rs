@@ -19,6 +19,15 @@ use super::StoreError;
 /// store reserves an eighth of its limit.
 const RESERVE_BYTES: u64 = 64 << 20;
 
+/// Bytes that all logs hold, and the limit of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that all logs hold.
+    pub held: u64,
+    /// Maximum number of bytes that all logs may hold.
+    pub limit: u64,
+}
+
 /// The bytes of all logs together.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -79,6 +88,10 @@ impl Room {
         if self.held() < may_fill - may_fill / 8 && !self.open.send_replace(true) {
             tracing::info!(held = self.held(), may_fill, "store has room for registrations again");
         }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage { held: self.held(), limit: self.limit }
     }
 
     /// Bytes that all logs hold.

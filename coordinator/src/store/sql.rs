@@ -29,6 +29,7 @@ pub use open::{MadeFor, OpenError};
 
 use self::{apps::KnownApps, database::Database, flush::Flusher, logs::Logs};
 use super::StoreError;
+use crate::seal::Seals;
 
 mod alerts;
 mod apps;
@@ -37,10 +38,12 @@ mod cluster;
 mod database;
 mod engine;
 mod flush;
+mod fork;
 mod logs;
 #[cfg(test)]
 pub(super) mod model;
 mod open;
+mod restore;
 mod schema;
 mod tail;
 #[cfg(test)]
@@ -63,7 +66,8 @@ impl<E: Engine> SqlStore<E> {
     /// the process that writes.
     ///
     /// `bytes_max`: maximum number of bytes that all logs may hold; `tail_bytes_max`: bytes of
-    /// their newest batches that are kept in memory for the nodes that follow.
+    /// their newest batches that are kept in memory for the nodes that follow; `seals`: keys of the
+    /// batches, which must be there when the first batch is appended or read.
     ///
     /// # Errors
     /// The database cannot be reached, is not one of this program's, or was made for other numbers.
@@ -72,11 +76,13 @@ impl<E: Engine> SqlStore<E> {
         made_for: &MadeFor,
         bytes_max: u64,
         tail_bytes_max: usize,
+        seals: Arc<Seals>,
         world: &World,
     ) -> Result<Self, OpenError> {
         let (database, heads) = open::open(engine, made_for, world).await?;
         let database = Arc::new(database);
-        let logs = Arc::new(Logs::new(database.identity(), heads, bytes_max, tail_bytes_max));
+        let logs = Logs::new(database.identity(), heads, seals, bytes_max, tail_bytes_max);
+        let logs = Arc::new(logs);
         let flusher = Flusher::start(Arc::clone(&database), Arc::clone(&logs), world);
         Ok(Self { database, logs, apps: KnownApps::default(), flusher })
     }

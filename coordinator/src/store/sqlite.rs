@@ -52,6 +52,8 @@ enum Job {
     Lead([u8; 16], oneshot::Sender<Result<Epoch, EngineError>>),
     Flush(Flush, oneshot::Sender<Result<Vec<Flushed>, EngineError>>),
     Read(Vec<(LogId, Position)>, usize, oneshot::Sender<Result<Vec<StoredBatch>, ReadError>>),
+    /// Moves the WAL into the file and empties it.
+    Scrub(oneshot::Sender<Result<(), EngineError>>),
     /// Ends the thread; answered when the file is closed.
     Close(oneshot::Sender<()>),
 }
@@ -142,6 +144,13 @@ impl Engine for SqliteEngine {
     ) -> Result<Vec<StoredBatch>, ReadError> {
         let answer = self.ask(|answer| Job::Read(after, bytes_max, answer)).await?;
         answer.unwrap_or_else(|| Err(EngineError::Away(self.no_answer()).into()))
+    }
+
+    /// A deleted row is overwritten in the file (`secure_delete`), and stays in the WAL until the
+    /// WAL is emptied.
+    async fn scrub(&self) -> Result<(), EngineError> {
+        let answer = self.ask(Job::Scrub).await?;
+        answer.unwrap_or_else(|| Err(EngineError::Away(self.no_answer())))
     }
 
     async fn close(&self) {

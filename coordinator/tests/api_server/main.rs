@@ -19,6 +19,7 @@ mod refusals;
 mod regions;
 mod registrations;
 mod registry;
+mod snapshots;
 mod support;
 mod transport;
 mod watch;

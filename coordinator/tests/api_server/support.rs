@@ -12,6 +12,7 @@ use std::{
 use clarion_coordinator::{
     admission::Admission,
     api::{self, Context, ports},
+    archive::Archive,
     config::{Args, Config},
     dispatch::{CancelState, CountError, Dispatch, Start, StartError},
     lane::LaneKey,
@@ -20,7 +21,8 @@ use clarion_coordinator::{
     planned::{CountPlan, CountedDevices, PlannedAlert},
     reconcile::Reconciler,
     snapshot::{self, Snapshot, State},
-    store::memory::MemoryStore,
+    state::Kept,
+    store::{Store, memory::MemoryStore},
 };
 use clarion_proto::{
     ids::AlertName,
@@ -194,6 +196,8 @@ impl Dispatch for Nodes {
 pub(crate) struct Server {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) context: Arc<Context>,
+    /// What the coordinator stands on.
+    pub(crate) kept: Kept,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
     pub(crate) feed_address: SocketAddr,
@@ -275,11 +279,18 @@ impl Server {
     }
 
     pub(crate) async fn start_with(args: Args) -> Self {
-        let config = config(args);
-        let world = World::system();
+        let (config, world) = (config(args), World::system());
+        let store = MemoryStore::new(config.dispatch.logs, config.store.bytes_max, &world);
+        let store: Arc<dyn Store> = Arc::new(store);
+        Self::start_over(config, store.into(), world).await
+    }
+
+    /// Over a store and objects that may have content.
+    pub(crate) async fn start_over(config: Config, kept: Kept, world: World) -> Self {
+        let Kept { store, objects, seals, .. } = kept.clone();
         let nodes = Arc::new(Nodes::default());
-        let logs = config.dispatch.logs;
-        let store = Arc::new(MemoryStore::new(logs, config.store.bytes_max, &world));
+        let archive =
+            Archive::new(config.archive, Arc::clone(&store), objects, seals, world.clone());
         let drain = Drain::new();
         let admission = Arc::new(Admission::new(config.admission));
         let dispatch: Arc<dyn Dispatch> = Arc::clone(&nodes) as _;
@@ -298,6 +309,7 @@ impl Server {
             world: world.clone(),
             log: Arc::clone(&store) as _,
             store,
+            archive: Arc::new(archive),
             config: config.api,
             observed: Arc::default(),
         });
@@ -315,7 +327,7 @@ impl Server {
         });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
-        Self { nodes, context, channel, address, feed_address }
+        Self { nodes, context, kept, channel, address, feed_address }
     }
 
     /// With the app `apps/demo` on the test lane.

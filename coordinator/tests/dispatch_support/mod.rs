@@ -272,17 +272,7 @@ impl Coordinator {
 
     /// Over a store that may hold the work of a former coordinator.
     pub fn over_store(addresses: &[SocketAddr], log: Arc<MemoryStore>, world: &World) -> Self {
-        let config = DispatchConfig {
-            cluster: ClusterName::default(),
-            nodes: NodesConfig {
-                addresses: addresses.iter().map(ToString::to_string).collect(),
-                min: 1,
-            },
-            partitions: PARTITIONS,
-            logs: PARTITIONS,
-            gateways: vec![gateway()],
-            credentials: vec![credential()],
-        };
+        let config = config(addresses, credential());
         let dispatcher = Dispatcher::spawn(config, log.clone() as _, world.clone());
         Self { dispatcher, log, clock: world.clock() }
     }
@@ -344,6 +334,21 @@ impl Coordinator {
     }
 }
 
+/// Dispatch with these nodes, one gateway and one credential.
+pub fn config(addresses: &[SocketAddr], credential: Credential) -> DispatchConfig {
+    DispatchConfig {
+        cluster: ClusterName::default(),
+        nodes: NodesConfig {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            min: 1,
+        },
+        partitions: PARTITIONS,
+        logs: PARTITIONS,
+        gateways: vec![gateway()],
+        credentials: vec![credential],
+    }
+}
+
 /// What dispatch is asked, and where the progress will be.
 pub fn start_of(alert: &Arc<PlannedAlert>) -> (Start, watch::Receiver<Arc<Snapshot>>) {
     let snapshot = Snapshot::empty(alert.name.clone(), State::Active);
@@ -381,7 +386,8 @@ fn gateway() -> Gateway {
     }
 }
 
-fn credential() -> Credential {
+/// A new key of APNs.
+pub fn credential() -> Credential {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     Credential::Apns(ApnsKey {
         name: "c".to_owned(),

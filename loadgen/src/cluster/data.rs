@@ -21,15 +21,18 @@ impl ClusterPlan {
         Ok(())
     }
 
-    /// Returns the options of a coordinator for its folder and store. Options override variables of
-    /// the environment: a run must not write to the store of a real cluster.
-    pub(super) fn data_options(&self, coordinator: &str) -> [String; 2] {
+    /// Returns the options of a coordinator for its folder, store and objects. Options override
+    /// variables of the environment: a run must not write to the store of a real cluster.
+    pub(super) fn data_options(&self, coordinator: &str) -> [String; 3] {
         let folder = self.data_dir(coordinator);
-        let store = match self.store {
-            StoreKind::Sqlite => format!("sqlite:{}", folder.join("store.sqlite").display()),
-            StoreKind::Memory => "memory".to_owned(),
+        let shown = folder.display();
+        let (store, objects) = match self.store {
+            StoreKind::Sqlite => {
+                (format!("sqlite:{shown}/store.sqlite"), format!("file:{shown}/objects"))
+            }
+            StoreKind::Memory => ("memory".to_owned(), "memory".to_owned()),
         };
-        [format!("--data-dir={}", folder.display()), format!("--store={store}")]
+        [format!("--data-dir={shown}"), format!("--store={store}"), format!("--objects={objects}")]
     }
 
     /// Returns the data folder of a coordinator, which all of its processes use.

@@ -25,6 +25,7 @@ struct CoordinatorFile<'a> {
     nodes: &'a [String],
     cluster: Option<&'a str>,
     partitions: Option<u16>,
+    snapshot_every_seconds: Option<u64>,
     gateways: Vec<GatewayTable<'a>>,
     credentials: Vec<CredentialTable<'a>>,
 }
@@ -101,6 +102,7 @@ pub fn coordinator_config(
         nodes,
         cluster: other.cluster,
         partitions: other.partitions,
+        snapshot_every_seconds: plan.snapshot_every_seconds,
         gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),
         credentials: credentials.collect::<Result<_, _>>()?,
     };

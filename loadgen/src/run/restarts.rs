@@ -70,6 +70,7 @@ pub async fn run(
             nodes,
             nodes_later: case.later.clone(),
             nodes_told: case.nodes_told,
+            snapshot_every_seconds: case.snapshot_every_seconds,
             dir,
             ..plan.clone()
         };

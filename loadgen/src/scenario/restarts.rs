@@ -51,6 +51,9 @@ pub struct RestartCase {
     /// Number of nodes, from the first, that the coordinator knows; absent: all.
     #[serde(default)]
     pub nodes_told: Option<u32>,
+    /// Time between two snapshots of a partition, seconds; absent: the coordinator's default.
+    #[serde(default)]
+    pub snapshot_every_seconds: Option<u64>,
     /// Phases in the order of the run.
     pub phases: Vec<Phase>,
 }

@@ -116,6 +116,7 @@ impl Stage {
             fcm: scenario.gateway.fcm,
             request_deadline_ms: None,
             authorization_literal: false,
+            snapshot_every_seconds: None,
             network: NetworkPlan::default(),
             start_deadline: PATIENCE,
         };

@@ -84,6 +84,7 @@ pub fn plan(folder: &Path, scenario: &Scenario, population: &Population) -> Clus
         fcm: scenario.gateway.fcm,
         request_deadline_ms: None,
         authorization_literal: false,
+        snapshot_every_seconds: None,
         network: NetworkPlan::default(),
         start_deadline: PATIENCE,
     }

@@ -16,6 +16,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use clarion_proto::time::Time;
@@ -155,7 +156,11 @@ fn answer(
     info: &TcpConnectInfo,
 ) -> impl Future<Output = Result<http::Response<Counted<Body>>, Infallible>> + Send + use<> {
     let stream = activity.open();
-    let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
+    let method = (limits.method)(request.uri().path());
+    let deadline = match method {
+        Method::Upload => Duration::MAX,
+        Method::Answer | Method::Events | Method::Exchange => limits.request_deadline,
+    };
     let from = PeerKey::of(peer.address.ip());
     let compressed = inflation
         .and_then(|inflation| Some((Encoding::take(request.headers_mut())?, inflation.clone())));

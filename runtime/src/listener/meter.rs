@@ -12,7 +12,7 @@
 //!   by the streams.
 //! - A message that has begun must be whole within [`MESSAGE_WITHIN`], so that nobody holds a charge without working for it.
 //! - A charge is held until the message has been dealt with: until the answer begins; where a method takes message after
-//!   message ([`Method::Exchange`]), until it asks for the next.
+//!   message ([`Method::Exchange`], [`Method::Upload`]), until it asks for the next.
 //! - A message weighs [`COPIES`] times its length: as received, decoded, and what is made of it.
 
 use std::{
@@ -55,6 +55,9 @@ pub enum Method {
     Events,
     /// Messages both ways, one dealt with after the other.
     Exchange,
+    /// Messages, one dealt with after the other, and one answer after the last. The method limits
+    /// its time itself: [`super::Limits::request_deadline`] does not apply.
+    Upload,
 }
 
 /// The bounds of a listener's messages.
@@ -134,7 +137,7 @@ impl<B> Metered<B> {
         peer: PeerKey,
         (stream, stage): (Arc<Stream>, Stage),
     ) -> Self {
-        let exchange = method == Method::Exchange;
+        let exchange = matches!(method, Method::Exchange | Method::Upload);
         Self {
             body,
             meter,

@@ -1,12 +1,15 @@
 //! Events from a core to the control plane.
 
 use clarion_proto::{
-    ids::{LaneId, WaveId},
+    ids::{LaneId, PartitionId, Position, WaveId},
     time::Time,
 };
 
 use super::{held::HeldStats, report::CoreReport};
-use crate::lane::{health::LaneHealth, load::LaneLoad};
+use crate::{
+    lane::{health::LaneHealth, load::LaneLoad},
+    partition::snapshot::SnapshotError,
+};
 
 /// From one core to the control plane.
 #[derive(Debug)]
@@ -55,4 +58,13 @@ pub enum Event {
     },
     /// What this core holds, after it changed; at most every 100 ms.
     Held(HeldStats),
+    /// Answer to [`super::Command::Restore`]: the snapshot is in place, or cannot be read.
+    Restored {
+        /// The partition that was to be restored.
+        partition: PartitionId,
+        /// Number of the load, as in the command.
+        load: u64,
+        /// Position of the partition now; the defect of the snapshot otherwise.
+        result: Result<Position, SnapshotError>,
+    },
 }

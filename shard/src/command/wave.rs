@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AppName, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
+    ids::{AppName, Epoch, LaneId, PartitionId, Position, UnixMillis, WaveId},
     time::Time,
 };
 use roaring::RoaringBitmap;
@@ -45,9 +45,7 @@ pub struct WaveSpec {
 pub struct ShardSpec {
     /// Number of the partition.
     pub partition: PartitionId,
-    /// The log that the partition is built from.
-    pub log: LogId,
-    /// The walk waits until the log is applied up to here.
+    /// The walk waits until the partition's log is applied up to here.
     pub start: Position,
     /// Handed over already by an earlier holder.
     pub handed: RoaringBitmap,

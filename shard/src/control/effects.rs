@@ -1,11 +1,11 @@
 //! The effects of each message. The order of the resulting commands is the order in which a core
 //! must receive them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{CoordinatorId, Epoch, LaneId, PartitionId, Position, WaveId, log_of},
+    ids::{CoordinatorId, Epoch, LaneId, PartitionId, WaveId},
     time::Time,
 };
 use tracing::{debug, info};
@@ -15,7 +15,7 @@ use super::{
     lanes::{LANES_MAX, Taken},
     message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
     output::Output,
-    ownership::{Change, Ownership, change},
+    ownership::{Assignment, Change, Ownership, change},
     readiness::FeedState,
 };
 use crate::{
@@ -84,14 +84,13 @@ impl Control {
         }
         if result.is_ok() && self.owned() != Some(&new) {
             let held = self.assignment.take();
-            let change = change(held.as_ref(), new, self.identity.cores);
-            // No wave may meet an older state of a partition than it has met before.
-            let log_count = change.assignment.owned().log_count;
-            let rebuilt = change.rebuilt.iter().enumerate();
-            let rebuilt = rebuilt.flat_map(|(core, list)| list.iter().map(move |p| (core, *p)));
-            let applied = |(core, p)| (p, self.registry.position(core, log_of(p, log_count)));
-            let walk_from = rebuilt.map(applied).collect();
-            self.own(change, &walk_from);
+            let Change { assignment, gained } = change(held.as_ref(), new, self.identity.cores);
+            self.own(&assignment, &gained);
+            self.loading.own(&assignment, &gained, &mut self.outputs);
+            self.saving.stop(&mut self.outputs);
+            let is_kept = |p| assignment.core_of(p).is_some() && !gained.contains(&p);
+            self.saving.forget(|p| !is_kept(p));
+            self.follow(assignment);
             self.assigned_by = Some(from);
         }
         result
@@ -133,41 +132,51 @@ impl Control {
         self.tell_all(|| Command::Own(Owns::default()));
         self.registry.owned();
         self.registry.clear();
+        self.loading.clear(&mut self.outputs);
+        self.saving.stop(&mut self.outputs);
+        self.saving.forget(|_| true);
         (self.assignment, self.assigned_by, self.feed) = (None, None, FeedState::Loading);
     }
 
     /// Carries out a change of ownership: the feed stops, cores let go of what they do not keep and
-    /// take what they own, the feed goes on. Waves walk a partition that is rebuilt when its log is
-    /// applied up to `walk_from`, if that says something of the partition.
-    pub(super) fn own(&mut self, change: Change, walk_from: &BTreeMap<PartitionId, Position>) {
-        let Change { assignment, rebuilt, continues } = change;
+    /// take what they own. Those in `awaited` wait for their content.
+    pub(super) fn own(&mut self, assignment: &Assignment, awaited: &BTreeSet<PartitionId>) {
         let owned = assignment.owned();
         info!(
             number = owned.number,
             partitions = owned.partitions.len(),
             of = owned.partition_count,
-            rebuilt = rebuilt.iter().map(Vec::len).sum::<usize>(),
+            gained = awaited.len(),
             "partition ownership changed"
         );
         self.outputs.push_back(Output::Unfollow);
-        let follows = assignment.follows();
-        for (core, (partitions, rebuilt)) in
-            assignment.shares().into_iter().zip(rebuilt).enumerate()
-        {
-            let from = |p| (p, walk_from.get(&p).copied().unwrap_or_default());
-            let rebuilt = rebuilt.into_iter().map(from).collect();
-            let restarted = follows.difference(&continues).filter(|(of, _)| *of == core);
-            let restarted = restarted.map(|(_, log)| *log).collect();
-            let command = Command::Own(Owns { partitions, rebuilt, restarted });
+        let log_count = owned.log_count;
+        for (core, partitions) in assignment.shares().into_iter().enumerate() {
+            let awaited = partitions.iter().copied().filter(|p| awaited.contains(p)).collect();
+            let command = Command::Own(Owns { partitions, awaited, log_count });
             self.outputs.push_back(Output::command(core, command));
         }
-        self.waves.own(&assignment);
+        self.waves.own(assignment);
         self.registry.owned();
-        self.registry.keep(&continues);
-        let follow = Output::Follow { assignment: assignment.clone(), continues };
-        self.outputs.push_back(follow);
+        self.registry.keep(|p| assignment.core_of(p).is_some() && !awaited.contains(&p));
+    }
+
+    /// Opens the feed for every partition that has its content.
+    pub(super) fn follow(&mut self, assignment: Assignment) {
+        let partitions = assignment.owned().partitions.iter().copied();
+        let followed = partitions.filter(|p| self.loading.is_followed(*p)).collect();
+        let begin = self.loading.take_ready();
+        self.outputs.push_back(Output::Follow { assignment: assignment.clone(), followed, begin });
         self.assignment = Some(assignment);
         self.feed = FeedState::Loading;
+    }
+
+    /// Opens the feed anew: other partitions have their content than before.
+    pub(super) fn follow_again(&mut self) {
+        if let Some(assignment) = self.assignment.take() {
+            self.outputs.push_back(Output::Unfollow);
+            self.follow(assignment);
+        }
     }
 
     fn lane(&mut self, from: CoordinatorId, lane: Lane) -> Result<(), Rejected> {

@@ -1,4 +1,4 @@
-//! The assignment of partitions to cores, and the rebuilds that a change of ownership needs.
+//! The assignment of partitions to cores, and the partitions that a change of ownership brings.
 //!
 //! ```text
 //!            old assignment + new list of partitions
@@ -18,11 +18,9 @@
 //! - So the fullest core holds at most `partitions / cores`, rounded up, unless it gained no
 //!   partition. An excess over an even share is therefore the result of losses of other cores.
 //!
-//! A core follows each log at one position for all of its partitions of that log. So when a core
-//! gains a partition, the core must read that log again from its beginning, and rebuild the
-//! partitions of the log which it held before: applying a prefix twice would move the clock of
-//! `apply` backwards. With as many logs as partitions (a laptop) no kept partition is rebuilt;
-//! changes are rare (joins, drains, 60 s of absence).
+//! Each partition has a position of its own in its log, so a gained partition disturbs no kept one:
+//! the stream of a log begins at the lowest position of the log's partitions, and partitions that
+//! are further on skip what they have.
 
 use std::collections::BTreeSet;
 
@@ -43,9 +41,6 @@ pub struct Ownership {
     pub partitions: Vec<PartitionId>,
 }
 
-/// One core and one log: the unit for which a position is kept.
-pub type Follows = (usize, LogId);
-
 /// An ownership whose partitions are assigned to the cores of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
@@ -60,10 +55,8 @@ pub struct Assignment {
 pub struct Change {
     /// The assignment afterwards.
     pub assignment: Assignment,
-    /// Partitions that each core keeps but must rebuild from their log.
-    pub rebuilt: Vec<Vec<PartitionId>>,
-    /// Cores and logs that continue from their position; all others start at the log's beginning.
-    pub continues: BTreeSet<Follows>,
+    /// Partitions that the node did not hold before.
+    pub gained: BTreeSet<PartitionId>,
 }
 
 impl Assignment {
@@ -95,10 +88,9 @@ impl Assignment {
         shares
     }
 
-    /// The logs that each core follows.
-    #[must_use]
-    pub fn follows(&self) -> BTreeSet<Follows> {
-        self.pairs().map(|(p, core)| (core, log_of(p, self.owned.log_count))).collect()
+    /// Each partition with its core and its log.
+    pub fn places(&self) -> impl Iterator<Item = (PartitionId, usize, LogId)> + '_ {
+        self.pairs().map(|(p, core)| (p, core, log_of(p, self.owned.log_count)))
     }
 
     /// Keeps each partition of `old` on its core and assigns the new partitions to the cores with
@@ -131,29 +123,9 @@ pub fn change(old: Option<&Assignment>, new: Ownership, cores: usize) -> Change 
     let of = |o: &Ownership| (o.log, o.partition_count, o.log_count);
     let old = old.filter(|old| of(&old.owned) == of(&new));
     let assignment = Assignment::assign(old, new, cores);
-    let log = |p: PartitionId| log_of(p, assignment.owned.log_count);
-    let held = |p: PartitionId| old.is_some_and(|old| old.core_of(p).is_some());
-
-    let mut continues = old.map(Assignment::follows).unwrap_or_default();
-    for (partition, core) in assignment.pairs().filter(|(p, _)| !held(*p)) {
-        continues.remove(&(core, log(partition)));
-    }
-    let follows = assignment.follows();
-    continues.retain(|f| follows.contains(f));
-    let mut rebuilt = vec![Vec::new(); cores];
-    for (partition, core) in assignment.pairs().filter(|(p, _)| held(*p)) {
-        if !continues.contains(&(core, log(partition))) {
-            rebuilt[core].push(partition);
-        }
-    }
-    Change { assignment, rebuilt, continues }
-}
-
-/// The same assignment with every partition rebuilt: the log has lost batches that were applied.
-#[must_use]
-pub fn rebuild(assignment: Assignment) -> Change {
-    let rebuilt = assignment.shares();
-    Change { assignment, rebuilt, continues: BTreeSet::new() }
+    let held = |p: &PartitionId| old.is_some_and(|old| old.core_of(*p).is_some());
+    let gained = assignment.owned.partitions.iter().copied().filter(|p| !held(p)).collect();
+    Change { assignment, gained }
 }
 
 #[cfg(test)]

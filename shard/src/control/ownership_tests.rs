@@ -11,16 +11,19 @@ fn first(partition_count: u16, log_count: u16, partitions: &[u16], cores: usize)
     change(None, ownership(partition_count, log_count, partitions), cores).assignment
 }
 
+fn set(partitions: &[u16]) -> BTreeSet<PartitionId> {
+    partitions.iter().map(|p| PartitionId(*p)).collect()
+}
+
 fn ids(lists: &[&[u16]]) -> Vec<Vec<PartitionId>> {
     lists.iter().map(|l| l.iter().map(|p| PartitionId(*p)).collect()).collect()
 }
 
 #[test]
-fn the_first_ownership_is_dealt_out_and_starts_at_the_beginning() {
+fn the_first_ownership_is_dealt_out_and_is_all_new() {
     let change = change(None, ownership(64, 64, &[3, 10, 11, 40]), 3);
     assert_eq!(change.assignment.shares(), ids(&[&[3, 40], &[10], &[11]]));
-    assert_eq!(change.rebuilt, ids(&[&[], &[], &[]]));
-    assert!(change.continues.is_empty());
+    assert_eq!(change.gained, set(&[3, 10, 11, 40]));
     assert_eq!(change.assignment.core_of(PartitionId(40)), Some(0));
     assert_eq!(change.assignment.core_of(PartitionId(4)), None);
 }
@@ -32,12 +35,11 @@ fn what_stays_keeps_its_core_and_goes_on() {
     // 0 leaves: nothing else moves.
     let loss = change(Some(&old), ownership(64, 64, &[1, 2, 3, 4]), 2);
     assert_eq!(loss.assignment.shares(), ids(&[&[2, 4], &[1, 3]]));
-    assert_eq!(loss.continues, loss.assignment.follows());
+    assert!(loss.gained.is_empty());
     // 5 comes to the lower of two equals, 6 and 7 to the emptier core each time.
     let gain = change(Some(&loss.assignment), ownership(64, 64, &[1, 2, 3, 4, 5, 6, 7]), 2);
     assert_eq!(gain.assignment.shares(), ids(&[&[2, 4, 5, 7], &[1, 3, 6]]));
-    assert_eq!(gain.rebuilt, ids(&[&[], &[]]));
-    assert_eq!(gain.continues, loss.assignment.follows());
+    assert_eq!(gain.gained, set(&[5, 6, 7]));
 }
 
 #[test]
@@ -46,16 +48,18 @@ fn a_partition_that_comes_back_goes_to_the_least_loaded_core() {
     let without = change(Some(&old), ownership(64, 64, &[0, 2]), 2).assignment;
     let back = change(Some(&without), ownership(64, 64, &[0, 1, 2]), 2);
     assert_eq!(back.assignment.shares(), ids(&[&[0, 2], &[1]]));
-    assert!(!back.continues.contains(&(1, LogId(1))), "it is built anew");
+    assert_eq!(back.gained, set(&[1]), "its content did not wait here");
 }
 
 #[test]
-fn a_gain_rebuilds_what_shares_its_log_on_that_core() {
+fn a_gain_leaves_what_shares_its_log_on_that_core_alone() {
     // Partitions 0 and 4 share log 0; with one core both are core 0's.
     let change = change(Some(&first(8, 4, &[0, 1], 1)), ownership(8, 4, &[0, 1, 4]), 1);
     assert_eq!(change.assignment.shares(), ids(&[&[0, 1, 4]]));
-    assert_eq!(change.rebuilt, ids(&[&[0]]));
-    assert_eq!(change.continues, [(0, LogId(1))].into());
+    assert_eq!(change.gained, set(&[4]));
+    let places: Vec<_> =
+        change.assignment.places().map(|(p, core, log)| (p.0, core, log.0)).collect();
+    assert_eq!(places, [(0, 0, 0), (1, 0, 1), (4, 0, 0)]);
 }
 
 #[test]
@@ -65,22 +69,13 @@ fn nothing_of_another_log_or_another_cluster_goes_on() {
     for new in [other_log, ownership(16, 4, &[0, 1])] {
         let change = change(Some(&old), new, 1);
         assert_eq!(change.assignment.shares(), ids(&[&[0, 1]]));
-        assert_eq!((change.rebuilt, change.continues.len()), (ids(&[&[]]), 0));
+        assert_eq!(change.gained, set(&[0, 1]));
     }
-}
-
-#[test]
-fn a_log_that_was_cut_moves_no_partition() {
-    let old = first(64, 64, &[0, 1, 2, 3], 2);
-    let old = change(Some(&old), ownership(64, 64, &[1, 2, 3]), 2).assignment;
-    let change = rebuild(old.clone());
-    assert_eq!((change.rebuilt, change.continues.len()), (old.shares(), 0));
-    assert_eq!(change.assignment, old);
 }
 
 proptest! {
     /// After any sequence of ownerships: what is kept stays where it is, loads are as even as
-    /// losses allow, and nothing that stays is rebuilt but for a gained partition of its log.
+    /// losses allow, and exactly what was not held before is gained.
     #[test]
     fn kept_partitions_stay_and_loads_are_even(
         cores in 1..5_usize,
@@ -90,7 +85,7 @@ proptest! {
         let mut held: Option<Assignment> = None;
         for list in lists {
             let list: Vec<u16> = list.into_iter().collect();
-            let Change { assignment, rebuilt, continues } =
+            let Change { assignment, gained: new } =
                 change(held.as_ref(), ownership(24, logs, &list), cores);
             let before = held.map_or_else(|| vec![Vec::new(); cores], |held| held.shares());
             let shares = assignment.shares();
@@ -108,14 +103,8 @@ proptest! {
                     prop_assert!(share.len() <= least + 1, "{share:?} beside a core of {least}");
                     prop_assert!(share.len() <= list.len().div_ceil(cores));
                 }
-                let log = |p: &PartitionId| log_of(*p, logs);
-                let shares_a_log = |p: &PartitionId| gained.iter().any(|g| log(g) == log(p));
-                let expected: Vec<_> = kept.iter().copied().filter(shares_a_log).collect();
-                prop_assert_eq!(&rebuilt[core], &expected);
-                for partition in &kept {
-                    let goes_on = continues.contains(&(core, log(partition)));
-                    prop_assert_eq!(goes_on, !shares_a_log(partition));
-                }
+                prop_assert!(gained.iter().all(|p| new.contains(p)));
+                prop_assert!(kept.iter().all(|p| !new.contains(p)));
             }
             held = Some(assignment);
         }

@@ -1,4 +1,4 @@
-use clarion_proto::ids::{LogId, LogIdentity, Position};
+use clarion_proto::ids::{LogIdentity, Position};
 use proptest::prelude::*;
 
 use super::*;
@@ -7,9 +7,9 @@ use crate::control::ownership::{Ownership, change};
 const P: PartitionId = PartitionId(1);
 
 fn shard(partition: u16, handed: &[u32]) -> ShardSpec {
-    let (log, start) = (LogId(partition), Position(0));
+    let start = Position(0);
     let handed = handed.iter().copied().collect();
-    ShardSpec { partition: PartitionId(partition), log, start, handed }
+    ShardSpec { partition: PartitionId(partition), start, handed }
 }
 
 /// 0 and 2 are core 0's; 1 is core 1's.

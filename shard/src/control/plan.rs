@@ -1,9 +1,6 @@
 //! Checks the plan of a wave against the node's lanes and partitions and divides it over the cores.
 
-use clarion_proto::{
-    error::InvalidField,
-    ids::{LaneId, log_of},
-};
+use clarion_proto::{error::InvalidField, ids::LaneId};
 
 use super::{
     message::{Rejected, Wave},
@@ -59,7 +56,6 @@ pub(super) fn check_lanes(
 /// # Errors
 /// The wave names a partition that this node does not own.
 pub(super) fn split(wave: Wave, assignment: &Assignment) -> Result<Plan, Rejected> {
-    let log_count = assignment.owned().log_count;
     let mut cores = Shares::new();
     for shard in wave.shards {
         let Some(core) = assignment.core_of(shard.partition) else {
@@ -69,7 +65,6 @@ pub(super) fn split(wave: Wave, assignment: &Assignment) -> Result<Plan, Rejecte
         };
         cores.entry(core).or_default().push(ShardSpec {
             partition: shard.partition,
-            log: log_of(shard.partition, log_count),
             start: shard.start,
             handed: shard.handed,
         });

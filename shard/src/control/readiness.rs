@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use clarion_proto::time::Time;
+use clarion_proto::{ids::PartitionId, time::Time};
 
 use super::Control;
 
@@ -21,8 +21,6 @@ pub enum FeedState {
     Lost,
     /// The coordinators that were asked serve another cluster or another log.
     Refused,
-    /// A log no longer holds what the node would have to apply next.
-    Trimmed,
 }
 
 /// Why the node is not ready.
@@ -44,13 +42,14 @@ pub enum NotReady {
     LogLost,
     /// As before; and whoever could bring them up to date has another log.
     LogRefused,
-    /// Part of the log that the node needs is gone: no coordinator can bring it up to date.
-    LogTrimmed,
+    /// Part of this partition's log is gone, and no snapshot holds it: no coordinator can bring
+    /// the partition up to date.
+    PartitionDamaged(PartitionId),
 }
 
 impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let text = match self {
             Self::Draining => "the node is draining",
             Self::OtherCluster => "the coordinator belongs to another cluster",
             Self::NoPartitions => "no partitions are assigned",
@@ -59,8 +58,14 @@ impl fmt::Display for NotReady {
             Self::Loading => "partitions are being loaded",
             Self::LogLost => "no coordinator serves the log",
             Self::LogRefused => "the log was refused: another cluster or another log",
-            Self::LogTrimmed => "the log was trimmed before this node had applied it",
-        })
+            Self::PartitionDamaged(partition) => {
+                return write!(
+                    f,
+                    "partition {partition} is lost: its log was trimmed and no snapshot can be read"
+                );
+            }
+        };
+        f.write_str(text)
     }
 }
 
@@ -71,6 +76,7 @@ impl Control {
     /// The reason that an operator has to look at first.
     pub fn readiness(&self, now: Time) -> Result<(), NotReady> {
         let owns = self.owned().is_some_and(|owned| !owned.partitions.is_empty());
+        let lost = self.loading.lost();
         match self.feed {
             _ if self.draining => Err(NotReady::Draining),
             _ if !owns && self.other_cluster => Err(NotReady::OtherCluster),
@@ -79,10 +85,11 @@ impl Control {
                 Err(NotReady::OwnershipRefused)
             }
             _ if !self.fence.is_directed(now) => Err(NotReady::NotDirected),
+            _ if lost.is_some() => lost.map_or(Ok(()), |p| Err(NotReady::PartitionDamaged(p))),
+            _ if self.loading.is_loading() => Err(NotReady::Loading),
             FeedState::Loading => Err(NotReady::Loading),
             FeedState::Lost => Err(NotReady::LogLost),
             FeedState::Refused => Err(NotReady::LogRefused),
-            FeedState::Trimmed => Err(NotReady::LogTrimmed),
             FeedState::CaughtUp => Ok(()),
         }
     }

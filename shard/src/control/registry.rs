@@ -1,17 +1,14 @@
 //! The node's registry state: the sum over its cores.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{AppName, LogId, Position},
+    ids::{AppName, LogId, PartitionId, Position},
     time::Time,
     wire::shard_v1 as wire,
 };
 
-use super::ownership::{Assignment, Follows};
+use super::ownership::Assignment;
 use crate::command::HeldStats;
 
 /// Least time between two messages about it to one session.
@@ -63,11 +60,10 @@ impl Registry {
         self.news += 1;
     }
 
-    /// Logs that do not go on from where they were are read from their beginning: their old
-    /// positions are void.
-    pub fn keep(&mut self, continues: &BTreeSet<Follows>) {
-        for (core, stats) in self.cores.iter_mut().enumerate() {
-            stats.positions.retain(|(log, _)| continues.contains(&(core, *log)));
+    /// Drops the positions of all partitions but those that a core keeps.
+    pub fn keep(&mut self, is_kept: impl Fn(PartitionId) -> bool) {
+        for stats in &mut self.cores {
+            stats.positions.retain(|(partition, _)| is_kept(*partition));
         }
         self.news += 1;
     }
@@ -84,23 +80,26 @@ impl Registry {
         Told { news: self.news, due: now + TELL_EVERY }
     }
 
-    /// Position of each log of the ownership that is applied on every core that follows it.
+    /// Position of each log of the ownership that all of its partitions have applied.
     #[must_use]
     pub fn positions(&self, assignment: Option<&Assignment>) -> BTreeMap<LogId, Position> {
         let mut positions = BTreeMap::new();
-        for (core, log) in assignment.map(Assignment::follows).unwrap_or_default() {
-            let applied = self.position(core, log);
+        for (partition, core, log) in assignment.into_iter().flat_map(Assignment::places) {
+            let applied = self.position(core, partition);
             let least = positions.entry(log).or_insert(applied);
             *least = applied.min(*least);
         }
         positions
     }
 
-    /// Position up to which a core has applied a log, as the core reported last.
+    /// Position up to which a core has applied a partition, as the core reported last; 0: the
+    /// partition has no content that is known.
     #[must_use]
-    pub fn position(&self, core: usize, log: LogId) -> Position {
-        let known = self.cores[core].positions.iter().find(|(l, _)| *l == log);
-        known.map_or(Position(0), |(_, p)| *p)
+    pub fn position(&self, core: usize, partition: PartitionId) -> Position {
+        // In the order of their numbers, as a core reports them.
+        let positions = &self.cores[core].positions;
+        let known = positions.binary_search_by_key(&partition, |(id, _)| *id);
+        known.map_or(Position(0), |at| positions[at].1)
     }
 
     /// The present state, as a message.
@@ -137,14 +136,14 @@ pub fn to_wire(positions: &BTreeMap<LogId, Position>) -> Vec<wire::LogPosition> 
 
 #[cfg(test)]
 mod tests {
-    use clarion_proto::ids::{LogIdentity, PartitionId};
+    use clarion_proto::ids::LogIdentity;
 
     use super::*;
     use crate::control::ownership::{Ownership, change};
 
     fn stats(positions: &[(u16, u64)], devices: u64, apps: &[(&str, u64)]) -> HeldStats {
         HeldStats {
-            positions: positions.iter().map(|(l, p)| (LogId(*l), Position(*p))).collect(),
+            positions: positions.iter().map(|(n, p)| (PartitionId(*n), Position(*p))).collect(),
             devices,
             placed: devices / 2,
             muted: 1,
@@ -167,13 +166,13 @@ mod tests {
         };
         let held = change(None, ownership, 2).assignment;
         let mut registry = Registry::new(2);
-        registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
+        registry.hold(0, stats(&[(0, 7), (2, 8)], 10, &[("demo", 10)]));
         let state = registry.state(Some(&held), 42);
         assert_eq!(
             state.positions,
             to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into())
         );
-        registry.hold(1, stats(&[(1, 9)], 4, &[("demo", 1), ("other", 3)]));
+        registry.hold(1, stats(&[(1, 11), (3, 9)], 4, &[("demo", 1), ("other", 3)]));
         let state = registry.state(Some(&held), 42);
         assert_eq!((state.devices, state.placed, state.muted, state.rss_bytes), (14, 7, 2, 42));
         assert_eq!(
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_on_two_cores_is_as_far_as_the_slower_one() {
+    fn a_log_is_as_far_as_its_slowest_partition() {
         let partitions = [0, 1].map(PartitionId).to_vec();
         let ownership = Ownership {
             log: LogIdentity([1; 16]),
@@ -197,7 +196,7 @@ mod tests {
         let held = change(None, ownership, 2).assignment;
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 0, &[]));
-        registry.hold(1, stats(&[(0, 5)], 0, &[]));
+        registry.hold(1, stats(&[(1, 5)], 0, &[]));
         assert_eq!(registry.positions(Some(&held)), [(LogId(0), Position(5))].into());
     }
 

@@ -4,6 +4,7 @@
 mod fence;
 mod lanes;
 mod outbox;
+mod owned;
 mod platforms;
 mod replan;
 mod several;
@@ -13,15 +14,15 @@ mod support;
 use std::time::Duration;
 
 use clarion_proto::{
-    ids::{Epoch, LaneId, LogId, PartitionId, Position, WaveId},
+    ids::{Epoch, LaneId, PartitionId, Position, WaveId},
     wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
 use roaring::RoaringBitmap;
 use support::{Bench, id, lane, ownership, wave};
 
-use super::{outbound::never_written, readiness::NotReady, *};
+use super::{outbound::never_written, *};
 use crate::{
-    command::{CoreReport, HeldStats, Owns},
+    command::{CoreReport, HeldStats},
     lane::rate::Rate,
 };
 
@@ -35,6 +36,7 @@ fn running() -> Bench {
     bench.open();
     bench.say(ownership(1, &[0, 1, 2, 3]));
     bench.say(lane(1));
+    bench.list_nothing();
     bench.outputs();
     bench.messages();
     bench
@@ -77,11 +79,16 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     bench.say(ownership(7, &[3, 1, 2, 0]));
     let outputs = bench.outputs();
     assert!(matches!(outputs.first(), Some(Output::Unfollow)));
-    let Some(Output::Follow { assignment, continues }) = outputs.last() else {
+    let Some(Output::Follow { assignment, followed, .. }) = outputs.last() else {
         panic!("{outputs:?}")
     };
     let ownership = assignment.owned();
-    assert_eq!((ownership.number, ownership.partitions.len(), continues.len()), (7, 4, 0));
+    assert_eq!((ownership.number, ownership.partitions.len(), followed.len()), (7, 4, 0));
+    let listed = outputs.iter().find_map(|o| match o {
+        Output::List(list) => Some(list.partitions.clone()),
+        _ => None,
+    });
+    assert_eq!(listed, Some([0, 1, 2, 3].map(PartitionId).to_vec()));
     let owned = |core: usize| {
         let mut of_core = outputs.iter().filter_map(move |o| match o {
             Output::Command { core: c, command: Command::Own(owns) } if *c == core => {
@@ -95,9 +102,12 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     assert_eq!(owned(1), [PartitionId(1), PartitionId(3)]);
 
     // The next session is told how far the logs are applied on every core that follows them.
-    let held = |logs: &[u16]| HeldStats {
+    let held = |partitions: &[u16]| HeldStats {
         owns: 1,
-        positions: logs.iter().map(|l| (LogId(*l), Position(u64::from(*l) + 10))).collect(),
+        positions: partitions
+            .iter()
+            .map(|p| (PartitionId(*p), Position(u64::from(*p) + 10)))
+            .collect(),
         ..HeldStats::default()
     };
     bench.control.event(0, Event::Held(held(&[0, 2])));
@@ -125,62 +135,6 @@ fn what_a_new_session_repeats_is_taken_without_effect() {
 }
 
 #[test]
-fn an_older_ownership_is_refused_with_ours() {
-    let mut bench = running();
-    bench.say(ownership(3, &[0, 1]));
-    bench.outputs();
-    bench.say(ownership(2, &[0, 1, 2, 3]));
-    bench.say(ownership(3, &[0]));
-    assert!(bench.outputs().is_empty());
-    let refusals = bench.refusals();
-    assert_eq!(refusals.iter().map(|r| r.ownership).collect::<Vec<_>>(), [3, 3]);
-    assert!(
-        refusals[0].reason.contains("must be at least 3, which this node holds; got 2"),
-        "{}",
-        refusals[0].reason
-    );
-}
-
-#[test]
-fn what_stays_keeps_its_core_and_only_what_is_new_is_read_from_the_beginning() {
-    let mut bench = running();
-    // 0 goes, 4 comes to its core.
-    bench.say(ownership(2, &[1, 2, 3, 4]));
-    let outputs = bench.outputs();
-    let owns = outputs.iter().filter_map(|o| match o {
-        Output::Command { core, command: Command::Own(owns) } => Some((*core, owns.clone())),
-        _ => None,
-    });
-    let own = |list: [u16; 2], restarted: &[u16]| Owns {
-        partitions: list.map(PartitionId).to_vec(),
-        rebuilt: Vec::new(),
-        restarted: restarted.iter().copied().map(LogId).collect(),
-    };
-    assert_eq!(owns.collect::<Vec<_>>(), [(0, own([2, 4], &[4])), (1, own([1, 3], &[]))]);
-    let Some(Output::Follow { continues, .. }) = outputs.last() else { panic!("{outputs:?}") };
-    assert_eq!(*continues, [(0, LogId(2)), (1, LogId(1)), (1, LogId(3))].into());
-}
-
-#[test]
-fn a_log_that_has_lost_something_means_starting_from_nothing() {
-    let mut bench = running();
-    bench.control.feed(FeedNote::CaughtUp);
-    assert_eq!(bench.control.readiness(bench.now), Ok(()));
-    bench.control.feed(FeedNote::OtherLog);
-    assert_eq!(bench.control.readiness(bench.now), Err(NotReady::Loading));
-    let outputs = bench.outputs();
-    let rebuilt = outputs.iter().filter_map(|o| match o {
-        Output::Command { command: Command::Own(owns), .. } => Some(owns.rebuilt.clone()),
-        _ => None,
-    });
-    let all = |list: [u16; 2]| list.map(|p| (PartitionId(p), Position(0))).to_vec();
-    assert_eq!(rebuilt.collect::<Vec<_>>(), [all([0, 2]), all([1, 3])]);
-    assert!(
-        matches!(outputs.last(), Some(Output::Follow { continues, .. }) if continues.is_empty())
-    );
-}
-
-#[test]
 fn a_wave_becomes_one_part_for_each_core_that_has_partitions_of_it() {
     let mut bench = running();
     bench.say(wave(9, 4, 1, &[0, 1, 2]));
@@ -190,7 +144,7 @@ fn a_wave_becomes_one_part_for_each_core_that_has_partitions_of_it() {
     };
     assert_eq!(first.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(second.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [1]);
-    assert_eq!((first.shards[1].log, first.shards[1].start), (LogId(2), Position(12)));
+    assert_eq!(first.shards[1].start, Position(12));
     assert_eq!(first.shards[1].handed, RoaringBitmap::from_iter([2]));
     assert!(std::sync::Arc::ptr_eq(&first.cover, &second.cover));
     assert_eq!((first.epoch, first.expires), (Epoch(4), bench.now + 60 * SECOND));

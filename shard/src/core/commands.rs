@@ -26,8 +26,11 @@ impl Core {
     pub fn command(&mut self, command: Command, now: Time) {
         match command {
             Command::Own(owns) => self.own(&owns),
-            Command::Apply { log, position, appended, records } => {
-                self.partitions.take(log, position, appended, records);
+            Command::Rebuild(partitions) => partitions.into_iter().for_each(|p| self.rebuild(p)),
+            Command::Save { partition, sink } => self.begin_save(partition, sink),
+            Command::Restore { partition, load, piece } => self.restore(partition, load, piece),
+            Command::Apply { log, position, appended, partitions, records } => {
+                self.partitions.take(log, position, appended, &partitions, records);
             }
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {
@@ -82,10 +85,8 @@ impl Core {
         for slot in partitions.own(owns) {
             waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
         }
-        for (partition, from) in &owns.rebuilt {
-            let Some(slot) = partitions.slot_of(*partition) else { continue };
-            waves.iter_mut().flatten().for_each(|run| run.rebuild(slot, *from));
-        }
+        self.restores.own(&owns.partitions);
+        self.save.take_if(|run| !run.is_of_any(&owns.partitions));
         (0..self.waves.len()).for_each(|wave| self.give_back_waiting(wave));
     }
 

@@ -19,6 +19,7 @@ impl Core {
     /// take it.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
+            .or_else(|| self.restores.take_result())
             .or_else(|| self.next_lane_state(now))
             .or_else(|| self.lane_load(now))
             .or_else(|| self.answer_count())

@@ -454,6 +454,7 @@ impl Core {
     /// Closes all connections gracefully.
     pub(super) fn shut_down(&mut self, now: Time) {
         self.shutdown = Some(now + SHUTDOWN_PATIENCE);
+        self.stop_save();
         for slot in 0..self.links.len() {
             if let Some(link) = &self.links[slot].link {
                 let slot = link.id.slot;

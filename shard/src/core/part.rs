@@ -1,10 +1,10 @@
 //! The part of a wave in one partition on one core.
 //!
 //! ```text
-//!            plan or addition               log applied far enough
+//!            plan or addition            partition applied far enough
 //! (nothing) ──────────────────▶ held ─────────────────────────────▶ started
 //!     ▲                          ▲ ▲                                  │ │
-//!     │ plan, addition           │ └──────────rebuilt from its log────┘ │
+//!     │ plan, addition           │ └─────restored or rebuilt──────────┘ │
 //!     └────────── let go ◀───────┴──────────────────────────────────────┘
 //!                        dropped by ownership, or not in a newer plan
 //! ```
@@ -12,13 +12,12 @@
 //! The part keeps the handed devices in every state, so that a restarted or returned partition
 //! skips the devices that were handed before.
 
-use clarion_proto::ids::{LogId, PartitionId, Position};
+use clarion_proto::ids::{PartitionId, Position};
 
 /// The part of a wave in one partition.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) partition: PartitionId,
-    pub(super) log: LogId,
     pub(super) start: Position,
     /// Slot among the core's partitions; `None` if the core no longer holds the partition.
     pub(crate) slot: Option<u16>,

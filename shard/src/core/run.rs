@@ -160,7 +160,6 @@ impl WaveRun {
         if known.is_none() {
             self.parts.push(Part {
                 partition: shard.partition,
-                log: shard.log,
                 start: shard.start,
                 slot: None,
                 started: false,
@@ -187,10 +186,11 @@ impl WaveRun {
         self.start_parts(partitions);
     }
 
-    /// Starts the walk in partitions whose log has been applied up to the wave's position.
+    /// Starts the walk in partitions that have been applied up to the wave's position.
     pub(crate) fn start_parts(&mut self, partitions: &Partitions) {
         for (n, part) in self.parts.iter_mut().enumerate() {
-            if !part.started && part.slot.is_some() && partitions.position(part.log) >= part.start {
+            let applied = part.slot.and_then(|slot| partitions.applied(slot));
+            if !part.started && applied >= Some(part.start) {
                 part.started = true;
                 self.outlets.iter_mut().for_each(|outlet| outlet.make_ready(n));
                 self.reporting.change();
@@ -205,9 +205,9 @@ impl WaveRun {
         }
     }
 
-    /// Restarts a partition that is rebuilt from its log: its walk begins again once the log is
+    /// Restarts a partition whose content was replaced: its walk begins again once its log is
     /// applied up to a position, without the devices that were handed.
-    pub(crate) fn rebuild(&mut self, slot: u16, from: Position) {
+    pub(crate) fn restart(&mut self, slot: u16, from: Position) {
         let Some(n) = self.part_at(slot) else { return };
         let part = &mut self.parts[n];
         (part.started, part.start) = (false, part.start.max(from));

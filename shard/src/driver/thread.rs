@@ -143,7 +143,10 @@ impl CoreThread {
                 Err(_) => break,
             }
         }
-        if self.core.feed_ready()
+        // A batch, or a piece of a snapshot, overtakes no command that was queued before it: the core
+        // may not own or have emptied its partition yet.
+        if self.control.is_empty()
+            && self.core.feed_ready()
             && let Ok(batch) = self.feed.try_recv()
         {
             self.core.command(batch, now);

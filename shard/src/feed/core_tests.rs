@@ -10,7 +10,8 @@ async fn a_core_that_takes_no_batch_is_a_failure_of_its_own() {
     let log = LogIdentity([1; 16]);
     let partitions = vec![PartitionId(0)];
     let owned = Ownership { log, number: 1, partition_count: 1, log_count: 1, partitions };
-    let splitter = Splitter::new(&change(None, owned, 1).assignment, &Positions::new());
+    let splitter =
+        Splitter::new(&change(None, owned, 1).assignment, &[(PartitionId(0), Position(0))].into());
     // Room for one batch, and nobody takes it.
     let (core, taken) = mpsc::channel(1);
     let (notes, _told) = mpsc::channel(1);

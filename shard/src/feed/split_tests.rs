@@ -15,6 +15,16 @@ fn assignment(partitions: impl IntoIterator<Item = u16>, cores: usize) -> Assign
     change(None, owned, cores).assignment
 }
 
+/// A splitter whose partitions are all at the beginning of their logs.
+fn splitter(partitions: impl IntoIterator<Item = u16>, cores: usize) -> Splitter {
+    let assignment = assignment(partitions, cores);
+    Splitter::new(&assignment, &beginning(&assignment))
+}
+
+fn beginning(assignment: &Assignment) -> Positions {
+    assignment.places().map(|(partition, ..)| (partition, Position(0))).collect()
+}
+
 /// A device of a partition, the n-th.
 fn device(partition: u16, n: u32) -> DeviceId {
     let ids = (0_u32..).map(|i| {
@@ -48,7 +58,8 @@ fn start(heads: &[(u32, u64)]) -> wire::FeedStart {
 /// Opens a stream at the splitter's positions and accepts its start: every log is empty.
 fn begin(splitter: &mut Splitter) -> wire::FeedRequest {
     let request = splitter.request("node-1", &ClusterName::default());
-    splitter.start(&start(&[(0, 0), (1, 0), (2, 0), (3, 0)])).unwrap();
+    let head = splitter.positions().values().map(|at| at.0).max().unwrap_or(0);
+    splitter.start(&start(&[0, 1, 2, 3].map(|log| (log, head)))).unwrap();
     request
 }
 
@@ -64,7 +75,7 @@ fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
 fn each_core_gets_its_records_in_order_and_every_position() {
     // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of
     // core 1. With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
-    let mut splitter = Splitter::new(&assignment([1, 2, 5, 6], 2), &Positions::new());
+    let mut splitter = splitter([1, 2, 5, 6], 2);
     let request = begin(&mut splitter);
     assert_eq!(request.partitions, [1, 2, 5, 6]);
     assert_eq!((request.cluster.as_str(), &request.log_identity[..]), ("clarion", &[1; 16][..]));
@@ -83,7 +94,7 @@ fn each_core_gets_its_records_in_order_and_every_position() {
 #[test]
 fn a_log_on_two_cores_is_split() {
     // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
-    let mut splitter = Splitter::new(&assignment([1, 5], 2), &Positions::new());
+    let mut splitter = splitter([1, 5], 2);
     begin(&mut splitter);
     let commands =
         splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
@@ -91,8 +102,39 @@ fn a_log_on_two_cores_is_split() {
 }
 
 #[test]
+fn partitions_that_are_further_on_skip_what_they_have() {
+    // Of log 1: 1 and 9 are core 0's, 5 is core 1's. 5 and 9 come from snapshots.
+    let owned = assignment([1, 5, 9], 2);
+    let positions = [(1, 1), (5, 3), (9, 2)].map(|(p, at)| (PartitionId(p), Position(at)));
+    let mut splitter = Splitter::new(&owned, &positions.into());
+    let request = splitter.request("node-1", &ClusterName::default());
+    assert_eq!(request.positions, [wire::LogPosition { log: 1, position: 1 }], "the lowest");
+    splitter.start(&start(&[(1, 3)])).unwrap();
+    let records = || vec![record(1, 0), record(5, 1), record(9, 2)];
+    let mut deliver = |position| {
+        let commands = splitter.split(batch(1, position, records())).unwrap();
+        let parts = parts(&commands);
+        parts.iter().for_each(|(core, _)| splitter.taken(*core, LogId(1), Position(position)));
+        (parts, splitter.has_caught_up())
+    };
+    assert_eq!(deliver(2), (vec![(0, vec![(1, 0)])], false));
+    assert_eq!(deliver(3), (vec![(0, vec![(1, 0), (9, 2)])], true));
+    assert_eq!(deliver(4), (vec![(0, vec![(1, 0), (9, 2)]), (1, vec![(5, 1)])], true));
+    assert!(splitter.positions().values().all(|position| *position == Position(4)));
+}
+
+#[test]
+fn a_partition_without_a_position_is_not_followed() {
+    let owned = assignment([1, 5], 1);
+    let mut splitter = Splitter::new(&owned, &[(PartitionId(5), Position(7))].into());
+    let request = begin(&mut splitter);
+    assert_eq!(request.partitions, [5]);
+    assert!(Splitter::new(&owned, &Positions::new()).is_empty());
+}
+
+#[test]
 fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
-    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    let mut splitter = splitter([1], 1);
     begin(&mut splitter);
     splitter.split(batch(1, 1, vec![])).unwrap();
     let dense = |position| SplitError::NotDense {
@@ -107,7 +149,7 @@ fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
 
 #[test]
 fn what_is_not_ours_is_an_error() {
-    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    let mut splitter = splitter([1], 1);
     begin(&mut splitter);
     assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
     assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
@@ -118,7 +160,7 @@ fn what_is_not_ours_is_an_error() {
 
 #[test]
 fn one_broken_record_does_not_keep_the_node_from_the_rest() {
-    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    let mut splitter = splitter([1], 1);
     begin(&mut splitter);
     let broken = wire::Record { change: None, ..record(1, 0) };
     let commands = splitter.split(batch(1, 1, vec![broken, record(1, 1)])).unwrap();
@@ -127,7 +169,7 @@ fn one_broken_record_does_not_keep_the_node_from_the_rest() {
 
 #[test]
 fn caught_up_is_a_position() {
-    let mut splitter = Splitter::new(&assignment([1, 5], 2), &Positions::new());
+    let mut splitter = splitter([1, 5], 2);
     assert!(!splitter.has_caught_up(), "no stream has begun");
     splitter.request("node-1", &ClusterName::default());
     splitter.start(&start(&[(1, 2)])).unwrap();
@@ -151,14 +193,14 @@ fn caught_up_is_a_position() {
 
 #[test]
 fn an_empty_log_is_caught_up_with_at_once() {
-    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    let mut splitter = splitter([1], 1);
     begin(&mut splitter);
     assert!(splitter.has_caught_up());
 }
 
 #[test]
 fn a_stream_begins_with_one_start_of_the_right_log() {
-    let mut splitter = Splitter::new(&assignment([1, 2], 1), &Positions::new());
+    let mut splitter = splitter([1, 2], 1);
     splitter.request("node-1", &ClusterName::default());
     assert_eq!(splitter.split(batch(1, 1, vec![])).unwrap_err(), SplitError::Start);
     let ours = LogIdentity([1; 16]);
@@ -189,7 +231,7 @@ proptest! {
         }).collect();
         let mut taken: Vec<Vec<(u64, u64)>> = vec![Vec::new(); cores];
         let mut seen: Vec<Vec<u64>> = vec![Vec::new(); cores];
-        let mut positions = Positions::new();
+        let mut positions = beginning(&owned);
         let mut cuts = cuts.into_iter();
         loop {
             let mut splitter = Splitter::new(&owned, &positions);
@@ -209,7 +251,8 @@ proptest! {
             positions = splitter.positions();
             if budget > 0 { break; }
         }
-        for (core, _) in owned.follows().into_iter().filter(|(_, l)| *l == LogId(1)) {
+        let of_log = owned.places().filter(|(.., log)| *log == LogId(1));
+        for core in of_log.map(|(_, core, _)| core).collect::<std::collections::BTreeSet<_>>() {
             prop_assert_eq!(&seen[core], &(1..=log.len() as u64).collect::<Vec<_>>());
             let mine = log.iter().flat_map(|b| &b.records);
             let mine = mine.map(|r| Record::from_wire(r.clone()).unwrap());

@@ -21,12 +21,13 @@ use super::{
 };
 use crate::{
     command::{CommandSink, Event},
-    control::{Control, FeedNote, output::Output, readiness::NotReady},
+    control::{Control, FeedNote, output::Output, readiness::NotReady, snapshot::SnapshotNote},
     feed::{
         self, Feed, FeedConfig, Following,
         split::{Positions, Splitter},
     },
     service::{End, Now, SessionHandle},
+    snapshots::Snapshots,
 };
 
 /// Time for a feed to end between two commands.
@@ -49,6 +50,9 @@ pub(super) struct NodeTask {
     following: Option<Following>,
     positions: Positions,
     notes: mpsc::Receiver<FeedNote>,
+    snapshots: Snapshots,
+    /// Notes of [`NodeTask::snapshots`].
+    carried: mpsc::Receiver<SnapshotNote>,
     health: HealthReporter,
     /// Last reported readiness; `None`: nothing was reported yet.
     ready: Option<Result<(), NotReady>>,
@@ -76,6 +80,8 @@ impl NodeTask {
             .enumerate()
             .map(|(core, s)| Outbox::new(core, s.clone(), failed.clone()))
             .collect();
+        let (carry, carried) = mpsc::channel(NOTES);
+        let snapshots = Snapshots::new(feed.clone(), sinks.clone(), carry, world.clone());
         let feed = Feed { config: feed, cores: sinks, notes: tell, world };
         Self {
             control,
@@ -90,6 +96,8 @@ impl NodeTask {
             following: None,
             positions: Positions::new(),
             notes,
+            snapshots,
+            carried,
             health,
             ready: None,
             draining: false,
@@ -203,6 +211,7 @@ impl NodeTask {
                 return Err(failure.map_or(gone, NodeError::from));
             }
             Some(note) = self.notes.recv() => Input::Note(note),
+            Some(note) = self.carried.recv() => Input::Carried(note),
             Some(session) = self.begun.recv() => Input::Begun(session),
             () = sleep(pause) => Input::Clock,
             () = has_room(outboxes), if !room => Input::Clock,
@@ -243,6 +252,10 @@ impl NodeTask {
             Input::Begun(session) => self.open_session(session),
             Input::Note(FeedNote::CoreHangs(core)) => return Err(CoreFailure::Hangs(core).into()),
             Input::Note(note) => self.control.feed(note),
+            Input::Carried(SnapshotNote::CoreHangs(core)) => {
+                return Err(CoreFailure::Hangs(core).into());
+            }
+            Input::Carried(note) => self.control.snapshots(note, now),
             Input::Clock => self.control.expire(now),
         }
         Ok(())
@@ -270,18 +283,31 @@ impl NodeTask {
                         while self.notes.try_recv().is_ok() {}
                     }
                 }
-                Output::Follow { assignment, continues } => {
+                Output::Follow { assignment, followed, begin } => {
                     // A batch may reach a core only after the core owns the batch's partitions.
-                    let reached =
-                        self.outboxes.iter().map(Outbox::reached).collect::<Result<Vec<_>, _>>();
-                    let positions = feed::resume(std::mem::take(&mut self.positions), &continues);
+                    let reached = self.reached().map_err(overrun)?;
+                    let positions = std::mem::take(&mut self.positions);
+                    let positions = feed::resume(positions, &followed, begin);
                     let splitter = Splitter::new(&assignment, &positions);
-                    self.following =
-                        Some(self.feed.clone().follow(splitter, reached.map_err(overrun)?));
+                    self.following = Some(self.feed.clone().follow(splitter, reached));
                 }
+                // A snapshot that is listed may be loaded, for which its core must own it.
+                Output::List(list) => {
+                    let reached = self.reached().map_err(overrun)?;
+                    self.snapshots.list(list, reached);
+                }
+                Output::Load(load) => self.snapshots.load(load),
+                Output::StopLoad { load } => self.snapshots.stop_load(load),
+                Output::Save(save) => self.snapshots.save(save),
+                Output::StopSave => self.snapshots.stop_save(),
             }
         }
         Ok(())
+    }
+
+    /// Receivers that resolve when each core has got all earlier commands.
+    fn reached(&self) -> Result<Vec<tokio::sync::oneshot::Receiver<()>>, Overrun> {
+        self.outboxes.iter().map(Outbox::reached).collect()
     }
 
     fn open_session(&mut self, mut session: SessionHandle) {
@@ -339,6 +365,7 @@ enum Input {
     Session(Happened),
     Begun(SessionHandle),
     Note(FeedNote),
+    Carried(SnapshotNote),
     /// Time has passed, or outboxes have room again.
     Clock,
 }

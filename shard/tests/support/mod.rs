@@ -10,8 +10,11 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
+pub mod archive;
+
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+use archive::Archive;
 use clarion_proto::{
     device::{Change, Record},
     ids::{ClusterName, DeviceId, PartitionId, UnixMillis, partition_of},
@@ -21,6 +24,7 @@ use clarion_proto::{
         session_request::Message as Say,
         session_response::Message as Told,
         shard_service_client::ShardServiceClient,
+        snapshot_service_server::SnapshotServiceServer,
     },
 };
 use clarion_runtime::world::World;
@@ -226,6 +230,8 @@ impl Session {
 /// The coordinator's feed: each call of a node comes out of `calls` and is answered by the test.
 pub struct ScriptedFeed {
     pub address: SocketAddr,
+    /// The snapshots that the coordinator keeps: none at first.
+    pub archive: Archive,
     calls: mpsc::Receiver<Call>,
 }
 
@@ -256,10 +262,12 @@ impl ScriptedFeed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (script, calls) = mpsc::channel(4);
+        let archive = Archive::default();
         let server = tonic::transport::Server::builder()
-            .add_service(FeedServiceServer::new(FeedScript(script)));
+            .add_service(FeedServiceServer::new(FeedScript(script)))
+            .add_service(SnapshotServiceServer::new(archive.clone()));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        Self { address, calls }
+        Self { address, archive, calls }
     }
 
     /// The next call, whose stream has not begun.

@@ -130,15 +130,12 @@ pub(crate) async fn prepare(
             log: LogId(0),
             position: Position(1),
             appended: UnixMillis(1),
+            partitions: mine(core).collect(),
             records,
         })
         .await;
-        let shard = |partition| ShardSpec {
-            partition,
-            log: LogId(0),
-            start: Position(1),
-            handed: RoaringBitmap::new(),
-        };
+        let shard =
+            |partition| ShardSpec { partition, start: Position(1), handed: RoaringBitmap::new() };
         say(Command::Wave(Arc::new(WaveSpec {
             id: WAVE,
             alert: "alerts/test".to_owned(),

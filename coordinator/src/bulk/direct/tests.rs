@@ -7,37 +7,23 @@ use clarion_proto::{
     wire::shard_v1::FeedResponse,
 };
 use clarion_runtime::world::World;
-use data_encoding::HEXLOWER;
 use prost::Message;
 
 use super::{
     super::{Target, args::ImportArgs, import, journal::Counts},
     *,
 };
-use crate::store::{
-    sql::{MadeFor, SqlStore},
-    sqlite::SqliteEngine,
-    suite::app,
-};
+use crate::store::{Store, suite::app};
 
 /// The store of a data folder, as a coordinator opens it.
-async fn store(args: &ImportArgs, world: &World) -> SqlStore<SqliteEngine> {
+async fn store(args: &ImportArgs, world: &World) -> Arc<dyn Store> {
     let StoreAt(mut config) = args.store().expect("a configuration");
-    let folder = state::lock_folder(&mut config).expect("free").expect("a folder");
-    let made_for = MadeFor {
-        cluster: config.dispatch.cluster.as_str().to_owned(),
-        partitions: config.dispatch.partitions,
-        logs: config.dispatch.logs,
-        device_key: Some(HEXLOWER.encode(&config.api.device_key.fingerprint())),
-    };
-    let file = config.data_dir.expect("given").join("store.sqlite");
-    drop(folder);
-    let engine = SqliteEngine::open(&file, world.clock()).await.expect("opened");
-    SqlStore::open(engine, &made_for, 1 << 30, 1 << 20, world).await.expect("a store")
+    drop(state::lock_folder(&mut config).expect("free").expect("a folder"));
+    state::open_store(&config, world).await.expect("a store").store
 }
 
 /// All records of a store.
-async fn records(store: &SqlStore<SqliteEngine>) -> Vec<Record> {
+async fn records(store: &dyn Store) -> Vec<Record> {
     let after: Vec<_> = (0..store.logs()).map(|log| (LogId(log), Position(0))).collect();
     let read = store.read_many(&after, usize::MAX).await.expect("readable");
     let batches = read.into_iter().flat_map(|(_, batches)| batches);
@@ -85,7 +71,7 @@ fn rows_go_into_the_store_of_a_data_folder_with_the_checks_of_the_api() {
     let counts = import(&args, Target::Store(args.store().expect("valid"))).expect("imported");
     assert_eq!(counts, Counts { written: 9_990, rejected: 10, warned: 0 });
     let store = runtime.block_on(store(&args, &world));
-    let records = runtime.block_on(records(&store));
+    let records = runtime.block_on(records(&*store));
     let muted = records.iter().filter(|record| record.change == Change::Mute(true)).count();
     let arrived = |record: &&Record| matches!(record.change, Change::Arrival(..));
     assert_eq!((muted, records.iter().filter(arrived).count()), (10, 9_990));

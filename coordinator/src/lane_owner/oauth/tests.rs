@@ -24,6 +24,7 @@ use crate::{
     fixtures::{gateway, node},
     lane::{Gateway, LaneKey},
     lane_owner::{self as owner, Credential, LaneOwner, ServiceAccount},
+    store::memory::MemoryStore,
 };
 
 mod sources;
@@ -345,7 +346,10 @@ impl Owner {
         let (board, world) = (Arc::new(Board::new()), World::system());
         let owner = Arc::new(Lanes::new(owner, board.clone()));
         let (keeper, of_task) = (owner.clone(), world.clone());
-        tokio::spawn(async move { keeper.keep_fresh(&of_task).await });
+        tokio::spawn(async move {
+            let store = MemoryStore::new(1, 1 << 20, &of_task);
+            keeper.keep_fresh(&of_task, &store).await;
+        });
         Self { owner, board, world }
     }
 
@@ -449,8 +453,9 @@ async fn one_account_in_trouble_holds_up_no_other() {
     for credential in ["google", "other"] {
         owner.owner.ensure(&key(credential), &owner.world.clock()).unwrap();
     }
+    let store = MemoryStore::new(1, 1 << 20, &owner.world);
     tokio::select! {
-        () = owner.owner.keep_fresh(&owner.world) => {}
+        () = owner.owner.keep_fresh(&owner.world, &store) => {}
         () = owner.given("Bearer good") => {}
     }
     let status: BTreeMap<_, _> = owner

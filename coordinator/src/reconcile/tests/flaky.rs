@@ -81,6 +81,9 @@ impl AlertStore for Flaky {
         self.reach()?.delete_app(name).await
     }
 
+    async fn deleted_apps(&self) -> Result<Vec<(AppName, Identity)>, StoreError> {
+        self.reach()?.deleted_apps().await
+    }
     async fn deleted_identity(&self, name: &AppName) -> Result<Option<Identity>, StoreError> {
         self.reach()?.deleted_identity(name).await
     }

@@ -34,6 +34,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Settings of a migration: an index over all rows takes longer than other statements.
 const MIGRATION_SETTINGS: &str = "SET LOCAL statement_timeout = '45s'";
 
+/// Settings of a session that reads another system's database: it changes nothing, and values have
+/// one form as text.
+const FOREIGN_SETTINGS: &str = "SET default_transaction_read_only = on; \
+    SET statement_timeout = '60s'; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET jit = off";
+
 /// Where connections lead, and what they share.
 pub(super) struct Server {
     pub(super) address: Address,
@@ -55,6 +60,8 @@ pub(super) enum Role {
     /// Renewal of the chief's counter, and the server's clock. Nothing that it writes has to
     /// survive the server, so it does not wait for the disk or a standby.
     Guard,
+    /// Reads of another system's database, which may be a standby.
+    Foreign,
 }
 
 /// An established connection.
@@ -147,12 +154,16 @@ impl Role {
     /// The settings of the session. A client that vanished is noticed within 10 s, so that its
     /// locks do not stay.
     fn settings(self) -> String {
+        if self == Self::Foreign {
+            return FOREIGN_SETTINGS.to_owned();
+        }
         let synchronous_commit = self.synchronous_commit();
         let isolation = if self == Self::Decisions { "serializable" } else { "read committed" };
         let statement_timeout = match self {
             Self::Appends => "10s",
             Self::Records | Self::Decisions => "8s",
             Self::Guard => "1500ms",
+            Self::Foreign => "60s",
         };
         format!(
             "SET synchronous_commit = {synchronous_commit};
@@ -171,7 +182,7 @@ impl Role {
 
     /// Whether a commit of the connection waits until it is durable.
     pub(super) fn is_durable(self) -> bool {
-        self != Self::Guard
+        !matches!(self, Self::Guard | Self::Foreign)
     }
 }
 
@@ -205,6 +216,9 @@ impl Connection {
     /// settings.
     async fn set_up(&self, role: Role) -> Result<(), String> {
         self.client.batch_execute(&role.settings()).await.map_err(|e| words(&e))?;
+        if role == Role::Foreign {
+            return Ok(());
+        }
         let asked = "SELECT current_setting('synchronous_commit'), \
                      current_setting('transaction_read_only'), current_setting('fsync'), \
                      current_setting('server_encoding')";

@@ -19,9 +19,16 @@ use std::{
 /// Runs the server until standard input ends, or has a line: then the folder stays.
 const SCRIPT: &str = r#"
 set -eu
-folder=$1; bin=$2; port=$3
+folder=$1; bin=$2; port=$3; source=$4; source_port=$5
+made=
 if [ -z "$folder" ]; then
-  folder=$(mktemp -d "${TMPDIR:-/tmp}/clarion-postgres-XXXXXX")
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/clarion-postgres-XXXXXX"); made=1
+fi
+if [ -n "$source" ]; then
+  rm -rf "$folder/data"
+  "$bin/pg_basebackup" -R -c fast -w -U clarion -h "$source" -p "$source_port" \
+    -D "$folder/data" >>"$folder/log" 2>&1
+elif [ -n "$made" ]; then
   "$bin/initdb" -k -A trust -U clarion -E UTF8 --no-locale -D "$folder/data" >"$folder/log" 2>&1
   printf '%s\n' "include_if_exists = '../test.conf'" >>"$folder/data/postgresql.conf"
 fi
@@ -61,19 +68,44 @@ impl TestServer {
             );
             return None;
         };
-        // The port is free until something else takes it; the test fails then, and is repeated.
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let port = port.port();
-        let (shell, input, folder) = run(&bin, Path::new(""), port);
+        let port = free_port();
+        let (shell, input, folder) = run(&bin, Path::new(""), port, None);
         let server = Self { bin, folder, port, shell, input: Some(input) };
         server.wait_until_ready();
         Some(server)
     }
 
+    /// Starts a standby that follows this server: a base backup in a folder of its own.
+    pub(crate) fn standby(&self) -> Self {
+        let (bin, port) = (self.bin.clone(), free_port());
+        let (shell, input, folder) = run(&bin, Path::new(""), port, Some(self));
+        let server = Self { bin, folder, port, shell, input: Some(input) };
+        server.wait_until_ready();
+        server
+    }
+
+    /// Ends the server if it runs, and starts it as a standby of another server.
+    pub(crate) fn follow(&mut self, primary: &Self) {
+        self.stop();
+        let (shell, input, _) = run(&self.bin, &self.folder, self.port, Some(primary));
+        (self.shell, self.input) = (shell, Some(input));
+        self.wait_until_ready();
+    }
+
+    /// Makes this standby the primary.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.sql("postgres", "SELECT pg_promote(true, 60)"), "t");
+    }
+
+    /// Host and port of the server's socket, as a URL names them.
+    pub(crate) fn host(&self) -> String {
+        let folder = self.folder.to_str().expect("ASCII").replace('/', "%2F");
+        format!("{folder}:{}", self.port)
+    }
+
     /// URL of a database over the server's socket.
     pub(crate) fn url(&self, database: &str) -> String {
-        let folder = self.folder.to_str().expect("ASCII").replace('/', "%2F");
-        format!("postgres://clarion@{folder}:{}/{database}", self.port)
+        format!("postgres://clarion@{}/{database}", self.host())
     }
 
     /// Port of TCP on 127.0.0.1.
@@ -135,7 +167,7 @@ impl TestServer {
     /// Ends the server if it runs, and starts it again with the same data.
     pub(crate) fn restart(&mut self) {
         self.stop();
-        let (shell, input, _) = run(&self.bin, &self.folder, self.port);
+        let (shell, input, _) = run(&self.bin, &self.folder, self.port, None);
         (self.shell, self.input) = (shell, Some(input));
         self.wait_until_ready();
     }
@@ -163,7 +195,8 @@ impl TestServer {
         let since = Instant::now();
         loop {
             let file = fs::read_to_string(self.folder.join("data/postmaster.pid"));
-            if file.is_ok_and(|file| file.lines().nth(7).is_some_and(|l| l.trim() == "ready")) {
+            let is_up = |state: &str| ["ready", "standby"].contains(&state.trim());
+            if file.is_ok_and(|file| file.lines().nth(7).is_some_and(is_up)) {
                 return;
             }
             if since.elapsed() > START_DEADLINE {
@@ -188,8 +221,13 @@ impl Drop for TestServer {
 }
 
 /// Starts the shell of a server, as the user `postgres` if this is root: the server refuses to run
-/// as root. An empty `folder`: the shell makes one.
-fn run(bin: &Path, folder: &Path, port: u16) -> (Child, ChildStdin, PathBuf) {
+/// as root. An empty `folder`: the shell makes one. With a `source`, the data are its base backup.
+fn run(
+    bin: &Path,
+    folder: &Path,
+    port: u16,
+    source: Option<&TestServer>,
+) -> (Child, ChildStdin, PathBuf) {
     let is_root = fs::metadata("/proc/self")
         .is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
     let mut command = if is_root {
@@ -201,6 +239,11 @@ fn run(bin: &Path, folder: &Path, port: u16) -> (Child, ChildStdin, PathBuf) {
     };
     command.current_dir("/").args(["-c", SCRIPT, "sh"]);
     command.arg(folder).arg(bin).arg(port.to_string());
+    let (source, source_port) = match source {
+        Some(source) => (source.folder.as_path(), source.port.to_string()),
+        None => (Path::new(""), String::new()),
+    };
+    command.arg(source).arg(source_port);
     let mut shell =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh starts");
     let mut folder = String::new();
@@ -210,6 +253,11 @@ fn run(bin: &Path, folder: &Path, port: u16) -> (Child, ChildStdin, PathBuf) {
     assert!(folder.is_absolute(), "initdb failed: try it by hand");
     let input = shell.stdin.take().expect("piped");
     (shell, input, folder)
+}
+
+/// A port that is free until something else takes it; the test fails then, and is repeated.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
 }
 
 /// Folder of the server's programs; the newest version of several.
@@ -223,6 +271,6 @@ fn programs() -> Option<PathBuf> {
         .collect();
     installed.sort();
     folders.extend(installed.into_iter().rev());
-    let all = ["initdb", "postgres", "psql"];
+    let all = ["initdb", "postgres", "psql", "pg_basebackup"];
     folders.into_iter().find(|folder| all.iter().all(|program| folder.join(program).exists()))
 }

@@ -12,6 +12,7 @@ use proptest::{prelude::*, sample::select};
 
 use super::{server::TestServer, *};
 use crate::store::{
+    fixtures::seals,
     sql::{
         FlushBatch, Hash, MadeFor, SqlStore, Value,
         model::{compare, step},
@@ -20,6 +21,7 @@ use crate::store::{
     suite::suite,
 };
 
+mod failover;
 mod flush;
 mod outage;
 mod roles;
@@ -59,7 +61,8 @@ async fn store(
     tail: usize,
 ) -> SqlStore<PostgresEngine> {
     let engine = connect(server, database).await;
-    let store = SqlStore::open(engine, &made_for(logs), 1 << 30, tail, &World::system()).await;
+    let (made_for, world) = (made_for(logs), World::system());
+    let store = SqlStore::open(engine, &made_for, 1 << 30, tail, seals(), &world).await;
     store.expect("no other process")
 }
 

@@ -208,6 +208,10 @@ impl<E: Engine> AlertStore for SqlStore<E> {
         self.deleted_app_identity(name).await
     }
 
+    async fn deleted_apps(&self) -> Result<Vec<(AppName, Identity)>, StoreError> {
+        self.deleted_app_rows().await
+    }
+
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError> {
         self.known_app(name).await
     }
@@ -224,16 +228,13 @@ impl<E: Engine> AlertStore for SqlStore<E> {
 impl<E: Engine> SqlStore<E> {
     fn creation(&self, alert: &AlertRecord, active_max: usize) -> Statement {
         let record = encoded::alert(alert);
-        let mut apps: Vec<&str> = alert.apps.iter().map(AppName::id).collect();
-        apps.sort_unstable();
-        apps.dedup();
+        let (apps, count) = joined_apps(&alert.apps);
         let create = self.database.fenced(CREATE).text(alert.name.id());
         let create = create.bytes(alert.request_id.0.as_bytes().to_vec()).integer(alert.created.0);
         let create = create.bytes(alert.submitted.external_id.clone().into_bytes());
-        let create = create.text(apps.iter().map(|app| format!(",{app},")).collect::<String>());
-        let create = create.integer(alert.epoch.0).integer(alert.revision);
+        let create = create.text(apps).integer(alert.epoch.0).integer(alert.revision);
         let create = create.integer(record.len() as u64).bytes(record);
-        create.integer(active_max as u64).integer(apps.len() as u64).serializable()
+        create.integer(active_max as u64).integer(count as u64).serializable()
     }
 
     /// Why an alert was not created.
@@ -314,7 +315,15 @@ fn cursor_of(row: &Row) -> Result<(u64, String), super::EngineError> {
 }
 
 /// Positions with commas between them.
-fn joined(positions: &[Position]) -> String {
+/// The apps of an alert as its column has them, each between commas, and their number.
+pub(super) fn joined_apps(apps: &[AppName]) -> (String, usize) {
+    let mut apps: Vec<&str> = apps.iter().map(AppName::id).collect();
+    apps.sort_unstable();
+    apps.dedup();
+    (apps.iter().map(|app| format!(",{app},")).collect(), apps.len())
+}
+
+pub(super) fn joined(positions: &[Position]) -> String {
     positions.iter().map(Position::to_string).collect::<Vec<_>>().join(",")
 }
 

@@ -40,6 +40,7 @@ const FORGET: &str = "DELETE FROM app WHERE (SELECT epoch FROM chief WHERE id = 
      AND deleted > 0 AND deleted <= (SELECT deleted FROM app WHERE deleted > 0 \
      ORDER BY deleted DESC LIMIT 1 OFFSET $2) RETURNING revision";
 const IDENTITY: &str = "SELECT identity FROM app WHERE name = $1 AND deleted > 0";
+const DELETED: &str = "SELECT name, identity FROM app WHERE deleted > 0 ORDER BY deleted";
 const GET: &str = "SELECT name, record FROM app WHERE name = $1 AND deleted = 0";
 const LIST: &str = "SELECT name, record FROM app WHERE deleted = 0 AND name > $1 \
      ORDER BY name LIMIT $2";
@@ -134,13 +135,21 @@ impl<E: Engine> SqlStore<E> {
     ) -> Result<Option<Identity>, StoreError> {
         let rows = self.database.read(Statement::new(IDENTITY).text(name.id())).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let number = self.database.noted(row.integer(0))?;
-        let of_number = |identity: &Identity| self::number(*identity) == number;
-        let identity = [Identity::Device, Identity::Token].into_iter().find(of_number);
-        identity.map(Some).ok_or_else(|| StoreError::Unreadable {
-            record: format!("identity of the deleted {name}"),
-            problem: format!("it has the value {number}, which this version does not know"),
-        })
+        identity(name, self.database.noted(row.integer(0))?).map(Some)
+    }
+
+    pub(super) async fn deleted_app_rows(&self) -> Result<Vec<(AppName, Identity)>, StoreError> {
+        let rows = self.database.read(Statement::new(DELETED)).await?;
+        let deleted = rows.iter().map(|row| {
+            let name = self.database.noted(row.text(0))?;
+            let name = AppName::from_id(name).map_err(|error| StoreError::Unreadable {
+                record: "name of a deleted app".to_owned(),
+                problem: error.to_string(),
+            })?;
+            let identity = identity(&name, self.database.noted(row.integer(1))?)?;
+            Ok((name, identity))
+        });
+        deleted.collect()
     }
 
     pub(super) async fn app_row(
@@ -192,8 +201,18 @@ impl<E: Engine> SqlStore<E> {
     }
 }
 
+/// The identity of a deleted app whose column has a number.
+fn identity(app: &AppName, number: i64) -> Result<Identity, StoreError> {
+    let of_number = |identity: &Identity| self::number(*identity) == number;
+    let known = [Identity::Device, Identity::Token].into_iter().find(of_number);
+    known.ok_or_else(|| StoreError::Unreadable {
+        record: format!("identity of the deleted {app}"),
+        problem: format!("it has the value {number}, which this version does not know"),
+    })
+}
+
 /// Number of an identity in its column.
-fn number(identity: Identity) -> i64 {
+pub(super) fn number(identity: Identity) -> i64 {
     match identity {
         Identity::Device => 1,
         Identity::Token => 2,

@@ -7,11 +7,15 @@ use tokio::sync::watch;
 
 use super::{
     SqlStore,
-    database::{Attempts, Written},
-    engine::{BATCH_BYTES, Engine, EngineError, Statement, StoredBatch},
-    logs::{self, Newest},
+    database::Attempts,
+    engine::{BATCH_BYTES, Engine, EngineError, Row, Statement, StoredBatch},
+    fork,
+    logs::{self, Head, Newest},
 };
-use crate::store::{Batch, ChainAt, ChangeLog, Link, RecordBatch, StoreError};
+use crate::{
+    seal::{Generation, generation_of},
+    store::{Batch, ChainAt, ChangeLog, Link, RecordBatch, StoreError, Usage},
+};
 
 /// Moves the beginning of a log from `$3` to `$4`; `$5`: bytes of the batches between.
 const TRIM: &str = "UPDATE log_head SET first = $4, \
@@ -19,7 +23,7 @@ const TRIM: &str = "UPDATE log_head SET first = $4, \
      trimmed_chain = (SELECT chain FROM batch WHERE log = $2 AND position = $4 - 1), \
      bytes = bytes - $5 \
      WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 AND log = $2 AND first = $3 \
-     RETURNING first";
+     AND EXISTS (SELECT 1 FROM batch WHERE log = $2 AND position = $4 - 1) RETURNING first";
 const CHAIN: &str = "SELECT chain FROM batch WHERE log = $1 AND position = $2";
 /// Where a log begins.
 const BEGINNING: &str = "SELECT first, records_trimmed, trimmed_chain FROM log_head WHERE log = $1";
@@ -56,7 +60,7 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
         if position == head.position {
             return Ok(ChainAt::Known(head.chain));
         }
-        if position.0 + 1 <= head.first.0 {
+        if position < head.first {
             let is_known = position.0 + 1 == head.first.0;
             return Ok(if is_known {
                 ChainAt::Known(head.trimmed_chain)
@@ -65,7 +69,7 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
             });
         }
         let query = Statement::new(CHAIN).integer(log.0).integer(position.0);
-        let rows = self.database.read(query).await?;
+        let rows = self.rows_of(log, position, query).await?;
         // It may have been trimmed meanwhile.
         let row = rows.first().map(|row| row.hash(0));
         Ok(self.database.noted(row.transpose())?.map_or(ChainAt::Trimmed, ChainAt::Known))
@@ -94,6 +98,10 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
 
     fn has_room(&self) -> watch::Receiver<bool> {
         self.logs.room.watch()
+    }
+
+    fn usage(&self) -> Usage {
+        self.logs.room.usage()
     }
 
     async fn heads(&self) -> Result<Vec<Position>, StoreError> {
@@ -142,14 +150,12 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
             }
             let query = "SELECT records_until FROM batch WHERE log = $1 AND position = $2";
             let query = Statement::new(query).integer(log.0).integer(until.0);
-            let rows = match self.database.engine().query(query).await {
-                // Damage of a log's row concerns only its readers.
-                Err(EngineError::Broken(problem)) => {
-                    return Err(StoreError::Damaged { log, position: until, problem });
-                }
-                rows => self.database.noted(rows)?,
-            };
+            let rows = self.rows_of(log, until, query).await?;
             let Some(row) = rows.into_iter().next() else {
+                // It may have been trimmed meanwhile.
+                if let Some(known) = self.logs.records_until(log, until)? {
+                    return Ok(known);
+                }
                 let problem = "the batch is missing".to_owned();
                 return Err(StoreError::Damaged { log, position: until, problem });
             };
@@ -159,13 +165,15 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
     }
 
     async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError> {
+        self.database.usable()?;
         let head = self.logs.head(log)?;
         let first = before.min(Position(head.position.0 + 1));
         if first <= head.first {
             return Ok(());
         }
         let query = Statement::new(TRIMMED_BYTES).integer(log.0).integer(head.first.0);
-        let rows = self.database.read(query.integer(first.0).integer(BATCH_BYTES)).await?;
+        let query = query.integer(first.0).integer(BATCH_BYTES);
+        let rows = self.rows_of(log, head.first, query).await?;
         let bytes = rows.first().map_or(Ok(0), |row| row.unsigned(0));
         let bytes = self.database.noted(bytes)?.min(head.bytes);
         let trim = self.database.fenced(TRIM).integer(log.0).integer(head.first.0);
@@ -189,9 +197,42 @@ impl<E: Engine> ChangeLog for SqlStore<E> {
     fn grown(&self) -> watch::Receiver<u64> {
         self.logs.grown.subscribe()
     }
+
+    async fn oldest_generation(&self) -> Result<Option<Generation>, StoreError> {
+        self.database.usable()?;
+        let mut oldest = None;
+        for log in (0..self.logs.count()).map(LogId) {
+            let (head, first) = match self.first_batch(log).await? {
+                Some(found) => found,
+                None => continue,
+            };
+            let after = Position(head.first.0 - 1);
+            let first = logs::checked(&head, after, vec![first])?;
+            // A generation that was never made: whatever is not sealed keeps all keys.
+            let sealed_by = generation_of(&first[0].records).unwrap_or(Generation(0));
+            oldest = Some(oldest.map_or(sealed_by, |oldest: Generation| oldest.min(sealed_by)));
+        }
+        Ok(oldest)
+    }
 }
 
 impl<E: Engine> SqlStore<E> {
+    /// Rows about the batches of one log from a position on. Damage of them concerns only the
+    /// readers of the log, not the process.
+    async fn rows_of(
+        &self,
+        log: LogId,
+        position: Position,
+        query: Statement,
+    ) -> Result<Vec<Row>, StoreError> {
+        match self.database.engine().query(query).await {
+            Err(EngineError::Broken(problem)) => {
+                Err(StoreError::Damaged { log, position, problem })
+            }
+            rows => self.database.noted(rows),
+        }
+    }
+
     /// Reads logs from the database, from the first of `rest` to the first that the tail has, and
     /// adds what was found. Returns the number of logs that were read.
     async fn stored(
@@ -221,7 +262,7 @@ impl<E: Engine> SqlStore<E> {
             let of_log = of_log.filter(|batch| batch.flushed.position <= head.position);
             let of_log: Vec<StoredBatch> = of_log.collect();
             let none = of_log.is_empty();
-            let batches = match logs::checked(head, after, of_log) {
+            let batches = match self.logs.opened(head, after, of_log) {
                 // The log has batches after the position, and the first log that is asked for
                 // comes with one at least.
                 Ok(_) if none && found.is_empty() => {
@@ -231,9 +272,12 @@ impl<E: Engine> SqlStore<E> {
                 }
                 checked => checked,
             };
-            // It may have been trimmed meanwhile.
+            // It may have been trimmed meanwhile, or the database lost the newest batches of all.
             let batches =
                 batches.or_else(|error| self.logs.newest(log, after, 0, false).and(Err(error)));
+            if batches.is_err() {
+                fork::compare(&self.database, &self.logs).await?;
+            }
             match batches {
                 Ok(batches) if batches.is_empty() => break,
                 Ok(batches) => {
@@ -250,15 +294,44 @@ impl<E: Engine> SqlStore<E> {
         Ok(asked.len())
     }
 
+    /// The first batch of a log, with the head that it follows from; `None`: the log is empty.
+    async fn first_batch(&self, log: LogId) -> Result<Option<(Head, StoredBatch)>, StoreError> {
+        let head = self.logs.head(log)?;
+        if head.first > head.position {
+            return Ok(None);
+        }
+        let after = Position(head.first.0 - 1);
+        let read = self.database.engine().read(vec![(log, after)], 1).await;
+        let read = read.map_err(|error| self.database.read_error(error))?;
+        match read.into_iter().next() {
+            Some(first) => Ok(Some((head, first))),
+            // It may have been trimmed meanwhile.
+            None if self.logs.head(log)?.first > head.first => {
+                Box::pin(self.first_batch(log)).await
+            }
+            None => {
+                let (position, problem) = (head.first, "the batch is missing".to_owned());
+                Err(StoreError::Damaged { log, position, problem })
+            }
+        }
+    }
+
     /// Removes the batches of a log before its beginning.
     async fn drop_trimmed(&self, log: LogId, first: Position) -> Result<(), StoreError> {
         loop {
             let drop = self.database.fenced(DROP).integer(log.0).integer(first.0);
-            match self.database.write(drop.integer(DROP_AT_ONCE)).await? {
-                Written::Rows(rows) if rows.is_empty() => return Ok(()),
-                Written::Rows(_) => {}
+            match self.database.engine().execute(drop.integer(DROP_AT_ONCE)).await {
+                // Batches of version 1 have tokens in plain text.
+                Ok(rows) if rows.is_empty() => return self.database.scrub().await,
+                Ok(_) => {}
                 // The next trim removes the rest.
-                Written::Unknown(_) => return Ok(()),
+                Err(EngineError::Unknown(_)) => return Ok(()),
+                // Nobody reads these batches any more.
+                Err(EngineError::Broken(problem)) => {
+                    let position = Position(first.0 - 1);
+                    return Err(StoreError::Damaged { log, position, problem });
+                }
+                Err(error) => return Err(self.database.error(error)),
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{
     database::{Attempts, TRIES},
     engine::{Engine, EngineError, Row, Statement},
 };
-use crate::store::{Checkpoint, ClusterStore, Numbered, StoreError};
+use crate::store::{Checkpoint, ClusterStore, Numbered, Restore, StoreError};
 
 const REPLACE: &str = "INSERT INTO cluster (key, number, record) SELECT $2, $3, $4 \
      WHERE (SELECT epoch FROM chief WHERE id = 1) = $1 \
@@ -41,6 +41,10 @@ impl<E: Engine> ClusterStore for SqlStore<E> {
             Condition::Away(reason) => Err(StoreError::Away(reason.clone())),
             Condition::Stopped(error) => Err(error.clone()),
         }
+    }
+
+    fn restoring(&self) -> Option<&dyn Restore> {
+        Some(self)
     }
 
     async fn close(&self) {
@@ -99,6 +103,10 @@ impl<E: Engine> ClusterStore for SqlStore<E> {
             }
         }
         Err(attempts.exhausted(&key))
+    }
+
+    async fn scrub(&self) -> Result<(), StoreError> {
+        self.database.scrub().await
     }
 
     async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {

@@ -153,6 +153,11 @@ impl<E: Engine> Database<E> {
         self.noted(Err(EngineError::Fenced { stored }))
     }
 
+    /// Makes sure that the database's own files have nothing of rows that were deleted before.
+    pub(super) async fn scrub(&self) -> Result<(), StoreError> {
+        self.noted(self.engine.scrub().await)
+    }
+
     /// Asks the database whether it answers, and takes writes if the newest one failed.
     pub(super) async fn probe(&self) {
         let answer = match self.write_failed.load(Ordering::Relaxed) {

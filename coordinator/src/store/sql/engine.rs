@@ -49,9 +49,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     async fn flush(&self, flush: Flush) -> Result<Vec<Flushed>, EngineError>;
 
     /// Reads batches of several logs after the given positions, in the order of the logs given and
-    /// without a gap within a log, until `bytes_max` bytes of records are found; the first batch
-    /// comes whatever its size. Logs without batches have no entry. Nothing is checked: the caller
-    /// checks digests and chains.
+    /// without a gap within a log, until `bytes_max` bytes of sealed records are found; the first
+    /// batch comes whatever its size. Logs without batches have no entry. Nothing is checked: the
+    /// caller checks digests and chains.
     ///
     /// [`ReadError::Damaged`]: the database cannot read the rows of one log. Batches of logs before
     /// it are returned first, the error when it is the first log that has something to read.
@@ -60,6 +60,12 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         after: Vec<(LogId, Position)>,
         bytes_max: usize,
     ) -> Result<Vec<StoredBatch>, ReadError>;
+
+    /// Makes sure that the engine's own files have nothing of rows that were deleted before. An
+    /// engine on a server does nothing: an erased key makes what remains there unreadable.
+    async fn scrub(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Why this process must not be ready although the database answers.
     ///
@@ -233,11 +239,11 @@ pub struct FlushBatch {
     pub log: LogId,
     /// Number of records.
     pub count: u64,
-    /// Bytes by which the log grows: the records and [`BATCH_BYTES`].
+    /// Bytes by which the log grows: the sealed records and [`BATCH_BYTES`].
     pub bytes: u64,
-    /// SHA-256 of the records.
+    /// SHA-256 of the sealed records.
     pub digest: Hash,
-    /// The encoded records.
+    /// The encoded records, sealed.
     pub records: Bytes,
 }
 
@@ -270,11 +276,11 @@ pub struct Flushed {
 pub struct StoredBatch {
     /// What the database made of the batch when it was appended.
     pub flushed: Flushed,
-    /// SHA-256 of the records, as it was computed before the append.
+    /// SHA-256 of the sealed records, as it was computed before the append.
     pub digest: Hash,
     /// Chain of the batch before, if the database still holds that batch.
     pub before: Option<Hash>,
-    /// The encoded records.
+    /// The encoded records, sealed; plain if schema version 1 appended them.
     pub records: Bytes,
 }
 

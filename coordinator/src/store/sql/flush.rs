@@ -1,10 +1,10 @@
 //! Appends that wait together become one flush: one commit serves all of them.
 //!
 //! ```text
-//! append ─▶ queue (bounded) ─▶ joined by log ─▶ flush ─▶ heads, tail ─▶ answers, readers
-//!                                  ▲              │ outcome unknown
-//!                                  │              ▼
-//!                                  └─ known ◀── ask by producer and number; not there: same flush again
+//! append ─▶ queue (bounded) ─▶ joined by log, sealed ─▶ flush ─▶ heads, tail ─▶ answers
+//!                                                       ▲   │ outcome unknown
+//!                                             not there │   ▼
+//!                                                       └─ ask by producer and number ─▶ known
 //! ```
 //!
 //! One flush is under way at a time, and while it is, the next one gathers: the slower the
@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     database::Database,
     engine::{BATCH_BYTES, Engine, EngineError, Flush, FlushBatch, Flushed, Statement},
+    fork,
     logs::{Logs, cost, digest},
 };
 use crate::store::{RecordBatch, StoreError};
@@ -62,13 +63,13 @@ const ASK_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// late explains one.
 const CONTRADICTIONS_MAX: u32 = 3;
 
-/// The way to append: a queue, and the task that empties it.
+/// The way to append: a queue, and the tasks that empty it and watch what was written.
 #[derive(Debug)]
 pub(super) struct Flusher {
     queue: mpsc::Sender<Call>,
     waiting_bytes: Arc<AtomicU64>,
     stop: CancellationToken,
-    task: Mutex<JoinSet<()>>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// One call of `append_all` that waits.
@@ -85,7 +86,7 @@ struct Call {
 }
 
 impl Flusher {
-    /// Starts the task that flushes.
+    /// Starts the task that flushes, and the one that looks for lost flushes.
     pub(super) fn start<E: Engine>(
         database: Arc<Database<E>>,
         logs: Arc<Logs>,
@@ -93,6 +94,7 @@ impl Flusher {
     ) -> Self {
         let (queue, calls) = mpsc::channel(CALLS_MAX);
         let (waiting_bytes, stop) = (Arc::default(), CancellationToken::new());
+        let watch = fork::watch(Arc::clone(&database), Arc::clone(&logs));
         let run = Run {
             database,
             logs,
@@ -103,9 +105,13 @@ impl Flusher {
             producer: world.id(),
             number: 0,
         };
-        let mut task = JoinSet::new();
-        task.spawn(run.run());
-        Self { queue, waiting_bytes, stop, task: Mutex::new(task) }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run.run());
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            let _ = stopped.run_until_cancelled(watch).await;
+        });
+        Self { queue, waiting_bytes, stop, tasks: Mutex::new(tasks) }
     }
 
     /// Appends batches for which the caller has taken `room` bytes; what they do not take is given
@@ -158,11 +164,11 @@ impl Flusher {
         }
     }
 
-    /// Flushes what waits and ends the task; later calls are refused.
+    /// Flushes what waits and ends the tasks; later calls are refused.
     pub(super) async fn close(&self) {
         self.stop.cancel();
-        let mut task = std::mem::take(&mut *self.task.lock());
-        while task.join_next().await.is_some() {}
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
     }
 }
 
@@ -196,9 +202,13 @@ impl<E: Engine> Run<E> {
                 continue;
             }
             self.number += 1;
-            let (flush, answers) = self.join(calls);
+            // The key is kept until the batches that it seals are in the database, and until the
+            // heads tell so: which keys are in use is read from them.
+            let held = self.logs.seals.hold();
+            let (flush, records, answers) = self.join(calls);
             let outcome = self.carry_out(&flush).await;
-            self.answer(&flush, answers, outcome);
+            self.answer(&flush, records, answers, outcome);
+            drop(held);
         }
     }
 
@@ -256,8 +266,8 @@ impl<E: Engine> Run<E> {
         calls
     }
 
-    /// Joins the batches of calls by log.
-    fn join(&self, calls: Vec<Call>) -> (Flush, Vec<Answer>) {
+    /// Joins the batches of calls by log, and seals them. Returns the joined records, too.
+    fn join(&self, calls: Vec<Call>) -> (Flush, Vec<Bytes>, Vec<Answer>) {
         let mut logs = BTreeMap::<LogId, Joined>::new();
         let mut answers = Vec::with_capacity(calls.len());
         for Call { batches, room, bytes, answer, .. } in calls {
@@ -276,12 +286,14 @@ impl<E: Engine> Run<E> {
         }
         let batch = |(log, joined): (LogId, Joined)| {
             let Joined { records, bytes, count } = joined;
-            let records = concatenated(records, bytes);
-            FlushBatch { log, count, bytes: cost(bytes), digest: digest(&records), records }
+            let plain = concatenated(records, bytes);
+            let records = self.logs.seal(log, &plain);
+            let digest = digest(&records);
+            (FlushBatch { log, count, bytes: cost(bytes), digest, records }, plain)
         };
-        let batches = logs.into_iter().map(batch).collect();
+        let (batches, records) = logs.into_iter().map(batch).unzip();
         let (epoch, producer, number) = (self.database.epoch(), self.producer, self.number);
-        (Flush { epoch, producer, number, batches }, answers)
+        (Flush { epoch, producer, number, batches }, records, answers)
     }
 
     /// Writes a flush until it is known whether it is stored.
@@ -349,20 +361,22 @@ impl<E: Engine> Run<E> {
     fn answer(
         &self,
         flush: &Flush,
+        records: Vec<Bytes>,
         answers: Vec<Answer>,
         outcome: Result<Vec<Flushed>, StoreError>,
     ) {
-        let outcome = outcome.and_then(|flushed| match self.logs.appended(flush, &flushed) {
-            Ok(()) => Ok(flushed),
-            Err(problem) => {
-                let error = StoreError::Broken(format!(
-                    "it is not as this process left it: {problem}; find out which backup or which \
-                     other process wrote to the database"
-                ));
-                self.database.stop(error.clone());
-                Err(error)
-            }
-        });
+        let outcome =
+            outcome.and_then(|flushed| match self.logs.appended(flush, records, &flushed) {
+                Ok(()) => Ok(flushed),
+                Err(problem) => {
+                    let error = StoreError::Broken(format!(
+                        "it is not as this process left it: {problem}; find out which backup or \
+                         which other process wrote to the database"
+                    ));
+                    self.database.stop(error.clone());
+                    Err(error)
+                }
+            });
         let taken: u64 = answers.iter().map(|answer| answer.room).sum();
         let kept = match &outcome {
             Ok(_) => flush.batches.iter().map(|batch| batch.bytes).sum(),

@@ -1,7 +1,14 @@
 //! What this process knows of its logs without asking: heads, newest batches, room.
 //!
 //! Only this process writes, so the heads are read once, when the store is opened.
+//!
+//! What the database holds of a batch is sealed: the database's digests and chains are over sealed
+//! bytes, and whoever reads it has no tokens and places. The tail has the records as they were
+//! appended.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use clarion_proto::ids::{LogId, LogIdentity, Position, UnixMillis};
 use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
@@ -11,12 +18,20 @@ use super::{
     engine::{BATCH_BYTES, Flush, Flushed, Hash, StoredBatch},
     tail::{Tail, Tailed},
 };
-use crate::store::{Batch, Link, StoreError, room::Room};
+use crate::{
+    seal::{SEAL_BYTES, SealError, Seals},
+    store::{Batch, Link, StoreError, room::Room},
+};
+
+/// First byte of records that are not sealed, which schema version 1 wrote: key of the field
+/// `FeedResponse.records`. Sealed bytes begin with another one.
+const PLAIN: u8 = 0x22;
 
 /// Heads and newest batches of all logs.
 #[derive(Debug)]
 pub(super) struct Logs {
     pub(super) identity: LogIdentity,
+    pub(super) seals: Arc<Seals>,
     pub(super) room: Room,
     pub(super) grown: watch::Sender<u64>,
     known: Mutex<Known>,
@@ -63,6 +78,7 @@ impl Logs {
     pub(super) fn new(
         identity: LogIdentity,
         heads: Vec<Head>,
+        seals: Arc<Seals>,
         bytes_max: u64,
         tail_bytes_max: usize,
     ) -> Self {
@@ -71,6 +87,7 @@ impl Logs {
         let tail = Tail::new(count, tail_bytes_max);
         Self {
             identity,
+            seals,
             room: Room::new(bytes_max, held),
             grown: watch::Sender::new(0),
             known: Mutex::new(Known { heads, tail }),
@@ -153,15 +170,21 @@ impl Logs {
         Ok(tailed.map(|tailed| tailed.records_until))
     }
 
-    /// Takes what the database made of a flush, and wakes the readers. Error: what it made does not
-    /// follow from what this process knows.
-    pub(super) fn appended(&self, flush: &Flush, flushed: &[Flushed]) -> Result<(), String> {
+    /// Takes what the database made of a flush, and wakes the readers. `records`: what was sealed,
+    /// in the order of the batches. Error: what the database made does not follow from what this
+    /// process knows.
+    pub(super) fn appended(
+        &self,
+        flush: &Flush,
+        records: Vec<Bytes>,
+        flushed: &[Flushed],
+    ) -> Result<(), String> {
         let mut known = self.known.lock();
         let Known { heads, tail } = &mut *known;
         if flushed.len() != flush.batches.len() {
             return Err(format!("it has {} of {} batches", flushed.len(), flush.batches.len()));
         }
-        for (batch, flushed) in flush.batches.iter().zip(flushed) {
+        for ((batch, records), flushed) in flush.batches.iter().zip(records).zip(flushed) {
             let head = &mut heads[usize::from(batch.log.0)];
             let expected = (batch.log, Position(head.position.0 + 1));
             let chain = next_link(&head.chain, &batch.digest);
@@ -177,13 +200,20 @@ impl Logs {
             head.bytes += batch.bytes;
             head.chain = chain;
             let (position, appended) = (flushed.position, flushed.appended);
-            let tailed = Batch { position, appended, records: batch.records.clone() };
+            let tailed = Batch { position, appended, records };
             let records_until = flushed.records_until;
             tail.push(batch.log, Tailed { batch: tailed, records_until });
         }
         drop(known);
         self.grown.send_modify(|n| *n += 1);
         Ok(())
+    }
+
+    /// Takes where a log that was never appended to begins.
+    pub(super) fn begun(&self, log: LogId, first: Position, records_before: u64) {
+        let head = &mut self.known.lock().heads[usize::from(log.0)];
+        (head.position, head.first) = (Position(first.0 - 1), first);
+        (head.records, head.records_trimmed) = (records_before, records_before);
     }
 
     /// Takes where a log begins after a trim.
@@ -205,6 +235,39 @@ impl Logs {
         drop(known);
         self.room.reopen();
     }
+
+    /// Seals records of a log, for the database.
+    pub(super) fn seal(&self, log: LogId, records: &[u8]) -> Bytes {
+        self.seals.seal(&place(self.identity, log), records).into()
+    }
+
+    /// Checks batches of one log that follow on `after`, as the database returned them, and opens
+    /// them.
+    pub(super) fn opened(
+        &self,
+        head: &Head,
+        after: Position,
+        stored: Vec<StoredBatch>,
+    ) -> Result<Vec<Batch>, StoreError> {
+        let open = |batch: StoredBatch| {
+            let Flushed { log, position, appended, .. } = batch.flushed;
+            let records = match batch.records.first() {
+                // Appended by a version that sealed nothing, or without any record.
+                Some(&PLAIN) | None => batch.records,
+                Some(_) => {
+                    let opened = self.seals.open(&place(self.identity, log), &batch.records);
+                    let damaged = |error: SealError| StoreError::Damaged {
+                        log,
+                        position,
+                        problem: error.to_string(),
+                    };
+                    opened.map_err(damaged)?.into()
+                }
+            };
+            Ok(Batch { position, appended, records })
+        };
+        checked(head, after, stored)?.into_iter().map(open).collect()
+    }
 }
 
 /// Checks batches of one log that follow on `after`, as the database returned them.
@@ -212,11 +275,10 @@ pub(super) fn checked(
     head: &Head,
     after: Position,
     stored: Vec<StoredBatch>,
-) -> Result<Vec<Batch>, StoreError> {
-    let mut batches: Vec<Batch> = Vec::with_capacity(stored.len());
+) -> Result<Vec<StoredBatch>, StoreError> {
     let mut before = (after.0 + 1 == head.first.0).then_some(head.trimmed_chain);
-    for (expected, batch) in (after.0 + 1..).zip(stored) {
-        let Flushed { log, position, appended, chain, .. } = batch.flushed;
+    for (expected, batch) in (after.0 + 1..).zip(&stored) {
+        let Flushed { log, position, chain, .. } = batch.flushed;
         let damaged = |problem: &str| {
             let (position, problem) = (Position(expected), problem.to_owned());
             Err(StoreError::Damaged { log, position, problem })
@@ -234,9 +296,14 @@ pub(super) fn checked(
             return damaged("its chain does not follow from the batch before it");
         }
         before = Some(chain);
-        batches.push(Batch { position, appended, records: batch.records });
     }
-    Ok(batches)
+    Ok(stored)
+}
+
+/// Where the records of a log may be opened: nowhere else. Positions are not part of it, because a
+/// batch is sealed before it has one; digests and chains tell the order.
+fn place(identity: LogIdentity, log: LogId) -> Vec<u8> {
+    [b"log", &identity.0[..], &log.0.to_le_bytes()].concat()
 }
 
 /// SHA-256 of records.
@@ -258,5 +325,5 @@ fn hash(parts: &[&[u8]]) -> Hash {
 
 /// Bytes that a batch of a call takes: an upper bound, because joined batches share their overhead.
 pub(super) fn cost(records: usize) -> u64 {
-    records as u64 + BATCH_BYTES
+    (records + SEAL_BYTES) as u64 + BATCH_BYTES
 }

@@ -91,6 +91,10 @@ pub(super) async fn open<E: Engine>(
     let identity = identity.and_then(|identity| LogIdentity::from_wire(&identity).ok());
     let identity = identity.ok_or_else(|| unreadable("identity"))?;
     let epoch = engine.lead(world.id()).await?;
+    if version < schema::VERSION {
+        // Only now: no process of the former version writes any more.
+        engine.migrate(vec![schema::raise()]).await?;
+    }
     let database = Database::new(engine, epoch, identity, world.clock());
     let heads = heads(database.engine(), made_for.logs).await?;
     Ok((database, heads))

@@ -14,17 +14,22 @@
 //! | `checkpoint` | newest checkpoint of an active alert |
 //! | `log_head` | newest position of a log, its sums, and where it begins |
 //! | `batch` | appended batch |
+//!
+//! | Version | What it changed |
+//! |---|---|
+//! | 1 | |
+//! | 2 | `batch.records` are sealed; those that version 1 appended stay as they are |
 
 use super::{Hash, Statement};
 
 /// Version of the schema that this program writes. A store of a later version is refused.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// The table that tells the version; it stays as it is in all versions.
 pub(super) const META: &str =
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BYTEA NOT NULL)";
 
-/// Tables and indexes of version 1.
+/// Tables and indexes of versions 1 and 2.
 pub(super) const TABLES: [&str; 12] = [
     "CREATE TABLE chief (
         id BIGINT PRIMARY KEY CHECK (id = 1),
@@ -95,6 +100,12 @@ pub(super) const TABLES: [&str; 12] = [
     // One batch of a log in a flush; and the way to ask whether a flush is there.
     "CREATE UNIQUE INDEX batch_by_flush ON batch (producer, number, log)",
 ];
+
+/// Marks a store of a former version as one of this version.
+pub(super) fn raise() -> Statement {
+    Statement::new("UPDATE meta SET value = $1 WHERE key = 'schema_version'")
+        .bytes(VERSION.to_string().into_bytes())
+}
 
 /// Row of `chief` before the first process: no process has epoch 0.
 pub(super) fn no_chief() -> Statement {

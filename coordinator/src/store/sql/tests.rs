@@ -16,9 +16,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::store::{
-    AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created, RecordBatch,
-    fixtures::record, sqlite::SqliteEngine, suite::app,
+use crate::{
+    seal::{Generation, KEY_BYTES},
+    store::{
+        AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created, RecordBatch,
+        fixtures::{record, seals},
+        sqlite::SqliteEngine,
+        suite::app,
+    },
 };
 
 /// What happens to one write.
@@ -106,7 +111,7 @@ async fn open(path: &Path, bytes_max: u64, flushes: usize) -> SqlStore<Faulty> {
     let (faults, gate) = (Mutex::default(), Semaphore::new(flushes));
     let engine = Faulty { engine, faults, flushes: AtomicUsize::new(0), gate };
     let made_for = MadeFor { cluster: "c".to_owned(), partitions: 8, logs: 4, device_key: None };
-    SqlStore::open(engine, &made_for, bytes_max, 1 << 20, &world).await.expect("up")
+    SqlStore::open(engine, &made_for, bytes_max, 1 << 20, seals(), &world).await.expect("up")
 }
 
 /// An empty store, with the app that alerts of [`record`] address; its file has no name any more.
@@ -218,6 +223,25 @@ async fn a_caller_that_goes_away_does_not_stop_the_flush() {
     store.engine().gate.add_permits(OPEN);
     assert_eq!(append(&store, 2).await, Ok(Position(2)), "after the one that had begun");
     assert_eq!(store.logs.room.held(), 2 * held, "two batches are charged");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_flush_that_is_late_keeps_its_key() {
+    let store = store(0).await;
+    let keys = Arc::clone(&store.logs.seals);
+    let mut late = Box::pin(append(&store, 1));
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut late).await.is_err());
+    keys.add(Generation(2), &[2; KEY_BYTES]);
+    assert_eq!(store.oldest_generation().await, Ok(None), "nothing is stored");
+    assert_eq!(keys.oldest_held(), Generation(1), "and all the same the key is needed");
+    store.engine().gate.add_permits(OPEN);
+    assert_eq!(late.await, Ok(Position(1)));
+    assert_eq!(keys.oldest_held(), Generation(2));
+    assert_eq!(store.oldest_generation().await, Ok(Some(Generation(1))));
+    append(&store, 1).await.expect("room");
+    store.trim(LogId(1), Position(2)).await.expect("up");
+    assert_eq!(store.oldest_generation().await, Ok(Some(Generation(2))));
     store.close().await;
 }
 

@@ -4,13 +4,17 @@ use clarion_runtime::world::World;
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::store::{
-    AlertStore, ChangeLog, StoreError,
-    sql::{
-        MadeFor, OpenError, SqlStore,
-        model::{batch, compare, step},
+use crate::{
+    seal::{Generation, KEY_BYTES, Seals},
+    store::{
+        AlertStore, ChangeLog, StoreError,
+        fixtures::seals,
+        sql::{
+            BATCH_BYTES, FlushBatch, MadeFor, OpenError, SqlStore,
+            model::{batch, compare, step},
+        },
+        suite::{app, suite},
     },
-    suite::{app, suite},
 };
 
 fn made_for() -> MadeFor {
@@ -21,7 +25,7 @@ fn made_for() -> MadeFor {
 async fn open(path: &Path, tail: usize) -> Result<SqlStore<SqliteEngine>, OpenError> {
     let world = World::system();
     let engine = SqliteEngine::open(path, world.clock()).await?;
-    SqlStore::open(engine, &made_for(), 1 << 30, tail, &world).await
+    SqlStore::open(engine, &made_for(), 1 << 30, tail, seals(), &world).await
 }
 
 /// An empty store. Its file has no name any more, so that nothing is left when it is closed.
@@ -82,9 +86,13 @@ async fn a_flipped_bit_concerns_only_its_log() {
         append(&store, 2, byte - 0x40).await;
     }
     store.close().await;
+    let connection = rusqlite::Connection::open(&path).expect("a file of SQLite");
+    let second = "SELECT records FROM batch WHERE log = 1 AND position = 2";
+    let sealed: Vec<u8> = connection.query_row(second, [], |row| row.get(0)).expect("there");
+    drop(connection);
     let mut bytes = fs::read(&path).expect("the WAL is in the file");
-    let found = bytes.windows(16).position(|window| window == [0xa2; 16]).expect("the record");
-    bytes[found + 5] ^= 4;
+    let found = bytes.windows(sealed.len()).position(|window| window == sealed);
+    bytes[found.expect("the record") + 25] ^= 4;
     fs::write(&path, bytes).expect("written");
 
     let store = open(&path, 0).await.expect("the file is whole for SQLite");
@@ -119,7 +127,7 @@ async fn a_store_of_a_later_version_or_another_cluster_is_refused() {
         ("cluster", "other", "cluster: the store was made for other; got c"),
         ("partitions", "16", "partitions: the store was made for 16; got 8"),
         ("logs", "3", "logs: the store was made for 3; got 4"),
-        ("schema_version", "2", "the store has schema version 2, and this program knows versions"),
+        ("schema_version", "3", "the store has schema version 3, and this program knows versions"),
     ] {
         let set = |value: &str| {
             alter(
@@ -134,10 +142,79 @@ async fn a_store_of_a_later_version_or_another_cluster_is_refused() {
             "cluster" => "c",
             "partitions" => "8",
             "logs" => "4",
-            _ => "1",
+            _ => "2",
         });
     }
     open(&path, 0).await.expect("as it was").close().await;
+}
+
+/// A batch as version 1 appended it, with its records in plain text.
+async fn append_plain(path: &Path, number: u64) {
+    let world = World::system();
+    let engine = SqliteEngine::open(path, world.clock()).await.expect("free");
+    let epoch = engine.lead([1; 16]).await.expect("up");
+    let records = batch(7).into_records();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &records);
+    let batch = FlushBatch {
+        log: LogId(1),
+        count: 1,
+        bytes: records.len() as u64 + BATCH_BYTES,
+        digest: digest.as_ref().try_into().expect("32 bytes"),
+        records,
+    };
+    let flush = Flush { epoch, producer: [1; 16], number, batches: vec![batch] };
+    engine.flush(flush).await.expect("up");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn plain_batches_of_version_1_are_read_and_keep_all_keys() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    open(&path, 0).await.expect("a new file").close().await;
+    append_plain(&path, 1).await;
+    alter(&path, "UPDATE meta SET value = CAST('1' AS BLOB) WHERE key = 'schema_version'");
+    let store = open(&path, 0).await.expect("of a former version");
+    assert_eq!(append(&store, 1, 7).await, Position(2), "sealed");
+    let read = store.read_many(&[(LogId(1), Position(0))], 1 << 20).await.expect("both");
+    let [plain, sealed] = &read[0].1[..] else { panic!("two batches") };
+    assert_eq!(plain.records, sealed.records);
+    assert_eq!(store.oldest_generation().await, Ok(Some(Generation(0))));
+    let on_disk = || {
+        let files = [path.clone(), path.with_extension("sqlite-wal")];
+        let bytes = files.map(|file| fs::read(file).unwrap_or_default()).concat();
+        bytes.windows(16).filter(|window| *window == [7; 16]).count()
+    };
+    assert!(on_disk() > 0, "the plain batch");
+    store.trim(LogId(1), Position(2)).await.expect("up");
+    assert_eq!(on_disk(), 0, "the file and its WAL have nothing of it");
+    assert_eq!(store.oldest_generation().await, Ok(Some(Generation(1))));
+    store.close().await;
+    let version = {
+        let connection = rusqlite::Connection::open(&path).expect("a file of SQLite");
+        let asked = "SELECT CAST(value AS TEXT) FROM meta WHERE key = 'schema_version'";
+        connection.query_row(asked, [], |row| row.get::<_, String>(0)).expect("there")
+    };
+    assert_eq!(version, "2", "a former program does not write plain batches again");
+}
+
+#[tokio::test]
+async fn a_batch_whose_key_is_gone_is_damage_of_its_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    let store = open(&path, 0).await.expect("a new file");
+    append(&store, 1, 7).await;
+    store.close().await;
+    let world = World::system();
+    let engine = SqliteEngine::open(&path, world.clock()).await.expect("free");
+    let others = std::sync::Arc::new(Seals::new(Generation(2), &[2; KEY_BYTES]));
+    let opened = SqlStore::open(engine, &made_for(), 1 << 30, 0, others, &world).await;
+    let store = opened.expect("up");
+    let error = store.read_many(&[(LogId(1), Position(0))], 1 << 20).await.expect_err("sealed");
+    let problem = "the key of generation 1 is not there".to_owned();
+    assert_eq!(error, StoreError::Damaged { log: LogId(1), position: Position(1), problem });
+    assert_eq!(append(&store, 1, 8).await, Position(2), "the log goes on");
+    store.close().await;
 }
 
 #[tokio::test]

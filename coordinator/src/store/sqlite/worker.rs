@@ -30,6 +30,9 @@ const MOVE_HEAD: &str = "UPDATE log_head SET position = $2, appended = $3, recor
      bytes = bytes + $5, chain = $6 WHERE log = $1";
 const APPEND: &str = "INSERT INTO batch (log, position, appended, records_until, producer, number, \
      digest, chain, records) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+/// Moves the WAL into the file and cuts it to no bytes. No other connection reads, so that nothing
+/// keeps any of it back.
+const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 const FLUSHED: &str = "SELECT 1 FROM batch WHERE producer = $1 AND number = $2 LIMIT 1";
 const READ: &str = "SELECT batch.position, batch.appended, batch.records_until, batch.digest, \
      batch.chain, former.chain, batch.records FROM batch \
@@ -92,8 +95,17 @@ impl Worker<'_> {
             Job::Read(after, bytes_max, answer) if !answer.is_closed() => {
                 let _ = answer.send(self.read(&after, bytes_max));
             }
+            Job::Scrub(answer) if !answer.is_closed() => {
+                let emptied = self.each(CHECKPOINT, &[], |_, _| Ok(true));
+                let _ = answer.send(emptied.map_err(|error| self.error(&error)));
+            }
             Job::Close(closed) => return Some(closed),
-            Job::Run(..) | Job::Migrate(..) | Job::Lead(..) | Job::Flush(..) | Job::Read(..) => {}
+            Job::Run(..)
+            | Job::Migrate(..)
+            | Job::Lead(..)
+            | Job::Flush(..)
+            | Job::Read(..)
+            | Job::Scrub(..) => {}
         }
         None
     }

@@ -57,7 +57,7 @@ fn another_log_means_that_everything_of_the_former_goes() {
     bench.say(wave(1, 1, 1, &[0, 1]));
     let stats = HeldStats {
         owns: 1,
-        positions: vec![(LogId(0), Position(500))],
+        positions: vec![(PartitionId(0), Position(500))],
         devices: 9,
         ..HeldStats::default()
     };
@@ -100,10 +100,11 @@ fn another_log_means_that_everything_of_the_former_goes() {
     bench.say_as(2, ownership_of(OTHER, 1, &[0, 1]));
     assert!(bench.refusals_to(2).is_empty());
     let outputs = bench.outputs();
-    let Some(Output::Follow { assignment, continues }) = outputs.last() else {
+    let Some(Output::Follow { assignment, followed, .. }) = outputs.last() else {
         panic!("{outputs:?}")
     };
-    assert_eq!((assignment.owned().log, continues.len()), (OTHER, 0));
+    assert_eq!((assignment.owned().log, followed.len()), (OTHER, 0));
+    bench.list_nothing();
     bench.now = bench.now + SECOND;
     let states = bench.messages_to(2).into_iter().filter_map(|m| match m {
         Wire::RegistryState(state) => Some(state),
@@ -140,21 +141,38 @@ fn what_keeps_an_alert_from_its_devices_is_not_ready() {
     bench.control.feed(FeedNote::CaughtUp);
     assert_eq!(readiness(&bench), Err(NotReady::NoPartitions), "an owner of nothing");
     bench.say(ownership(2, &[0]));
+    bench.control.feed(FeedNote::CaughtUp);
+    assert_eq!(readiness(&bench), Err(NotReady::Loading), "its content is still to come");
+    bench.list_nothing();
     bench.control.feed(FeedNote::Lost);
     assert_eq!(readiness(&bench), Err(NotReady::Loading));
     for (note, expected) in [
         (FeedNote::CaughtUp, Ok(())),
         (FeedNote::Lost, Err(NotReady::LogLost)),
         (FeedNote::Refused, Err(NotReady::LogRefused)),
-        (FeedNote::Trimmed, Err(NotReady::LogTrimmed)),
         (FeedNote::CaughtUp, Ok(())),
     ] {
         bench.control.feed(note);
         assert_eq!(readiness(&bench), expected);
     }
+    bench.control.feed(FeedNote::Trimmed { log: LogId(0), first: Position(9) });
+    assert_eq!(readiness(&bench), Err(NotReady::Loading));
+    bench.list_nothing();
+    bench.control.feed(FeedNote::CaughtUp);
+    let damaged = NotReady::PartitionDamaged(PartitionId(0));
+    assert_eq!(readiness(&bench), Err(damaged), "no snapshot, and no beginning of the log");
+    assert_eq!(
+        damaged.to_string(),
+        "partition 0 is lost: its log was trimmed and no snapshot can be read"
+    );
+    bench.control.feed(FeedNote::OtherLog);
+    bench.say(ownership(3, &[1]));
+    bench.list_nothing();
+    bench.control.feed(FeedNote::CaughtUp);
+    assert_eq!(readiness(&bench), Ok(()), "the lost one is not this node's any more");
     bench.say(ownership(1, &[0]));
     assert_eq!(readiness(&bench), Err(NotReady::OwnershipRefused));
-    bench.say(ownership(2, &[0]));
+    bench.say(ownership(3, &[1]));
     assert!(bench.control.open(&other, bench.now).is_err());
     assert_eq!(readiness(&bench), Ok(()), "what it holds is its own cluster's");
     bench.control.drain();

@@ -1,5 +1,7 @@
 //! A control plane on a bench, and messages to lay on it.
 
+use std::time::Duration;
+
 use clarion_proto::{
     ids::{BootId, CoordinatorId, Epoch, LogIdentity},
     wire::shard_v1::{
@@ -17,6 +19,8 @@ pub(super) struct Bench {
     pub(super) control: Control,
     pub(super) now: Time,
     assembly: assembly::Assembly,
+    /// Number of the newest list of snapshots that was asked for.
+    list: u64,
 }
 
 impl Bench {
@@ -24,7 +28,8 @@ impl Bench {
         let (node, cluster) = ("node-1".to_owned(), ClusterName::default());
         let identity = Identity { node, boot: BootId([7; 16]), cluster, version: "1.2.3", cores };
         let assembly = assembly::Assembly::new(crate::wave::Room::default());
-        Self { control: Control::new(identity, || 4_096), now: Time(1_000_000), assembly }
+        let control = Control::new(identity, || 4_096);
+        Self { control, now: Time(1_000_000), assembly, list: 0 }
     }
 
     /// The first coordinator begins a session.
@@ -56,13 +61,34 @@ impl Bench {
     }
 
     pub(super) fn outputs(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.control.poll()).collect()
+        let outputs: Vec<_> = std::iter::from_fn(|| self.control.poll()).collect();
+        for output in &outputs {
+            if let Output::List(list) = output {
+                self.list = list.number;
+            }
+        }
+        outputs
+    }
+
+    /// Answers the newest list.
+    pub(super) fn list(&mut self, snapshots: Vec<snapshot::Snapshot>, interval: Duration) {
+        let unread = self.outputs();
+        let note = SnapshotNote::Listed { list: self.list, snapshots, interval };
+        self.control.snapshots(note, self.now);
+        self.control.expire(self.now);
+        let answers = self.outputs();
+        self.control.outputs.extend(unread.into_iter().chain(answers));
+    }
+
+    /// Answers the newest list: there are no snapshots, and all partitions begin with their logs.
+    pub(super) fn list_nothing(&mut self) {
+        self.list(Vec::new(), Duration::ZERO);
     }
 
     pub(super) fn commands(&mut self) -> Vec<(usize, Command)> {
         let commands = self.outputs().into_iter().filter_map(|o| match o {
             Output::Command { core, command } => Some((core, command)),
-            Output::Unfollow | Output::Follow { .. } => None,
+            _ => None,
         });
         commands.collect()
     }

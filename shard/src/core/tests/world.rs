@@ -170,6 +170,7 @@ impl World {
             log: LogId(0),
             position: Position(self.position),
             appended: STARTED,
+            partitions: (0..PARTITIONS).map(PartitionId).collect(),
             records,
         });
         while !self.core.feed_ready() {
@@ -417,6 +418,7 @@ impl Said {
             }
             Event::LaneLoad { lane, load } => self.loads.entry(lane).or_default().push(*load),
             Event::Held(held) => self.devices = held.devices,
+            Event::Restored { result, .. } => assert!(result.is_ok(), "{result:?}"),
         }
     }
 }

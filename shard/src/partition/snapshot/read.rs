@@ -73,6 +73,21 @@ struct Expected {
     rows: u32,
 }
 
+impl Restored {
+    /// Checks that the snapshot is of the expected partition.
+    ///
+    /// # Errors
+    /// It is of another one: the coordinator mixed them up.
+    pub fn of(self, expected: PartitionId) -> Result<Self, SnapshotError> {
+        let id = self.partition.id();
+        if id == expected {
+            return Ok(self);
+        }
+        let problem = Problem::Content("the snapshot is of another partition than asked for");
+        Err(SnapshotError { partition: Some(id), section: 0, offset: 0, problem })
+    }
+}
+
 impl SnapshotReader {
     /// Creates a reader of one snapshot; the partition gets the seed, see [`Partition::new`].
     #[must_use]

@@ -70,6 +70,11 @@ impl Partition {
         self.begin_snapshot_with(position, words, (COPIES_MAX, ROWS_PER_SECTION), out)
     }
 
+    /// Ends the snapshot that is being written, finished or not: no copies are kept for it.
+    pub fn end_snapshot(&mut self) {
+        self.saving = None;
+    }
+
     /// Begins a snapshot with other bounds, for tests.
     pub(crate) fn begin_snapshot_with(
         &mut self,

@@ -1,5 +1,7 @@
 //! Servers that die, stand still, or wait for a standby: nothing acknowledged is lost, nothing is
 //! stored twice.
+//!
+//! `CLARION_POSTGRES_KILLS` sets the number of kills of the long run.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -56,8 +58,10 @@ async fn a_killed_server_loses_no_acknowledged_flush() {
             (number, acknowledged)
         });
     }
-    for kill in 0..10_u64 {
-        tokio::time::sleep(Duration::from_millis(300 + kill * 37)).await;
+    let kills = std::env::var("CLARION_POSTGRES_KILLS");
+    let kills: u64 = kills.map_or(10, |n| n.parse().expect("a number"));
+    for kill in 0..kills {
+        tokio::time::sleep(Duration::from_millis(300 + kill * 37 % 500)).await;
         server.kill();
         server.restart();
     }
@@ -87,7 +91,7 @@ async fn a_killed_server_loses_no_acknowledged_flush() {
     }
     assert_eq!(stored.len() as u64, 2 * flushes);
     assert!(stored == acknowledged, "as acknowledged");
-    println!("{flushes} flushes, 10 kills");
+    println!("{flushes} flushes, {kills} kills");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use clarion_proto::{
     device::{Cell, Change, Record, Registration, Token},
-    ids::{AppName, DeviceId, Epoch, LogId, PartitionId, Position, UnixMillis, WaveId},
+    ids::{AppName, DeviceId, Epoch, PartitionId, Position, UnixMillis, WaveId},
     time::Time,
 };
 use h3o::{CellIndex, LatLng, Resolution};
@@ -165,7 +165,6 @@ pub(in crate::core::tests) fn wave_spec(wave: u64, expires: Time, position: u64)
     ];
     let shard = |n| ShardSpec {
         partition: PartitionId(n),
-        log: LogId(0),
         start: Position(position),
         handed: RoaringBitmap::new(),
     };
