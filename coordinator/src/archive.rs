@@ -323,9 +323,9 @@ impl Archive {
     }
 
     /// Snapshots of some partitions that can be loaded, by partition: the newest first and those
-    /// that were found damaged last. One with changes that the log has lost is never loaded: whoever
-    /// followed the log behind it would lack what the log has instead. A partition whose record
-    /// cannot be read has none.
+    /// that were found damaged last. One with changes that the log has lost is never loaded:
+    /// whoever followed the log behind it would lack what the log has instead. A partition whose
+    /// record cannot be read has none.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -371,7 +371,11 @@ impl Archive {
             let (id, position) = (snapshot.id, snapshot.position);
             if let Some(times) = self.noted(|trouble| &mut trouble.damaged, &id.to_string()) {
                 tracing::error!(
-                    %partition, %id, %position, times, "snapshot has changes that the store has lost"
+                    %partition,
+                    %id,
+                    %position,
+                    times,
+                    "snapshot has changes that the store has lost"
                 );
             }
             self.mark_damaged(partition, id).await;

@@ -58,7 +58,7 @@ const CONNECTION: ChannelLimits = ChannelLimits {
 };
 /// Largest message of a backup: a batch of the logs.
 const MESSAGE_BYTES_MAX: usize = 80 << 20;
-/// Longest time between two messages of a backup.
+/// Longest time for a name, for the first answer, and between two messages of a backup.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Number of times that a backup begins again, because a log was trimmed or a snapshot replaced.
 const TRIES: u32 = 3;
@@ -171,15 +171,17 @@ async fn fetch(
     cluster: &str,
     to: mpsc::Sender<BackupItem>,
 ) -> Result<(), BackupError> {
-    let addresses = world.resolve(host).await?;
+    let silent = |_| BackupError::Silent(SILENCE_MAX);
+    let addresses = timeout(SILENCE_MAX, world.resolve(host)).await.map_err(silent)??;
     let address = *addresses.first().ok_or(BackupError::NoAddress)?;
     let channel = channel::connect(world, address, CONNECTION).await?;
     let mut client = BackupServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = ReadBackupRequest { cluster: cluster.to_owned() };
-    let mut answers = client.read_backup(request).await.map_err(Box::new)?.into_inner();
+    let answers = timeout(SILENCE_MAX, client.read_backup(request)).await.map_err(silent)?;
+    let mut answers = answers.map_err(Box::new)?.into_inner();
     loop {
         let answer = timeout(SILENCE_MAX, answers.message()).await;
-        let answer = answer.map_err(|_| BackupError::Silent(SILENCE_MAX))?.map_err(Box::new)?;
+        let answer = answer.map_err(silent)?.map_err(Box::new)?;
         let Some(answer) = answer else { return Ok(()) };
         for item in answer.items {
             if to.send(item).await.is_err() {

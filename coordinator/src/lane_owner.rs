@@ -28,10 +28,10 @@
 //! Inputs are methods; [`LaneOwner::poll`] returns what the shell (`dispatch/lanes.rs`) has to do.
 //!
 //! The parts: [`credential`] has the keys and accounts, [`apns`] and [`oauth`] make tokens,
-//! [`mints`] keeps the tokens of a key apart, [`token`] says when a token is due, [`renewal`] brings
-//! these together; [`ramps`] keeps the warmth of lanes over restarts; [`records`] carries what
-//! [`mints`] and [`ramps`] keep to the store; [`budget`] sets the number of connections; [`health`]
-//! keeps the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
+//! [`mints`] keeps the tokens of a key apart, [`token`] says when a token is due, [`renewal`]
+//! brings these together; [`ramps`] keeps the warmth of lanes over restarts; [`records`] carries
+//! what [`mints`] and [`ramps`] keep to the store; [`budget`] sets the number of connections;
+//! [`health`] keeps the health of lane ends; [`feedback`] returns dead tokens to the registry, given evidence.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -128,8 +128,8 @@ impl Reconciler {
         self.shared.listed.send_replace(true);
     }
 
-    /// Runs an active alert of the store that this process may not know: the answer to its recording
-    /// was lost, and its caller has asked again.
+    /// Runs an active alert of the store that this process may not know: the answer to its
+    /// recording was lost, and its caller has asked again.
     pub fn adopt(&self, alert: &Arc<AlertRecord>) {
         if alert.state.is_final() {
             return;

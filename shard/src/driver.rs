@@ -3,8 +3,8 @@
 //!
 //! A thread owns its core, its sockets and its poller; cores share no data while they send.
 //! Commands come in and events go out over bounded queues. Batches of the feed and pieces of
-//! snapshots have a queue of their own: a batch of ten thousand records takes some milliseconds to apply, and a cancel must
-//! not wait behind it.
+//! snapshots have a queue of their own: a batch of ten thousand records takes some milliseconds to
+//! apply, and a cancel must not wait behind it.
 //!
 //! A thread that panics ends the process: half a node that continues to send is worse than none.
 

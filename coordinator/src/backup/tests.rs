@@ -406,7 +406,9 @@ proptest! {
     /// same records after them.
     #[test]
     fn what_follows_each_snapshot_is_the_same(
-        appended in proptest::collection::vec((0u16..LOGS, proptest::collection::vec(0u8..200, 0..4)), 0..30),
+        appended in proptest::collection::vec(
+            (0u16..LOGS, proptest::collection::vec(0u8..200, 0..4)), 0..30,
+        ),
         saved in proptest::collection::vec((0u16..PARTITIONS, 1u64..12), 0..6),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -432,7 +434,8 @@ proptest! {
                 let records = |batches: Vec<Batch>| {
                     batches.into_iter().flat_map(|b| b.records).collect::<Vec<u8>>()
                 };
-                let (before, restored) = (from.batches(log, after).await, to.batches(log, after).await);
+                let before = from.batches(log, after).await;
+                let restored = to.batches(log, after).await;
                 assert_eq!(records(restored), records(before), "partition {partition}");
             }
         });

@@ -29,7 +29,9 @@ pub(super) struct BackupArgs {
     /// Configuration file of a coordinator that does not run
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of backups, file:PATH; it is created if it does not exist
+    /// Place of backups: file:PATH, a folder that is created if it does not exist, or
+    /// s3://BUCKET/PREFIX with the variables AWS_REGION, AWS_ACCESS_KEY_ID and others of Amazon's
+    /// tools
     #[arg(long, value_name = "PLACE")]
     pub(super) to: String,
     /// File of 32 to 4096 bytes with the key that encrypts the backup
@@ -49,7 +51,7 @@ pub(super) struct BackupArgs {
 #[derive(Debug, Clone, Parser)]
 #[command(name = "coordinator restore", bin_name = "coordinator restore", version)]
 pub(super) struct RestoreArgs {
-    /// Folder of backups, file:PATH
+    /// Place of backups, file:PATH or s3://BUCKET/PREFIX
     #[arg(long, value_name = "PLACE")]
     pub(super) from: String,
     /// File with the key that the backup was encrypted with

@@ -159,8 +159,8 @@ impl Follow {
                      until it ends",
                 );
             }
-            // A pass that takes longer than the overlap is not repeated before its end can become the
-            // beginning of passes: the next one would read the whole table for nothing.
+            // A pass that takes longer than the overlap is not repeated before its end can become
+            // the beginning of passes: the next one would read the whole table for nothing.
             let is_long = clock.now().since(begun) >= args.overlap;
             sleep(if is_long { args.overlap.max(args.every) } else { args.every }).await;
         }

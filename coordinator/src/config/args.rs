@@ -140,9 +140,9 @@ options! {
     objects: String, "CLARION_OBJECTS", "PLACE",
         "Place of snapshots and of half of every data key: file:PATH, a folder that is created \
          with mode 0700 if it does not exist, or s3://BUCKET/PREFIX, with the variables \
-         AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot be read \
-         without it. Default: the folder objects in the data folder; a store postgres:// has no \
-         default (--store memory: memory)";
+         AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID and others of Amazon's tools. The store cannot \
+         be read without it. Default: the folder objects in the data folder; a store postgres:// \
+         has no default (--store memory: memory)";
     key_rotation_minutes: u32 = KEY_ROTATION_MINUTES, "CLARION_KEY_ROTATION_MINUTES", "MINUTES",
         "Time between two data keys, in minutes, 1 to 1440. A key is erased when no batch and no \
          snapshot needs it, and with it what it sealed, in backups of the database, too; a longer \

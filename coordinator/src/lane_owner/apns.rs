@@ -82,8 +82,8 @@ pub(super) fn record(key: &ApnsKey) -> Result<String, MintError> {
     Ok(format!("{}{}", mints::PREFIX, HEXLOWER.encode(hash.finish().as_ref())))
 }
 
-/// Makes the token of the slot that begins then, as `bearer …`: the same in any process. Takes about
-/// 300 µs.
+/// Makes the token of the slot that begins then, as `bearer …`: the same in any process. Takes
+/// about 300 µs.
 pub(super) fn token(key: &ApnsKey, slot: UnixMillis) -> Result<ProviderToken, MintError> {
     clarion_runtime::jwt::install();
     let encoding = encoding_key(key)?;

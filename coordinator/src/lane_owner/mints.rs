@@ -15,8 +15,9 @@
 //! latest time at which the token is first used ([`GIVE_WITHIN`] after the decision; a record that
 //! is acknowledged later is written again). A process that starts reads the record and uses that
 //! token, as if the process had used the token itself. (If the former process ended between the
-//! record and the first use, the token counts as used from its record on.) The record is named by a hash of the public
-//! key and of Apple's names, and holds times only: it reveals neither the key nor a token.
+//! record and the first use, the token counts as used from its record on.) The record is named by a
+//! hash of the public key and of Apple's names, and holds times only: it reveals neither the key
+//! nor a token.
 //!
 //! **If the store is away:**
 //!

@@ -2,9 +2,10 @@
 //! when the process ends.
 //!
 //! Three numbers bound the memory. The logs hold at most `log_bytes_max`;
-//! [`room`](super::room) divides this limit between kinds of records. The newest [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km
-//! keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer if the alerts
-//! are large ([`ALERT_BYTES_MAX`]).
+//! [`room`](super::room) divides this limit between kinds of records. The newest
+//! [`ENDED_ALERTS_KEPT`] ended alerts are kept (an alert of 120 km keeps some 1,300 cells of 40
+//! bytes, so all together hold some 50 MB), and fewer if the alerts are large
+//! ([`ALERT_BYTES_MAX`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

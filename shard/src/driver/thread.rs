@@ -143,8 +143,8 @@ impl CoreThread {
                 Err(_) => break,
             }
         }
-        // A batch, or a piece of a snapshot, overtakes no command that was queued before it: the core
-        // may not own or have emptied its partition yet.
+        // A batch, or a piece of a snapshot, overtakes no command that was queued before it: the
+        // core may not own or have emptied its partition yet.
         if self.control.is_empty()
             && self.core.feed_ready()
             && let Ok(batch) = self.feed.try_recv()

@@ -168,8 +168,9 @@ impl Splitter {
     /// Accepts the start of the stream that was requested last.
     ///
     /// # Errors
-    /// The stream had its start before, serves another log, or lacks a head; or a partition is ahead
-    /// of a head. The request names the least position of a log only, so the coordinator cannot tell.
+    /// The stream had its start before, serves another log, or lacks a head; or a partition is
+    /// ahead of a head. The request names the least position of a log only, so the coordinator
+    /// cannot tell.
     pub fn start(&mut self, start: &wire::FeedStart) -> Result<(), SplitError> {
         if std::mem::replace(&mut self.started, true) {
             return Err(SplitError::Start);

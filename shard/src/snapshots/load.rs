@@ -33,8 +33,8 @@ impl From<CallError> for LoadError {
 }
 
 /// Loads a snapshot. Its core says whether it can be read; if it does not come at all, a note does.
-/// Each attempt takes a place of its own: an object that cannot be read now keeps no other partition
-/// from its content.
+/// Each attempt takes a place of its own: an object that cannot be read now keeps no other
+/// partition from its content.
 pub(super) async fn run(carrier: Carrier, load: Load, places: Arc<Semaphore>) {
     let (mut failures, mut begun) = (Failures::default(), 0);
     loop {

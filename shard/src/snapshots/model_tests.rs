@@ -267,8 +267,8 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 4 + 8))]
 
-    /// After any events, each partition has exactly the rows, ordinals, tombstones and queues of one
-    /// that read its whole log up to the same position.
+    /// After any events, each partition has exactly the rows, ordinals, tombstones and queues of
+    /// one that read its whole log up to the same position.
     #[test]
     fn a_partition_is_what_its_log_says(
         history in history(),

@@ -1,5 +1,5 @@
-//! Partitions that are rebuilt, restored, leave or come back in the middle of a wave: no device is missed or
-//! pushed to twice, and the wave is complete only when all of them are.
+//! Partitions that are rebuilt, restored, leave or come back in the middle of a wave: no device is
+//! missed or pushed to twice, and the wave is complete only when all of them are.
 
 use std::{sync::Arc, time::Duration};
 

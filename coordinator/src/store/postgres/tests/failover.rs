@@ -36,7 +36,8 @@ impl Pair {
     async fn start(synchronous: bool) -> Option<Self> {
         let primary = TestServer::start()?;
         let database = database(&primary);
-        // Before the base backup, so that the standby waits for a standby, too, when it is promoted.
+        // Before the base backup, so that the standby waits for a standby, too, when it is
+        // promoted.
         if synchronous {
             primary.set("synchronous_standby_names", "*");
         }
