@@ -37,7 +37,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, log_of},
+    ids::{ClusterName, LogIdentity, PartitionId, Position, log_of},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -52,7 +52,7 @@ use self::{
     upkeep::Upkeep,
 };
 use crate::{
-    objects::{ObjectError, Objects},
+    objects::Objects,
     owners::NodeName,
     seal::Seals,
     store::{ChainAt, Store, StoreError},
@@ -60,6 +60,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod error;
 pub mod gather;
 mod loading;
 pub mod orphans;
@@ -71,6 +72,8 @@ pub(crate) mod saving;
 mod tests;
 pub mod trimming;
 mod upkeep;
+
+pub use error::ArchiveError;
 
 /// Time within which all of a save is stored, its record included: half of the age at which objects
 /// without a record are deleted.
@@ -92,108 +95,6 @@ pub struct ArchiveConfig {
     /// Time for which a snapshot can be followed and its objects stay, after newer ones have
     /// replaced it.
     pub keep: Duration,
-}
-
-/// Why a snapshot cannot be saved or loaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArchiveError {
-    /// A field of a message is not as documented: a mistake of the node.
-    #[error(transparent)]
-    Invalid(#[from] InvalidField),
-    /// The node belongs to another cluster: one of both is misconfigured.
-    #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
-    OtherCluster {
-        /// Name in the node's message, cut to the length that a name may have.
-        theirs: String,
-        /// Name of this coordinator's cluster.
-        ours: ClusterName,
-    },
-    /// Positions of the node belong to another log.
-    #[error("the node follows another log than {ours}")]
-    OtherLog {
-        /// Identity of the log that this coordinator serves.
-        ours: LogIdentity,
-    },
-    /// The node does not own the partition in the newest ownership.
-    #[error(
-        "partition {partition} is owned by {owner} in ownership {number}; {node} holds it under \
-         ownership {theirs}"
-    )]
-    NotOwner {
-        /// Partition of the snapshot.
-        partition: PartitionId,
-        /// Node that saves.
-        node: NodeName,
-        /// Owner of the partition, or "nobody".
-        owner: String,
-        /// Number of the newest ownership.
-        number: u64,
-        /// Number that the node named.
-        theirs: u64,
-    },
-    /// Nodes save no snapshots in this cluster.
-    #[error("snapshots are turned off; set --snapshot-every-seconds above 0")]
-    Off,
-    /// The snapshots of the partition would be too many.
-    #[error("partition {partition}: the newest snapshot was saved {age:?} ago, less than {min:?}")]
-    TooSoon {
-        /// Partition of the snapshot.
-        partition: PartitionId,
-        /// Age of the newest snapshot.
-        age: Duration,
-        /// Shortest time between two snapshots.
-        min: Duration,
-    },
-    /// A snapshot of the same or a later position is stored.
-    #[error("partition {partition}: a snapshot at position {stored} is stored; got {position}")]
-    Behind {
-        /// Partition of the snapshot.
-        partition: PartitionId,
-        /// Position of the stored snapshot.
-        stored: Position,
-        /// Position of the refused snapshot.
-        position: Position,
-    },
-    /// The log does not reach the snapshot: it has lost batches.
-    #[error("log {log} ends at {head}, the snapshot is at {position}")]
-    Ahead {
-        /// Log of the partition.
-        log: LogId,
-        /// Newest position of the log.
-        head: Position,
-        /// Position of the refused snapshot.
-        position: Position,
-    },
-    /// All of the save took too long.
-    #[error("the snapshot was not stored within {SAVE_WITHIN:?}")]
-    Late,
-    /// The snapshot is none of the partition's current ones. A retry does not help; list them
-    /// again.
-    #[error("partition {partition}: no current snapshot has the id {id}")]
-    Gone {
-        /// Partition of the snapshot.
-        partition: PartitionId,
-        /// Id that was asked for.
-        id: SnapshotId,
-    },
-    /// An object is missing or damaged. A retry does not help; an older snapshot may be readable.
-    #[error("partition {partition}: snapshot {id}, object {chunk}: {problem}")]
-    Damaged {
-        /// Partition of the snapshot.
-        partition: PartitionId,
-        /// Snapshot with the object.
-        id: SnapshotId,
-        /// Number of the object in the snapshot, from 0.
-        chunk: u32,
-        /// What is wrong with the object.
-        problem: String,
-    },
-    /// The objects cannot be reached. A retry helps.
-    #[error(transparent)]
-    Objects(#[from] ObjectError),
-    /// The store refuses or cannot be reached.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Snapshots of all partitions of a cluster.

@@ -1,6 +1,6 @@
 //! The archive over the memory engine, in virtual time: crashes, losses, and what always holds.
 
-use clarion_proto::ids::UnixMillis;
+use clarion_proto::ids::{LogId, UnixMillis};
 use clarion_runtime::world::{Clock, Pipes};
 use proptest::{prelude::*, sample::select};
 use xxhash_rust::xxh3::xxh3_64;
